@@ -103,14 +103,16 @@ def start_flows(options: FlowsOptions, _source_of: Callable[[str], Source] | Non
     named_by = caller() if options.collector or options.data_dir else None
     if os.geteuid() == 0:
         _become_reader(named_by, data_dir)
-    with explain_caller(named_by), open_reader(urls, None if options.collector else data_dir) as reader:
+    report = Diagnostics(sys.stderr)
+    source = None if options.collector else data_dir
+    with explain_caller(named_by), open_reader(urls, source, report) as reader:
         if sql is not None:
             write_answer(sys.stdout, reader, sql, form)
         else:
             top = read_top(reader, query)
             write_top(sys.stdout, top, query, form)
             for remark in remarks(top, query):
-                Diagnostics(sys.stderr)(remark)
+                report(remark)
     return ExitCode.DONE
 
 

@@ -43,8 +43,8 @@ class CollectorState:
     """Work done by a collector since it started, and its current state.
 
     `received` combines all workers. `stored` counts rows by table, `stored_earlier` those already in the spool at the
-    start. `waiting_blocks` blocks of `waiting_bytes` wait in the spool; `failure` says why they cannot be stored, or
-    why others are dropped.
+    start. `waiting_blocks` blocks of `waiting_bytes` wait in the spool; `failure` says why they cannot be stored, why
+    others are dropped, or what is damaged.
     """
 
     received: WorkerState
@@ -71,7 +71,7 @@ class Collector:
         """Initialize with the `earlier` files found in the spool, and the `channels` on which workers report. `own` is
         the destination of flows that this process accepts itself.
         """
-        self._spool = spool
+        self._spool, self._store = spool, store
         self._report_to = report
         # Failures of the store that differ only in numbers are of the same kind.
         self.storing = Storing(
@@ -104,7 +104,7 @@ class Collector:
             storing.stored_earlier.copy(),
             len(self._spool.waiting()),
             self._spool.waiting_bytes(),
-            storing.failure or received.failure,
+            storing.failure or self._store.damage or received.failure,
         )
 
     def is_receiving(self) -> bool:

@@ -7,7 +7,7 @@ import http.client
 import json
 import os
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
@@ -140,8 +140,11 @@ def _describe(url: str) -> str:
 
 
 @contextmanager
-def open_reader(urls: Sequence[str], data_dir: Path | None) -> Iterator[Reader]:
-    """Yield the first collector that answers, or else the store in the directory, if one is given.
+def open_reader(
+    urls: Sequence[str], data_dir: Path | None, report: Callable[[str], None] = lambda _: None
+) -> Iterator[Reader]:
+    """Yield the first collector that answers, or else the store in the directory, if one is given; `report` the
+    progress of upgrading it.
 
     Raise SourceFailed if neither is usable.
     """
@@ -159,7 +162,7 @@ def open_reader(urls: Sequence[str], data_dir: Path | None) -> Iterator[Reader]:
         ) from _permission_error(data_dir)
     from nettop.flows.store.embedded import EmbeddedStore
 
-    store = EmbeddedStore(data_dir)
+    store = EmbeddedStore(data_dir, report=report)
     try:
         yield store
     finally:

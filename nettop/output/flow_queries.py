@@ -82,7 +82,7 @@ def remarks(top: Top, query: TopQuery) -> Iterator[str]:
         )
     if top.seconds < query.since_s * _COVERED_MIN:
         shown, asked = (timedelta(seconds=round(seconds)) for seconds in (top.seconds, query.since_s))
-        yield f"there are only rows of the last {shown}, not of {asked}; --retention of nettop collect keeps more"
+        yield f"the rows reach back {shown}, not {asked}: none were stored before, or kept (collect --retention)"
 
 
 def _safe_lines(text: str) -> str:

@@ -85,7 +85,7 @@ def open_collector(
             stores: list[Store] = []
 
             def opened_store() -> Store:
-                stores.append(_store(settings, retention))
+                stores.append(_store(settings, retention, report))
                 return stores[0]
 
             with (
@@ -163,14 +163,14 @@ def _opened_inputs(
     return inputs | dict(enumerate(others, _FIRST_OF_OTHERS)), places
 
 
-def _store(settings: CollectSettings, retention: Retention) -> Store:
+def _store(settings: CollectSettings, retention: Retention, report: Callable[[str], None]) -> Store:
     if settings.clickhouse:
         from nettop.flows.store.server import ServerStore
 
-        return ServerStore(settings.clickhouse, settings.cluster, retention)
+        return ServerStore(settings.clickhouse, settings.cluster, retention, report=report)
     from nettop.flows.store.embedded import EmbeddedStore
 
-    return EmbeddedStore(Path(settings.data_dir), retention)
+    return EmbeddedStore(Path(settings.data_dir), retention, report=report)
 
 
 def _wait_for_workers(collector: Collector, requests: Requests) -> None:

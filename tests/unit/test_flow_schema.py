@@ -60,17 +60,14 @@ def test_a_cluster_has_replicated_tables_below_distributed_ones() -> None:
     created = statements({}, retention_of({}), "two")
     assert firsts(created) == [
         "CREATE DATABASE IF NOT EXISTS nettop ON CLUSTER `two`",
-        *(
-            line
-            for name in TABLES
-            for line in (
-                f"CREATE TABLE IF NOT EXISTS nettop.{name}_local ON CLUSTER `two`",
-                f"CREATE TABLE IF NOT EXISTS nettop.{name} ON CLUSTER `two` AS nettop.{name}_local",
-            )
-        ),
+        *(f"CREATE TABLE IF NOT EXISTS nettop.{name}_local ON CLUSTER `two`" for name in TABLES),
         *(
             f"CREATE MATERIALIZED VIEW IF NOT EXISTS nettop.{name}_view ON CLUSTER `two` TO nettop.{name}_local AS"
             for name in ROLLUPS
+        ),
+        *(
+            f"CREATE TABLE IF NOT EXISTS nettop.{name} ON CLUSTER `two` AS nettop.{name}_local"
+            for name in reversed(TABLES)
         ),
     ]
     for statement in created:
@@ -78,7 +75,7 @@ def test_a_cluster_has_replicated_tables_below_distributed_ones() -> None:
             assert "ENGINE = Replicated" in statement or "ENGINE = Distributed(`two`, nettop, " in statement
         if "_view" in statement:
             assert "_local AS f GROUP BY" in statement
-    assert "cityHash64(exporter))" in created[2]
+    assert "cityHash64(exporter))" in created[-1]
 
 
 @pytest.mark.parametrize("cluster", ["", "two"])
@@ -102,6 +99,34 @@ def test_another_retention_alters_that_table_alone(cluster: str, name: str) -> N
     existing = stored(retention_of({}), "_local" if cluster else "")
     assert statements(existing, retention_of({"flows_5m": 36 * 3600}), cluster) == [
         f"ALTER TABLE nettop.{name} MODIFY TTL toDateTime(time) + toIntervalSecond(129600)"
+    ]
+
+
+@pytest.mark.parametrize(("cluster", "on"), [("", ""), ("two", "_local ON CLUSTER `two`")])
+def test_an_earlier_version_is_altered_and_recorded_last(cluster: str, on: str) -> None:
+    """Tables with other columns, all views and, on a cluster, the tables on top; the version comes last."""
+    earlier = {
+        name: existing._replace(comment=existing.comment.replace(COMMENT, "nettop schema 1"))
+        for name, existing in stored(retention_of({}), "_local" if cluster else "").items()
+    }
+    suffix = "_local" if cluster else ""
+    for table in TABLES.values():
+        columns = [(name, "UInt64" if kind == "UInt128" else kind) for name, kind in table.types.items()]
+        earlier[f"{table.name}{suffix}"] = earlier[f"{table.name}{suffix}"]._replace(columns=columns)
+    earlier[f"ledger{suffix}"] = earlier[f"ledger{suffix}"]._replace(columns=[("time", "DateTime64(3)")])
+    changes = firsts(statements(earlier, None, cluster))
+    rollups = [line for line in changes if "MODIFY COLUMN" in line]
+    assert [line.split()[2].removesuffix("_local") for line in rollups] == [
+        f"nettop.{name}" for name in ROLLUPS
+    ]
+    (added,) = (line for line in changes if "ADD COLUMN" in line)
+    assert added.startswith(f"ALTER TABLE nettop.ledger{on} ADD COLUMN token String")
+    assert len([line for line in changes if "_view" in line and "MODIFY QUERY" in line]) == len(ROLLUPS)
+    version = f"ALTER TABLE nettop.flows_raw{on} MODIFY COMMENT '{COMMENT}'"
+    replaced = [f"CREATE OR REPLACE TABLE nettop.{name}" for name in reversed(TABLES)]
+    assert [line.split(" ON CLUSTER `two` AS")[0] for line in changes[changes.index(version) :]] == [
+        version,
+        *(replaced if cluster else []),
     ]
 
 

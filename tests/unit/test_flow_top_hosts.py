@@ -96,7 +96,7 @@ def test_flows_that_do_not_reach_back_are_not_taken_for_all(store: EmbeddedStore
     top = read_top(store, query)
     assert (top.table, top.totals["flows"]) == ("talkers_1m", 2 * len(old["src"]))
     (_, covered) = remarks(top, query)
-    assert covered.startswith("there are only rows of the last 3:3")
+    assert covered.startswith("the rows reach back 3:3")
     recent = TopQuery(("src",), 2 * HOUR)
     top = read_top(store, recent)
     assert (top.table, list(remarks(top, recent))) == ("flows_raw", [])

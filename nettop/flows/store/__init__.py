@@ -6,9 +6,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Protocol
 
+from nettop.errors import SourceFailed
+
 
 class Store(Protocol):
     """Storage for blocks of rows that answers queries. Several threads may use it; only one inserts."""
+
+    damage: SourceFailed | None
+    """Damage to stored rows that a query has met since the start."""
 
     def insert(self, blocks: Mapping[str, bytes], token: str) -> None:
         """Store blocks in ClickHouse's Native format durably, by table. A repeated token stores nothing.
@@ -22,7 +27,8 @@ class Store(Protocol):
     def query(self, sql: str, form: str = "JSONCompact") -> bytes:
         """Return the answer to a read-only query, in one of ClickHouse's formats.
 
-        Raise UsageError if the query is refused, wrong or exceeds a limit; SourceFailed if the store does not answer.
+        Raise UsageError if the query is refused, wrong or exceeds a limit; SourceFailed if the store
+        is damaged or does not answer.
         """
 
     def close(self) -> None:

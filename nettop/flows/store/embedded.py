@@ -12,7 +12,7 @@ import fcntl
 import os
 import re
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import chdir, closing, contextmanager, suppress
 from io import TextIOWrapper
 from pathlib import Path
@@ -46,6 +46,7 @@ from nettop.flows.store.schema import (
     TABLES,
     Retention,
     existing_tables,
+    run_statements,
     statements,
 )
 from nettop.writing import path_in_memory
@@ -90,10 +91,14 @@ class EmbeddedStore:
     """A Store with its tables in a directory."""
 
     def __init__(
-        self, directory: Path, retention: Retention | None = None, limits: QueryLimits | None = None
+        self,
+        directory: Path,
+        retention: Retention | None = None,
+        limits: QueryLimits | None = None,
+        report: Callable[[str], None] = lambda _: None,
     ) -> None:
         """Open the tables in a directory, or create them. A process has at most one such store. Without `retention`,
-        existing tables keep theirs.
+        existing tables keep theirs. `report` is called with the progress of an upgrade, and with damage.
 
         The working directory changes temporarily, so no thread may depend on it.
 
@@ -101,9 +106,10 @@ class EmbeddedStore:
         SourceFailed if another process uses it, or the engine does not start.
         """
         self._directory = _prepared_directory(directory)
-        self._limits = limits or QueryLimits()
+        self._limits, self._report = limits or QueryLimits(), report
         self._queries = threading.Semaphore(_QUERIES_MAX)
         self._session: Any = None
+        self.damage: SourceFailed | None = None
         self._tables: list[Path] = []
         self._ends: dict[Path, End] = {}
         self._lock = _lock_directory(self._directory)
@@ -174,7 +180,9 @@ class EmbeddedStore:
                 try:
                     return _bytes(session.query(sql, form))
                 except RuntimeError as error:
-                    raise query_failure(*code_and_text(error), self._limits) from error
+                    failure = query_failure(*code_and_text(error), self._limits)
+                    self.damage = failure if isinstance(failure, SourceFailed) else self.damage
+                    raise failure from error
 
     def close(self) -> None:
         """Stop the engine, and release the directory."""
@@ -187,9 +195,11 @@ class EmbeddedStore:
         Raise SourceFailed, with the engine stopped, if that is not possible.
         """
         try:
-            known = self._start_once()
+            first = known = self._start_once()
             while known != (known := broken_parts(self._directory)):
                 self._start_once()
+            for part in sorted(known - first):
+                self._report(f"a damaged part of the store is set aside, and its rows are missing: {part}")
             self._refused_before = self._refused_writes()
             self._sync()
         except BaseException:
@@ -251,8 +261,7 @@ class EmbeddedStore:
         missing = statements(existing_tables(self._execute(EXISTING_TABLES_QUERY)), retention)
         if missing:
             self._check_space(0)
-        for statement in missing:
-            self._execute(statement)
+        run_statements(missing, self._execute, self._report)
 
     def _execute(self, sql: str) -> bytes:
         """Return the answer to one of nettop's own statements."""

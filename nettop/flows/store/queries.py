@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from nettop.errors import UsageError
+from nettop.errors import SourceFailed, UsageError
 from nettop.flows.store.schema import DATABASE
 
 
@@ -59,6 +59,11 @@ _LIMIT_ERRORS = {
 }
 """Exceeded limits by ClickHouse's codes TIMEOUT_EXCEEDED, MEMORY_LIMIT_EXCEEDED and TOO_MANY_ROWS_OR_BYTES."""
 
+_DAMAGE = frozenset((33, 40, 74, 76, 107, 226, 228, 246, 271))
+"""ClickHouse's codes for files that are damaged, missing or unreadable, from CANNOT_READ_ALL_DATA to
+CANNOT_DECOMPRESS. If they concern a part, the query is not to blame.
+"""
+_PART = re.compile(r"while reading from part (\S+?)/? in table")
 _ERROR = re.compile(r".*?Code: (\d+)\. DB::Exception: (.*?)(?: \([A-Z_]+\))?(?: \((?:version|for url) .*)?")
 
 FUNCTIONS = (
@@ -173,8 +178,15 @@ def code_and_text(error: Exception) -> tuple[int, str]:
     return (int(match[1]), match[2]) if match else (0, text)
 
 
-def query_failure(code: int, what: str, limits: QueryLimits) -> UsageError:
-    """Return the error for a query that failed when executed, given ClickHouse's code and message."""
+def query_failure(code: int, what: str, limits: QueryLimits) -> UsageError | SourceFailed:
+    """Return the error for a query that failed when executed, given ClickHouse's code and message: SourceFailed if
+    stored rows are damaged.
+    """
+    if code in _DAMAGE and (part := _PART.search(what)):
+        return SourceFailed(
+            f"the stored flows in {part[1]} are damaged: {what.partition(': ')[0]}",
+            "stop what stores there, restore that directory from a copy or move it away, and start it again",
+        )
     if code in _LIMIT_ERRORS:
         return UsageError(
             f"the query {_LIMIT_ERRORS[code].format(limits=limits)}",

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import NamedTuple
@@ -15,8 +15,10 @@ from nettop.flows.columns import ADDED_COLUMNS, COLUMNS, ICMP_PROTOCOLS, SMALL, 
 from nettop.flows.decode.batch import INTERFACE_COUNTERS
 
 DATABASE = "nettop"
-SCHEMA_VERSION = 1
-"""Schema version, kept as the comment of `flows_raw`. Raise it with every change that an older nettop cannot handle."""
+SCHEMA_VERSION = 2
+"""Schema version, kept as the comment of `flows_raw`. Raise it with every change of a table or a view, so that
+`statements` upgrades those of earlier versions.
+"""
 
 DAY_S = 86_400
 _DAYS_MAX = 50 * 365
@@ -43,7 +45,9 @@ INSERT_SETTINGS = {
 """Settings of every insert, besides `insert_deduplication_token`, the block's name."""
 
 EXISTING_TABLES_QUERY = (
-    "SELECT database, name, comment, engine_full FROM system.tables FORMAT JSONCompactEachRow"
+    "SELECT database, name, comment, engine_full, columns FROM system.tables LEFT JOIN (SELECT database, "
+    "table AS name, groupArray((system.columns.name, type)) AS columns FROM system.columns GROUP BY database, table) "
+    "AS c USING (database, name) FORMAT JSONCompactEachRow"
 )
 """The query whose answer `existing_tables` reads."""
 
@@ -84,10 +88,11 @@ class Table:
 
 
 class Existing(NamedTuple):
-    """A table's row in system.tables."""
+    """A table's row in system.tables, and the names and types of its columns."""
 
     comment: str
     engine_full: str
+    columns: Sequence[tuple[str, str]] = ()
 
 
 # --- tables ---------------------------------------------------------------------------------------------------
@@ -302,7 +307,9 @@ def as_names_query(where: str = "") -> str:
 
 # --- statements -----------------------------------------------------------------------------------------------
 
+_COMMENT = f"nettop schema {SCHEMA_VERSION}"
 _VERSION = re.compile(r"nettop schema (\d+)")
+_NULLABLE = re.compile(r"Nullable\((.*)\)")
 _KEPT = re.compile(r"toIntervalSecond\((\d+)\)")
 
 
@@ -317,13 +324,15 @@ def statements(
 ) -> list[str]:
     """Return the statements, in order, that bring the database up to date with TABLES and the retention.
 
-    Without `retention`, existing tables keep theirs. `existing` are the current tables by name; those that are up to
-    date need no statement. On a `cluster`, tables are replicated on all nodes, each with a Distributed table on top.
+    Tables of an earlier version are altered; the last statement then records the version, so that the next start
+    continues an interrupted upgrade. Without `retention`, existing tables keep theirs. `existing` are the current
+    tables by name; those up to date need no statement. On a `cluster`, tables are replicated on all nodes, each with a
+    Distributed table on top.
 
     Raise UsageError if the database is from a newer nettop, has tables of the same name that are not nettop's, or was
     set up for a cluster when none is given, or vice versa.
     """
-    _check_version(existing)
+    is_earlier = _version(existing) < SCHEMA_VERSION
     _check_distribution(existing, cluster)
     suffix, on_cluster = ("_local", f" ON CLUSTER `{cluster}`") if cluster else ("", "")
     # A statement ON CLUSTER waits for all servers, one of which may be down.
@@ -332,17 +341,49 @@ def statements(
         stored = f"{table.name}{suffix}"
         if stored not in existing:
             result.append(_create_table(table, retention or retention_of({}), suffix, on_cluster))
-        elif retention and _ttl_seconds(existing[stored]) != retention[table.name]:
-            result.append(f"ALTER TABLE {DATABASE}.{stored}{on_cluster} MODIFY TTL {_ttl(table, retention)}")
-        if cluster and table.name not in existing:
-            result.append(_create_distributed(table, cluster, on_cluster))
-    views = (table for table in TABLES.values() if table.source and f"{table.name}_view" not in existing)
-    return [*result, *(_create_view(table, suffix, on_cluster) for table in views)]
+            continue
+        alter = f"ALTER TABLE {DATABASE}.{stored}{on_cluster}"
+        if is_earlier:
+            result += _changed_columns(table, dict(existing[stored].columns), alter)
+        if retention and _ttl_seconds(existing[stored]) != retention[table.name]:
+            result.append(f"{alter} MODIFY TTL {_ttl(table, retention)}")
+    result += _views(existing, suffix, on_cluster, is_earlier=is_earlier)
+    if is_earlier:
+        result.append(f"ALTER TABLE {DATABASE}.flows_raw{suffix}{on_cluster} MODIFY COMMENT '{_COMMENT}'")
+    if cluster:
+        result += _distributed(existing, cluster, on_cluster, is_earlier=is_earlier)
+    return result
 
 
-def _check_version(existing: Mapping[str, Existing]) -> None:
+def run_statements(
+    of: Sequence[str], execute: Callable[[str], object], report: Callable[[str], None]
+) -> None:
+    """Execute statements in order, and report each that alters a table, which may take a while."""
+    for number, statement in enumerate(of, 1):
+        if statement.startswith("ALTER"):
+            report(f"updating the stored flows, step {number} of {len(of)}: {statement.split()[2]}")
+        execute(statement)
+
+
+def _changed_columns(table: Table, types: Mapping[str, str], alter: str) -> Iterator[str]:
+    """Yield the statements that give a table of an earlier version these columns; repeating them is harmless."""
+    changes = [
+        f"{'MODIFY' if column.name in types else 'ADD'} COLUMN {_column(column)}"
+        for column in table.columns
+        if types.get(column.name) != column.clickhouse
+    ]
+    if changes:
+        yield f"{alter} {', '.join(changes)}"
+    for column in table.columns:
+        if match := _NULLABLE.fullmatch(column.clickhouse):
+            is_unknown = f"{column.name} = defaultValueOfTypeName('{match[1]}')"
+            yield f"{alter} UPDATE {column.name} = NULL WHERE {is_unknown} SETTINGS mutations_sync = 1"
+
+
+def _version(existing: Mapping[str, Existing]) -> int:
+    """Return the version of the existing tables, SCHEMA_VERSION if there are none. Raise UsageError."""
     if "flows_raw" not in existing:
-        return
+        return SCHEMA_VERSION
     match = _VERSION.fullmatch(existing["flows_raw"].comment)
     if not match:
         raise UsageError(
@@ -354,6 +395,7 @@ def _check_version(existing: Mapping[str, Existing]) -> None:
             f"the flows are stored with schema {match[1]}, but this nettop supports up to {SCHEMA_VERSION}",
             "use the newer nettop that stored them, or another database",
         )
+    return int(match[1])
 
 
 def _check_distribution(existing: Mapping[str, Existing], cluster: str) -> None:
@@ -383,7 +425,7 @@ def _create_table(table: Table, retention: Retention, suffix: str, on_cluster: s
         # An inserted part is on disk when the insert returns; one file per part keeps that cheap.
         f"SETTINGS {repeats}, fsync_after_insert = 1, fsync_part_directory = 1, "
         "min_bytes_for_wide_part = 134217728, ttl_only_drop_parts = 1, materialize_ttl_recalculate_only = 1\n"
-        f"COMMENT 'nettop schema {SCHEMA_VERSION}'"
+        f"COMMENT '{_COMMENT}'"
     )
 
 
@@ -401,18 +443,43 @@ def _ttl_seconds(existing: Existing) -> int | None:
     return int(match[1]) if match else None
 
 
-def _create_distributed(table: Table, cluster: str, on_cluster: str) -> str:
+def _distributed(
+    existing: Mapping[str, Existing], cluster: str, on_cluster: str, *, is_earlier: bool
+) -> Iterator[str]:
+    """Yield the statements for the tables on top of local ones. The version is read from flows_raw, so it is last."""
+    for table in reversed(TABLES.values()):
+        if table.name not in existing:
+            yield _create_distributed("CREATE TABLE IF NOT EXISTS", table, cluster, on_cluster)
+        elif is_earlier:
+            yield _create_distributed("CREATE OR REPLACE TABLE", table, cluster, on_cluster)
+
+
+def _create_distributed(create: str, table: Table, cluster: str, on_cluster: str) -> str:
     stored = f"{table.name}_local"
     return (
-        f"CREATE TABLE IF NOT EXISTS {DATABASE}.{table.name}{on_cluster} AS {DATABASE}.{stored}\n"
+        f"{create} {DATABASE}.{table.name}{on_cluster} AS {DATABASE}.{stored}\n"
         f"ENGINE = Distributed(`{cluster}`, {DATABASE}, {stored}, {table.shard_by})\n"
-        f"COMMENT 'nettop schema {SCHEMA_VERSION}'"
+        f"COMMENT '{_COMMENT}'"
     )
+
+
+def _views(
+    existing: Mapping[str, Existing], suffix: str, on_cluster: str, *, is_earlier: bool
+) -> Iterator[str]:
+    for table in (table for table in TABLES.values() if table.source):
+        if f"{table.name}_view" not in existing:
+            yield _create_view(table, suffix, on_cluster)
+        elif is_earlier:
+            view = f"{DATABASE}.{table.name}_view{on_cluster}"
+            yield f"ALTER TABLE {view} MODIFY QUERY {_view_query(table, suffix)}"
 
 
 def _create_view(table: Table, suffix: str, on_cluster: str) -> str:
-    select = table.select.format(source=f"{DATABASE}.{table.source}{suffix}")
     return (
         f"CREATE MATERIALIZED VIEW IF NOT EXISTS {DATABASE}.{table.name}_view{on_cluster} "
-        f"TO {DATABASE}.{table.name}{suffix} AS\n{select}"
+        f"TO {DATABASE}.{table.name}{suffix} AS\n{_view_query(table, suffix)}"
     )
+
+
+def _view_query(table: Table, suffix: str) -> str:
+    return table.select.format(source=f"{DATABASE}.{table.source}{suffix}")

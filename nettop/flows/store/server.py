@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from socket import gaierror
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -24,6 +25,7 @@ from nettop.flows.store.schema import (
     TABLES,
     Retention,
     existing_tables,
+    run_statements,
     statements,
 )
 
@@ -81,6 +83,7 @@ class ServerStore:
         cluster: str = "",
         retention: Retention | None = None,
         limits: QueryLimits | None = None,
+        report: Callable[[str], None] = lambda _: None,
         *,
         clock: Callable[[], float] = time.monotonic,
         jitter: Callable[[], float] = _RANDOM.random,
@@ -88,8 +91,8 @@ class ServerStore:
         """Use the servers at URLs such as http://user:password@host:8123. Several belong to one cluster, which must be
         named.
 
-        `clock` returns seconds, `jitter` a number from 0 to 1. Raise UsageError for unusable URLs, Unsupported without
-        clickhouse-connect.
+        `report` is called with the progress of an upgrade. `clock` returns seconds, `jitter` a number from 0 to 1.
+        Raise UsageError for unusable URLs, Unsupported without clickhouse-connect.
         """
         for url in urls:
             if urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).hostname:
@@ -104,10 +107,11 @@ class ServerStore:
         self._connect, self._error = _import_driver()
         self._servers = [_Server(url) for url in urls]
         self._cluster, self._retention = cluster, retention
-        self._limits = limits or QueryLimits()
+        self._limits, self._report = limits or QueryLimits(), report
         self._clock, self._jitter = clock, jitter
         self._compressor = zstandard.ZstdCompressor(level=_LEVEL)
         self._is_prepared = False
+        self.damage: SourceFailed | None = None
         self._lock = threading.Lock()
 
     def prepare(self) -> None:
@@ -169,8 +173,8 @@ class ServerStore:
 
     def _create(self, client: Any) -> None:
         existing = existing_tables(client.raw_query(EXISTING_TABLES_QUERY, use_database=False))
-        for statement in statements(existing, self._retention, self._cluster):
-            client.command(statement, settings=_CREATION_SETTINGS, use_database=False)
+        execute = partial(client.command, settings=_CREATION_SETTINGS, use_database=False)
+        run_statements(statements(existing, self._retention, self._cluster), execute, self._report)
 
     def _with_server(self, action: Callable[[Any], _Answer], *, is_query: bool = False) -> _Answer:
         """Run an action with a server's client, trying the next server after a failure."""
@@ -236,7 +240,9 @@ class ServerStore:
         if code == _ACCESS_DENIED:
             return UsageError(f"{server.name} denied access: {what}", f"grant the user rights on {DATABASE}")
         if code and is_query and code not in _UNAVAILABLE:
-            return query_failure(code, what, self._limits)
+            failure = query_failure(code, what, self._limits)
+            self.damage = failure if isinstance(failure, SourceFailed) else self.damage
+            return failure
         if code:
             return SourceFailed(f"{server.name} failed: {what}", "see that server's log")
         return SourceFailed(
