@@ -165,8 +165,9 @@ is `sent` or `received`.
 - **Labels** have the same values as everywhere in nettop: in the tables, in REST and in CSV. `namespace` is the name
   of a network namespace; `nettop_namespace_info` has its inode number, `netns`.
 - **Histograms** have some of the fine histogram's edges, each about three times the previous one: latency those from
-  1 µs to 1 s, services those from 0.1 ms to 10 s. Of `queued` and `service` there are only the sum and the count. The sum is computed from the midpoints of
-  the fine buckets, within 3.2 % (pairs: 12.5 %). While a histogram is empty, it has only the bucket `+Inf`.
+  1 µs to 1 s, services those from 0.1 ms to 10 s. Of `queued` and `service` there are only the sum and the count. The
+  sum is computed from the midpoints of the fine buckets, within 3.2 % (pairs: 12.5 %). While a histogram is empty, it
+  has only the bucket `+Inf`.
 - Metrics that this kernel or host cannot provide have no series; `nettop_hook_info` names the mechanism in use, or
   `n/a`. A label without a value is `(none)`.
 - `nettop_connections_sockets` excludes sockets in TIME_WAIT, which are only counted: `nettop_connections_time_wait`.

@@ -24,8 +24,6 @@ from nettop.snapshots.snapshot import Ended, Rows, Snapshot, TextTable, known, u
 
 _ID_BITS = {4: 31, 8: 53}
 """Bits of a replaced id, by the bytes of its column."""
-_TEXTS_KEPT = 1024
-"""A field's texts that are kept although most of them are no row's any more."""
 _SHARED_FACTS: dict[str, Treatment] = {
     "kernel": texts.version,
     "machine": texts.declared,
@@ -140,7 +138,7 @@ class Redactor:
 
     def _texts(
         self, lens: str, rows: Rows, array: Array, tables: dict[tuple[str, str, str], TextTable]
-    ) -> dict[str, list[str]]:
+    ) -> dict[str, tuple[str, ...]]:
         """Put the codes of other texts into `array`, and return these texts. Only texts of rows are replaced and kept:
         a source may have more, also those of other fields."""
         replaced = {}
@@ -152,11 +150,9 @@ class Redactor:
             distinct, places = np.unique(codes[is_known], return_inverse=True)
             treatment, values = treatment_of(*place[:2], field), rows.texts[field.name]
             others = [treatment(self.texts, values[code]) for code in as_list(distinct)]
-            table = tables.get(place)
-            if table is None or len(table.values) > max(_TEXTS_KEPT, 2 * len(others)):
-                table = tables[place] = TextTable()
+            table = tables[place] = tables.get(place, TextTable()).renewed(len(others))
             array[field.name][is_known] = np.array(list(map(table.code, others)), codes.dtype)[places]
-            replaced[field.name] = table.values
+            replaced[field.name] = table.frozen()
         return replaced
 
     def _findings(self, rows: Rows) -> Rows:
