@@ -16,15 +16,17 @@ import threading
 import time
 import zlib
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from nettop.errors import NettopError, SourceFailed, UsageError
+from nettop.flows.decode.kept import write_file
 from nettop.flows.enrichment.texts import Coded
 from nettop.flows.store.native import Values, native_block
 from nettop.flows.store.schema import TABLES
@@ -44,6 +46,14 @@ DROPPED = "_dropped_by_spool"
 BROKEN_BLOCKS = "broken_blocks"
 """Ledger counter of unreadable files."""
 
+BATCH_S = 5.0
+"""Seconds between inserts, unless BATCH_BYTES wait. An insert writes some 200 kB for whatever it contains."""
+BATCH_BYTES, _BATCH_FILES_MAX = 32 << 20, 1000
+"""Size from which a batch is complete, and the maximum number of its files."""
+_WAITING_BYTES = BATCH_BYTES // 8
+"""Size of the files, which are compressed, of about one batch."""
+_BATCH = "batch"
+"""File with the names of the files that are stored together."""
 _PREFIX = struct.Struct("<8sIIQII")
 _LEVEL = 1
 _RETRY_S, _RETRY_MAX_S = 0.5, 30.0
@@ -159,6 +169,41 @@ class Spool:
         except FileNotFoundError:
             return []
 
+    def next_batch(self) -> tuple[str, list[Spooled]]:
+        """Return the files to store together, oldest first, and their name for the store; none if nothing waits.
+
+        The store ignores a name that it knows, so a name must mean the same files even after a crash. Hence their names
+        are on disk before they are returned, and remain the next batch until all are removed. If they are not on disk,
+        the batch is the oldest file alone. Raise OSError.
+        """
+        path, waiting = self._directory / _BATCH, self.waiting()
+        try:
+            named = path.read_text().split()
+        except FileNotFoundError:
+            named, waiting = [], waiting[:1]
+        if left := sorted({*named} & {*waiting}):
+            return named[0], [self.read(token) for token in left]
+        batch = list(self._read_until_full(waiting))
+        if not batch:
+            return "", []
+        temporary = path.with_suffix(TEMPORARY)
+        try:
+            with write_file(temporary, "\n".join(each.token for each in batch).encode(), is_synced=True):
+                temporary.replace(path)
+                _sync_directory(self._directory)
+        except OSError:
+            path.unlink(missing_ok=True)
+            batch = batch[:1]
+        return batch[0].token, batch
+
+    def _read_until_full(self, tokens: list[str]) -> Iterator[Spooled]:
+        size = 0
+        for token in tokens[:_BATCH_FILES_MAX]:
+            yield (spooled := self.read(token))
+            size += sum(len(block.content) for block in spooled.blocks.values())
+            if size >= BATCH_BYTES:
+                return
+
     def read(self, token: str) -> Spooled:
         """Return the contents of a file. Raise OSError if it cannot be read."""
         return _decoded(token, self._path(token).read_bytes())
@@ -257,8 +302,8 @@ def _broken(token: str, why: str, header: dict[str, Any] | None = None) -> Spool
 class Storing:
     """Transfer of blocks from a spool into a store, each once and in order, whatever fails in between.
 
-    For each file it stores the blocks, then the ledger, then removes the file. Starting over is harmless, as the store
-    ignores blocks it already has.
+    For each batch of files it stores the blocks, then the ledger, then removes the files. Starting over is harmless, as
+    the store ignores batches it already has.
     """
 
     def __init__(
@@ -275,6 +320,8 @@ class Storing:
         self._earlier = frozenset(earlier)
         self._work, self._stopping = threading.Event(), threading.Event()
         self._is_finishing = False
+        self._next_at = -inf
+        """Time of the next insert of a batch that is not full."""
         self.stored: Counter[str] = Counter()
         """Stored rows by table, and unreadable ones as in the ledger."""
         self.stored_earlier: Counter[str] = Counter()
@@ -290,6 +337,9 @@ class Storing:
         delay_s = _RETRY_S
         while not self._stopping.is_set():
             self._work.clear()
+            if not self._is_due():
+                self._work.wait(_IDLE_S)
+                continue
             try:
                 is_stored = self.store_oldest()
             except NettopError as error:
@@ -302,10 +352,16 @@ class Storing:
                 delay_s = min(2 * delay_s, _RETRY_MAX_S)
                 continue
             self.failure, delay_s = None, _RETRY_S
-            if not is_stored:
-                if self._is_finishing:
-                    return
+            if is_stored:
+                self._next_at = time.monotonic() + BATCH_S
+            elif self._is_finishing:
+                return
+            else:
                 self._work.wait(_IDLE_S)
+
+    def _is_due(self) -> bool:
+        is_time = self._is_finishing or time.monotonic() >= self._next_at
+        return is_time or self._spool.waiting_bytes() >= _WAITING_BYTES
 
     def wake(self) -> None:
         """Signal a new block; from any thread."""
@@ -322,24 +378,32 @@ class Storing:
         self._work.set()
 
     def store_oldest(self) -> bool:
-        """Store the oldest file and remove it; return whether there was one.
+        """Store the oldest files and remove them; return whether there were any.
 
-        Raise NettopError if the store does not accept it, or it cannot be read.
+        Raise NettopError if the store does not accept them, or they cannot be read.
         """
         try:
-            token = next(iter(self._spool.waiting()), None)
-            if token is None:
+            name, batch = self._spool.next_batch()
+            if not batch:
                 self._store.check()
                 return False
-            self._store_file(self._spool.read(token))
+            self._store_batch(name, batch)
         except OSError as error:
             raise SourceFailed(f"cannot read the spool: {error}", "check its disk") from error
         return True
 
-    def _store_file(self, spooled: Spooled) -> None:
+    def _store_batch(self, name: str, batch: Sequence[Spooled]) -> None:
+        blocks: dict[str, bytes] = {}
+        for spooled in batch:
+            for table, block in spooled.blocks.items():
+                blocks[table] = blocks.get(table, b"") + block.content
+        self._store.insert({**blocks, "ledger": ledger_block(batch)}, name)
+        for spooled in batch:
+            self._remove(spooled)
+
+    def _remove(self, spooled: Spooled) -> None:
+        """Count a stored file and remove it, or set it aside if it is broken."""
         token = spooled.token
-        blocks = {table: block.content for table, block in spooled.blocks.items()}
-        self._store.insert({**blocks, "ledger": ledger_block(spooled)}, token)
         stored = self.stored_earlier if token in self._earlier else self.stored
         stored.update({table: block.rows for table, block in spooled.blocks.items()})
         stored.update(spooled.dropped)
@@ -355,11 +419,11 @@ class Storing:
         )
 
 
-def ledger_block(spooled: Spooled) -> bytes:
-    """Return the file's row for the table `ledger`."""
+def ledger_block(batch: Sequence[Spooled]) -> bytes:
+    """Return the files' rows for the table `ledger`."""
     row: dict[str, Values] = {
-        "time": np.array([spooled.time_ms], "i8"),
-        "token": Coded.of([spooled.token]),
-        "counters": [spooled.ledger],
+        "time": np.array([spooled.time_ms for spooled in batch], "i8"),
+        "token": Coded.of([spooled.token for spooled in batch]),
+        "counters": [spooled.ledger for spooled in batch],
     }
     return native_block(TABLES["ledger"].types, row)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import errno
 import os
 import random
+import re
 import shutil
 import subprocess
 import sys
@@ -14,7 +15,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 from hypothesis import strategies as st
@@ -26,6 +27,7 @@ from nettop.flows.collector import Collector
 from nettop.flows.enrichment.lookups import LookupFiles
 from nettop.flows.pipeline import Destination
 from nettop.flows.spool import BROKEN_BLOCKS, Block, Spool, Storing
+from tests.collecting import until
 from tests.unit.test_flow_native import Reader
 
 LARGE = 1 << 30
@@ -43,6 +45,7 @@ class Store:
     def __init__(self) -> None:
         self.blocks: dict[str, bytes] = {}
         self.calls = self.checks = 0
+        self.damage = None
         self.fails_before: set[int] = set()
         self.fails_after: set[int] = set()
 
@@ -51,7 +54,8 @@ class Store:
             self.calls += 1
             if self.calls in self.fails_before:
                 raise SourceFailed("no answer")
-            assert self.blocks.setdefault(f"{token}-{table}", block) == block
+            # After a crash, some of the files may already have been removed.
+            assert self.blocks.setdefault(f"{token}-{table}", block).endswith(block) or table == "ledger"
             if self.calls in self.fails_after:
                 raise SourceFailed("no answer, but stored")
 
@@ -68,13 +72,19 @@ class Store:
         """Return the blocks of a table, ordered by token."""
         return [block for token, block in sorted(self.blocks.items()) if token.endswith(f"-{table}")]
 
+    def ledgers(self) -> dict[str, dict[str, int]]:
+        """Return the ledgers of all files by token, each of which is there once."""
+        ledgers: dict[str, dict[str, int]] = {}
+        for block in self.contents("ledger"):
+            columns = Reader(block).block()
+            for token, counters in zip(columns["token"][1], columns["counters"][1], strict=True):
+                assert token not in ledgers
+                ledgers[token] = counters
+        return ledgers
+
     def ledger(self) -> Counter[str]:
         """Return the sum of all ledgers."""
-        total: Counter[str] = Counter()
-        for block in self.contents("ledger"):
-            (counters,) = Reader(block).block()["counters"][1]
-            total.update(counters)
-        return total
+        return sum(map(Counter, self.ledgers().values()), Counter())
 
 
 class Faults:
@@ -122,7 +132,8 @@ def block(text: str, rows: int = 1) -> Block:
 
 
 def suffixes(directory: Path) -> list[str]:
-    return sorted(path.suffix for path in directory.iterdir())
+    """Return the suffixes of all files but the one that names the last batch."""
+    return sorted(path.suffix for path in directory.iterdir() if path.name != "batch")
 
 
 # Writing and reading.
@@ -357,19 +368,65 @@ def store_all(storing: Storing) -> None:
 
 
 def test_blocks_are_stored_in_order_the_ledger_last(directory: Path) -> None:
-    spool, store = filled(directory, 2), Store()
+    spool, store = filled(directory, 3), Store()
     tokens = spool.waiting()
     storing = Storing(spool, store)
     assert [storing.store_oldest() for _ in range(3)] == [True, True, False]
+    # Without a file that names a batch, an earlier nettop may have stored the first one alone.
     assert list(store.blocks) == [
-        f"{token}-{table}" for token in tokens for table in (FLOWS, COUNTERS, "ledger")
+        f"{token}-{table}" for token in tokens[:2] for table in (FLOWS, COUNTERS, "ledger")
     ]
-    row = Reader(store.blocks[f"{tokens[0]}-ledger"]).block()
-    assert row == {
-        "time": ("DateTime64(3)", [int(tokens[0][:19]) // 1_000_000]),
-        "token": ("String", [tokens[0]]),
-        "counters": ("Map(String, Int64)", [{RECEIVED: 1}]),
+    assert store.blocks[f"{tokens[1]}-{FLOWS}"] == block("f1").content + block("f2").content
+    rows = Reader(store.blocks[f"{tokens[1]}-ledger"]).block()
+    assert rows == {
+        "time": ("DateTime64(3)", [int(token[:19]) // 1_000_000 for token in tokens[1:]]),
+        "token": ("String", tokens[1:]),
+        "counters": ("Map(String, Int64)", [{RECEIVED: 1}] * 2),
     }
+
+
+@pytest.mark.parametrize(("bytes_max", "files_max"), [(1, 1000), (1 << 20, 2)])
+def test_batches_are_bounded(
+    directory: Path, monkeypatch: pytest.MonkeyPatch, bytes_max: int, files_max: int
+) -> None:
+    """A batch has a maximum number of files, and ends with the file that reaches the size."""
+    monkeypatch.setattr(spool_module, "BATCH_BYTES", bytes_max)
+    monkeypatch.setattr(spool_module, "_BATCH_FILES_MAX", files_max)
+    store = Store()
+    store_all(Storing(filled(directory, 7), store))
+    counts = [len(Reader(content).block()["token"][1]) for content in store.contents("ledger")]
+    assert counts == ([1] * 7 if bytes_max == 1 else [1, 2, 2, 2])
+
+
+def test_a_batch_is_the_same_after_a_crash(directory: Path) -> None:
+    """Files that come meanwhile do not join a batch that may have been stored."""
+    store_all(Storing(filled(directory, 1), Store()))
+    spool, store = filled(directory, 2), Store()
+    name, batch = spool.next_batch()
+    spool.remove(batch[0].token)
+    filled(directory, 1)
+    again, rest = Spool(directory, LARGE).next_batch()
+    assert (again, [each.token for each in rest]) == (name, [batch[1].token])
+    store_all(Storing(spool, store))
+    assert next(iter(store.blocks)) == f"{name}-{FLOWS}"
+    assert len(store.contents(FLOWS)) == 2
+
+
+def test_the_spool_drains_to_a_server_while_its_own_disk_is_full(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a file that names a batch, files are stored one by one."""
+    store_all(Storing(filled(directory, 1), Store()))
+    spool, store = filled(directory, 3), Store()
+    tokens = spool.waiting()
+
+    def full(*_: object, **__: object) -> NoReturn:
+        raise OSError(errno.ENOSPC, "full")
+
+    monkeypatch.setattr(spool_module, "write_file", full)
+    store_all(Storing(spool, store))
+    assert list(store.ledgers()) == tokens
+    assert len(store.contents(FLOWS)) == 3
 
 
 def test_a_store_is_checked_while_nothing_is_to_be_stored(directory: Path) -> None:
@@ -484,6 +541,7 @@ def test_failures_that_differ_in_sizes_only_are_reported_once(directory: Path) -
 def running(directory: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Spool, Store, Storing]]:
     """Run Storing in a thread that never polls for new files."""
     monkeypatch.setattr(spool_module, "_IDLE_S", 100.0)
+    monkeypatch.setattr(spool_module, "BATCH_S", 0.0)
     spool, store = Spool(directory, LARGE), Store()
     storing = Storing(spool, store)
     thread = threading.Thread(target=storing.run)
@@ -512,6 +570,32 @@ def test_a_new_block_ends_the_wait_of_the_thread(running: tuple[Spool, Store, St
     assert store.contents(FLOWS) == [block(f"{number}").content for number in range(3)]
 
 
+def test_small_files_wait_to_be_stored_together(
+    running: tuple[Spool, Store, Storing], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A few seconds after the last insert, or once they are enough for a batch, or at the end."""
+    spool, store, storing = running
+    monkeypatch.setattr(spool_module, "BATCH_S", 3600.0)
+
+    def put(count: int) -> None:
+        for _ in range(count):
+            spool.put({FLOWS: Block(os.urandom(100), 1)}, {RECEIVED: 1})
+        storing.wake()
+
+    put(1)
+    until(lambda: storing.stored[FLOWS] == 1 and not storing._is_due(), "the first is stored at once")
+    put(3)
+    assert not storing._is_due()
+    monkeypatch.setattr(spool_module, "_WAITING_BYTES", spool.waiting_bytes() + 1)
+    put(1)
+    until(lambda: storing.stored[FLOWS] == 5, "four are enough")
+    monkeypatch.setattr(spool_module, "_WAITING_BYTES", LARGE)
+    put(2)
+    storing.finish()
+    until(lambda: storing.stored[FLOWS] == 7, "all are stored at the end")
+    assert len(store.contents(FLOWS)) == 3
+
+
 # All together.
 
 
@@ -535,7 +619,7 @@ class Machine(RuleBasedStateMachine):
 
     def content(self, rows: int, size: int) -> Block:
         self.number += 1
-        return Block(f"{self.number}:{rows}".encode() + os.urandom(size), rows)
+        return Block(f"<{self.number}:{rows}>".encode() + os.urandom(size).hex().encode(), rows)
 
     @rule(
         rows=st.integers(1, 9), size=st.sampled_from([10, 900]), fault=st.sampled_from([0, 0, 0, 1, 2, 3, 5])
@@ -581,35 +665,33 @@ class Machine(RuleBasedStateMachine):
     @precondition(lambda self: self.spool.waiting())
     @rule()
     def damage(self) -> None:
-        path = self.directory / f"{self.spool.waiting()[-1]}.block"
+        token = self.spool.waiting()[-1]
         # The rest of a partly stored file would be both stored and dropped.
-        if f"{path.stem}-{FLOWS}" not in self.store.blocks:
+        if not parts_of(self.spool.read(token).blocks) & parts_of(self.store.blocks):
+            path = self.directory / f"{token}.block"
             path.write_bytes(path.read_bytes()[:-1])
 
     @invariant()
     def everything_is_accounted_for(self) -> None:
-        total = self.store.ledger()
-        waiting_rows = 0
+        ledgers, total = self.store.ledgers(), self.store.ledger()
+        waiting: set[tuple[int, int]] = set()
         for token in self.spool.waiting():
-            if f"{token}-ledger" not in self.store.blocks:
+            if token not in ledgers:
                 spooled = self.spool.read(token)
                 total.update(spooled.ledger)
-                waiting_rows += sum(each.rows for each in spooled.blocks.values())
-        waiting = {f"{token}-{FLOWS}" for token in self.spool.waiting()}
-        stored_rows = sum(
-            rows_of(content)
-            for token, content in self.store.blocks.items()
-            if token.endswith(FLOWS)
-            and (token not in waiting or f"{token.removesuffix(FLOWS)}ledger" in self.store.blocks)
-        )
+                waiting |= parts_of(spooled.blocks)
+        stored = parts_of(self.store.blocks) - waiting
         assert total[RECEIVED] + self.carried_rows + self.lost_rows == self.put_rows
-        assert total[RECEIVED] == stored_rows + waiting_rows + total[DROPPED]
+        assert total[RECEIVED] == sum(rows for _, rows in stored | waiting) + total[DROPPED]
         assert ".tmp" not in suffixes(self.directory)
 
 
-def rows_of(content: bytes) -> int:
-    """Return how many rows a block of the machine counts."""
-    return int(content.partition(b":")[2][:1])
+def parts_of(blocks: Mapping[str, bytes | Block]) -> set[tuple[int, int]]:
+    """Return the machine's blocks among these, each with its number and rows. None is there twice."""
+    contents = [each if isinstance(each, bytes) else each.content for each in blocks.values()]
+    parts = [match for content in contents for match in re.findall(rb"<(\d+):(\d)>", content)]
+    assert len(parts) == len(set(parts))
+    return {(int(number), int(rows)) for number, rows in parts}
 
 
 TestMachine = Machine.TestCase

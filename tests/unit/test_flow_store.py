@@ -247,7 +247,7 @@ def test_counters_and_the_ledger_are_stored(store: EmbeddedStore) -> None:
     columns = {name: np.ascontiguousarray(counters[name]) for name in INTERFACE_COUNTERS.names or ()}
     store.insert({"interface_counters": native_block(TABLES["interface_counters"].types, columns)}, "t")
     spooled = Spooled(f"{MIDNIGHT_MS}000000-0", {"records_received": 7, "waiting": -2}, {})
-    store.insert({"ledger": ledger_block(spooled)}, "t")
+    store.insert({"ledger": ledger_block([spooled])}, "t")
     answer = store.query("SELECT if_index, in_bytes FROM interface_counters ORDER BY if_index", "TSV")
     assert answer == b"1\t18446744073709551615\n2\t5\n"
     answer = store.query("SELECT token, counters, toUnixTimestamp64Milli(time) FROM ledger")
@@ -351,7 +351,7 @@ def in_ledger(store: EmbeddedStore) -> int:
 def file(seed: int, rows: int) -> dict[str, bytes]:
     """Return the contents of a spool file."""
     ledger = Spooled(f"{MIDNIGHT_MS}00000{seed}-0", {"rows": rows}, {})
-    return {"flows_raw": flow_block(random_flows(seed, rows)), "ledger": ledger_block(ledger)}
+    return {"flows_raw": flow_block(random_flows(seed, rows)), "ledger": ledger_block([ledger])}
 
 
 def fails(store: EmbeddedStore, what: str) -> None:
