@@ -236,8 +236,7 @@ class CollectSettings(NamedTuple):
     """Settings of `nettop collect`.
 
     Inputs: `listen` are UDP ports, with or without addresses. `sampling_rates` are the sampling rates of exporters and
-    their interfaces. The collector reads one packet in `sampling` from the interfaces `mirrors`, every packet that
-    the firewall logs to the groups `nflog`, and with `conntrack` every connection that ends.
+    their interfaces. The collector reads one packet in `sampling` from the interfaces `mirrors`.
 
     Outputs: the collector stores flows in `data_dir`, or on the servers `clickhouse`, which may form a `cluster`, and
     sends them to `kafka` (brokers and a topic). The spool, at most `spool_bytes`, is always in `data_dir`. `retention`
@@ -254,8 +253,6 @@ class CollectSettings(NamedTuple):
     mirrors: tuple[str, ...] = ()
     sampling: int = 1000
     sampling_rates: tuple[str, ...] = ()
-    nflog: tuple[int, ...] = ()
-    conntrack: bool = False
     clickhouse: tuple[str, ...] = ()
     cluster: str = ""
     kafka: str = ""

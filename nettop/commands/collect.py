@@ -61,7 +61,7 @@ _PACKAGES = (
     "uvloop",
 )
 _URLS_MOST_BYTES = 1 << 16
-_WORKERS_MAX, _SAMPLING_MAX, _GROUP_MAX = 64, 1 << 20, 65_535
+_WORKERS_MAX, _SAMPLING_MAX = 64, 1 << 20
 _TABLES = {
     "raw": "flows_raw",
     "1m": "flows_1m",
@@ -85,7 +85,7 @@ nettop collect --listen 2055 --listen '[::1]:4739' --data-dir /srv/flows --reten
 
 nettop collect --networks GeoLite2-ASN.mmdb --networks offices.csv --own-network 192.0.2.0/24
 
-nettop collect --interface eth1 --sampling 500 --conntrack  [dim]also flows that this host sees[/dim]
+nettop collect --interface eth1 --sampling 500  [dim]also packets that this host sees[/dim]
 
 nettop collect --clickhouse http://ch1:8123 --clickhouse http://ch2:8123 --cluster flows
 
@@ -125,11 +125,6 @@ class CollectOptions:
                                                   "mirror port; repeatable")] = None
     sampling: Annotated[str, option("--sampling", metavar="N", panel=_FROM,
                                     help="Sample one in N packets of --interface (1000)")] = "1000"
-    nflog: Annotated[list[str] | None, option("--nflog", metavar="GROUP", panel=_FROM,
-                                              help="Also take packets that the firewall logs to this NFLOG group; "
-                                              "repeatable")] = None
-    conntrack: Annotated[bool, option("--conntrack", panel=_FROM,
-                                      help="Also store connections when conntrack reports their end")] = False
     filter: Annotated[list[str] | None, option("--filter", metavar="TEXT", panel=_FROM,
                                                help="Store only matching flows: :443, src=10.0.0.0/8, protocol=tcp, "
                                                "side!=internal; the others are only counted")] = None
@@ -190,8 +185,6 @@ def collect_settings(options: CollectOptions) -> CollectSettings:
         mirrors=tuple(dict.fromkeys(options.interface or ())),
         sampling=parse_count("--sampling", options.sampling, _SAMPLING_MAX),
         sampling_rates=tuple(options.sampling_rate or ()),
-        nflog=tuple(dict.fromkeys(_group(text) for text in options.nflog or ())),
-        conntrack=options.conntrack,
         clickhouse=tuple(options.clickhouse or ()),
         cluster=options.cluster,
         kafka=options.kafka,
@@ -209,12 +202,6 @@ def collect_settings(options: CollectOptions) -> CollectSettings:
             key=options.key,
         ),
     )
-
-
-def _group(text: str) -> int:
-    if not (text.isascii() and text.isdecimal() and int(text) <= _GROUP_MAX):
-        raise UsageError(f"--nflog {text!r} is not a group", f"use a number from 0 to {_GROUP_MAX}")
-    return int(text)
 
 
 def _retention(texts: Iterable[str]) -> dict[str, int]:

@@ -59,11 +59,9 @@ LEDGER = {
     "discarded_samples": "discarded packet samples",
     "unknown_samples": "samples of other formats",
     "mirrored_packets": "packets sampled from an interface",
-    "logged_packets": "packets logged by the firewall",
-    "conntrack_events": "ended connections reported by conntrack",
     "kafka_sent": "flows acknowledged by a Kafka broker",
     "kafka_failed": "flows not accepted by Kafka",
-    "own_drops": "packets and events of this host dropped by the kernel",
+    "own_drops": "packets of this host dropped by the kernel",
 }
 """Counters in each block's ledger. Rows stored or dropped by the spool are counted separately."""
 

@@ -21,7 +21,6 @@ from nettop.flows.enrichment.lookups import LookupFiles
 from nettop.flows.enrichment.networks import parsed_networks
 from nettop.flows.inputs.input import Exports, Input
 from nettop.flows.inputs.mirror import mirrored_packets, open_mirror
-from nettop.flows.inputs.netfilter import conntrack, logged_packets, open_conntrack, open_group
 from nettop.flows.outputs.kafka import topic_of
 from nettop.flows.pipeline import Destination
 from nettop.flows.receive import Endpoint, OpenSocket, Wait, endpoint_of, open_socket
@@ -152,14 +151,8 @@ def _opened_inputs(
         inputs[number] = partial(Exports, sockets, open_backlog)
     rate = settings.sampling
     others: list[Callable[[Wait], Input]] = [
-        *(
-            partial(mirrored_packets, opened(open_mirror(name, rate, room)), rate)
-            for name in settings.mirrors
-        ),
-        *(partial(logged_packets, opened(open_group(group, room))) for group in settings.nflog),
+        partial(mirrored_packets, opened(open_mirror(name, rate, room)), rate) for name in settings.mirrors
     ]
-    if settings.conntrack:
-        others.append(partial(conntrack, opened(open_conntrack(room))))
     return inputs | dict(enumerate(others, _FIRST_OF_OTHERS)), places
 
 

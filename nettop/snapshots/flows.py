@@ -16,7 +16,7 @@ PROTOCOLS = {
     203: "mirrored port",
     204: "producer",
 }
-"""Protocols by the version number in flows; 0 for unreadable datagrams."""
+"""Protocols by the version number in flows; 0 for unreadable datagrams. 201 and 202 are only in earlier stores."""
 
 COUNTINGS = {0: "unknown", 1: "datagrams", 2: "flows", 3: "records"}
 """Units of sequence numbers, according to the collector; records are flow and options records."""

@@ -427,7 +427,7 @@ ADDED = "CapabilityBoundingSet={0}\nAmbientCapabilities={0}\n"
                                      ("CapabilityBoundingSet", "AmbientCapabilities"))),
         ("nettop-serve", "--lenses connections --follow-namespaces", ""),
         ("nettop-log", "", "DynamicUser=no\nUser=65534\nGroup=adm\n"),
-        ("nettop-collect", "--interface lo --nflog 5 --conntrack",
+        ("nettop-collect", "--interface lo",
          ADDED.format("CAP_NET_RAW") + "RestrictAddressFamilies=AF_PACKET\n"),
         ("nettop-collect", "--receive-buffer 64K", "CapabilityBoundingSet=\nAmbientCapabilities=\n"),
     ],

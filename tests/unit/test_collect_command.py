@@ -34,13 +34,7 @@ def test_defaults() -> None:
     assert usual.data_dir == default_flows_dir()
     assert usual.queries.listen == (f"unix:{usual.data_dir}/flows.sock", "127.0.0.1:9472")
     assert (usual.workers, usual.spool_bytes, usual.receive_buffer_bytes) == (1, 10 << 30, 64 << 20)
-    assert (usual.mirrors, usual.nflog, usual.conntrack, usual.clickhouse, usual.kafka) == (
-        (),
-        (),
-        False,
-        (),
-        "",
-    )
+    assert (usual.mirrors, usual.clickhouse, usual.kafka) == ((), (), "")
 
 
 def test_options_become_settings(tmp_path: Path) -> None:
@@ -52,8 +46,6 @@ def test_options_become_settings(tmp_path: Path) -> None:
         interface=["eth1", "eth1"],
         sampling="10",
         sampling_rate=["1000", "192.0.2.1/5=100"],
-        nflog=["5", "0"],
-        conntrack=True,
         filter=["protocol=tcp"],
         data_dir=str(tmp_path),
         retention=["raw=3d,1h=2y", "talkers=4w"],
@@ -83,8 +75,6 @@ def test_options_become_settings(tmp_path: Path) -> None:
         mirrors=("eth1",),
         sampling=10,
         sampling_rates=("1000", "192.0.2.1/5=100"),
-        nflog=(5, 0),
-        conntrack=True,
         clickhouse=("http://ch1:8123",),
         cluster="flows",
         kafka="broker:9092/flows",
@@ -104,7 +94,6 @@ def test_options_become_settings(tmp_path: Path) -> None:
         ({"workers": "65"}, "--workers 65 is too high", "64 or less"),
         ({"workers": "0"}, "--workers", ""),
         ({"sampling": "x"}, "--sampling", ""),
-        ({"nflog": ["65536"]}, "--nflog '65536' is not a group", "0 to 65535"),
         ({"retention": ["row=3d"]}, "unknown table of --retention 'row'", "raw"),
         ({"retention": ["raw=3x"]}, "--retention 'raw=3x' has no valid time", "raw=3d"),
         ({"spool_size": "lots"}, "--spool-size", ""),

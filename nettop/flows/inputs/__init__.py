@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sources of flows: exporters' datagrams, packets of an interface or the firewall, and conntrack events."""
+"""Sources of flows: exporters' datagrams, and packets of an interface."""

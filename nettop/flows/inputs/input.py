@@ -15,8 +15,8 @@ from nettop.flows.receive import OpenSocket, Receiver, Wait
 from nettop.query.address import MAPPED
 from nettop.snapshots.arrays import Array
 
-CONNTRACK, NFLOG, MIRRORED = 201, 202, 203
-"""Protocol versions of flows that this host observes itself, in addition to those of exporters."""
+MIRRORED = 203
+"""Protocol version of flows that this host observes itself, in addition to those of exporters."""
 _THIS_HOST = MAPPED + bytes((127, 0, 0, 1))
 
 
