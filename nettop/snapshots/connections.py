@@ -909,7 +909,7 @@ LENS = Lens(
     hooks=(HOOK_SOCKETS, HOOK_UNATTRIBUTED, HOOK_OPENED, HOOK_EVENTS, HOOK_ACCEPTS, HOOK_ROUTES, HOOK_UDP),
     losses={
         "namespaces": "network namespaces that could not be entered: their sockets are missing",
-        "processes": "processes that exited before their control group could be read",
+        "processes": "processes that exited before their control group could be read: their rows have no container",
         "events": "events that the kernel skipped, or that did not fit into the ring; totals lack the skipped ones "
         "(their `uncounted`)",
         "connection records": "connections that had no room for a record: their events lack the time of opening",

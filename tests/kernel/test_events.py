@@ -1035,6 +1035,32 @@ def test_control_group_of_processes_that_are_gone(lab: Lab, watch: Watch) -> Non
     assert {part(row, "cgroup", "container") for row in outbound} == {(f"/{path}", "brief.service")}
 
 
+def test_bytes_of_control_groups_that_are_gone(lab: Lab, watch: Watch) -> None:
+    """Of processes that lived between two readings, each in a control group that is gone by the second, the ended rows
+    have the group, so that its bytes are whole."""
+    home = lab.namespace()
+    server = lab.worker(home, "server")
+    port = server.call(traffic.listen, "listener", "127.0.0.1")
+    watch.read()
+    paths = [f"lab-{server.pid}-{number}.slice/docker-{number:064x}.scope" for number in range(20)]
+    for path in paths:
+        client = lab.worker(home, "brief")
+        with control_group(path) as group:
+            (group / "cgroup.procs").write_text(str(client.pid))
+            client.call(traffic.connect_at_once, [Call(("127.0.0.1", port))])
+            watch.drain()
+            client.end()
+            server.call(traffic.accept, "listener", "accepted")
+            server.call(traffic.close, ["accepted"])
+    rows = watch.read().ended["sockets"].rows[-1]
+    groups = {
+        rows.texts["cgroup"][code]
+        for code in rows.array["cgroup"].tolist()
+        if code < len(rows.texts["cgroup"])
+    }
+    assert groups >= {f"/{path}" for path in paths}
+
+
 def test_totals_say_what_they_lack(monkeypatch: pytest.MonkeyPatch) -> None:
     """Changes that the kernel skipped count as lost events, and as missing in the totals."""
     with Watch() as watch:

@@ -280,7 +280,7 @@ def test_events(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     """Batches that are drained between readings keep the names of their events; a frame holds few batches, and no more
     texts than its events have."""
     events, bus = ConnectionEvents.__new__(ConnectionEvents), Bus()
-    events._processes, events._groups, events._next_id, events._gap = Processes(host), {}, 1, 0
+    events._processes, events._next_id, events._gap = Processes(host), 1, 0
     monkeypatch.setattr(events, "collect", lambda: None)
     bus.publish(Snapshot(LENS.id, 1, 1, {}))
     namespaces = Namespaces()

@@ -9,8 +9,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from nettop.kernel.host.facts import Host
-from nettop.kernel.host.processes import Processes
+from nettop.kernel.host.facts import ROOT_CGROUP, Host
+from nettop.kernel.host.processes import Processes, ProcessNames
 from nettop.probes.connections.socket_rows import ROW
 from nettop.snapshots.arrays import Array
 
@@ -35,19 +35,20 @@ def host(root: Path) -> Host:
     return Host(root)
 
 
-def groups(processes: Processes, named: Array) -> list[str | None]:
-    """Name the rows of a reading; return the control group of each."""
-    names = processes.begin()
+def groups(processes: Processes, named: Array, names: ProcessNames | None = None) -> list[str | None]:
+    """Name the rows of a reading, or of a batch of events; return the control group of each."""
+    names = names or processes.begin()
     names.name(named)
     texts = names.texts()["cgroup"]
     return [texts[code] if code < len(texts) else None for code in named["cgroup"].tolist()]
 
 
 def test_a_vanished_process_does_not_affect_others(tmp_path: Path) -> None:
-    """A process that exited while it was read is counted once; others of its control group keep theirs."""
+    """A process that exited while it was read is counted once; others of its control group keep theirs, and then show
+    which it was."""
     processes = Processes(host(tmp_path))
-    for _ in range(2):
-        assert groups(processes, rows()) == [None, "/system.slice/web.service", "/system.slice/web.service"]
+    for of_vanished in (None, "/system.slice/web.service"):
+        assert groups(processes, rows()) == [of_vanished, *["/system.slice/web.service"] * 2]
         assert processes.vanished == 1
 
 
@@ -90,4 +91,60 @@ def test_a_process_whose_css_set_is_unknown(tmp_path: Path) -> None:
         named = rows()
         named["css_set"] = np.iinfo(np.uint64).max
         assert groups(processes, named) == [group, "/system.slice/web.service", "/system.slice/web.service"]
-    assert (processes.vanished, processes.groups()) == (0, {})
+    assert (processes.vanished, processes._found) == (0, {})
+
+
+def process(pid: int, css_set: int, group_id: int) -> Array:
+    """Return a socket of a process."""
+    made = rows()[:1]
+    made["pid"] = made["start_time"] = pid
+    made["css_set"], made["cgroup_id"] = css_set, group_id
+    return made
+
+
+@pytest.fixture
+def alive(monkeypatch: pytest.MonkeyPatch) -> dict[int, str]:
+    """Return the control groups of running processes by PID; no group can be found by its id."""
+    running: dict[int, str] = {}
+    monkeypatch.setattr(Host, "cgroup", lambda _, pid: running.get(pid))
+    monkeypatch.setattr(Host, "cgroups_by_id", lambda _: {})
+    return running
+
+
+def test_a_process_that_lives_between_two_readings(alive: dict[int, str]) -> None:
+    """A process and its control group that are gone by the next reading keep the name found when an event of it was
+    drained; one that was gone even then is counted, once."""
+    processes = Processes(Host())
+    for pid in range(100, 1100):
+        seen, missed = process(pid, 7, pid), process(pid + 10_000, 8, pid + 10_000)
+        alive[pid] = f"/docker/{pid}"
+        batch = ProcessNames(processes)
+        assert groups(processes, seen, batch) + groups(processes, missed, batch) == [f"/docker/{pid}", None]
+        alive.clear()
+        names = processes.begin()
+        assert groups(processes, seen, names) + groups(processes, missed, names) == [f"/docker/{pid}", None]
+        assert groups(processes, missed) == [None]
+        assert processes.vanished == pid - 99
+    assert len(processes._found) + len(processes._earlier) < 10
+
+
+@pytest.mark.parametrize("in_root", [False, True], ids=["unified hierarchy", "v1 hierarchies"])
+def test_the_address_of_a_css_set_is_used_again(alive: dict[int, str], in_root: bool) -> None:
+    """A process of another control group, whose css_set has the address of one that was freed, gets its own group."""
+    processes = Processes(Host())
+    for pid in range(100, 200):
+        alive.clear()
+        alive[pid] = f"/docker/{pid}"
+        named = process(pid, 7, ROOT_CGROUP if in_root else pid)
+        assert groups(processes, named, ProcessNames(processes)) == [f"/docker/{pid}"]
+        assert groups(processes, named) == [f"/docker/{pid}"]
+
+
+def test_workers_of_a_known_control_group(alive: dict[int, str]) -> None:
+    """A worker that nobody could look up has the control group of its parent, in any hierarchy."""
+    for group_id in (5, ROOT_CGROUP):
+        processes = Processes(Host())
+        alive[1] = "/docker/parent"
+        assert groups(processes, process(1, 7, group_id)) == ["/docker/parent"]
+        assert groups(processes, process(2, 7, group_id)) == ["/docker/parent"]
+        assert processes.vanished == 0

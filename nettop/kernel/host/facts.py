@@ -60,7 +60,7 @@ INITIAL_USER_NAMESPACE = 0xEFFFFFFD
 _OUTSIDE_USER_NAMESPACE = (
     "run it as root outside the user namespace (no unshare --user, no rootless container): sudo nettop"
 )
-_ROOT_CGROUP = 1
+ROOT_CGROUP = 1
 """Inode number of the directory of the root control group in the unified hierarchy."""
 _FILTERED = "2"
 """SECCOMP_MODE_FILTER of include/uapi/linux/seccomp.h."""
@@ -281,7 +281,7 @@ class Host:
         for mount in mounts(self.proc):
             place = f"{self.root}/{mount.place}"
             with suppress(OSError):
-                if mount.kind == "cgroup2" and os.stat(place).st_ino == _ROOT_CGROUP:
+                if mount.kind == "cgroup2" and os.stat(place).st_ino == ROOT_CGROUP:
                     return place
         return None
 

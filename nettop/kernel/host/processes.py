@@ -5,11 +5,11 @@ from __future__ import annotations
 
 import pwd
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from nettop.kernel.host.facts import Host, container_of
+from nettop.kernel.host.facts import ROOT_CGROUP, Host, container_of
 from nettop.snapshots.arrays import Array, distinct_rows, take_rows
 from nettop.snapshots.safe_text import safe_bytes, safe_text
 from nettop.snapshots.snapshot import TextTable, known
@@ -33,7 +33,8 @@ class ProcessNames:
     """
 
     def __init__(self, processes: Processes, tables: Mapping[str, TextTable] | None = None) -> None:
-        self.processes = processes
+        self._processes = processes
+        self._is_reading = tables is not None
         self._tables = tables or {name: TextTable() for name in _FIELDS}
 
     def texts(self) -> dict[str, Sequence[str]]:
@@ -49,29 +50,25 @@ class ProcessNames:
         for name, table in self._tables.items():
             rows[name] = table.adopted(rows[name], texts.get(name, ()))
 
-    def name(self, rows: Array, groups: dict[int, str] | None = None, *, keep_earlier: bool = False) -> None:
+    def name(self, rows: Array) -> None:
         """Set the columns process, cgroup and container of rows that are grouped by process.
 
         Reads the columns pid, start_time, css_set, cgroup_id and comm. A row with a start time but no PID is a process
-        outside nettop's PID namespace, and is named as such. `groups` maps a css_set to its control group if already
-        known; new ones are added to it. With `keep_earlier`, keep the processes of earlier rows too, and do not count
-        processes of these rows as vanished, as they may have exited.
+        outside nettop's PID namespace, and is named as such.
         """
         is_next = [rows[name][1:] != rows[name][:-1] for name in ("pid", "start_time")]
         starts = np.flatnonzero(np.append([True], is_next[0] | is_next[1]))[: len(rows)]
         codes = np.full((len(_FIELDS), len(starts)), _UNKNOWN, np.uint32)
         heads = rows[starts]
-        columns = (heads[name].tolist() for name in ("pid", "start_time", "css_set"))
-        identities = list(zip(*columns, strict=True))
-        by_css_set = {} if groups is None else groups
-        found = self.processes.find_groups(
-            zip(identities, heads["cgroup_id"].tolist(), strict=True), by_css_set, keep_earlier=keep_earlier
-        )
-        for at, (identity, comm) in enumerate(zip(identities, heads["comm"].tolist(), strict=True)):
-            if identity not in found:
+        columns = (heads[name].tolist() for name in ("pid", "start_time", "css_set", "cgroup_id", "comm"))
+        for at, (pid, started, css_set, group_id, comm) in enumerate(zip(*columns, strict=True)):
+            if started == _NO_START_TIME:
                 continue
-            name, group = safe_bytes(comm), found[identity]
-            codes[0, at] = self.code(outside_name(name) if identity[0] == _UNKNOWN else name)
+            name = safe_bytes(comm)
+            codes[0, at] = self.code(outside_name(name) if pid == _UNKNOWN else name)
+            group = self._processes.find_group(
+                (pid, started, css_set), group_id, is_last_chance=self._is_reading
+            )
             if group is not None:
                 codes[1, at] = self._tables["cgroup"].code(group)
                 container = container_of(group)
@@ -81,20 +78,18 @@ class ProcessNames:
         for field, of_run in zip(_FIELDS, codes, strict=True):
             rows[field] = np.repeat(of_run, lengths)
 
-    def name_any(
-        self, rows: Array, groups: dict[int, str] | None = None, *, keep_earlier: bool = False
-    ) -> None:
+    def name_any(self, rows: Array) -> None:
         """Do what `name` does for rows in any order; rows without a process are unchanged."""
         owned = np.flatnonzero(known(rows["start_time"]))
         firsts, places = distinct_rows([rows[name][owned] for name in ("pid", "start_time")])
         heads = take_rows(rows, owned[firsts])
-        self.name(heads, groups, keep_earlier=keep_earlier)
+        self.name(heads)
         for name in _FIELDS:
             rows[name][owned] = heads[name][places]
 
 
 class Processes:
-    """Processes of the last rows and their control groups, which are looked up once.
+    """Control groups of processes, looked up once for those of the last two readings and of the events in between.
 
     `vanished` counts processes that were gone before their control group could be read.
     """
@@ -102,38 +97,40 @@ class Processes:
     def __init__(self, host: Host) -> None:
         self._host = host
         self._tables = {name: TextTable() for name in _FIELDS}
-        self._groups: dict[Identity, str | None] = {}
+        self._found: dict[tuple[int, ...], str | None] = {}
+        self._earlier = self._found
+        """Control groups by process, and by css_set and id: tasks of a css_set share them."""
         self._by_id = _GroupsById(host)
         self.vanished = 0
 
     def begin(self) -> ProcessNames:
         """Begin a reading: return the names of its rows, without most texts of processes that are gone."""
-        self._tables = {name: table.renewed(len(self._groups)) for name, table in self._tables.items()}
+        self._tables = {name: table.renewed(len(self._found)) for name, table in self._tables.items()}
+        self._earlier, self._found = self._found, {}
         return ProcessNames(self, self._tables)
 
-    def groups(self) -> dict[int, str]:
-        """Return the control groups of the last rows' processes, by the address of their css_set."""
-        groups = {css_set: group for (_, _, css_set), group in self._groups.items() if group is not None}
-        groups.pop(_NO_CSS_SET, None)
-        return groups
+    def find_group(self, identity: Identity, group_id: int, *, is_last_chance: bool) -> str | None:
+        """Return the control group of a process, given the lower half of its id; None if unknown.
 
-    def find_groups(
-        self, processes: Iterable[tuple[Identity, int]], by_css_set: dict[int, str], *, keep_earlier: bool
-    ) -> dict[Identity, str | None]:
-        """Return the control group of each process, given the lower half of its group's id; see ProcessNames.name.
-
-        Rows without a process have no start time, and are left out.
+        At its last chance, an unknown one is counted. Without a css_set, read it each time: otherwise a move of the
+        process would go unnoticed.
         """
-        vanished = self.vanished
-        found = {
-            identity: self._group(identity, group_id, by_css_set)
-            for identity, group_id in processes
-            if identity[1] != _NO_START_TIME
-        }
-        self._groups = self._groups | found if keep_earlier else found
-        if keep_earlier:
-            self.vanished = vanished
-        return found
+        pid, _, css_set = identity
+        of_set = css_set, group_id
+        has_set = css_set != _NO_CSS_SET
+        # The kernel soon uses the address of a css_set again, but not a group's id, which v1 hierarchies lack.
+        group = self._recall(identity) or (self._recall(of_set) if group_id != ROOT_CGROUP else None)
+        if group is None and identity not in self._found and identity not in self._earlier:
+            group = self._read_group(pid, group_id) or self._recall(of_set)
+            self.vanished += is_last_chance and group is None
+        if has_set and (group is not None or is_last_chance):
+            self._found[identity] = group
+        if has_set and group is not None:
+            self._found[of_set] = group
+        return group
+
+    def _recall(self, key: tuple[int, ...]) -> str | None:
+        return self._found.get(key) or self._earlier.get(key)
 
     def describe(self, owners: list[tuple[int, int]]) -> dict[str, str]:
         """Return details of the processes (PID, descriptor) that own a socket."""
@@ -145,26 +142,8 @@ class Processes:
             details[f"Command {pid}"] = self._host.command_line(pid) or "–"
         return details
 
-    def _group(self, identity: Identity, group_id: int, by_css_set: dict[int, str]) -> str | None:
-        """Return the control group of a process, read once; processes with the same css_set share it.
-
-        Without a css_set, read it each time: otherwise a move of the process would go unnoticed.
-        """
-        css_set = identity[2]
-        if css_set == _NO_CSS_SET:
-            return self._read_group(identity[0], group_id)
-        if css_set in by_css_set:
-            return by_css_set[css_set]
-        group = (
-            self._groups[identity] if identity in self._groups else self._read_group(identity[0], group_id)
-        )
-        if group is not None:  # if this process is gone, others with its css_set may still exist
-            by_css_set[css_set] = group
-        return group
-
     def _read_group(self, pid: int, group_id: int) -> str | None:
         read = self._host.cgroup(pid) or self._by_id.path(group_id)
-        self.vanished += read is None
         return None if read is None else safe_text(read)
 
 

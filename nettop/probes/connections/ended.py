@@ -121,7 +121,7 @@ class EndedSockets:
         self.not_listed += max(0, len(self.events) - LISTED_MAX)
         rows = merge(_rows_of(self.events[-LISTED_MAX:]), others)
         rows["state"] = STATE["CLOSE"]
-        names.name_any(rows, names.processes.groups(), keep_earlier=True)
+        names.name_any(rows)
         self._count += len(self.events) + len(others)
         total = np.full(ROW.itemsize, 0xFF, np.uint8).view(ROW)
         total["id"] = 0

@@ -86,6 +86,7 @@ class ConnectionEvents:
         check: HookCheck | None,
         ring_bytes: int,
         host: Host,
+        processes: Processes,
         followed: int | None = None,
     ) -> None:
         self._program = program
@@ -103,8 +104,7 @@ class ConnectionEvents:
         if followed is not None:
             self._follow_children()
         self._ring = Ring(program.maps["events"], ring_bytes, EVENT)
-        self._processes = Processes(host)
-        self._groups: dict[int, str] = {}
+        self._processes = processes
         self._pending = _NO_EVENTS
         self._ready: list[Array] = []
         self._next_id = 1
@@ -246,15 +246,14 @@ class ConnectionEvents:
         at[listed[(new["owner_source"][listed] == MESSAGE) & ~was_message]] = -1
         copy_owners(new, self._rows, at)
 
-    def add_reading(self, rows: Array, read_at: int, groups: Mapping[int, str]) -> None:
+    def add_reading(self, rows: Array, read_at: int) -> None:
         """Give waiting events the owners found by a reading of the table: `rows`, sorted by id.
 
-        `read_at` is the return value of `begin_reading`; `groups` are the control groups of the processes in it, by
-        css_set.
+        `read_at` is the return value of `begin_reading`.
         """
         began_at = read_at - self._offset  # the clock may have been set meanwhile
         self._set_clock()
-        self._rows, self._groups = rows, dict(groups)
+        self._rows = rows
         waiting = self._pending
         for name in ("id", "holder"):
             copy_owners(waiting, rows, positions(waiting[name], rows["id"]))
@@ -283,7 +282,7 @@ class ConnectionEvents:
             return None
         events = take_rows(ready, np.argsort(ready["time"], kind="stable"))
         names = ProcessNames(self._processes)
-        names.name_any(events, self._groups)
+        names.name_any(events)
         events["reason"][events["event"] < CLOSE] = unknown_value(events["reason"].dtype)
         events["event_id"] = np.arange(self._next_id, self._next_id + len(events), dtype=np.uint64)
         # These events were read before the loss was known: the gap follows them.

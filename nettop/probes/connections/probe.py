@@ -242,6 +242,7 @@ class Connections(Probe):
                 check=self._check,
                 ring_bytes=self._options[RING_SIZE],
                 host=self._host,
+                processes=self.table.processes,
                 followed=self._options.follow,
             )
         except NettopError as error:
@@ -266,7 +267,7 @@ class Connections(Probe):
         set_answers(rows, self._services)
         self._last = Rows(SOCKETS, rows, names.texts(), taken_ns)
         if events:
-            events.add_reading(rows, read_at, table.processes.groups())
+            events.add_reading(rows, read_at)
         status = events.status() if events else EventsStatus({}, {}, self._no_events)
         if events and events.works:
             events.collect()  # connections that ended while the table was read

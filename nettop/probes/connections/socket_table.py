@@ -131,7 +131,7 @@ class SocketTable(Table):
         if len(time_wait):
             owned = exclude_ids(owned, np.sort(time_wait))
         copy_owners(unattributed, owned, positions(unattributed["holder"], owned["id"]))
-        names.name(unattributed, keep_earlier=True)  # subflows, and orphans whose closing process is known
+        names.name(unattributed)  # subflows, and orphans whose closing process is known
         unattributed["process"][unattributed["held_by"] == HELD_BY_KERNEL] = names.code(KERNEL_OWNER)
         if self._has_outside:
             held = (unattributed["held_by"] == HELD_BY_PROCESS) & ~has_process(unattributed)

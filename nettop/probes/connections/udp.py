@@ -108,7 +108,7 @@ class UdpTotals:
         outside = exclude_ids(entries, rows["id"])
         idle = is_same(outside, before.array, COUNTED)
         moving = take_rows(outside, ~idle)
-        names.name_any(moving, names.processes.groups(), keep_earlier=True)
+        names.name_any(moving)
         rows, gone = merge(rows, moving), self._remove(take_rows(outside, idle), before, names)
         self._mark_new(rows, gone)
         return rows, gone
@@ -120,7 +120,7 @@ class UdpTotals:
         here = np.flatnonzero(at >= 0)
         used = take_rows(rows, here)
         copy_owners(used, entries, at[here])
-        names.name_any(used, names.processes.groups(), keep_earlier=True)
+        names.name_any(used)
         rows[here] = used
 
     def _mark_new(self, rows: Array, gone: Array) -> None:

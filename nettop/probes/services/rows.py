@@ -131,7 +131,7 @@ def service_rows(
     no_owner = rows["start_time"] == 0
     for name in _OWNER:
         rows[name][no_owner] = _unknown_of(rows.dtype[name])
-    names.name_any(rows, keep_earlier=True)
+    names.name_any(rows)
     is_others = rows["id"] < FIRST_SLOT
     rows["process"][is_others] = names.code(OTHERS)
     for name in ("protocol", "port", "netns"):
@@ -206,7 +206,7 @@ def connection_rows(counted: Counts, services: Rows, names: ProcessNames) -> tup
     or over UDP."""
     connections = _connections(counted, services)
     rows = concatenate_rows(connections, _requests(counted))
-    names.name_any(rows, keep_earlier=True)
+    names.name_any(rows)
     # The process of a connection that is not yet accepted is the one that serves.
     at = positions(rows["service"], services.array["id"])
     borrowed = ~known(rows["start_time"]) & (at >= 0) & (rows["side"] == SERVED)
