@@ -13,6 +13,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 
 from nettop.errors import NettopError, PermissionMissing, Unsupported
@@ -323,6 +324,7 @@ class Host:
         return safe_bytes(raw.rstrip(b"\0").replace(b"\0", b" "))
 
 
+@lru_cache(4096)
 def container_of(cgroup: str) -> str | None:
     """Return the innermost container of a control group (`runtime:name` or `runtime:short id`), even if the container
     runs systemd units of its own; else its systemd unit.
