@@ -61,6 +61,12 @@ _NAME_BYTES, _NAME_STRIDE = 28, 32
 _PORT_AT = 2
 _ADDRESS_AT: dict[int, int] = {socket.AF_INET: 4, socket.AF_INET6: 8}
 """Offsets of the port and the address in struct sockaddr_in and sockaddr_in6."""
+_JOIN = {
+    int(socket.AF_INET): (socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP),
+    int(socket.AF_INET6): (socket.IPPROTO_IPV6, socket.IPV6_JOIN_GROUP),
+}
+_JOIN_INTERFACE = {int(socket.AF_INET): "=4xI", int(socket.AF_INET6): "=I"}
+"""What follows the group's address in struct ip_mreqn and ipv6_mreq: the interface's index."""
 _MSGHDR = np.dtype(
     [
         ("name", "u8"),
@@ -100,6 +106,11 @@ class Endpoint:
 
     def __str__(self) -> str:
         return endpoint_text(self.address or "*", self.port)
+
+    @property
+    def is_group(self) -> bool:
+        """Whether the address is a multicast group, whose datagrams go to every socket."""
+        return bool(self.address) and ip_address(self.address).is_multicast
 
 
 def endpoint_of(word: str) -> Endpoint:
@@ -208,7 +219,27 @@ def _bound(endpoint: Endpoint, family: int, receive_buffer_bytes: int, *, shared
         except PermissionError:
             opened.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer_bytes)
         opened.bind(name)
+        if endpoint.is_group:
+            _join(opened, endpoint, int(name[-1]) if family == socket.AF_INET6 else 0)
     return opened
+
+
+def _join(opened: socket.socket, group: Endpoint, zone: int) -> None:
+    """Join a multicast group on the interface of its zone, else on all that can. Raise OSError if there is none."""
+    packed = socket.inet_pton(opened.family, group.address.partition("%")[0])
+    joined, failure = 0, OSError(errno.ENODEV, os.strerror(errno.ENODEV))
+    for index in [zone] if zone else [index for index, _ in socket.if_nameindex()]:
+        try:
+            opened.setsockopt(
+                *_JOIN[opened.family], packed + struct.pack(_JOIN_INTERFACE[opened.family], index)
+            )
+            joined += 1
+        except OSError as error:
+            if error.errno == errno.ENOBUFS:
+                raise
+            failure = error  # an interface may have no addresses of this family
+    if not joined:
+        raise failure
 
 
 def _failure(endpoint: Endpoint, error: OSError) -> NettopError:
@@ -224,6 +255,11 @@ def _failure(endpoint: Endpoint, error: OSError) -> NettopError:
         return PermissionMissing(
             f"{what}: port {port} needs CAP_NET_BIND_SERVICE",
             "choose a port from 1024 on, or run it as root; a security module may also deny it",
+        )
+    if error.errno == errno.ENOBUFS and endpoint.is_group:
+        return NettopError(
+            f"{what}: this host has more interfaces than a socket may join the group on",
+            "raise it with sudo sysctl net.ipv4.igmp_max_memberships=N",
         )
     if error.errno in _MISSING_ADDRESS or isinstance(error, socket.gaierror):  # a zone that does not exist
         return NettopError(

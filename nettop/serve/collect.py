@@ -143,6 +143,10 @@ def _opened_inputs(
     room = settings.receive_buffer_bytes
     ports: list[Endpoint] = [endpoint_of(word) for word in settings.listen]
     for number in range(settings.workers):
+        if number:
+            ports = [port for port in ports if not port.is_group]
+        if not ports:
+            break
         sockets = [opened(open_socket(port, room, shared_port=settings.workers > 1)) for port in ports]
         # For port 0 the kernel has chosen a number; the other workers share it.
         ports = [each.endpoint for each in sockets if isinstance(each.endpoint, Endpoint)]

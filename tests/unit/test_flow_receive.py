@@ -270,6 +270,44 @@ class Refused(socket.socket):
         super().bind(address)
 
 
+GROUPS = ["239.77.1.1", pytest.param("ff15::77", marks=needs_ipv6)]
+
+
+def test_a_multicast_group_is_joined() -> None:
+    """On every interface, also without a route to it."""
+    opened = open_socket(endpoint_of("239.77.1.1:0"), BUFFER_BYTES)
+    assert isinstance(opened.endpoint, Endpoint)
+    with closing(opened.socket) as receiver, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+        on_loopback = struct.pack("=8xI", socket.if_nametoindex("lo"))
+        sender.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, on_loopback)
+        sender.sendto(b"flows", ("239.77.1.1", opened.endpoint.port))
+        receiver.settimeout(DEADLINE_S)
+        assert receiver.recv(100) == b"flows"
+
+
+@needs_ipv6
+def test_a_multicast_group_of_ipv6_is_joined() -> None:
+    """On every interface, or on that of its zone."""
+
+    def interfaces(scope: int) -> set[str]:
+        rows = map(str.split, Path("/proc/net/igmp6").read_text().splitlines())
+        return {name for _, name, group, *_ in rows if group == f"ff1{scope}{'77':0>28}"}
+
+    with closing(open_socket(endpoint_of("[ff15::77]:0"), BUFFER_BYTES).socket):
+        assert "lo" in interfaces(5)
+    assert interfaces(5) == set()
+    with closing(open_socket(endpoint_of("[ff12::77%lo]:0"), BUFFER_BYTES).socket):
+        assert interfaces(2) == {"lo"}
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_a_multicast_group_that_no_interface_can_join(group: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The error names the endpoint."""
+    monkeypatch.setattr(socket, "if_nameindex", lambda: [(2**30, "gone")])
+    with pytest.raises(NettopError, match=r"cannot receive at .*: "):
+        open_socket(Endpoint(group, 0), BUFFER_BYTES)
+
+
 def test_without_ipv6_a_wildcard_is_that_of_ipv4(monkeypatch: pytest.MonkeyPatch) -> None:
     """As with the kernel's ipv6.disable=1."""
     monkeypatch.setattr(Refused, "on_open", {socket.AF_INET6: errno.EAFNOSUPPORT})
