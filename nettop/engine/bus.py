@@ -8,6 +8,7 @@ not miss any.
 from __future__ import annotations
 
 import threading
+import traceback
 from collections import deque
 from collections.abc import Callable
 
@@ -127,7 +128,9 @@ class Bus:
         return feed
 
     def fail(self, lens: str, error: NettopError) -> None:
-        """Record why `lens` cannot be read, and wake the readers."""
+        """Record why `lens` cannot be read, and wake the readers. Its traceback keeps no part of a reading."""
+        for each in filter(None, (error, error.__cause__)):
+            traceback.clear_frames(each.__traceback__)
         with self._lock:
             self._failures[lens] = error
         self._wake()

@@ -265,7 +265,7 @@ class JoinedRows:
         """Return a counter's growth in the last interval, with that of the rest. A counter that went back has none."""
         added = self.growth(name)
         if self._left is not None and self.rest.any():
-            rest = np.array([rows.unlisted_growth(name) for rows in self._of_rest], np.uint64)
+            rest = np.array([rows.unlisted_growth(name) for rows in self._by_host or [self]], np.uint64)
             added.numbers[self.rest] = rest
             added.known[self.rest] = rest > 0
         return added
@@ -299,10 +299,10 @@ class JoinedRows:
         return listed & (self.raw(BEGAN) == 1) if has_flag else np.zeros(self.size, bool)
 
     @cached_property
-    def _of_rest(self) -> list[JoinedRows]:
-        """For each row of the rest, the rows that it completes: all, or those of its host."""
+    def _by_host(self) -> list[JoinedRows]:
+        """For each row of the rest, the rows of its host, which it completes; empty if it completes all rows."""
         if self._left is None or not self.frame.now.hosts:
-            return [self]
+            return []
         total = self._left.total
         hosts = [total.texts[HOST.name][code] for code in total.array[HOST.name]]
         return [JoinedRows(_of_host(self.frame, self.table, host), self.table, closed=True) for host in hosts]

@@ -80,7 +80,7 @@ class FindingStrip(Lines):
 
     def __init__(self, id: str | None = None) -> None:  # noqa: A002
         super().__init__(id=id)
-        self._frame: Frame | None = None
+        self._read_ns: int | None = None
         self._findings: list[ShownFinding] = []
         self._failure = ""
 
@@ -89,10 +89,11 @@ class FindingStrip(Lines):
         if failure is not None:
             frame = None
         cause = "" if failure is None else failure.what
-        if (frame, cause) == (self._frame, self._failure):
+        read_ns = None if frame is None else frame.now.boot_ns
+        if (read_ns, cause) == (self._read_ns, self._failure):
             return
         before = self._findings, self._failure
-        self._frame, self._failure = frame, cause
+        self._read_ns, self._failure = read_ns, cause
         self._findings = shown_findings(frame)
         if (self._findings, cause) != before:
             self.styles.height = len(self._shown)

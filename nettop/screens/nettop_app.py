@@ -188,7 +188,8 @@ class NettopApp(TerminalApp, inherit_bindings=False):
             self.lens_screen.show_newest()  # draw before it becomes visible
         await self.switch_mode(ref.view_name)
         for screen in self._screens_of(before):
-            screen.release_view()
+            if screen.is_mounted and screen.frozen is None:
+                screen.release_view()
 
     async def action_next_finding(self) -> None:
         """Open the rows that show the selected or the first finding, or else the one after that whose rows are shown;

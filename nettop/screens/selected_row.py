@@ -154,9 +154,8 @@ class HistogramScreen(SelectedRowScreen):
     def release_view(self) -> None:
         """Release the rows of a hidden screen."""
         super().release_view()
-        if self.view is None:
-            for history in self._histories:
-                history.forget_rows()
+        for history in self._histories:
+            history.forget_rows()
 
     # --- the chosen row -------------------------------------------------------------------------------------
 

@@ -64,9 +64,8 @@ class TimesScreen(LensScreen):
     def release_view(self) -> None:
         """Release the rows of a hidden screen."""
         super().release_view()
-        if self.view is None:
-            self.recent = None
-            self._recent_snapshots.forget()
+        self.recent = None
+        self._recent_snapshots.forget()
 
     def more_help(self) -> Mapping[str, Sequence[tuple[str, str]]]:
         """Return the time that the quantiles cover."""

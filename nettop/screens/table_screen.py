@@ -174,13 +174,16 @@ class TableScreen(MeasuredScreen[None], inherit_bindings=False):
             if self.frozen is not None:  # the same rows, in the unit chosen elsewhere
                 self.update_view()
 
+    def on_unmount(self) -> None:
+        """Release the rows: Textual's reference cycles keep a closed screen until the garbage collector runs."""
+        self.release_view()
+
     def release_view(self) -> None:
-        """Release the rows of a hidden screen, unless it is frozen."""
-        if self.frozen is None and self.is_mounted:
-            self._frame = self.view = self._last_view = self._headline_drawn = None
-            self.details.forget()
-            self.rows.release_view()
-            self.totals_history.forget_rows()
+        """Release the rows of a hidden or closed screen."""
+        self._frame = self.view = self._last_view = self._headline_drawn = None
+        self.details.forget()
+        self.rows.release_view()
+        self.totals_history.forget_rows()
 
     def show_newest(self) -> None:
         """Show the newest frame, or the frozen one."""

@@ -118,9 +118,8 @@ class CpuScreen(CpuTable):
     def release_view(self) -> None:
         """Release the rows and the tree of a hidden screen; keep the readings of the last minute."""
         super().release_view()
-        if self.view is None:
-            self.stacks.counts = []
-            self.graph.show(None)
+        self.stacks.counts = []
+        self.graph.show(None)
 
     def make_view(self, frame: Frame) -> None:
         """Apply the query to a frame, and count its stacks."""

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from nettop.query.batches import empty_rows
+from nettop.query.joined_rows import cached_by_name
 from nettop.query.query import text_query
 from nettop.query.units import TIMES
 from nettop.query.view import View
@@ -70,9 +71,9 @@ class CountedView:
     def __init__(self, view: View, passes: Mask) -> None:
         self.view = view
         self.passes = passes
-        self.column = cache(self._column)
 
-    def _column(self, name: str) -> tuple[Array, Mask]:
+    @cached_by_name
+    def column(self, name: str) -> tuple[Array, Mask]:
         """Return the increment (a gauge's value) of each row in a column, 0 if unknown, and a mask of the known ones.
 
         A histogram gives the counts of the chosen buckets, then its sum: shape (n, buckets + 1).
