@@ -15,9 +15,6 @@ from nettop.snapshots import find_table
 from nettop.snapshots.findings import FINDINGS
 from nettop.snapshots.snapshot import Frame
 
-_NEEDED = ("severity", "finding", "since", "lasted", "unseen", "view", "filter")
-"""Fields that every finding has, unless something else wrote the recording."""
-
 
 def causes_of(view: View, at: int, found: Frame | None) -> list[str]:
     """Return what explains the row at `at` of a view: the sentences of the findings that it belongs to, or of their
@@ -36,12 +33,12 @@ def causes_of(view: View, at: int, found: Frame | None) -> list[str]:
 
 
 def listed(frame: Frame, *, explained: bool = False) -> list[dict[str, Any]]:
-    """Return the findings of a reading by rank, with all fields; `explained` adds those that others explain. Rows that
-    are no whole findings are left out."""
+    """Return the findings of a reading by rank, with all fields; `explained` adds those that others explain. A row
+    without a severity, which no rule makes, is left out."""
     if FINDINGS.name not in frame.now.tables:
         return []
     view = View(Frame(frame.now), replace(screen_query(FINDINGS), all_rows=explained))
     names = [column.name for column in FINDINGS.fields]
     columns = (view.values(name, view.order) for name in names)
     rows = (dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True))
-    return [row for row in rows if None not in map(row.get, _NEEDED)]
+    return [row for row in rows if row["severity"] is not None]

@@ -8,17 +8,18 @@ readings of each lens in it, a compressed stream of their own, begin with a comp
 from __future__ import annotations
 
 import io
-import math
 import struct
 import zlib
 from dataclasses import asdict, dataclass, field, replace
 from enum import IntEnum
+from itertools import chain
 
 import zstandard
 
 from nettop.recording.marks import Mark
 from nettop.recording.numbers import Damaged, TooLarge
 from nettop.recording.texts import checked, checked_dict, checked_list, read_json, write_json
+from nettop.settings import MAX_INTERVAL_S
 
 FORMAT = 1
 """The version of the format. A reader refuses newer ones."""
@@ -31,6 +32,8 @@ PAYLOAD_MAX = 1 << 26
 """Maximum bytes of a payload, before and after compression. A size beyond it is damage."""
 GROUP_MAX = 1 << 16
 """Maximum bytes of the beginning of a group."""
+LENSES_MAX = 1 << 8
+"""Maximum lenses of a group: a chunk has one byte for the number of its lens."""
 _WINDOW_MAX = 1 << 23
 _PARAMETERS = zstandard.ZstdCompressionParameters.from_level(6, window_log=20, hash_log=17, chain_log=17)
 """Level 9 saves 0.5 % more and level 3 takes 2 % more; the level's own tables take 3 MB for each lens instead of 1."""
@@ -148,24 +151,30 @@ def group_of(chunk: Chunk) -> Group:
         if checked(int, read["format"]) > FORMAT:
             raise Damaged(f"nettop {read['nettop']} wrote it in a newer format; install that version")
         group = Group(**{name: read[name] for name in Group.__slots__ if name in read})
-        _check(group)
         marks = [Mark(*checked_list(int, mark)) for mark in checked_list(list, group.marks)]
-        return replace(group, lenses=tuple(group.lenses), marks=marks)
+        group = replace(group, lenses=tuple(checked_list(str, group.lenses)), marks=marks)
+        _check(group)
+        return group
     except (TypeError, KeyError) as error:
         raise Damaged("the beginning of a group lacks something") from error
 
 
 def _check(group: Group) -> None:
-    """Raise Damaged if something in the beginning of a group has another type than it should."""
-    checked_list(str, group.lenses)
+    """Raise Damaged if something in the beginning of a group has another type than it should, or if a number is
+    impossible."""
     checked(str, group.nettop)
     checked_dict(str, group.host)
     for cause in checked_dict(list, group.failures).values():
         if len(checked_list(str, cause)) != 2:
             raise Damaged("a failure is not a cause and a remedy")
     checked(bool, group.follows)
-    numbers = (checked(int, group.previous), checked(int, group.set_back_ns), group.interval_s * 1.0)
-    if not all(0 <= number < math.inf for number in numbers):
+    numbers = (checked(int, group.previous), checked(int, group.set_back_ns), *chain(*group.marks))
+    are_possible = (
+        min(numbers) >= 0,
+        0 <= group.interval_s * 1.0 <= MAX_INTERVAL_S,
+        len(group.lenses) <= LENSES_MAX,
+    )
+    if not all(are_possible):
         raise Damaged("the beginning of a group has an impossible number")
 
 

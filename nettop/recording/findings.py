@@ -16,6 +16,9 @@ from nettop.recording.recording import Recording
 from nettop.snapshots.findings import LENS as FINDINGS
 from nettop.snapshots.snapshot import Frame
 
+_SAID = ("finding", "since", "lasted", "view", "filter")
+"""What is said of every finding. Rows that lack some of it are no findings of ours."""
+
 
 def findings_between(recording: Recording, begin_ns: int, end_ns: int) -> list[dict[str, Any]]:
     """Return every finding seen between two moments, in the order of their times, as it was when it was last seen: at
@@ -38,7 +41,7 @@ def findings_between(recording: Recording, begin_ns: int, end_ns: int) -> list[d
     """Where each finding is in `found`, and when it was last seen."""
     for moment, reading in readings.each(recording.moments_between(FINDINGS, begin_ns, end_ns)):
         for row in listed(Frame(reading.now), explained=True):
-            if row["unseen"]:
+            if row["unseen"] or None in map(row.get, _SAID):
                 continue
             at, seen_ns = last.get(row["id"], (-1, 0))
             row["seen"] = rfc3339(moment)

@@ -9,13 +9,16 @@ from bisect import bisect_right
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import chain
 from typing import Protocol
 
 from nettop.recording.chunks import (
     GROUP_MAX,
     HEAD_BYTES,
     MARKER,
+    PAYLOAD_MAX,
     Chunk,
+    ChunkHead,
     Decompressor,
     Group,
     Incomplete,
@@ -30,8 +33,10 @@ from nettop.snapshots.schema import Lens
 from nettop.snapshots.snapshot import Rows, Snapshot
 
 _GROUP_MARKER = MARKER + bytes([What.GROUP])
-_BLOCK = 1 << 20
-"""Bytes that are searched at once."""
+_BLOCKS = 1 << 12, 1 << 20
+"""Bytes that are searched first, and at once later on."""
+_CLAIMS_MAX = 8
+"""A search ends once the chunks that it found, whole or not, claim so many times the bytes of the file."""
 GAP_INTERVALS = 2
 """So many intervals after the last reading before damage, or before the end of a recorder, that one is no longer what
 happens."""
@@ -62,6 +67,10 @@ class RecordedFile:
         self._descriptor = descriptor
         self.name = name
         self._searched = 0
+        self._claimed = 0
+        """Bytes of what a search took for chunks."""
+        self._unfinished: tuple[int, int, bool] | None = None
+        """Where a chunk ends early, the size of the file then, and whether no other follows."""
         self.groups: list[PlacedGroup] = []
         self.damage: dict[int, str] = {}
         self.unread: set[str] = set()
@@ -115,18 +124,21 @@ class RecordedFile:
 
     def _chunk_at(self, at: int) -> Chunk:
         """Return the chunk that begins there; raise Damaged, or Incomplete if it ends early."""
-        head = read_head(os.pread(self._descriptor, HEAD_BYTES, at))
+        head = self._head_at(at)
         return head.complete(os.pread(self._descriptor, head.payload_bytes, at + HEAD_BYTES))
+
+    def _head_at(self, at: int) -> ChunkHead:
+        return read_head(os.pread(self._descriptor, HEAD_BYTES, at))
 
     def _is_unfinished(self, at: int, error: Damaged) -> bool:
         """Return whether a chunk ends early because it is being written: no other follows."""
         if not isinstance(error, Incomplete):
             return False
-        for found in self._find_last(MARKER, at + 1, self.size):
-            with suppress(Damaged):
-                self._chunk_at(found)
-                return False
-        return True
+        size = self.size
+        if self._unfinished is None or self._unfinished[:2] != (at, size):
+            follows = any(True for _ in self._whole_chunks(MARKER, at + 1, size))
+            self._unfinished = at, size, not (follows or self._has_false_chunks)
+        return self._unfinished[2]
 
     def _groups_between(self, begin: int, end: int) -> Iterator[PlacedGroup]:
         """Yield the groups in this range, the last first. Each says where the previous one begins; where that is wrong,
@@ -139,27 +151,45 @@ class RecordedFile:
             placed = linked or self._last_group(begin, placed.at)
 
     def _last_group(self, begin: int, end: int) -> PlacedGroup | None:
-        found = map(self._group_at, self._find_last(_GROUP_MARKER, begin, end))
-        return next((placed for placed in found if placed is not None), None)
+        """Return the last group in a range; the one at its beginning if a search had to end before."""
+        places = chain(self._whole_chunks(_GROUP_MARKER, begin, end), (begin,) if begin < end else ())
+        return next((placed for placed in map(self._group_at, places) if placed is not None), None)
+
+    def _whole_chunks(self, wanted: bytes, begin: int, end: int) -> Iterator[int]:
+        """Yield where whole chunks begin with these bytes in a range, the last place first. Each false one costs as
+        many bytes as it claims: note damage and end once there are too many."""
+        for at in self._find_last(wanted, begin, end):
+            if self._has_false_chunks:
+                self.damage[at] = "too many chunks begin here that are none; what is before may be missing"
+                return
+            with suppress(Damaged):
+                self._claimed += self._head_at(at).payload_bytes
+                self._chunk_at(at)
+                yield at
+
+    @property
+    def _has_false_chunks(self) -> bool:
+        return self._claimed > _CLAIMS_MAX * self.size + PAYLOAD_MAX
 
     def _group_at(self, at: int) -> PlacedGroup | None:
         """Return the group that begins there, if it is readable."""
         with suppress(Damaged):
-            chunk = self._chunk_at(at)
-            if chunk.what is What.GROUP:
+            if self._head_at(at).what is What.GROUP:
+                chunk = self._chunk_at(at)
                 return PlacedGroup(at, chunk.wall_ns, group_of(chunk), at + chunk.file_bytes)
         return None
 
     def _find_last(self, wanted: bytes, begin: int, end: int) -> Iterator[int]:
         """Yield where these bytes begin in a range, the last place first."""
+        block, most = _BLOCKS
         while begin < end:
-            start = max(begin, end - _BLOCK)
+            start = max(begin, end - block)
             content = os.pread(self._descriptor, end - start + len(wanted) - 1, start)
             place = content.rfind(wanted)
             while place >= 0:
                 yield start + place
                 place = content.rfind(wanted, 0, place + len(wanted) - 1)
-            end = start
+            end, block = start, min(2 * block, most)
 
     def _say_why_none_begins(self) -> None:
         try:
@@ -211,8 +241,8 @@ def moments_in(file: Groups, number: int, lens: str) -> list[int]:
     lenses = file.groups[number].group.lenses
     if lens not in lenses:
         return []
-    chunks = (chunk for chunk in file.chunks(number) if chunk.lens == lenses.index(lens))
-    return [chunk.wall_ns for chunk in chunks if chunk.what is What.READING]
+    wanted = What.READING, lenses.index(lens)
+    return [chunk.wall_ns for chunk in file.chunks(number) if (chunk.what, chunk.lens) == wanted]
 
 
 class Readings:
@@ -232,7 +262,10 @@ class Readings:
         """Return the last reading up to a moment; None if there is none. Raise Damaged; the rest of the damaged group
         is skipped then."""
         number = bisect_right(self._file.groups, wall_ns, key=lambda group: group.wall_ns) - 1
-        is_next = self._now is not None and self._reached_ns <= wall_ns and number - self._group in (0, 1)
+        goes_on = self._reached_ns <= wall_ns
+        if self._now is None and self._broken and number == self._group and goes_on:
+            raise Damaged(self._broken)
+        is_next = self._now is not None and goes_on and number - self._group in (0, 1)
         if not is_next:
             self._jump(number, wall_ns)
         while self._group < number:
@@ -269,7 +302,9 @@ class Readings:
             return f"from {time_text(self._now_ns)} UTC on"
         if group + 1 == len(groups) or groups[group + 1].group.follows:
             return ""
-        if wall_ns - self._reached_ns <= self._gap_ns or next(self._file.chunks(group, self._read), None):
+        if wall_ns - self._reached_ns <= self._gap_ns or self._next_ns:
+            return ""
+        if next(self._file.chunks(group, self._read), None):
             return ""
         return f"from {time_text(self._reached_ns)} to {time_text(groups[group + 1].wall_ns)} UTC"
 
@@ -295,19 +330,21 @@ class Readings:
     def _begin(self, group: int) -> None:
         """Begin with the chunks of a group."""
         self._group, self._read = group, 0
-        self._reached_ns = 0
+        self._reached_ns = self._next_ns = 0
         self._broken = ""
         self._reader, self._decompressor = ReadingReader(self._lens), Decompressor()
         self._reader.unread = self._file.unread
 
     def _due(self, wall_ns: int) -> list[Chunk]:
         """Return the lens's next chunks in this group, up to a moment, and remember what has been read."""
-        if not 0 <= self._group < len(self._file.groups):
+        if not 0 <= self._group < len(self._file.groups) or wall_ns < self._next_ns:
             return []
+        self._next_ns = 0
         lenses, due = self._file.groups[self._group].group.lenses, []
         number = lenses.index(self._lens.id) if self._lens.id in lenses else None
         for chunk in self._file.chunks(self._group, self._read):
             if chunk.wall_ns > wall_ns:
+                self._next_ns = chunk.wall_ns
                 break
             self._reached_ns = chunk.wall_ns
             self._read += chunk.file_bytes

@@ -268,15 +268,18 @@ class ReadingReader:
         fields = [field.name for field in table.stored if field.kind is Kind.TEXT]
         texts = {field: self._texts.get((part.what, part.table, field), []) for field in fields}
         rows = Rows(table, conversion.convert(part.array), texts, part.taken_ns, part.variant)
-        _check_texts(rows)
+        _check_values(rows)
         return rows
 
     def _listed(self, name: str) -> tuple[Rows, ...]:
         return tuple(rows for rows in self._pieces[name] if rows is not None)
 
 
-def _check_texts(rows: Rows) -> None:
-    """Raise Damaged if a row has a text that is not there."""
+def _check_values(rows: Rows) -> None:
+    """Raise Damaged if a row has a text that is not there, or a number that is infinite."""
+    floats = (rows.array[field.name] for field in rows.table.stored if np.dtype(field.dtype).base.kind == "f")
+    if any(np.isinf(column).any() for column in floats):
+        raise Damaged("a number is infinite")
     for field, values in rows.texts.items():
         codes = rows.array[field]
         if (codes[known(codes)] >= len(values)).any():

@@ -77,6 +77,8 @@ class Recording:
         self._ended: dict[tuple[RecordedFile, int], list[Mark]] = {}
         """Marks of groups that the following one does not have."""
         self._size = 0
+        self._moments: dict[str, tuple[int, int, list[int]]] = {}
+        """When each lens was read in the group that was asked for last, by its number and the size then."""
         self._newest: _Newest | None = None
         self.refresh()
 
@@ -260,17 +262,23 @@ class Recording:
         return moments_before(self, lens, end_ns)
 
     def moments_between(self, lens: Lens, begin_ns: int, end_ns: int) -> Iterator[int]:
-        """Yield when a lens was read, from one moment to another, both included."""
+        """Yield when a lens was read, from one moment to another, both included. A reading that claims to be older than
+        the one before, as none is, is left out."""
         first, last = (
             bisect_right(self.groups, moment, key=lambda group: group.wall_ns)
             for moment in (begin_ns, end_ns)
         )
         for number in range(max(0, first - 1), last):
-            yield from (ns for ns in self.moments(number, lens.id) if begin_ns <= ns <= end_ns)
+            for moment in self.moments(number, lens.id):
+                if begin_ns <= moment <= end_ns:
+                    yield (begin_ns := moment)
 
     def moments(self, number: int, lens: str) -> list[int]:
         """Return when a lens was read in a group."""
-        return moments_in(self, number, lens)
+        place = number, self._size
+        if self._moments.get(lens, (0, 0, []))[:2] != place:
+            self._moments[lens] = *place, moments_in(self, number, lens)
+        return self._moments[lens][2]
 
 
 def _in_order(groups: list[PlacedGroup], end_of: Callable[[int], int]) -> list[PlacedGroup]:

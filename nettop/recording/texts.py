@@ -9,6 +9,8 @@ from typing import Any, TypeVar
 from nettop.recording.numbers import Damaged, TooLarge
 from nettop.snapshots.safe_text import safe_text
 
+_NUMBERS_TO = 1 << 64
+"""Numbers are smaller: times in ns and counters have 64 bits."""
 JSON_MAX = 8 << 20
 """Maximum bytes of the texts and names of a reading: as Python's objects, they may take twenty times as much."""
 V = TypeVar("V")
@@ -23,7 +25,7 @@ def write_json(value: Any) -> bytes:
 
 
 def read_json(content: bytes | memoryview) -> dict[str, Any]:
-    """Return a JSON object whose texts are safe to show; raise Damaged."""
+    """Return a JSON object whose texts are safe to show; raise Damaged, also for numbers that none of ours has."""
     if len(content) > JSON_MAX:
         raise Damaged("its JSON is too large")
     try:
@@ -39,6 +41,8 @@ def _safe(value: Any) -> Any:
         return [_safe(each) for each in value]
     if isinstance(value, dict):
         return {safe_text(name): _safe(each) for name, each in value.items()}
+    if isinstance(value, int | float) and not abs(value) < _NUMBERS_TO:  # NaN is not less either
+        raise Damaged("a number is too large")
     return value
 
 
