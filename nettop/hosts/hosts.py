@@ -242,6 +242,8 @@ class Hosts:
         elif stream.exit_code is not None:
             with self._lock:
                 link.lose(*why_ended(stream, link.host), now)
+        elif cause := stream.said_too_much:
+            self._end_damaged(link, stream, cause, now)
 
     def _begin(self, link: Link, now: float) -> None:
         lenses = [lens for lens in lenses_of_one_host() if lens.id in link.lenses]

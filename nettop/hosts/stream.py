@@ -5,12 +5,13 @@ from __future__ import annotations
 
 import ctypes
 import os
+import resource
 import shlex
 import signal
 import subprocess
 import weakref
 from collections.abc import Sequence
-from functools import partial
+from contextlib import suppress
 
 from nettop.process.parent import signal_at_exit_of_parent
 from nettop.recording.reader import Reading, Readings, RecordedFile
@@ -21,8 +22,8 @@ _libc = ctypes.CDLL(None, use_errno=True)
 _PUNCH_HOLE = 0x03
 """FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE, in include/uapi/linux/falloc.h."""
 _KEPT_GROUPS = 2
-_PREFACE_MAX, _GROUP_MAX = 1 << 20, 1 << 29
-"""Bytes before the first group, as a login may print something, and of a group."""
+_PREFACE_MAX, _HELD_MAX = 1 << 20, 1 << 28
+"""Bytes before the first group and on standard error, as a login may print something; and of what is not freed yet."""
 _ANY_TIME = (1 << 63) - 1
 _ENDING_S = 2.0
 _SSH_FAILED = 255
@@ -58,7 +59,7 @@ class Stream:
             stdout=self._output,
             stderr=self._errors,
             start_new_session=True,  # Ctrl-C is for nettop, and ssh finds no terminal to ask on
-            preexec_fn=partial(signal_at_exit_of_parent, signal.SIGTERM),  # noqa: PLW1509 - only one system call
+            preexec_fn=_prepare,  # noqa: PLW1509 - only system calls
         )
         self._file = RecordedFile(self._output)
         self._readings = {lens.id: Readings(self._file, lens) for lens in lenses}
@@ -90,7 +91,13 @@ class Stream:
     def is_too_long(self) -> bool:
         """True if so much came without a group that it is kept in vain."""
         groups = self._file.groups
-        return self._file.size - groups[-1].at > _GROUP_MAX if groups else self._file.size > _PREFACE_MAX
+        return self._file.size - groups[-1].at > _HELD_MAX if groups else self._file.size > _PREFACE_MAX
+
+    @property
+    def said_too_much(self) -> str:
+        """How much the command has written to standard error, if that is kept in vain; empty if not."""
+        size = os.fstat(self._errors).st_size
+        return f"it wrote {size:,} bytes of errors: {self.last_words:.200}" if size > _PREFACE_MAX else ""
 
     def newest(self, lens: str) -> Reading | None:
         """Return the newest reading of a lens; None if there is none. Raise Damaged."""
@@ -116,11 +123,30 @@ class Stream:
             begin, length = ctypes.c_long(0), ctypes.c_long(end)
             _libc.fallocate(self._output, _PUNCH_HOLE, begin, length)
             self._freed = end
+            with suppress(OSError):  # it has ended
+                _limit_size(self._process.pid, end)
+
+
+def _prepare() -> None:
+    signal_at_exit_of_parent(signal.SIGTERM)
+    _limit_size(0, 0)
+
+
+def _limit_size(pid: int, freed: int) -> None:
+    """Let a command write no more to a file than may be held beside what was freed; SIGXFSZ ends it then."""
+    hard = resource.prlimit(pid, resource.RLIMIT_FSIZE)[1]
+    soft = freed + _HELD_MAX if hard == resource.RLIM_INFINITY else min(freed + _HELD_MAX, hard)
+    resource.prlimit(pid, resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def why_ended(stream: Stream, host: str) -> tuple[str, str]:
     """Return why a command has ended, and the remedy."""
     words, code = stream.last_words, stream.exit_code
+    if code == -signal.SIGXFSZ:
+        return (
+            f"it sent {_HELD_MAX >> 20} MiB more than was read",
+            "see what it sends, and the load of this host",
+        )
     said = words if words and code not in (0, -signal.SIGTERM) else f"nettop ended there (exit code {code})"
     if code == _SSH_FAILED:
         return said, f"make sure that 'ssh {host}' works without asking anything (a key, an agent)"

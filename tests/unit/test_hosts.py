@@ -24,6 +24,7 @@ from nettop import cli
 from nettop.commands.hosts import checked_hosts
 from nettop.commands.view import ViewOptions, recorded_arguments
 from nettop.errors import SourceFailed, UsageError
+from nettop.hosts import stream as stream_module
 from nettop.hosts.hosts import LATE_AFTER_S, Hosts
 from nettop.hosts.overview import OverviewSource
 from nettop.hosts.pairing import Pairing
@@ -43,7 +44,7 @@ from nettop.snapshots.snapshot import Frame, Snapshot
 from tests.unit.build import make_frame
 from tests.unit.logging_run import until
 from tests.unit.recorded import small_groups
-from tests.unit.recordings import at_second
+from tests.unit.recordings import at_second, record
 
 ATTACHING_S = 60.0
 SENDS = 'trap "kill $!" TERM; cat "$0" & wait $!; cat "$1" >&2; exit "$2"'
@@ -294,6 +295,62 @@ def test_only_the_end_of_what_it_said_is_read(remote: Made) -> None:
         web.end()
         until(lambda: stream.exit_code is not None)
         assert stream.last_words == "the reason"
+
+
+FLOODS = {
+    "errors": ("yes error | head -c 2000000 >&2; exec sleep 1000", r"it wrote [\d,]+ bytes of errors: er"),
+    "endless errors": (
+        "exec yes error >&2",
+        r"it wrote [\d,]+ bytes of errors: er|it sent 4 MiB more than was read",
+    ),
+    "no recording": ("exec yes", r"what it sends is no recording|it sent 4 MiB more than was read"),
+    "a recording": (
+        'cat "$0"; exec cat /dev/zero',
+        r"what it sends is no recording|it sent 4 MiB more than was read",
+    ),
+}
+
+
+@pytest.mark.parametrize("flood", FLOODS)
+def test_a_flood_is_bounded(flood: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However much a host sends, little of it is kept: its command is ended, and the reason is shown."""
+    monkeypatch.setattr(stream_module, "_HELD_MAX", 4 << 20)
+    script, cause = FLOODS[flood]
+    begin = record(tmp_path / "r.nettop", [make_frame([{"id": 1}]).now])
+    streams, held = set[Stream](), 0
+
+    def lost(hosts: Hosts) -> str:
+        nonlocal held
+        for link in hosts._links.values():
+            if link.stream is not None:
+                streams.add(link.stream)
+        for stream in streams:
+            held = max(held, *(os.fstat(each).st_blocks * 512 for each in (stream._output, stream._errors)))
+        hosts.newest(LENS.id)
+        return next((link.cause for link in hosts.lost(LENS.id).values()), "")
+
+    with Hosts(["web"], lambda *_: ["sh", "-c", script, str(begin)], 1.0) as hosts:
+        hosts.use(LENS.id)
+        said = until(lambda: lost(hosts))
+        hosts.release(LENS.id)
+    assert re.match(cause, said)
+    assert held <= 5 << 20
+    assert all(stream.exit_code is not None for stream in streams)
+
+
+def test_a_stream_may_be_long(remote: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was read and freed does not count: only what is held is limited."""
+    monkeypatch.setattr(stream_module, "_HELD_MAX", 200_000)
+    web, chance = remote(), np.random.default_rng(1)
+    web.command = lambda: ["cat", f"/proc/{os.getpid()}/fd/{web._pipes[-1][0]}"]  # type: ignore[method-assign]
+    with small_groups(), streaming(web.command()) as stream:
+        for second in range(250):
+            sent = chance.integers(0, 2**62, 200).tolist()
+            frame = make_frame([{"id": at, "bytes_sent": count} for at, count in enumerate(sent)])
+            web.write(at_second(frame.now, second))
+            until(lambda second=second: second_of(stream) == second)
+        assert os.fstat(stream._output).st_size > 400_000
+        assert stream.exit_code is None
 
 
 # --- several hosts ------------------------------------------------------------------------------------------------
