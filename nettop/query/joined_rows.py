@@ -84,7 +84,8 @@ class JoinedRows:
             earlier if earlier is not None and earlier.array.dtype == self.now.array.dtype else None
         )
         self._left = frame.now.ended.get(table.name) if closed else None
-        for left in filter(None, (self._earlier, self.before if gone else None, *self._ended)):
+        self._totals = () if self._left is None else (self._left.total,)
+        for left in filter(None, (self._earlier, self.before if gone else None, *self._ended, *self._totals)):
             self.now = _with_texts_of(self.now, left)
         self._shows_gone = gone
 
@@ -184,7 +185,7 @@ class JoinedRows:
     @cached_property
     def _parts(self) -> tuple[Array, ...]:
         """The rows in parts: of the newest snapshot, ended ones, the rest, gone ones, and earlier ones."""
-        rest = () if self._left is None else (self._with_texts(self._left.total),)
+        rest = map(self._with_texts, self._totals)
         parts = (self.now.array, self._ended_rows, *rest, self._gone_rows, self._earlier_rows)
         return (self.now.array, *(part for part in parts[1:] if len(part)))
 

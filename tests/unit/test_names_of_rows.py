@@ -40,6 +40,7 @@ from nettop.snapshots.bandwidth import FLOWS
 from nettop.snapshots.connections import EVENTS, FAILURES, KERNEL_OWNER, LENS, SOCKETS
 from nettop.snapshots.cpu import TX_SYSCALLS
 from nettop.snapshots.hooks import HookStatus
+from nettop.snapshots.left_rows import ENDED
 from nettop.snapshots.schema import Table
 from nettop.snapshots.services import CONNECTIONS, SERVED, SERVICES, USED
 from nettop.snapshots.snapshot import Frame, Rows, Snapshot, TextTable
@@ -239,6 +240,7 @@ def test_evicted_failures(connections: Connections, kernel: Kernel, monkeypatch:
         assert ("daemon", str(OWN)) in seen
         if before is not None:
             assert {(name, str(OWN)) for name in jobs} <= set(seen), reading
+            assert (ENDED, None) in seen
         before = now
     assert len(now.tables[FAILURES.name].texts["process"]) <= 3 * JOBS
 
