@@ -52,11 +52,18 @@ class _Tracked:
         return max((self.last_ns, *(each.last_ns for each in self.explains)))
 
     @property
+    def worst(self) -> tuple[int, int]:
+        """The severity, the worst first, and the place among the rules: its own, or those of the worst that it
+        explains, as it stands for it."""
+        severities = list(Severity)
+        return min(
+            (severities.index(each.finding.rule.severity), each.order) for each in (self, *self.explains)
+        )
+
+    @property
     def severity(self) -> Severity:
-        """Its own, or that of the worst finding that it explains and stands for, if it is none by itself."""
-        stands_for = self.explains if self.finding.rule.only_explains else []
-        severities = {each.finding.rule.severity for each in (self, *stands_for)}
-        return next(severity for severity in Severity if severity in severities)
+        """Its own, or that of the worst finding that it explains."""
+        return list(Severity)[self.worst[0]]
 
     @property
     def is_raised(self) -> bool:
@@ -195,15 +202,16 @@ def _first_cause(tracked: _Tracked) -> _Tracked:
     return tracked
 
 
-def _rank(tracked: _Tracked, taken_ns: int) -> tuple[bool, int, int, int]:
-    """Order those still seen before those that have gone; then by severity, and in the order of lenses and rules."""
-    severity = list(Severity).index(tracked.severity)
-    return taken_ns - tracked.seen_ns >= GONE_AFTER_NS, severity, tracked.order, tracked.first_ns
+def _rank(tracked: _Tracked, taken_ns: int) -> tuple[bool, int, int, bool, int]:
+    """Order those still seen before those that have gone; then by severity, and in the order of lenses and rules: a
+    cause takes the place of the worst that it explains."""
+    is_gone = taken_ns - tracked.seen_ns >= GONE_AFTER_NS
+    return is_gone, *tracked.worst, tracked.cause is not None, tracked.first_ns
 
 
 def _values(rank: int, tracked: _Tracked, taken_ns: int) -> dict[str, Any]:
-    """Return the values of a finding's row."""
-    finding = tracked.finding
+    """Return the values of a finding's row. A cause is as old as the first that it explains."""
+    finding, whole = tracked.finding, (tracked, *tracked.explains)
     return {
         "id": finding.key,
         "rank": rank,
@@ -211,8 +219,8 @@ def _values(rank: int, tracked: _Tracked, taken_ns: int) -> dict[str, Any]:
         "certainty": finding.rule.certainty.value,
         "kind": finding.rule.name,
         "finding": finding.sentence,
-        "since": tracked.since_ns,
-        "lasted": tracked.seen_ns - tracked.began_ns,
+        "since": min(each.since_ns for each in whole),
+        "lasted": tracked.seen_ns - min(each.began_ns for each in whole),
         "unseen": taken_ns - tracked.seen_ns,
         "rows": finding.rows,
         "process": finding.process,

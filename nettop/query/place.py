@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from errno import ENETUNREACH
+from errno import EHOSTUNREACH, ENETUNREACH, ETIMEDOUT
 from typing import Any
 
 from nettop.query.address import address_bytes, address_text
@@ -14,8 +14,8 @@ from nettop.query.related_rows import distinct_values, listeners
 from nettop.query.values import values_of
 from nettop.query.view import View
 from nettop.snapshots.arrays import Index, as_list, distinct_rows
-from nettop.snapshots.connections import FAILURES, LISTEN, REASONS, RESET_BY_US, SOCKETS, STATES
-from nettop.snapshots.drops import COUNTERS, NO_ROUTE, PACKETS
+from nettop.snapshots.connections import FAILURES, GIVEN_UP, LISTEN, REASONS, RESET_BY_US, SOCKETS, STATES
+from nettop.snapshots.drops import COUNTERS, NO_ROUTE, PACKETS, SILENT_HOP
 from nettop.snapshots.schema import Lens
 from nettop.snapshots.snapshot import Frame, known
 
@@ -197,6 +197,8 @@ def _errors(view: View, at: Index) -> frozenset[str]:
     """Return with what the connects of rows fail. A reset by this end is none."""
     if view.table is FAILURES:
         return distinct_values(view, ("reason",), at) - {REASONS[RESET_BY_US]}
+    if view.table is PACKETS and distinct_values(view, ("reason",), at) <= SILENT_HOP:
+        return frozenset(REASONS[code] for code in (EHOSTUNREACH, ETIMEDOUT, GIVEN_UP))
     is_no_route = view.table is COUNTERS and distinct_values(view, ("name",), at) <= NO_ROUTE
     return frozenset((REASONS[ENETUNREACH],)) if is_no_route else frozenset()
 

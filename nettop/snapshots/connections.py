@@ -263,7 +263,7 @@ _ACCEPT_QUEUE_FULL, _SYN_QUEUE_FULL = "accept_queue_use>=80%", "syn_queue_use>=8
 
 _OWNER = ("process", "pid", "netns")
 _OPEN = "(state=ESTABLISHED or state=CLOSE_WAIT)"
-_DROPS = ("firewall drops", "BPF drops", "firewall rule drops")
+_DROPS = ("firewall drops", "BPF drops", "firewall rule drops", "next hop silent")
 """Kinds about a host that leave what is sent to it unanswered, also on open connections."""
 _DROPS_SYNS = ("accept queue full", "SYN queue full", *_DROPS)
 """Kinds about a host that leave a connect to it unanswered."""

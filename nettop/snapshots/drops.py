@@ -271,6 +271,10 @@ _DROPPED = (
 )
 _NAMESPACE = (NETNS, replace(NAMESPACE, importance=45))
 
+SILENT_HOP = frozenset(("NEIGH_FAILED", "NEIGH_QUEUEFULL"))
+"""Reasons for drops of what waits for a link address."""
+_SILENT_HOP = f"({' or '.join(f'reason={reason}' for reason in sorted(SILENT_HOP))})"
+
 PACKETS = Table(
     name="packets",
     fields=(
@@ -318,15 +322,29 @@ PACKETS = Table(
         # A few a second are announcements of IPv6 on links that are not connected.
         Rule(
             "losing packets",
-            "severity=trouble reason!=CPU_BACKLOG reason!~QDISC_ reason!~FQ_ reason!=CAKE_FLOOD packets_per_s>=5",
+            f"severity=trouble reason!=CPU_BACKLOG reason!~QDISC_ reason!~FQ_ reason!=CAKE_FLOOD not {_SILENT_HOP} "
+            "packets_per_s>=5",
             _DROPPED,
             "packets dropped because a resource ran out or data was damaged; MEANING says which, and what would help",
             "see MEANING, and which interface and process they were for",
             by=("reason", "netns", "interface", "port", "process"),
             explained_by=(
                 "losing datagrams", "accept queue full", "SYN queue full", "data unread", "interface down",
-                "connects unanswered", "connects fail",
             ),
+        ),
+        # What goes to other hosts by the same interface may have another cause.
+        Rule(
+            "next hop silent",
+            f"{_SILENT_HOP} packets_per_s>=5",
+            _DROPPED,
+            "packets that cannot be sent because a router or host on the link does not say its link address: it is "
+            "down, or in another network",
+            "ip neigh show dev {interface}: FAILED is the address; ip route get ADDRESS; see whether it is up",
+            certainty=Certainty.LIKELY,
+            by=("reason", "netns", "interface"),
+            until_sent=True,
+            pause_s=10.0,
+            explained_by=("interface down",),
         ),
         # TCP fills every queue until it drops, first of all at its start; CoDel, PIE and RED drop to keep queues short.
         Rule(

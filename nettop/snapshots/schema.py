@@ -195,12 +195,12 @@ class Rule:
     - `lasts`: the gauge that says for how long a row has matched already, before nettop saw it.
     - `beside`: a filter; another row with the same values of `by`, or the same row, must match it.
     - `explained_by`: kinds that cause this one; if such a finding is about the same port, process or namespace, this
-      one is part of it.
+      one is part of it, and that one as severe and as old as this one if it is less so.
     - `explained_in_process`: kinds that cause this one if they are about the same process, at whatever port it connects
       to, and have begun no later: what it waits for itself.
     - `until_sent`: it drops packets, which are sent again ever more rarely, or leaves them unanswered, so it also
       explains what has sent nothing since it was last seen.
-    - `only_explains`: it is no finding by itself, only the cause of others, and as severe as they are.
+    - `only_explains`: it is no finding by itself, only the cause of others.
     - `proof`: the view that shows more, and its filter, if it is not that of the rows; opening it may attach hooks. In
       the same table, other rows: those with the same values of `by` but for their owner.
     """
