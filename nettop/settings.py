@@ -235,8 +235,9 @@ def collector_urls(directory: str) -> tuple[str, ...]:
 class CollectSettings(NamedTuple):
     """Settings of `nettop collect`.
 
-    Inputs: `listen` are UDP ports, with or without addresses. `sampling_rates` are the sampling rates of exporters and
-    their interfaces. The collector reads one packet in `sampling` from the interfaces `mirrors`.
+    Inputs: `listen` are UDP ports, with or without addresses; datagrams are accepted from the networks `exporters`, by
+    default from all. `sampling_rates` are the sampling rates of exporters and their interfaces. The collector reads one
+    packet in `sampling` from the interfaces `mirrors`.
 
     Outputs: the collector stores flows in `data_dir`, or on the servers `clickhouse`, which may form a `cluster`, and
     sends them to `kafka` (brokers and a topic). The spool, at most `spool_bytes`, is always in `data_dir`. `retention`
@@ -248,6 +249,7 @@ class CollectSettings(NamedTuple):
 
     data_dir: str
     listen: tuple[str, ...] = FLOW_PORTS
+    exporters: tuple[str, ...] = ()
     receive_buffer_bytes: int = 64 << 20
     workers: int = 1
     mirrors: tuple[str, ...] = ()

@@ -33,6 +33,7 @@ from nettop.commands.options import (
     parse_count,
     parse_size,
     require_packages,
+    split_names,
 )
 from nettop.commands.privilege import give_up_privileges
 from nettop.errors import ExitCode, NettopError, UsageError
@@ -111,6 +112,9 @@ class CollectOptions:
     listen: Annotated[list[str] | None, option("--listen", metavar="[ADDRESS:]PORT", panel=_FROM,
                                                help="Receive any of the protocols on this UDP port; repeatable "
                                                f"({', '.join(FLOW_PORTS)})")] = None
+    exporters: Annotated[list[str] | None, option("--exporters", metavar="PREFIX,…", panel=_FROM,
+                                                  help="Accept datagrams only from these addresses and networks, and "
+                                                  "count the others as refused; repeatable (all)")] = None
     workers: Annotated[str, option("--workers", metavar="N", panel=_FROM,
                                    help="Receiving processes; the kernel assigns each exporter to one (1)")] = "1"
     receive_buffer: Annotated[str, option("--receive-buffer", metavar="SIZE", panel=_FROM,
@@ -180,6 +184,7 @@ def collect_settings(options: CollectOptions) -> CollectSettings:
     return CollectSettings(
         data_dir=data_dir,
         listen=tuple(options.listen or FLOW_PORTS),
+        exporters=tuple(word for each in options.exporters or () for word in split_names(each) or ()),
         receive_buffer_bytes=parse_size("--receive-buffer", options.receive_buffer),
         workers=parse_count("--workers", options.workers, _WORKERS_MAX),
         mirrors=tuple(dict.fromkeys(options.interface or ())),

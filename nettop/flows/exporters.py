@@ -11,14 +11,17 @@ import numpy as np
 from nettop.flows.columns import ADDRESS
 from nettop.flows.decode.batch import KEY, Batch, DomainKey, Reading, keys_of, numbered_keys
 from nettop.flows.decode.decoder import Decoder
+from nettop.flows.decode.domains import UNUSED_S
 from nettop.flows.decode.numbering import OF_ALL
 from nettop.flows.decode.sequences import SEQUENCE_CHANGES, SEQUENCE_STATE, Sequences
-from nettop.snapshots.arrays import Array, Index, Mask, take_rows
+from nettop.snapshots.arrays import Array, Index, Mask, as_list, take_rows
 
 EXPORTERS_MAX = 16_384
-"""Maximum exporters in the table. Beyond it the least recently active one is evicted."""
+"""Maximum exporters in the table. Beyond it those silent for UNUSED_S are evicted, else the newest."""
 UNRECOGNIZED_MAX = 1024
 """Maximum senders of malformed datagrams, which have a table of their own."""
+
+_UNUSED_NS = int(UNUSED_S * 1_000_000_000)
 
 _DATAGRAM_COUNTS = ("bytes", "rows", "options", "broken")
 """Per-datagram counts."""
@@ -174,7 +177,6 @@ class _Table:
         self.most = most
         self.rows = np.zeros(most, EXPORTER)
         self.row_of: dict[DomainKey, int] = {}
-        """Row of each key, least recently seen first."""
         self.evictions = 0
 
     def used(self) -> Array:
@@ -185,7 +187,7 @@ class _Table:
         """Count datagrams (n,), DATAGRAM, no more than there are rows."""
         firsts, of = numbered_keys(datagrams)
         first_of = take_rows(datagrams, firsts)
-        rows, new = self._assign_rows(keys_of(first_of))
+        rows, new = self._assign_rows(keys_of(first_of), int(datagrams["received_ns"].max(initial=0)))
         keyed = _Keyed(rows, of, new)
         self._begin(keyed, first_of)
         self.count("datagrams", keyed, np.ones(len(of), np.int64))
@@ -202,19 +204,30 @@ class _Table:
         # Sums of one batch stay far below 2⁵³, up to which they are exact.
         self.rows[name][keyed.rows] += np.bincount(keyed.of, values, len(keyed.rows)).astype(np.int64)
 
-    def _assign_rows(self, keys: list[DomainKey]) -> tuple[Index, list[tuple[int, DomainKey]]]:
+    def _assign_rows(self, keys: list[DomainKey], now_ns: int) -> tuple[Index, list[tuple[int, DomainKey]]]:
         """Return the row of each key, and the rows assigned to new keys."""
-        places: list[int] = []
-        new: list[tuple[int, DomainKey]] = []
-        for key in keys:
-            row = self.row_of.pop(key, None)
-            if row is None:
-                is_full = len(self.row_of) == self.most
-                row = self.row_of.pop(next(iter(self.row_of))) if is_full else len(self.row_of)
-                new.append((row, key))
-            self.row_of[key] = row
-            places.append(row)
-        return np.array(places, np.intp), new
+        unknown = [key for key in keys if key not in self.row_of]
+        used = len(self.row_of)
+        evicted = self._evict(keys, used + len(unknown) - self.most, now_ns)
+        new = list(zip([*evicted, *range(used, self.most)], unknown, strict=False))
+        self.row_of.update((key, row) for row, key in new)
+        return np.array([self.row_of[key] for key in keys], np.intp), new
+
+    def _evict(self, keys: list[DomainKey], count: int, now_ns: int) -> list[int]:
+        """Remove rows of other keys, and return them: those silent for long first, then the newest, so that forged
+        exporters evict each other, and not those known for longer.
+        """
+        if count <= 0:
+            return []
+        rows = self.rows[: len(self.row_of)]
+        is_silent = rows["last_ns"] < now_ns - _UNUSED_NS
+        key_of = {row: key for key, row in self.row_of.items()}
+        current = {self.row_of[key] for key in keys if key in self.row_of}
+        order = as_list(np.lexsort((-rows["first_ns"], ~is_silent)))
+        evicted = [row for row in order if row not in current][:count]
+        for row in evicted:
+            del self.row_of[key_of[row]]
+        return evicted
 
     def _begin(self, keyed: _Keyed, first_of: Array) -> None:
         """Initialize new rows with their key."""
@@ -228,6 +241,6 @@ class _Table:
 
 
 def _split(datagrams: Array, which: Mask, most: int) -> list[Array]:
-    """Split the selected datagrams into pieces of at most `most`."""
-    places = np.flatnonzero(which)
-    return [take_rows(datagrams, places[begin : begin + most]) for begin in range(0, len(places), most)]
+    """Split the selected datagrams into pieces of a fraction of a table's rows, as a piece evicts none of its own."""
+    places, length = np.flatnonzero(which), max(1, most // 4)
+    return [take_rows(datagrams, places[begin : begin + length]) for begin in range(0, len(places), length)]

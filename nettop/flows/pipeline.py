@@ -19,6 +19,7 @@ from nettop.flows.decode.datagrams import Datagrams
 from nettop.flows.decode.decoder import Decoder, flows_at_most
 from nettop.flows.decode.user_rates import UserRates
 from nettop.flows.enrichment.lookups import LookupFiles
+from nettop.flows.enrichment.networks import Intervals
 from nettop.flows.enrichment.texts import Coded
 from nettop.flows.exporters import Exporters
 from nettop.flows.outputs.kafka import KafkaOutput, Topic
@@ -44,6 +45,7 @@ LEDGER = {
     "unknown_version": "of these, those of no known protocol",
     "bad_header": "of these, those with a truncated or invalid header",
     "truncated": "of these, those longer than the receive slot",
+    "refused": "datagrams of senders that --exporters does not name",
     "kernel_drops": "datagrams dropped by the kernel",
     "broken": "sets, templates and ends of datagrams that could not be decoded",
     "records": "flow records",
@@ -79,7 +81,7 @@ SPOOL = "spool"
 @dataclass(frozen=True, slots=True)
 class Destination:
     """Output of a worker: its number, the directory of the spool and of saved state, the flows to keep, the Kafka
-    topic, and the data that enriches flows.
+    topic, the data that enriches flows, and the addresses from which datagrams are accepted (all if None).
     """
 
     number: int
@@ -89,6 +91,7 @@ class Destination:
     wanted: Wanted | None = None
     kafka: Topic | None = None
     user_rates: UserRates | None = None
+    allowed: Intervals | None = None
 
 
 class Pipeline:
@@ -113,7 +116,7 @@ class Pipeline:
         """Datagrams queued on disk for decoding; not yet counted elsewhere."""
         self._spool = Spool(to.directory / SPOOL, to.spool_bytes, to.number)
         self._templates = to.directory / f"templates-{to.number}"
-        self._lookups, self._wanted = to.files.current, to.wanted
+        self._lookups, self._wanted, self._allowed = to.files.current, to.wanted, to.allowed
         self._kafka = None if to.kafka is None else KafkaOutput(to.kafka)
         self._report, self._clock = report, clock
         self._flows: list[Flows] = []
@@ -160,7 +163,11 @@ class Pipeline:
         return Counter({name: counted[name] for name in LEDGER})
 
     def add(self, datagrams: Datagrams) -> None:
-        """Decode datagrams, and keep the results for the next block."""
+        """Decode datagrams of allowed senders, and keep the results for the next block."""
+        if self._allowed is not None:
+            is_allowed = self._allowed.look_up(datagrams.senders) >= 0
+            self.counted["refused"] += int(np.count_nonzero(~is_allowed))
+            datagrams = datagrams.at(is_allowed)
         for piece in datagrams.pieces(flows_at_most(datagrams), FLOWS_AT_ONCE):
             if self._rows >= BLOCK_ROWS:
                 self.write_block()

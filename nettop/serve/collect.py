@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TextIO
 
+import numpy as np
 from starlette.types import ASGIApp
 
 from nettop.diagnostics import Diagnostics
@@ -18,7 +19,7 @@ from nettop.flows.backlog import Backlog
 from nettop.flows.collector import Collector, collecting
 from nettop.flows.decode.user_rates import parse_rates
 from nettop.flows.enrichment.lookups import LookupFiles
-from nettop.flows.enrichment.networks import parsed_networks
+from nettop.flows.enrichment.networks import Intervals, parsed_networks
 from nettop.flows.inputs.input import Exports, Input
 from nettop.flows.inputs.mirror import mirrored_packets, open_mirror
 from nettop.flows.outputs.kafka import topic_of
@@ -67,6 +68,8 @@ def open_collector(
     kafka = topic_of(settings.kafka) if settings.kafka else None
     given_rates = parse_rates(settings.sampling_rates)
     own_networks = parsed_networks(settings.own_networks) if settings.own_networks else None
+    exporters = parsed_networks(settings.exporters)
+    allowed = Intervals.of(exporters, np.zeros(len(exporters), np.int32)) if len(exporters) else None
 
     report = Diagnostics(stderr).report_lines
 
@@ -79,7 +82,7 @@ def open_collector(
 
         def run() -> ExitCode:
             directory = Path(settings.data_dir)
-            to = Destination(0, directory, settings.spool_bytes, files, wanted, kafka, given_rates)
+            to = Destination(0, directory, settings.spool_bytes, files, wanted, kafka, given_rates, allowed)
             works = [(opened, replace(to, number=number)) for number, opened in inputs.items()]
             stores: list[Store] = []
 

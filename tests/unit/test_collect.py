@@ -39,6 +39,7 @@ def test_from_datagrams_to_answers(flows_dir: Path) -> None:
             "arrived": 4,
             "decoded": 3,
             "malformed": 1,
+            "refused": 0,
             "queued": 0,
             "dropped_by_kernel": 0,
         }

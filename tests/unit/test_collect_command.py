@@ -41,6 +41,7 @@ def test_options_become_settings(tmp_path: Path) -> None:
     """Every option ends in the settings."""
     given = settings(
         listen=["2055", "[::1]:4739"],
+        exporters=["192.0.2.0/24, 2001:db8::1", "10.0.0.1"],
         workers="3",
         receive_buffer="1M",
         interface=["eth1", "eth1"],
@@ -70,6 +71,7 @@ def test_options_become_settings(tmp_path: Path) -> None:
     assert given == CollectSettings(
         data_dir=str(tmp_path),
         listen=("2055", "[::1]:4739"),
+        exporters=("192.0.2.0/24", "2001:db8::1", "10.0.0.1"),
         receive_buffer_bytes=1 << 20,
         workers=3,
         mirrors=("eth1",),

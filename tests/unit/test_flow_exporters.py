@@ -18,6 +18,7 @@ from nettop.flows.decode import held
 from nettop.flows.decode.batch import KEY
 from nettop.flows.decode.datagrams import Datagrams
 from nettop.flows.decode.decoder import Decoder
+from nettop.flows.decode.domains import DOMAINS_MAX, UNUSED_S
 from nettop.flows.decode.numbering import Counting
 from nettop.flows.decode.templates import IPFIX, NETFLOW_9
 from nettop.flows.exporters import COUNTED, EXPORTERS_MAX, UNRECOGNIZED_MAX, Exporters
@@ -487,10 +488,38 @@ def test_a_flood_in_one_batch(header: bytes) -> None:
     assert list(collected.decoder.messages.known.all) == [(SENDER, PORT, IPFIX, 7)]
 
 
+@pytest.mark.parametrize("in_pieces", [False, True])
+def test_a_flood_of_forged_exporters_evicts_none_that_was_known(*, in_pieces: bool) -> None:
+    """An exporter that sends little keeps its template, its counts and its numbers."""
+    collected = Collected()
+    collected.see(message(NETFLOW_9, template_set(NETFLOW_9, 300, PLAIN), a_set(300, plain(1)), sequence=1))
+    forged = message(NETFLOW_9, template_set(NETFLOW_9, 300, PLAIN), a_set(300, plain(2))).data
+    datagrams = flood(20_000, header=forged)
+    for piece in datagrams.pieces(
+        datagrams.lengths, 200 * len(forged) if in_pieces else len(datagrams.buffer)
+    ):
+        collected.exporters.update(collected.decoder.decode(piece))
+    collected.see(message(NETFLOW_9, a_set(300, plain(3)), sequence=2))
+    rows = collected.rows("datagrams", "rows", "lost", "templates", "waiting")
+    assert rows[SENDER, PORT, NETFLOW_9, 7] == (2, 2, 0, 1, 0)
+    assert collected.exporters.evicted == 20_001 - EXPORTERS_MAX
+    assert collected.decoder.messages.known.dropped == {"domains": 20_001 - DOMAINS_MAX}
+
+
+def test_exporters_that_were_silent_for_long_make_room() -> None:
+    """Before any that still send."""
+    collected = Collected(Exporters(most=3))
+    collected.see(netflow5(0, 1, engine=1), netflow5(0, 1, engine=2), netflow5(0, 1, engine=3))
+    rows = collected.exporters._known.rows
+    rows["last_ns"][rows["domain"] == 2] -= int((UNUSED_S + 1) * 1e9)
+    collected.see(netflow5(0, 1, engine=4))
+    assert sorted(domain for *_, domain in collected.rows("rows")) == [1, 3, 4]
+
+
 def test_losses_of_an_evicted_domain_are_not_recovered_in_its_row() -> None:
     """A late arrival in a shared series is not credited to the row's new owner."""
     collected = Collected(Exporters(most=2))
-    collected.see(*(numbered(at, domain=at % 2)[0] for at in range(20)))
+    collected.see(*(numbered(at, domain=(at + 1) % 2)[0] for at in range(20)))
     collected.see(*numbered(24, domain=0))
     collected.see(*numbered(25, 26, domain=1), netflow5(0, 1))
     collected.see(*numbered(22, 23, domain=1))

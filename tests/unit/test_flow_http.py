@@ -228,6 +228,7 @@ def collector_state(**changed: Any) -> CollectorState:
         "decoded": 3,
         "unknown_version": 1,
         "kernel_drops": 2,
+        "refused": 5,
         "rows": 10,
         "filtered": 1,
     }
@@ -264,9 +265,10 @@ async def test_fate_of_flows() -> None:
     response = await ask(state_routes(always(collector_state())), "GET", STATE_PATH)
     document = response.json()
     assert document["datagrams"] == {
-        "arrived": 10,
+        "arrived": 15,
         "decoded": 3,
         "malformed": 1,
+        "refused": 5,
         "queued": 4,
         "dropped_by_kernel": 2,
     }

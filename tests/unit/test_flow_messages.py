@@ -414,7 +414,7 @@ def test_a_set_beyond_the_length_of_its_message(beyond: int) -> None:
 
 
 def test_domains_and_templates_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The least recently used ones are evicted."""
+    """Those known for longest stay, however little they send; of the others, the newest."""
     monkeypatch.setattr(domains, "DOMAINS_MAX", 10)
     monkeypatch.setattr(domains, "FIELDS_MAX", 20)
     decoder = MessageDecoder()
@@ -427,7 +427,22 @@ def test_domains_and_templates_are_bounded(monkeypatch: pytest.MonkeyPatch) -> N
         <= 20
     )
     assert decode(decoder, [message(IPFIX, a_set(300, plain(1)), domain=99)]).counts.records == 1
-    assert decode(decoder, [message(IPFIX, a_set(300, plain(1)), domain=0)]).counts.held == 1
+    assert decode(decoder, [message(IPFIX, a_set(300, plain(1)), domain=0)]).counts.records == 1
+    assert decode(decoder, [message(IPFIX, a_set(300, plain(1)), domain=98)]).counts.held == 1
+
+
+def test_domains_that_were_not_used_for_long_make_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before any that are in use."""
+    monkeypatch.setattr(domains, "DOMAINS_MAX", 10)
+    decoder = MessageDecoder()
+    for domain in range(10):
+        decode(decoder, [message(IPFIX, template_set(IPFIX, 300, PLAIN), domain=domain)])
+    for key in list(decoder.known.all)[2:5]:
+        decoder.known.get(key).used_at -= domains.UNUSED_S + 1
+    for domain in (10, 11, 12, 13):
+        decode(decoder, [message(IPFIX, template_set(IPFIX, 300, PLAIN), domain=domain)])
+    assert [number for *_, number in decoder.known.all] == [0, 1, 5, 6, 7, 8, 9, 10, 11, 13]
+    assert decoder.known.dropped == {"domains": 4}
 
 
 # --- ICMP -----------------------------------------------------------------------------------------------------

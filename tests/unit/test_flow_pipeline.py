@@ -24,7 +24,7 @@ from nettop.flows.decode.numbering import Counting
 from nettop.flows.decode.templates import IPFIX, NETFLOW_9
 from nettop.flows.enrichment.enrich import FlowSide
 from nettop.flows.enrichment.lookups import LookupFiles
-from nettop.flows.enrichment.networks import parsed_networks
+from nettop.flows.enrichment.networks import Intervals, parsed_networks
 from nettop.flows.exporters import SAVED_NS
 from nettop.flows.pipeline import LEDGER, Columns, Destination, Pipeline
 from nettop.flows.spool import DROPPED, Spool
@@ -121,6 +121,20 @@ def test_flows_and_counters_are_in_blocks(tmp_path: Path) -> None:
     rows, ledger = run.taken()
     assert [row["bytes"] for row in rows["flows_raw"]] == [5]
     assert ledger == {"datagrams": 1, "decoded": 1, "records": 1, "rows": 1}
+
+
+def test_datagrams_of_other_senders_are_refused(tmp_path: Path) -> None:
+    """They are counted, and nothing else is known of them."""
+    other = bytes(10) + b"\xff\xff\xc6\x33\x64\x01"
+    ranges = parsed_networks(["192.0.2.0/28", "2001:db8::1"])
+    run = Run(tmp_path, allowed=Intervals.of(ranges, np.zeros(len(ranges), np.int32)))
+    mine = message(NETFLOW_9, DECLARED[NETFLOW_9], a_set(300, plain(11)))
+    run.add(*sent(NETFLOW_5, sender=other), mine, *sent(b"rubbish", mine.data, sender=other))
+    run.write()
+    rows, ledger = run.taken()
+    assert [row["bytes"] for row in rows["flows_raw"]] == [11]
+    assert (ledger["datagrams"], ledger["refused"]) == (1, 3)
+    assert len(run.pipeline.exporters.table(run.pipeline.decoder)) == 1
 
 
 def test_flows_are_enriched(tmp_path: Path) -> None:

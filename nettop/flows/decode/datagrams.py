@@ -11,7 +11,7 @@ import numpy as np
 
 from nettop.flows.columns import ADDRESS, TIME_MIN_MS
 from nettop.query.address import MAPPED
-from nettop.snapshots.arrays import Array, Index
+from nettop.snapshots.arrays import Array, Index, Mask
 
 _WHOLE = (1, 2, 4, 8)
 _RANGE = 1 << 32
@@ -37,8 +37,8 @@ class Datagrams:
         """End offset of each datagram."""
         return self.starts + self.lengths
 
-    def at(self, which: slice) -> Datagrams:
-        """Return a slice of the datagrams; it shares the buffer."""
+    def at(self, which: slice | Mask) -> Datagrams:
+        """Return some of the datagrams; they share the buffer."""
         return Datagrams(
             self.buffer,
             self.starts[which],

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -27,15 +28,17 @@ from nettop.flows.decode.templates import Template, Withdrawal
 from nettop.snapshots.arrays import Array, Index
 
 DOMAINS_MAX = 16_384
-"""Maximum observation domains. Beyond it the least recently used one is evicted."""
+"""Maximum observation domains. Beyond it those unused for UNUSED_S are evicted, else the newest."""
 FIELDS_MAX = 1 << 20
-"""Maximum template fields plus sampling rates of all domains. Beyond it the least recently used domains are evicted."""
+"""Maximum template fields plus sampling rates of all domains. Beyond it domains are evicted likewise."""
 DOMAIN_FIELDS_MAX = 1 << 16
 """Maximum template fields plus sampling rates of one domain. Beyond it its oldest templates are evicted."""
 RATES_MAX = 8192
 """Maximum sampling rates kept per domain. Beyond it the oldest are dropped."""
 NAMES_MAX = 65_536
 """Maximum interfaces of all exporters whose names are kept. Beyond it the least recently named ones are dropped."""
+UNUSED_S, _SWEEP_S = 86_400.0, 60.0
+"""Seconds after which a domain that sends nothing may be evicted, and between searches for such."""
 SHARED_MAX = 4096
 """Maximum templates kept for sharing between domains."""
 PORTS_MAX = 8
@@ -53,7 +56,7 @@ ExporterKey = tuple[bytes, int, int]
 
 @dataclass(eq=False)
 class Domain:
-    """State of an observation domain; `boot_ms` is negative if unknown."""
+    """State of an observation domain; `boot_ms` is negative if unknown, `used_at` is of the monotonic clock."""
 
     templates: dict[int, Template] = field(default_factory=dict)
     declared: set[int] = field(default_factory=set)
@@ -68,6 +71,7 @@ class Domain:
     """Fields of all templates, plus the number of sampling rates."""
     rates: Rates = field(default_factory=dict)
     boot_ms: int = -1
+    used_at: float = 0.0
     exporters: set[bytes] = field(default_factory=set)
     """Exporters that a relay has named in options, at most two. With two, the exporter of a flow is unknown."""
 
@@ -82,7 +86,7 @@ UNKNOWN = Domain()
 
 
 class Domains:
-    """All domains, least recently used first, and the `names` of interfaces.
+    """All domains, oldest first, and the `names` of interfaces.
 
     `changes` counts changes since the last save; `dropped` counts evictions by name.
     """
@@ -94,6 +98,7 @@ class Domains:
         self._samplers: dict[bytes, dict[DomainKey, None]] = {}
         """Domains with sampling rates, by sender."""
         self._fields = 0
+        self._sweep_at = 0.0
         self._shared: dict[Template, Template] = {}
         self.names: InterfaceNames = {}
         self.changes = 0
@@ -124,18 +129,32 @@ class Domains:
         return [self._all[sender, other, version, number] for other in islice(others, PORTS_MAX)]
 
     def use(self, key: DomainKey) -> Domain:
-        """Return the state of a domain, and mark it as most recently used."""
-        domain = self._all.pop(key, None)
+        """Return the state of a domain, and note that it is used."""
+        domain = self._all.get(key)
         if domain is None:
-            domain = Domain()
+            domain = self._all[key] = Domain()
             self._ports.setdefault(_without_port(key), {})[key[1]] = None
-        self._all[key] = domain
+        domain.used_at = time.monotonic()
         if len(self._all) > DOMAINS_MAX:
-            self._forget(next(iter(self._all)))
+            self._evict(domain)
         return domain
 
+    def _evict(self, used: Domain) -> None:
+        """Forget all domains that were not used for long or, if there are none, the newest but the one in use: forged
+        exporters then evict each other, and not those known for longer.
+        """
+        now = time.monotonic()
+        if now >= self._sweep_at:
+            self._sweep_at = now + _SWEEP_S
+            unused = [key for key, domain in self._all.items() if domain.used_at < now - UNUSED_S]
+            for key in unused:
+                self._forget(key)
+            if unused:
+                return
+        self._forget(next(key for key in reversed(self._all) if self._all[key] is not used))
+
     def templates(self, key: DomainKey) -> Mapping[int, Template]:
-        """Return the templates of a domain, and mark it as most recently used if it exists."""
+        """Return the templates of a domain, and note that it is used if it exists."""
         return self.use(key).templates if key in self._all else UNKNOWN.templates
 
     def started_ms(self, key: DomainKey) -> int:
@@ -195,14 +214,14 @@ class Domains:
         self.changes += 1
 
     def _count_fields(self, domain: Domain, more: int) -> None:
-        """Add to the field count of the most recently used domain, and evict until the bounds hold."""
+        """Add to the field count of a domain, and evict others until the bounds hold."""
         domain.fields += more
         self._fields += more
         while domain.fields > DOMAIN_FIELDS_MAX and len(domain.templates) > 1:
             self.remove(domain, next(iter(domain.templates)))
             self.dropped["templates"] += 1
         while self._fields > FIELDS_MAX and len(self._all) > 1:
-            self._forget(next(iter(self._all)))
+            self._evict(domain)
 
     def remove(self, domain: Domain, template_id: int) -> None:
         """Forget a template if it is known."""
@@ -261,7 +280,7 @@ class Domains:
             self.changes += 1
 
     def _count_rates(self, key: DomainKey, domain: Domain, before: int) -> None:
-        """Note the rates of the most recently used domain, of which it had so many before."""
+        """Note the rates of a domain, of which it had so many before."""
         self._count_fields(domain, len(domain.rates) - before)
         if domain.rates:
             self._samplers.setdefault(key[0], {})[key] = None

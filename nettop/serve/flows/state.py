@@ -93,9 +93,11 @@ def state_document(state: CollectorState) -> dict[str, Any]:
     dropped = received.spooled[f"flows_raw{DROPPED}"] + unreadable
     return {
         "datagrams": {
-            "arrived": ledger["datagrams"] + received.queued + ledger["kernel_drops"],
+            "arrived": sum(ledger[name] for name in ("datagrams", "refused", "kernel_drops"))
+            + received.queued,
             "decoded": ledger["decoded"],
             "malformed": ledger["unknown_version"] + ledger["bad_header"],
+            "refused": ledger["refused"],
             "queued": received.queued,
             "dropped_by_kernel": ledger["kernel_drops"],
         },
