@@ -120,6 +120,8 @@ class Pipeline:
         self._kafka = None if to.kafka is None else KafkaOutput(to.kafka)
         self._report, self._clock = report, clock
         self._flows: list[Flows] = []
+        self._ports: list[Array] = []
+        """Exporters' ports of these flows, which tell exporters behind one address apart."""
         self._counters: list[Array] = []
         self._rows = 0
         self._last_ledger = Counter[str]()
@@ -173,19 +175,20 @@ class Pipeline:
                 self.write_block()
             batch = self.decoder.decode(piece)
             self.exporters.update(batch)
-            self._keep(batch.flows, len(batch.datagram_of))
+            self._keep(batch.flows, batch.headers["port"][batch.datagram_of])
             if len(batch.counters):
                 self._counters.append(batch.counters)
 
     def add_flows(self, flows: Flows, count: int) -> None:
         """Keep flows that did not arrive in exporters' datagrams for the next block."""
         self.counted["rows"] += count
-        self._keep(flows, count)
+        self._keep(flows, np.zeros(count, np.uint16))
 
-    def _keep(self, flows: Flows, count: int) -> None:
-        if count:
+    def _keep(self, flows: Flows, ports: Array) -> None:
+        if len(ports):
             self._flows.append(flows)
-            self._rows += count
+            self._ports.append(ports)
+            self._rows += len(ports)
 
     def write_block(self, *, is_last: bool = False) -> None:
         """Put everything since the last block into the spool. If the spool is full, drop and count it.
@@ -230,13 +233,14 @@ class Pipeline:
     def _flow_columns(self) -> Columns:
         """Return the flows for the next block, enriched and filtered."""
         flows = concatenate_flows(self._flows, [len(part["received"]) for part in self._flows])
-        self._flows, self._rows = [], 0
+        ports = np.concatenate(self._ports)
+        self._flows, self._ports, self._rows = [], [], 0
         enriched = self._lookups().enrichment.enrich(flows)
         columns: Columns = {
             **flows,
             **enriched.values,
             **enriched.texts,
-            **self._interfaces.names_of(flows),
+            **self._interfaces.names_of(flows, ports),
         }
         if self._wanted is not None:
             columns = self._filtered(columns, self._wanted(columns))
@@ -271,7 +275,7 @@ class Pipeline:
 
     def _use_names(self) -> None:
         self._files = self._lookups().interfaces
-        self._interfaces = self._files.with_reported(self.decoder.messages.known.names)
+        self._interfaces = self._files.with_reported(self.decoder.messages.known.names())
 
 
 def _block(table: str, columns: Columns) -> Block:

@@ -229,11 +229,9 @@ def test_any_bytes(pool: list[Sent], data: st.DataObject) -> None:
     at = data.draw(st.integers(0, len(datagrams)))
     for part_of in (datagrams[:at], datagrams[at:]):
         decode(decoder, *part_of)
-    kept_domains, kept_names = kept._parsed(kept._content(decoder))
     restarted = Decoder()
-    for key, domain in kept_domains:
+    for key, domain in kept._parsed(kept._content(decoder)):
         restarted.messages.known.restore(key, domain)
-    restarted.messages.known.names |= kept_names
     assert remembered(restarted) == remembered(decoder)
 
 
@@ -450,7 +448,7 @@ def test_names_come_from_options(
     """By exporter and index; other strings are not names."""
     decoder = Decoder()
     decode(decoder, message(version, options_set(version, 256, scopes, fields), a_set(256, content)))
-    assert decoder.messages.known.names == ({(SENDER, 5): expected} if expected else {})
+    assert decoder.messages.known.names() == ({(SENDER, PORT, 7, 5): expected} if expected else {})
 
 
 def test_names_are_bounded_and_the_newest_stay(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -461,7 +459,9 @@ def test_names_are_bounded_and_the_newest_stay(monkeypatch: pytest.MonkeyPatch) 
     names = b"".join(struct.pack("!I", index) + b"e%d" % index for index in (0, 1, 2, 3, 1))
     decode(decoder, message(IPFIX, declared, a_set(256, names + struct.pack("!I2x", 3))))
     decode(decoder, message(IPFIX, a_set(256, struct.pack("!I2s", 7, b"e7"))))
-    assert decoder.messages.known.names == {(SENDER, 3): "e3", (SENDER, 1): "e1", (SENDER, 7): "e7"}
+    assert decoder.messages.known.names() == {(SENDER, PORT, 7, index): f"e{index}" for index in (3, 1, 7)}
+    (domain,) = decoder.messages.known.all.values()
+    assert domain.fields == 2 + 3
     assert decoder.messages.known.dropped == {"interface names": 2}
 
 
@@ -703,7 +703,7 @@ def test_a_relays_options_name_the_exporter_of_a_domain(
     decode(decoder, message(version, DECLARED[version], *options))
     assert exporters_of(decode(decoder, message(version, *data))) == [expected, ROUTERS[1]]
     restarted = Decoder()
-    for key, domain in kept._parsed(kept._content(decoder))[0]:
+    for key, domain in kept._parsed(kept._content(decoder)):
         restarted.messages.known.restore(key, domain)
     assert exporters_of(decode(restarted, message(version, *data))) == [expected, ROUTERS[1]]
 
@@ -727,9 +727,9 @@ def test_names_are_those_of_the_exporters_interfaces() -> None:
     decode(decoder, message(IPFIX, *relay_options(IPFIX, OF_ALL, [(0, 130, 4)], bytes(4) + ROUTERS[0][-4:])))
     decode(decoder, message(IPFIX, *names))
     decode(decoder, message(IPFIX, of_other, a_set(259, ROUTERS[1][-4:] + b"\0\0\0\5y")))
-    assert decoder.messages.known.names == {
-        (ROUTERS[0], 5): "x",
-        (ROUTERS[1], 5): "y",
+    assert decoder.messages.known.names() == {
+        (ROUTERS[0], PORT, 7, 5): "x",
+        (ROUTERS[1], PORT, 7, 5): "y",
     }
 
 
@@ -739,9 +739,8 @@ def test_names_are_those_of_the_exporters_interfaces() -> None:
 def remembered(decoder: Decoder) -> tuple[Any, ...]:
     """Return everything a decoder knows about its exporters."""
     return (
-        [(key, domain.templates, domain.rates, domain.boot_ms, domain.exporters, domain.fields)
+        [(key, domain.templates, domain.rates, domain.boot_ms, domain.exporters, domain.fields, domain.names)
          for key, domain in decoder.messages.known.all.items()],
-        decoder.messages.known.names,
     )  # fmt: skip
 
 
@@ -859,7 +858,7 @@ def changed_line(**values: Any) -> bytes:
         with_header(b"{}\n"),
         with_header(b"{\n"),
         with_header(b"[" * 100_000),
-        with_header(json.dumps({"exporter": SENDER.hex(), "names": [[1, "x", "y"]]}).encode()),
+        changed_line(names=[[SENDER.hex(), 1]]),
         changed_line(sender="zz"),
         changed_line(sender=5),
         changed_line(rates=[[1, 0]]),
@@ -876,7 +875,7 @@ def test_foreign_files_are_ignored(content: bytes, tmp_path: Path) -> None:
     warning = kept.load(path, decoder)
     assert warning is not None
     assert str(path) in warning
-    assert remembered(decoder) == ([], {})
+    assert remembered(decoder) == ([],)
 
 
 def test_a_valid_line_is_read(tmp_path: Path) -> None:
@@ -901,7 +900,7 @@ def test_a_damaged_file_is_noticed(tmp_path_factory: pytest.TempPathFactory, dat
     path.write_bytes(content)
     decoder = Decoder()
     assert kept.load(path, decoder) is not None
-    assert remembered(decoder) == ([], {})
+    assert remembered(decoder) == ([],)
 
 
 def test_a_file_that_is_too_large_or_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -570,8 +570,9 @@ def test_columns_of_flows(tmp_path: Path) -> None:
     assert enrichment.as_names() == {64512: "Ten", 64513: "Eight"}
     declared = {each.name: each.dtype for each in ADDED_COLUMNS}
     computed = {name: values.dtype for name, values in added.values.items()}
+    numbers = dict.fromkeys(("in_if", "out_if", "domain"), np.ones(1, np.uint32))
     unnamed = InterfaceNames({}).names_of(
-        {"exporter": np.zeros(1, ADDRESS), **dict.fromkeys(("in_if", "out_if"), np.ones(1, np.uint32))}
+        {"exporter": np.zeros(1, ADDRESS), **numbers}, np.ones(1, np.uint16)
     )
     computed |= {name: coded.codes.dtype for name, coded in (added.texts | unnamed).items()}
     assert declared == {name: dtype.str[1:] for name, dtype in computed.items() if name in declared}
@@ -770,10 +771,13 @@ INTERFACES = """exporter,if_index,name,description,speed
 """
 
 
-def looked_up(names: InterfaceNames, *wanted: tuple[str, int]) -> list[str]:
+def looked_up(
+    names: InterfaceNames, *wanted: tuple[str, int], port: int = 1000, domain: int = 0
+) -> list[str]:
     """Return the names of interfaces."""
     exporters, indices = column([exporter for exporter, _ in wanted]), [index for _, index in wanted]
-    return texts_of(names.look_up(exporters, np.array(indices, np.uint32)))
+    ports, domains = np.full(len(wanted), port, np.uint16), np.full(len(wanted), domain, np.uint32)
+    return texts_of(names.look_up(exporters, ports, domains, np.array(indices, np.uint32)))
 
 
 def test_a_table_of_interfaces(tmp_path: Path) -> None:
@@ -799,11 +803,34 @@ def test_names_that_exporters_report(tmp_path: Path) -> None:
     """The CSV file wins; the exporter fills in what it lacks."""
     table = InterfaceNames.from_csv(csv_file(tmp_path, INTERFACES))
     names = table.with_reported(
-        {(packed(ROUTER), 1): "reported", (packed(SWITCH), 2): "eth1", (packed(SWITCH), 3): "eth2" * 99}
+        {
+            (packed(ROUTER), 7, 0, 1): "reported",
+            (packed(ROUTER), 8, 0, 1): "of another",
+            (packed(SWITCH), 7, 0, 2): "eth1",
+            (packed(SWITCH), 7, 0, 3): "eth2" * 99,
+        }
     )
     wanted = (ROUTER, 1), (SWITCH, 1), (SWITCH, 2), (SWITCH, 3), (ROUTER, 4294967295)
     assert looked_up(names, *wanted) == ["ge-0/0/0", "eth0", "eth1", ("eth2" * 99)[:TEXT_MAX], "lo"]
     assert looked_up(table, (SWITCH, 2)) == [""]
+
+
+def test_names_of_several_exporters_behind_one_address() -> None:
+    """By port and domain where they differ, and unknown for a third; where they agree, for all."""
+    names = InterfaceNames({}).with_reported(
+        {
+            (packed(ROUTER), 41001, 0, 5): "wan-A",
+            (packed(ROUTER), 41002, 0, 5): "wan-B",
+            (packed(ROUTER), 41002, 9, 5): "card 9",
+            (packed(ROUTER), 41001, 0, 6): "lan",
+            (packed(ROUTER), 41002, 0, 6): "lan",
+        }
+    )
+    wanted = (ROUTER, 5), (ROUTER, 6), (SWITCH, 5)
+    assert looked_up(names, *wanted, port=41001) == ["wan-A", "lan", ""]
+    assert looked_up(names, *wanted, port=41002) == ["wan-B", "lan", ""]
+    assert looked_up(names, *wanted, port=41002, domain=9) == ["card 9", "lan", ""]
+    assert looked_up(names, *wanted, port=41003) == ["", "lan", ""]
 
 
 @given(

@@ -5,8 +5,9 @@ from __future__ import annotations
 
 import errno
 import os
+import struct
 from collections import Counter
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ from nettop.snapshots.arrays import Mask
 from .flow_oracle import VARIABLE
 from .test_flow_decoder import DECLARED, NETFLOW_5, SFLOW, sent
 from .test_flow_exporters import netflow5, numbered, sflow
-from .test_flow_messages import Sent, a_set, batch, message, options_set, plain
+from .test_flow_messages import PLAIN, Sent, a_set, batch, message, options_set, plain, template_set
 from .test_flow_native import Reader
 
 LARGE = 1 << 30
@@ -121,6 +122,25 @@ def test_flows_and_counters_are_in_blocks(tmp_path: Path) -> None:
     rows, ledger = run.taken()
     assert [row["bytes"] for row in rows["flows_raw"]] == [5]
     assert ledger == {"datagrams": 1, "decoded": 1, "records": 1, "rows": 1}
+
+
+def test_routers_behind_one_address_keep_their_interface_names(tmp_path: Path) -> None:
+    """By port, also for flows that arrive together, that waited for their template, or after a restart."""
+    named = options_set(IPFIX, 256, [(0, 10, 4)], [(0, 82, VARIABLE)])
+    flows = template_set(IPFIX, 300, [*PLAIN, (0, 10, 4)]), a_set(300, plain(1) + struct.pack("!I", 5))
+    names = {1001: b"wan-A", 1002: b"wan-B"}
+    run = Run(tmp_path)
+    for port, name in names.items():
+        options = message(IPFIX, named, a_set(256, struct.pack("!IB", 5, len(name)) + name))
+        run.add(replace(options, port=port))
+    run.pipeline.finish()
+    for which in (Run(tmp_path), Run(tmp_path)):
+        data = [replace(message(IPFIX, flows[1]), port=port) for port in names]
+        declared = [replace(message(IPFIX, flows[0]), port=port) for port in names]
+        which.add(*data, *declared, *data)
+        which.pipeline.finish()
+        rows, _ = which.taken()
+        assert Counter(row["in_if_name"] for row in rows["flows_raw"]) == {"wan-A": 2, "wan-B": 2}
 
 
 def test_datagrams_of_other_senders_are_refused(tmp_path: Path) -> None:

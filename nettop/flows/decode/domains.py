@@ -30,13 +30,13 @@ from nettop.snapshots.arrays import Array, Index
 DOMAINS_MAX = 16_384
 """Maximum observation domains. Beyond it those unused for UNUSED_S are evicted, else the newest."""
 FIELDS_MAX = 1 << 20
-"""Maximum template fields plus sampling rates of all domains. Beyond it domains are evicted likewise."""
+"""Maximum template fields, sampling rates and interface names of all domains. Beyond it, domains are evicted."""
 DOMAIN_FIELDS_MAX = 1 << 16
-"""Maximum template fields plus sampling rates of one domain. Beyond it its oldest templates are evicted."""
+"""Maximum template fields, rates and interface names of one domain. Beyond it its oldest templates are evicted."""
 RATES_MAX = 8192
 """Maximum sampling rates kept per domain. Beyond it the oldest are dropped."""
-NAMES_MAX = 65_536
-"""Maximum interfaces of all exporters whose names are kept. Beyond it the least recently named ones are dropped."""
+NAMES_MAX = 32_768
+"""Maximum interfaces of a domain whose names are kept. Beyond it the least recently named ones are dropped."""
 UNUSED_S, _SWEEP_S = 86_400.0, 60.0
 """Seconds after which a domain that sends nothing may be evicted, and between searches for such."""
 SHARED_MAX = 4096
@@ -50,6 +50,8 @@ _EXPORTERS_MAX = 2
 """Maximum exporters kept per domain: two are enough to make it ambiguous."""
 _Named = TypeVar("_Named")
 _Member = TypeVar("_Member")
+ReportedKey = tuple[bytes, int, int, int]
+"""An interface: exporter, and the port, number and interface index of the domain that named it."""
 ExporterKey = tuple[bytes, int, int]
 """An observation domain regardless of source port: sender, version and domain number."""
 
@@ -68,8 +70,9 @@ class Domain:
     of_kind: dict[bool, dict[int, None]] = field(default_factory=lambda: {False: {}, True: {}})
     """Template IDs by kind (options or not), as one datagram can withdraw thousands."""
     fields: int = 0
-    """Fields of all templates, plus the number of sampling rates."""
+    """Fields of all templates, plus the number of sampling rates and interface names."""
     rates: Rates = field(default_factory=dict)
+    names: InterfaceNames = field(default_factory=dict)
     boot_ms: int = -1
     used_at: float = 0.0
     exporters: set[bytes] = field(default_factory=set)
@@ -86,7 +89,7 @@ UNKNOWN = Domain()
 
 
 class Domains:
-    """All domains, oldest first, and the `names` of interfaces.
+    """All domains, oldest first.
 
     `changes` counts changes since the last save; `dropped` counts evictions by name.
     """
@@ -100,7 +103,6 @@ class Domains:
         self._fields = 0
         self._sweep_at = 0.0
         self._shared: dict[Template, Template] = {}
-        self.names: InterfaceNames = {}
         self.changes = 0
         self.dropped: Counter[str] = Counter()
 
@@ -108,6 +110,14 @@ class Domains:
     def all(self) -> Mapping[DomainKey, Domain]:
         """All domains by key."""
         return self._all
+
+    def names(self) -> dict[ReportedKey, str]:
+        """Return the names of interfaces that exporters have reported."""
+        return {
+            (exporter, key[1], key[3], index): name
+            for key, domain in self._all.items()
+            for (exporter, index), name in domain.names.items()
+        }
 
     def get(self, key: DomainKey) -> Domain:
         """Return the state of a domain, or UNKNOWN if it has declared nothing."""
@@ -117,7 +127,9 @@ class Domains:
         """Restore a domain that was saved before a restart."""
         domain = self.use(key)
         domain.rates, domain.boot_ms, domain.exporters = saved.rates, saved.boot_ms, saved.exporters
+        domain.names = saved.names
         self._count_rates(key, domain, before=0)
+        self._count_fields(domain, len(domain.names))
         for template in saved.templates.values():
             self.set(key, template)
         domain.declared.clear()
@@ -260,8 +272,10 @@ class Domains:
             self._cut("samplers", domain.rates, RATES_MAX)
             self._count_rates(sampled, domain, before)
         domain = self.use(key)
-        self.changes += read_names(records, domain.exporter or key[0], self.names)
-        self._cut("interface names", self.names, NAMES_MAX)
+        before = len(domain.names)
+        self.changes += read_names(records, domain.exporter or key[0], domain.names)
+        self._cut("interface names", domain.names, NAMES_MAX)
+        self._count_fields(domain, len(domain.names) - before)
         started_ms, known = started_ms_of(records)
         if known.any():
             boot_ms = int(started_ms[known][-1])

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Exporters' declarations, saved to disk so that a restarted collector need not wait for the next ones.
 
-The file consists of JSON lines: a header with the checksum of the rest, one line per observation domain, and one for
-the interfaces of each exporter.
+The file consists of JSON lines: a header with the checksum of the rest, and one line per observation domain.
 """
 
 from __future__ import annotations
@@ -19,7 +18,6 @@ from nettop.errors import SourceFailed
 from nettop.flows.decode.batch import DomainKey
 from nettop.flows.decode.decoder import Decoder
 from nettop.flows.decode.domains import Domain
-from nettop.flows.decode.options import InterfaceNames
 from nettop.flows.decode.templates import Template, TemplateField
 from nettop.reading import read_file
 
@@ -59,7 +57,7 @@ def load(path: Path, decoder: Decoder) -> str | None:
     Return a warning if the file is unusable. It is then ignored, as exporters repeat their declarations.
     """
     try:
-        domains, names = _parsed(read_file(path, FILE_BYTES_MAX))
+        domains = _parsed(read_file(path, FILE_BYTES_MAX))
     except FileNotFoundError:
         return None
     except OSError as error:
@@ -71,7 +69,6 @@ def load(path: Path, decoder: Decoder) -> str | None:
     known = decoder.messages.known
     for key, domain in domains:
         known.restore(key, domain)
-    known.names.update(names)
     known.changes = 0
     return None
 
@@ -111,10 +108,6 @@ def write_file(path: Path, content: bytes, *, is_synced: bool) -> Iterator[None]
 def _content(decoder: Decoder) -> bytes:
     known = decoder.messages.known
     lines = [_line(_of_domain(key, domain)) for key, domain in known.all.items()]
-    by_exporter: dict[bytes, list[tuple[int, str]]] = {}
-    for (exporter, index), name in known.names.items():
-        by_exporter.setdefault(exporter, []).append((index, name))
-    lines += [_line({"exporter": exporter.hex(), "names": names}) for exporter, names in by_exporter.items()]
     rest = b"".join(lines)
     return _line({"format": FORMAT, "version": VERSION, "crc32": zlib.crc32(rest)}) + rest
 
@@ -131,6 +124,7 @@ def _of_domain(key: DomainKey, domain: Domain) -> dict[str, Any]:
         "boot_ms": domain.boot_ms,
         "exporters": sorted(exporter.hex() for exporter in domain.exporters),
         "rates": [[*part, rate] for part, rate in domain.rates.items()],
+        "names": [[exporter.hex(), index, name] for (exporter, index), name in domain.names.items()],
         "templates": [
             [each.id, each.of_options, each.scopes, [[*field.element, field.length] for field in each.fields]]
             for each in domain.templates.values()
@@ -138,7 +132,7 @@ def _of_domain(key: DomainKey, domain: Domain) -> dict[str, Any]:
     }
 
 
-def _parsed(content: bytes) -> tuple[list[tuple[DomainKey, Domain]], InterfaceNames]:
+def _parsed(content: bytes) -> list[tuple[DomainKey, Domain]]:
     """Parse the whole file, so that an invalid one is not used in part.
 
     Raise _InvalidFile if the header does not match. The rest is then as it was written.
@@ -151,21 +145,15 @@ def _parsed(content: bytes) -> tuple[list[tuple[DomainKey, Domain]], InterfaceNa
         raise _InvalidFile(f"it has version {header['version']!r}; only version {VERSION} is supported")
     if header["crc32"] != zlib.crc32(rest):
         raise _InvalidFile("the file is damaged")
-    domains: list[tuple[DomainKey, Domain]] = []
-    names: InterfaceNames = {}
-    for line in map(json.loads, rest.splitlines()):
-        if "names" in line:
-            exporter = bytes.fromhex(line["exporter"])
-            names |= {(exporter, index): name for index, name in line["names"]}
-        else:
-            domains.append(_domain(line))
-    return domains, names
+    # Earlier versions wrote names in lines of their own, without the domain.
+    return [_domain(line) for line in map(json.loads, rest.splitlines()) if "exporter" not in line]
 
 
 def _domain(line: dict[str, Any]) -> tuple[DomainKey, Domain]:
     port, version, number = line["numbers"]
     domain = Domain(
         rates={(part, of): rate for part, of, rate in line["rates"]},
+        names={(bytes.fromhex(exporter), index): name for exporter, index, name in line.get("names", ())},
         boot_ms=line["boot_ms"],
         exporters=set(map(bytes.fromhex, line["exporters"])),
     )

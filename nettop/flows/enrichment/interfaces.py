@@ -3,13 +3,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 
 from nettop.errors import UsageError
 from nettop.flows.columns import ADDRESS, Flows
+from nettop.flows.decode.domains import ReportedKey
 from nettop.flows.enrichment.networks import SortedKeys, address_keys, parsed_address
 from nettop.flows.enrichment.tables import CsvTable, read_lookup_file
 from nettop.flows.enrichment.texts import Coded
@@ -24,13 +26,16 @@ _INDEX_MAX = 0xFFFFFFFF
 class InterfaceNames:
     """Unsanitized names of interfaces by exporter and index, empty if unknown. Immutable, so threads may share them."""
 
-    def __init__(self, names: Mapping[InterfaceKey, str]) -> None:
+    def __init__(
+        self, names: Mapping[InterfaceKey, str], differing: Mapping[ReportedKey, str] = MappingProxyType({})
+    ) -> None:
+        """Take the names by exporter and index, and those that differ between its ports and domains."""
         self.names = names
-        keys = sorted(names)
-        exporters = np.frombuffer(b"".join(exporter for exporter, _ in keys), ADDRESS)
-        self._keys = SortedKeys((*address_keys(exporters), np.array([index for _, index in keys], np.uint32)))
+        keys, of_domains = sorted(names), sorted(differing)
+        self._keys = SortedKeys(_columns(keys))
+        self._differing = SortedKeys(_columns(of_domains))
         # The last entry is for position −1.
-        self._coded = Coded.of([*(names[key] for key in keys), ""])
+        self._coded = Coded.of([*(names[key] for key in keys), *(differing[key] for key in of_domains), ""])
 
     @classmethod
     def from_csv(cls, path: Path) -> InterfaceNames:
@@ -51,19 +56,43 @@ class InterfaceNames:
                 raise table.error(what, "remove one of the two rows")
         return cls(names)
 
-    def with_reported(self, reported: Mapping[InterfaceKey, str]) -> InterfaceNames:
-        """Return these names, and those that exporters report for other interfaces."""
-        return InterfaceNames({**reported, **{key: name for key, name in self.names.items() if name}})
+    def with_reported(self, reported: Mapping[ReportedKey, str]) -> InterfaceNames:
+        """Return these names, and those that exporters report for other interfaces. Where those of one address differ,
+        as of two exporters behind NAT, each holds for the port and domain that reported it.
+        """
+        own = {key: name for key, name in self.names.items() if name}
+        names: dict[InterfaceKey, str] = {}
+        ambiguous = set()
+        for (exporter, _, _, index), name in reported.items():
+            if names.setdefault((exporter, index), name) != name:
+                ambiguous.add((exporter, index))
+        ambiguous -= own.keys()
+        agreed = {key: name for key, name in names.items() if key not in ambiguous}
+        differing = {key: name for key, name in reported.items() if (key[0], key[3]) in ambiguous}
+        return InterfaceNames({**agreed, **own}, differing)
 
-    def names_of(self, flows: Flows) -> dict[str, Coded]:
-        """Return the names of flows' ingress and egress interfaces as columns (n,)."""
+    def names_of(self, flows: Flows, ports: Array) -> dict[str, Coded]:
+        """Return the names of flows' ingress and egress interfaces as columns (n,), given the exporters' ports (n,)."""
         return {
-            f"{side}_if_name": self.look_up(flows["exporter"], flows[f"{side}_if"]) for side in ("in", "out")
+            f"{side}_if_name": self.look_up(flows["exporter"], ports, flows["domain"], flows[f"{side}_if"])
+            for side in ("in", "out")
         }
 
-    def look_up(self, exporters: Array, indices: Array) -> Coded:
-        """Return the names of interfaces by exporter, ADDRESS (n,), and index, u4 (n,)."""
-        return self._coded.take(self._keys.positions((*address_keys(exporters), indices)))
+    def look_up(self, exporters: Array, ports: Array, domains: Array, indices: Array) -> Coded:
+        """Return the names of interfaces by exporter, ADDRESS (n,), its port and domain, and index, u4 (n,)."""
+        halves = address_keys(exporters)
+        positions = self._keys.positions((*halves, indices))
+        if len(self._differing):
+            own = self._differing.positions((*halves, ports, domains, indices))
+            positions = np.where(own >= 0, own + len(self._keys), positions)
+        return self._coded.take(positions)
+
+
+def _columns(keys: Sequence[tuple[bytes, *tuple[int, ...]]]) -> tuple[Array, ...]:
+    """Return the columns of sorted keys that begin with an exporter."""
+    exporters = np.frombuffer(b"".join(key[0] for key in keys), ADDRESS)
+    numbers = np.array([key[1:] for key in keys], np.uint32).T if keys else ()
+    return *address_keys(exporters), *numbers
 
 
 def _parsed_index(text: str) -> int:
