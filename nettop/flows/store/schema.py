@@ -324,7 +324,7 @@ def statements(
 ) -> list[str]:
     """Return the statements, in order, that bring the database up to date with TABLES and the retention.
 
-    Tables of an earlier version are altered; the last statement then records the version, so that the next start
+    Tables of an earlier version are altered; the last statement records the version, so that the next start
     continues an interrupted upgrade. Without `retention`, existing tables keep theirs. `existing` are the current
     tables by name; those up to date need no statement. On a `cluster`, tables are replicated on all nodes, each with a
     Distributed table on top.
@@ -337,21 +337,29 @@ def statements(
     suffix, on_cluster = ("_local", f" ON CLUSTER `{cluster}`") if cluster else ("", "")
     # A statement ON CLUSTER waits for all servers, one of which may be down.
     result = [] if existing else [f"CREATE DATABASE IF NOT EXISTS {DATABASE}{on_cluster}"]
+    if is_earlier:
+        # These contain no rows.
+        replaced = [
+            *(f"{table.name}_view" for table in TABLES.values() if table.source),
+            *(cluster and TABLES),
+        ]
+        result += [f"DROP TABLE IF EXISTS {DATABASE}.{name}{on_cluster} SYNC" for name in replaced]
+        existing = {name: each for name, each in existing.items() if name not in replaced}
     for table in TABLES.values():
         stored = f"{table.name}{suffix}"
+        alter = f"ALTER TABLE {DATABASE}.{stored}{on_cluster}"
         if stored not in existing:
             result.append(_create_table(table, retention or retention_of({}), suffix, on_cluster))
-            continue
-        alter = f"ALTER TABLE {DATABASE}.{stored}{on_cluster}"
-        if is_earlier:
+        elif is_earlier:
             result += _changed_columns(table, dict(existing[stored].columns), alter)
-        if retention and _ttl_seconds(existing[stored]) != retention[table.name]:
+        if stored in existing and retention and _ttl_seconds(existing[stored]) != retention[table.name]:
             result.append(f"{alter} MODIFY TTL {_ttl(table, retention)}")
-    result += _views(existing, suffix, on_cluster, is_earlier=is_earlier)
+        if cluster and table.name not in existing:
+            result.append(_create_distributed(table, cluster, on_cluster))
+    views = (table for table in TABLES.values() if table.source and f"{table.name}_view" not in existing)
+    result += (_create_view(table, suffix, on_cluster) for table in views)
     if is_earlier:
         result.append(f"ALTER TABLE {DATABASE}.flows_raw{suffix}{on_cluster} MODIFY COMMENT '{_COMMENT}'")
-    if cluster:
-        result += _distributed(existing, cluster, on_cluster, is_earlier=is_earlier)
     return result
 
 
@@ -382,9 +390,9 @@ def _changed_columns(table: Table, types: Mapping[str, str], alter: str) -> Iter
 
 def _version(existing: Mapping[str, Existing]) -> int:
     """Return the version of the existing tables, SCHEMA_VERSION if there are none. Raise UsageError."""
-    if "flows_raw" not in existing:
+    if (flows := existing.get("flows_raw_local") or existing.get("flows_raw")) is None:
         return SCHEMA_VERSION
-    match = _VERSION.fullmatch(existing["flows_raw"].comment)
+    match = _VERSION.fullmatch(flows.comment)
     if not match:
         raise UsageError(
             f"the database {DATABASE} has a table flows_raw that nettop did not create",
@@ -443,43 +451,18 @@ def _ttl_seconds(existing: Existing) -> int | None:
     return int(match[1]) if match else None
 
 
-def _distributed(
-    existing: Mapping[str, Existing], cluster: str, on_cluster: str, *, is_earlier: bool
-) -> Iterator[str]:
-    """Yield the statements for the tables on top of local ones. The version is read from flows_raw, so it is last."""
-    for table in reversed(TABLES.values()):
-        if table.name not in existing:
-            yield _create_distributed("CREATE TABLE IF NOT EXISTS", table, cluster, on_cluster)
-        elif is_earlier:
-            yield _create_distributed("CREATE OR REPLACE TABLE", table, cluster, on_cluster)
-
-
-def _create_distributed(create: str, table: Table, cluster: str, on_cluster: str) -> str:
+def _create_distributed(table: Table, cluster: str, on_cluster: str) -> str:
     stored = f"{table.name}_local"
     return (
-        f"{create} {DATABASE}.{table.name}{on_cluster} AS {DATABASE}.{stored}\n"
+        f"CREATE TABLE IF NOT EXISTS {DATABASE}.{table.name}{on_cluster} AS {DATABASE}.{stored}\n"
         f"ENGINE = Distributed(`{cluster}`, {DATABASE}, {stored}, {table.shard_by})\n"
         f"COMMENT '{_COMMENT}'"
     )
 
 
-def _views(
-    existing: Mapping[str, Existing], suffix: str, on_cluster: str, *, is_earlier: bool
-) -> Iterator[str]:
-    for table in (table for table in TABLES.values() if table.source):
-        if f"{table.name}_view" not in existing:
-            yield _create_view(table, suffix, on_cluster)
-        elif is_earlier:
-            view = f"{DATABASE}.{table.name}_view{on_cluster}"
-            yield f"ALTER TABLE {view} MODIFY QUERY {_view_query(table, suffix)}"
-
-
 def _create_view(table: Table, suffix: str, on_cluster: str) -> str:
+    select = table.select.format(source=f"{DATABASE}.{table.source}{suffix}")
     return (
         f"CREATE MATERIALIZED VIEW IF NOT EXISTS {DATABASE}.{table.name}_view{on_cluster} "
-        f"TO {DATABASE}.{table.name}{suffix} AS\n{_view_query(table, suffix)}"
+        f"TO {DATABASE}.{table.name}{suffix} AS\n{select}"
     )
-
-
-def _view_query(table: Table, suffix: str) -> str:
-    return table.select.format(source=f"{DATABASE}.{table.source}{suffix}")
