@@ -61,12 +61,12 @@ _NAME_BYTES, _NAME_STRIDE = 28, 32
 _PORT_AT = 2
 _ADDRESS_AT: dict[int, int] = {socket.AF_INET: 4, socket.AF_INET6: 8}
 """Offsets of the port and the address in struct sockaddr_in and sockaddr_in6."""
-_JOIN = {
-    int(socket.AF_INET): (socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP),
-    int(socket.AF_INET6): (socket.IPPROTO_IPV6, socket.IPV6_JOIN_GROUP),
+_JOIN: dict[int, tuple[int, int, str]] = {
+    socket.AF_INET: (socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, "=4xI"),
+    socket.AF_INET6: (socket.IPPROTO_IPV6, socket.IPV6_JOIN_GROUP, "=I"),
 }
-_JOIN_INTERFACE = {int(socket.AF_INET): "=4xI", int(socket.AF_INET6): "=I"}
-"""What follows the group's address in struct ip_mreqn and ipv6_mreq: the interface's index."""
+"""Socket options to join a group, and what follows its address in struct ip_mreqn and ipv6_mreq: an interface's index.
+"""
 _MSGHDR = np.dtype(
     [
         ("name", "u8"),
@@ -225,21 +225,20 @@ def _bound(endpoint: Endpoint, family: int, receive_buffer_bytes: int, *, shared
 
 
 def _join(opened: socket.socket, group: Endpoint, zone: int) -> None:
-    """Join a multicast group on the interface of its zone, else on all that can. Raise OSError if there is none."""
+    """Join a multicast group on the interface of its zone, else on all that can. Raise OSError if none can, or if they
+    are too many.
+    """
     packed = socket.inet_pton(opened.family, group.address.partition("%")[0])
-    joined, failure = 0, OSError(errno.ENODEV, os.strerror(errno.ENODEV))
-    for index in [zone] if zone else [index for index, _ in socket.if_nameindex()]:
+    level, option, interface = _JOIN[opened.family]
+    indices = [zone] if zone else [index for index, _ in socket.if_nameindex()]
+    failures: list[OSError] = []
+    for index in indices:
         try:
-            opened.setsockopt(
-                *_JOIN[opened.family], packed + struct.pack(_JOIN_INTERFACE[opened.family], index)
-            )
-            joined += 1
-        except OSError as error:
-            if error.errno == errno.ENOBUFS:
-                raise
-            failure = error  # an interface may have no addresses of this family
-    if not joined:
-        raise failure
+            opened.setsockopt(level, option, packed + struct.pack(interface, index))
+        except OSError as error:  # an interface may have no addresses of this family
+            failures.append(error)
+    if failures and (len(failures) == len(indices) or failures[-1].errno == errno.ENOBUFS):
+        raise failures[-1]
 
 
 def _failure(endpoint: Endpoint, error: OSError) -> NettopError:

@@ -308,6 +308,23 @@ def test_a_multicast_group_that_no_interface_can_join(group: str, monkeypatch: p
         open_socket(Endpoint(group, 0), BUFFER_BYTES)
 
 
+def test_a_multicast_group_on_too_many_interfaces(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some would not be received from; the error says what to raise."""
+
+    class Full(socket.socket):
+        """A socket that may join no more groups."""
+
+        def setsockopt(self, level: int, option: int, *value: Any) -> None:
+            if (level, option) == (socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP):
+                raise OSError(errno.ENOBUFS, os.strerror(errno.ENOBUFS))
+            super().setsockopt(level, option, *value)
+
+    monkeypatch.setattr(socket, "socket", Full)
+    with pytest.raises(NettopError, match="more interfaces than a socket may join") as caught:
+        open_socket(endpoint_of("239.77.1.1:0"), BUFFER_BYTES)
+    assert "igmp_max_memberships" in caught.value.remedy
+
+
 def test_without_ipv6_a_wildcard_is_that_of_ipv4(monkeypatch: pytest.MonkeyPatch) -> None:
     """As with the kernel's ipv6.disable=1."""
     monkeypatch.setattr(Refused, "on_open", {socket.AF_INET6: errno.EAFNOSUPPORT})
