@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Filters: terms such as `nginx`, `10.0.0.0/8`, `pid=1812` and `RTT > 10ms`, with and, or, not and parentheses."""
+"""Filters: terms such as `nginx`, `10.0.0.0/8`, `pid=1812` and `RTT > 10ms`, with and, or, not and parentheses.
+
+The parser maps what people know from other tools (`port 443`, `process:nginx`, `&&`, `in (a, b)`) to these terms. A
+word with signs that mean something elsewhere, but nothing here, is refused, as no row would match it.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cache
+from itertools import chain
 from typing import NamedTuple
 
 import numpy as np
@@ -19,6 +24,7 @@ from nettop.query.columns import Columns
 from nettop.query.row_tests import (
     COMPARE,
     Network,
+    Pattern,
     Test,
     address_contains,
     all_of,
@@ -34,6 +40,7 @@ from nettop.query.row_tests import (
 )
 from nettop.query.units import UNKNOWN, factor_of, parse_quantity, unit_of
 from nettop.settings import MAX_PORT
+from nettop.snapshots import lenses
 from nettop.snapshots.arrays import Mask
 from nettop.snapshots.schema import Field, Kind, Table
 
@@ -103,7 +110,7 @@ def replace_values(table: Table, text: str, replace: Callable[[tuple[str, ...], 
         other = replace(value.names, value.text)
         if other == value.text:
             continue
-        is_plain = _PLAIN.fullmatch(other) is not None and not text.startswith('"', value.begin)
+        is_plain = _PLAIN.fullmatch(other) and not _SIGNS.search(other) and text[value.begin] not in _QUOTES
         replaced += [text[at : value.begin], other if is_plain else quote(other)]
         at = value.end
     return "".join([*replaced, text[at:]])
@@ -116,21 +123,43 @@ def quote(text: str) -> str:
 
 # --- parsing ------------------------------------------------------------------------------------------------
 
-_OPERATORS = r"!=|!~|>=|<=|==|=|>|<|~"
-_COMPARISON = re.compile(rf'([^\s=!<>~"()][^=!<>~"()]*?)\s*({_OPERATORS})')
+_SYNONYMS = {"==": "=", ":": "=", "in": "=", "is": "=", "not in": "!=", "contains": "~"}
+"""Operators of other tools."""
+_MEANT = {"src": "source local", "dst": "destination remote", "sport": "local_port", "dport": "remote_port"}
+"""Fields of other tools, and those that may be meant here."""
+_COMPARISON = re.compile(
+    r"""(?P<name>[^\s=!<>~"'(),:&|-][^=!<>~"'(),:&|]*?)"""
+    r"(?:(?<=\S)(?P<colon>:)(?=[^\s:])|\s*(?P<sign>!=|!~|>=|<=|==|=~|=|>|<|~)"
+    r"|\s+(?P<word>(?:not\s+)?in(?=\s*\()|(?:is|contains)(?=\s+[^\s)])))\s*",
+    re.IGNORECASE,
+)
 _NAME = re.compile(r"[A-Za-z_][\w./%]*")
-_QUOTED = re.compile(r'"((?:[^"\\]|\\.)*)"(?=[\s)]|$)')
-_PLAIN = re.compile(r"(?:[^\s()]|\([^\s()]*\))+")
-"""Text without spaces, and with balanced parentheses, as in `process=(sd-pam)`."""
-_AMOUNT = re.compile(r"([\d.,]+)\s+([A-Za-zµμ%/]+)(?=[\s)]|$)")
+_PAIR = re.compile(
+    r"([A-Za-z_][\w./%]*)\s+(?!(?:and|or|not|in)\b|[\w./%]+\s*[=<>~!])([^\s()&|,!-][^\s()&|]*)", re.IGNORECASE
+)
+"""Two words: a comparison without an operator if the first is a field."""
+_QUOTES = "\"'"
+_QUOTED = re.compile(r"""(["'])((?:(?!\1)[^\\]|\\.)*)\1(?=[\s),&|]|$)""", re.DOTALL)
+_PLAIN = re.compile(r"(?:[^\s(),&|]|\([^\s(),]*\))+")
+"""Text without spaces and commas, and with balanced parentheses, as in `process=(sd-pam)`."""
+_PLAIN_AMOUNT = re.compile(r"[^\s()&|]+")
+_SIGNS = re.compile(r"""^-|^/.+/\w*$|["'`!$;<=>?\\^{}~*]""")
+"""What a text has to be quoted for."""
+_AMOUNT = re.compile(r"([\d.,]+)\s+([A-Za-zµμ%/]+)(?=[\s)&|]|$)")
 _SPACE = re.compile(r"\s*")
 _ENDPOINT = re.compile(
-    r"(?P<host>\d+\.\d+\.\d+\.\d+(?:%[^\s:]+)?|\[[0-9A-Fa-f:.]+(?:%[^\s\]]+\]|\](?:%[^\s:]+)?)|):(?P<port>[0-9]{1,5})"
+    r"(?P<host>\d+\.\d+\.\d+\.\d+(?:%[^\s:]+)?|\[[0-9A-Fa-f:.]+(?:%[^\s\]]+\]|\](?:%[^\s:]+)?)|localhost|)"
+    r":(?P<port>[0-9]{1,5})(?:-(?P<last>[0-9]{1,5}))?",
+    re.IGNORECASE,
 )
-"""An address and port, with an optional device: `[fe80::1%eth0]:80` or, as ss writes it, `[fe80::1]%eth0:80`."""
+"""An address and a port or range of ports, with an optional device: `[fe80::1%eth0]:80` or, as ss writes it,
+`[fe80::1]%eth0:80`."""
 _ZONED = re.compile(r"(?P<address>[^%]+)%(?P<zone>[^%\]/]+)\]?")
-_AND, _OR, _NOT = (re.compile(rf"\b{word}(?=[\s()]|$)", re.IGNORECASE) for word in ("and", "or", "not"))
-_OPEN, _CLOSE = re.compile(r"\("), re.compile(r"\)")
+_AND, _OR, _NOT = (
+    re.compile(rf"\b{word}(?=[\s()]|$)|{sign}", re.IGNORECASE)
+    for word, sign in (("and", "&&?"), ("or", r"\|\|?"), ("not", r"!(?![=~])|-(?=\S)"))
+)
+_OPEN, _CLOSE, _COMMA = re.compile(r"\("), re.compile(r"\)"), re.compile(",")
 _MAX_DEPTH = 50
 """Maximum nesting of `not` and parentheses."""
 
@@ -212,10 +241,13 @@ class _Parser:
     def _in_parentheses(self) -> Test:
         opened_at = self._token_at
         test = self._or_terms()
+        self._close(opened_at)
+        return test
+
+    def _close(self, opened_at: int) -> None:
         if not self._take(_CLOSE):
             self._term_at = self._token_at = opened_at
             raise UsageError("this ( is not closed", f"add ), or write {quote('(')} to find the text")
-        return test
 
     # --- terms ---
 
@@ -226,18 +258,51 @@ class _Parser:
             raise UsageError("a term is missing here", f"write a word or field=value{literally}")
         match = _COMPARISON.match(self._text, self._at)
         if match:
-            names = self._columns(" ".join(match[1].split()))
+            name = " ".join(match["name"].split())
+            names = self._columns(name)
             if names:
                 self._take(_COMPARISON)
-                self.names += names
-                self._compared = names
-                op = "=" if match[2] == "==" else match[2]
-                return _comparison_of_any(self._table, names, op, self._value)
-            if _NAME.fullmatch(match[1]):
-                raise self._unknown(match[1])
-        self._compared = ()
-        quoted = self._quoted()
-        return self._word() if quoted is None else _anywhere(self._table, quoted)
+                op = match["colon"] or match["sign"] or " ".join(match["word"].casefold().split())
+                return self._comparison(names, op)
+            if _NAME.fullmatch(name) and (match["sign"] or name.casefold() in _all_names()):
+                raise self._unknown(name)
+        pair = _PAIR.match(self._text, self._at)
+        return self._bare() if pair is None else self._pair(*pair.groups())
+
+    def _pair(self, word: str, following: str) -> Test:
+        """Parse `port 443`, a comparison without an operator; other words are bare ones."""
+        names = self._columns(word)
+        field = self._table.by_name.get(_compared_column(self._table, names[0], "=")) if names else None
+        if field is not None and field.kind in _MAKERS.keys() - {Kind.TIME}:
+            self._take(_NAME)
+            return self._comparison(names, "=")
+        if not re.search(r"\d", following) or not (names or word.casefold() in _all_names()):
+            return self._bare()
+        if names:
+            raise UsageError(f"{word} needs an operator", f"write {word}>{following}")
+        raise self._unknown(word)
+
+    def _comparison(self, names: tuple[str, ...], op: str) -> Test:
+        """Parse the values that columns are compared with."""
+        if op == "=~":
+            remedy = f"write {names[0]}~text to find a part, or {names[0]}=text* with * for any text"
+            raise UsageError("there are no regular expressions", remedy)
+        self.names += names
+        self._compared = names
+        opened_at = self._at if op.endswith("in") else None
+        op = _SYNONYMS.get(op, op)
+        columns = [_compared_column(self._table, name, op) for name in names]
+        (unit,) = {_checked_unit(self._table, column, op) for column in columns}
+        if opened_at is not None:
+            self._take(_OPEN)
+        unit = unit if opened_at is None else None
+        values = [self._value(unit)]
+        while op in _NAMED and self._take(_COMMA):
+            values.append(self._value(unit))
+        if opened_at is not None:
+            self._close(opened_at)
+        tests = [_comparison_of_any(self._table, columns, op, value) for value in values]
+        return all_of(*tests) if op in _OPPOSITES else any_of(*tests)
 
     def _columns(self, word: str) -> tuple[str, ...]:
         """Return the columns meant by a field's name, a title on the screen, `port` or `address`."""
@@ -249,6 +314,9 @@ class _Parser:
         return _multi_columns(table).get(folded, ())
 
     def _unknown(self, word: str) -> UsageError:
+        meant = [name for name in _MEANT.get(word.casefold(), "").split() if self._columns(name)]
+        if meant:
+            return UsageError(f"unknown field {word!r}", f"did you mean {' or '.join(meant)}?")
         return unknown_word(
             "field", word, self._table.names, (*self._table.by_title, *_multi_columns(self._table))
         )
@@ -264,11 +332,11 @@ class _Parser:
         if quoted is not None:
             return quoted
         self._token_at = self._at
-        plain = self._take(_PLAIN)
+        plain = self._take(_PLAIN if unit is None else _PLAIN_AMOUNT)
         if plain is None:
             remedy = 'write it after the operator; "" is the empty text, and quotes allow parentheses'
             raise UsageError("the value is missing", remedy)
-        return self._noted(plain[0])
+        return self._noted(_pattern(plain[0]))
 
     def _noted(self, text: str) -> str:
         """Return a value that was just taken, and note where it is."""
@@ -278,8 +346,8 @@ class _Parser:
     def _quoted(self) -> str | None:
         quoted = self._take(_QUOTED)
         if quoted:
-            return self._noted(re.sub(r"\\(.)", r"\1", quoted[1]))
-        if self._text.startswith('"', self._at):
+            return self._noted(re.sub(r"\\(.)", r"\1", quoted[2], flags=re.DOTALL))
+        if self._text.startswith(tuple(_QUOTES), self._at):
             self._token_at = self._at
             raise UsageError(
                 "the quote is not closed, or has no space after it",
@@ -287,19 +355,28 @@ class _Parser:
             )
         return None
 
+    def _bare(self) -> Test:
+        """Parse bare words with commas between them, of which one has to match."""
+        self._compared = ()
+        tests = [self._word()]
+        while self._take(_COMMA):
+            tests.append(self._word())
+        return any_of(*tests)
+
     def _word(self) -> Test:
         """Interpret a bare word: a port, an address and port, an address or network, or a text anywhere."""
-        plain = self._take(_PLAIN)
-        word = self._noted(plain[0]) if plain else ""
-        if word[0] in "=!<>~":
+        if self._text.startswith(tuple("=!<>~"), self._at):
             remedy = "write field, operator, value: rtt_us>10ms; not before a term negates it"
             raise UsageError("no field before the operator", remedy)
+        is_quoted, word = self._text.startswith(tuple(_QUOTES), self._at), self._value()
+        if is_quoted:
+            return _anywhere(self._table, word)
         endpoints = [field for field in self._table.fields if field.kind is Kind.ENDPOINT]
         match = _ENDPOINT.fullmatch(word)
         if endpoints and match:
-            return any_of(*(_endpoint_equals(f, match["host"], int(match["port"])) for f in endpoints))
+            return any_of(*(_endpoint_equals(field, match) for field in endpoints))
         addresses = [field for field in self._table.fields if field.kind is Kind.ADDRESS]
-        if addresses and _network(_without_zone(word)) is not None:
+        if addresses and _networks(_without_zone(word)):
             return any_of(*(_in_network(field, word) for field in addresses))
         return _anywhere(self._table, word)
 
@@ -333,6 +410,22 @@ def _multi_columns(table: Table) -> dict[str, tuple[str, ...]]:
     return {word: names for word, names in words.items() if names}
 
 
+@cache
+def _all_names() -> frozenset[str]:
+    """Return the names of the fields of all tables, and those of other tools."""
+    tables = [table for lens in lenses() for table in lens.tables]
+    return frozenset(chain(_MEANT, *(table.names for table in tables), *map(_multi_columns, tables)))
+
+
+def _pattern(text: str) -> str:
+    """Return a text without quotes, in which * matches any text. Raise UsageError for signs that mean nothing here."""
+    sign = next((sign for sign in _SIGNS.findall(text) if sign != "*"), None)
+    if sign is not None:
+        remedy = f"write {quote(text)} to find the text itself; * matches any text"
+        raise UsageError(f"{sign} has no meaning in {text}", remedy)
+    return Pattern(text) if "*" in text else text
+
+
 # --- bare words ---------------------------------------------------------------------------------------------
 
 
@@ -361,48 +454,51 @@ def _contains_in_any(fields: Sequence[Field], word: str) -> Test | None:
 # --- comparisons --------------------------------------------------------------------------------------------
 
 
-def _comparison_of_any(table: Table, names: Sequence[str], op: str, value: Callable[..., str]) -> Test:
+def _comparison_of_any(table: Table, names: Sequence[str], op: str, value: str) -> Test:
     """Match rows in which the comparison is true for any of several columns; for != and !~, rows in which no known
     column has that value."""
     if len(names) == 1:
         return _comparison(table, names[0], op, value)
     positive = _OPPOSITES.get(op, op)
-    read_once = cache(value)
-    test = any_of(*(_comparison(table, name, positive, read_once) for name in names))
+    test = any_of(*(_comparison(table, name, positive, value) for name in names))
     return test if op == positive else all_of(any_of(*map(known_test, names)), opposite(test))
 
 
-def _comparison(table: Table, name: str, op: str, value: Callable[..., str]) -> Test:
-    """Return the test of `name op value`, by the field's kind. `value` reads the rest of the term."""
+def _compared_column(table: Table, name: str, op: str) -> str:
+    """Return the column that a comparison is about: of a group its first part, unless `~` searches all of them."""
     field = table.by_name.get(name)
-    if field is not None and field.kind is Kind.GROUP:
-        return _group_comparison(table, field, op, value)
+    if field is None or field.kind is not Kind.GROUP:
+        return name
+    has_texts = any(table.by_name[part].kind in _TEXTUAL for part in field.parts)
+    return name if op in _CONTAIN and has_texts else _compared_column(table, field.parts[0], op)
+
+
+def _checked_unit(table: Table, name: str, op: str) -> str | None:
+    """Return the unit of a column's amounts; None if it has none. Raise UsageError if it does not support `op`."""
+    field = table.by_name.get(name)
     if field is not None and field.kind is Kind.HISTOGRAM:
         raise _not_comparable(table, field, op)
     allowed, make = _MAKERS.get(field.kind, (_ORDERED, None)) if field is not None else (_ORDERED, None)
     if op not in allowed:
         raise UsageError(f"{name} does not support {op}", f"use one of: {' '.join(allowed)}")
-    if field is None or make is None:
-        unit = unit_of(table, name)
-        text = value(unit)
+    return unit_of(table, name) if make is None else None
+
+
+def _comparison(table: Table, name: str, op: str, text: str) -> Test:
+    """Return the test of `name op text`, by the field's kind."""
+    field = table.by_name.get(name)
+    if field is None or field.kind not in _MAKERS:
         # Without a unit it stays an integer, so that 64 bits are compared exactly.
         whole = _whole_number(text)
-        return number_test(name, op, parse_quantity(text, unit) if whole is None else whole)
-    text = value()
+        return number_test(name, op, parse_quantity(text, unit_of(table, name)) if whole is None else whole)
+    if field.kind is Kind.GROUP:
+        contains = _contains_in_any([table.by_name[part] for part in field.parts], text)
+        assert contains is not None, f"{field.name} has a part with texts"
+        is_known = known_test(field.parts[0]) if op == "!~" else known_test(field.name)
+        return all_of(is_known, contains if op == "~" else opposite(contains))
     if text == UNKNOWN and op in _EQUAL:
         return opposite(known_test(name)) if op == "=" else known_test(name)
-    return make(field, op, text)
-
-
-def _group_comparison(table: Table, field: Field, op: str, value: Callable[..., str]) -> Test:
-    """Compare a group: `~` searches all its parts, other operators compare its first part."""
-    parts = [table.by_name[part] for part in field.parts]
-    if op not in _CONTAIN or not any(part.kind in _TEXTUAL for part in parts):
-        return _comparison(table, field.parts[0], op, value)
-    contains = _contains_in_any(parts, value())
-    assert contains is not None, f"{field.name} has a part with texts"
-    is_known = known_test(field.parts[0]) if op == "!~" else known_test(field.name)
-    return all_of(is_known, contains if op == "~" else opposite(contains))
+    return _MAKERS[field.kind][1](field, op, text)
 
 
 def _label(field: Field, op: str, value: str) -> Test:
@@ -428,7 +524,8 @@ def _time(field: Field, op: str, value: str) -> Test:
 def _text(field: Field, op: str, value: str) -> Test:
     if field.kind is not Kind.ENUM:
         return text_test(field.name, text_matches(op, value))
-    return label_test(field, text_matches(op, _enum_label(field, value) if op in _EQUAL else value))
+    is_whole = op in _EQUAL and not isinstance(value, Pattern)
+    return label_test(field, text_matches(op, _enum_label(field, value) if is_whole else value))
 
 
 def _address(field: Field, op: str, value: str) -> Test:
@@ -445,7 +542,7 @@ def _endpoint(field: Field, op: str, value: str) -> Test:
     if op in _CONTAIN:
         test = shown_contains(field.name, value)
     elif match := _ENDPOINT.fullmatch(value):
-        test = _endpoint_equals(field, match["host"], int(match["port"]))
+        test = _endpoint_equals(field, match)
         if op == "!=":
             test = any_of(test, opposite(known_test(port)))
     else:
@@ -466,8 +563,10 @@ _MAKERS: dict[Kind, tuple[Sequence[str], Callable[[Field, str, str], Test]]] = {
     Kind.ENUM: (_NAMED, _text),
     Kind.ADDRESS: (_NAMED, _address),
     Kind.ENDPOINT: (_NAMED, _endpoint),
+    Kind.GROUP: (_CONTAIN, _text),
 }
-"""The operators and the comparison of each kind; all other kinds are numbers with a unit."""
+"""The operators and the comparison of each kind; all other kinds are numbers with a unit. Of a group all parts are
+compared."""
 
 
 # --- values -------------------------------------------------------------------------------------------------
@@ -491,18 +590,20 @@ def _enum_label(field: Field, text: str) -> str:
     raise unknown_word(field.name, text, field.labels.values())
 
 
-def _network(text: str) -> Network | None:
-    """Parse an address or network, IPv4 in IPv6 form like the rows'; None if it is neither."""
+def _networks(text: str) -> list[Network]:
+    """Parse an address or network, IPv4 in IPv6 form like the rows', or `localhost`; empty if it is none of these."""
+    if text.casefold() == "localhost":
+        return [*_networks("127.0.0.0/8"), *_networks("::1")]
     if "%" in text:  # a zone, which ip_network would drop
-        return None
+        return []
     try:
         network = ipaddress.ip_network(text.removeprefix("[").removesuffix("]"), strict=False)
     except ValueError:
-        return None
+        return []
     if network.version == 4:
         mapped = int(network.network_address) | 0xFFFF_0000_0000
-        return ipaddress.ip_network((mapped, network.prefixlen + 96))
-    return network
+        return [ipaddress.ip_network((mapped, network.prefixlen + 96))]
+    return [network]
 
 
 def _without_zone(text: str) -> str:
@@ -514,18 +615,18 @@ def _in_network(field: Field, text: str) -> Test:
     """Match rows whose address (the field, or an endpoint's first part) is in a network, and in the zone given
     after a %."""
     name = field.parts[0] if field.parts else field.name
-    network = _network(_without_zone(text))
-    if network is None:
+    networks = _networks(_without_zone(text))
+    if not networks:
         remedy = "write 10.0.0.7, 10.0.0.0/8 or 2001:db8::/32; ~ finds a part of an address"
         raise UsageError(f"{text!r} is not an address or network", remedy)
-    zoned = _ZONED.fullmatch(text)
+    inside, zoned = any_of(*(in_network(name, network) for network in networks)), _ZONED.fullmatch(text)
     if zoned is None:
-        return in_network(name, network)
+        return inside
     if not field.zone:
         raise UsageError(
             f"{text!r} names a device, which {field.name} does not have", f"write {zoned['address']}"
         )
-    return all_of(in_network(name, network), text_test(field.zone, text_matches("=", zoned["zone"])))
+    return all_of(inside, text_test(field.zone, text_matches("=", zoned["zone"])))
 
 
 def _require_port(number: int) -> None:
@@ -534,7 +635,8 @@ def _require_port(number: int) -> None:
         raise UsageError(f"there is no port {number}", f"write a number up to {MAX_PORT}")
 
 
-def _endpoint_equals(field: Field, host: str, port: int) -> Test:
-    _require_port(port)
-    same_port = number_test(field.parts[1], "=", port)
-    return all_of(_in_network(field, host), same_port) if host else same_port
+def _endpoint_equals(field: Field, match: re.Match[str]) -> Test:
+    first, last = sorted((int(match["port"]), int(match["last"] or match["port"])))
+    _require_port(last)
+    ports = all_of(number_test(field.parts[1], ">=", first), number_test(field.parts[1], "<=", last))
+    return all_of(_in_network(field, match["host"]), ports) if match["host"] else ports

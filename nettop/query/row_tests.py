@@ -5,8 +5,11 @@ from __future__ import annotations
 
 import ipaddress
 import operator
+import re
 from collections.abc import Callable
+from fnmatch import translate
 from functools import reduce
+from glob import escape
 from typing import Any
 
 import numpy as np
@@ -33,9 +36,20 @@ COMPARE: dict[str, Callable[[Any, Any], Any]] = {
 }
 
 
+class Pattern(str):
+    """A text in which `*` matches any text, even none."""
+
+    __slots__ = ()
+
+
 def text_matches(op: str, value: str) -> TextMatcher:
     """Return a case-insensitive comparison with `value`: = and != compare the whole text, ~ and !~ a part."""
     folded = value.casefold()
+    if isinstance(value, Pattern):
+        around = "*" if op.endswith("~") else ""
+        glob = around + "*".join(map(escape, folded.split("*"))) + around
+        matches = re.compile(translate(glob)).match  # linear in time, unlike .* in between
+        return lambda text: (matches(text.casefold()) is None) == op.startswith("!")
     return {
         "=": lambda text: text.casefold() == folded,
         "!=": lambda text: text.casefold() != folded,
@@ -85,7 +99,7 @@ def label_test(field: Field, matches: TextMatcher) -> Test:
 def address_contains(name: str, text: str) -> Test:
     """Match addresses that contain `text`, without formatting them if no address can contain it."""
     contains = text_test(name, text_matches("~", text))
-    possible = set(text.lower()) <= set("0123456789abcdef.:")
+    possible = set(text.lower()) <= set("0123456789abcdef.:*")
 
     def test(columns: Columns) -> Mask:
         return contains(columns) if possible or columns.has_names else np.zeros(columns.size, bool)
@@ -111,11 +125,11 @@ def _halves(number: int) -> tuple[np.uint64, np.uint64]:
 
 def shown_contains(name: str, text: str) -> Test:
     """Match rows by their displayed text, for columns without a table of distinct texts."""
-    folded = text.casefold()
+    contains = text_matches("~", text)
 
     def test(columns: Columns) -> Mask:
         shown = values_of(columns, name, np.arange(columns.size))
-        passes = (value is not None and folded in value.casefold() for value in shown)
+        passes = (value is not None and contains(value) for value in shown)
         return np.fromiter(passes, bool, columns.size)
 
     return test

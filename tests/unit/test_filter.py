@@ -402,6 +402,139 @@ def test_not_passes_what_is_unknown() -> None:
     assert passed(each, "not rtt_us>10ms") == [2, 3]
 
 
+# --- forms of other tools -------------------------------------------------------------------------------------
+
+SAME_AS = {
+    "port 443": "port=443",
+    "PID 1812": "pid=1812",
+    "not port 443 nginx": "not port=443 and nginx",
+    "local :443": "local=:443",
+    "remote_address 10.0.0.0/8": "remote_address=10.0.0.0/8",
+    "state listen": "state=LISTEN",
+    "process:nginx": "process=nginx",
+    "proto:tcp": "protocol=tcp",
+    "state:LISTEN pid=7": "state=LISTEN and pid=7",
+    "process='nginx'": "process=nginx",
+    "process = 'a b'": 'process="a b"',
+    "'a b'": '"a b"',
+    "process==nginx": "process=nginx",
+    "process is nginx": "process=nginx",
+    "process contains gin": "process~gin",
+    "process=nginx,sshd": "process=nginx or process=sshd",
+    "process = nginx, sshd": "process=nginx or process=sshd",
+    "process!=nginx,sshd": "process!=nginx and process!=sshd",
+    "process~gin,ssh": "process~gin or process~ssh",
+    "process in (nginx, 'a b')": 'process=nginx or process="a b"',
+    "process not in (nginx, sshd)": "process!=nginx and process!=sshd",
+    "process IN(nginx) or pid in (7)": "process=nginx or pid=7",
+    "port=80,443": "port=80 or port=443",
+    "rtt_us in (5, 1ms)": "rtt_us=5 or rtt_us=1000",
+    "nginx,sshd": "nginx or sshd",
+    "pid=7 && port=9": "pid=7 and port=9",
+    "pid=7&&port=9": "pid=7 and port=9",
+    "pid=7||nginx": "pid=7 or nginx",
+    "nginx|sshd": "nginx or sshd",
+    "!nginx": "not nginx",
+    "-nginx": "not nginx",
+    "-(nginx || pid=7)": "not (nginx or pid=7)",
+    "pid=7 !process=nginx": "pid=7 and not process=nginx",
+    ":80-443": "port>=80 and port<=443 and (port=80 or port=443)",
+    "local=10.0.0.7:80-443": "local_address=10.0.0.7 and local_port>=80 and local_port<=443",
+    "localhost": "127.0.0.0/8 or ::1",
+    "localhost:443": "127.0.0.1:443 or 127.0.0.2:443 or [::1]:443",
+    "remote_address=localhost": "remote_address=127.0.0.0/8 or remote_address=::1",
+    "remote!=localhost": "not (remote_address=127.0.0.0/8 or remote_address=::1)",
+    "process=ng*": "process=nginx",
+    "process!=*n*": "process=sshd or process~a",
+    "process~g*x": "process=nginx",
+    "n*x": "process=nginx",
+    "state=LIST*": "state=LISTEN",
+    "10.0.*": "10.0.0.0/16",
+}
+"""What people type who know another tool, and the filter with the same rows."""
+
+
+def hosts() -> list[Row]:
+    """Return connections that differ in everything the filters above name."""
+    processes, ports = ("nginx", "sshd", "a", "a b", "java", None), (80, 443, 7, 9)
+    addresses = ("10.0.0.7", "127.0.0.1", "127.0.0.2", "::1")
+    return [
+        {
+            "process": processes[at % 6],
+            "pid": (7, 8, 1812)[at % 3],
+            "local_port": ports[at % 4],
+            "remote_port": (50_000, 443)[at // 4 % 2],
+            "local_address": addresses[at // 3 % 4],
+            "remote_address": addresses[at // 5 % 4],
+            "state": ("LISTEN", "ESTABLISHED")[at % 2],
+            "protocol": ("tcp", "udp")[at // 7 % 2],
+            "rtt_us": (5, 1000, 2000, None)[at // 2 % 4],
+        }
+        for at in range(240)
+    ]
+
+
+@pytest.mark.parametrize("typed", SAME_AS)
+def test_forms_of_other_tools(typed: str) -> None:
+    """They are understood, and pass what the filter passes that nettop's own documents would name."""
+    each = hosts()
+    assert passed(each, typed) == passed(each, SAME_AS[typed])
+    assert 0 < len(passed(each, typed)) < len(each)
+
+
+@pytest.mark.parametrize(
+    ("typed", "what", "remedy"),
+    [
+        ("src 10.99.1.1", "unknown field 'src'", "did you mean local?"),
+        ("dst=10.99.1.1", "unknown field 'dst'", "did you mean remote?"),
+        ("sport:443", "unknown field 'sport'", "did you mean local_port?"),
+        ("interface eth0", "unknown field 'interface'", "did you mean"),
+        ("rtt 10ms", "rtt needs an operator", "write rtt>10ms"),
+        ("process=~n.*x", "there are no regular expressions", "process~text"),
+        ("/py.*/", "/py.*/ has no meaning", '"/py.*/"'),
+        ("^nginx", "^ has no meaning", '"^nginx"'),
+        ("nginx$", "$ has no meaning", "* matches any text"),
+        ("process=ngin?", "? has no meaning", "* matches any text"),
+        ("process=`id`", "` has no meaning", "to find the text itself"),
+        ("process in (a", "this ( is not closed", "add )"),
+        ("process=a,", "the value is missing", "after the operator"),
+        ("process='a", "the quote is not closed", "…"),
+    ],
+)
+def test_forms_that_mean_nothing_are_refused(typed: str, what: str, remedy: str) -> None:
+    """What no row would match is an error that names the right form, not an empty table."""
+    with pytest.raises(FilterError) as caught:
+        parse_filter(SOCKETS, typed)
+    assert what in caught.value.what
+    assert remedy in caught.value.remedy
+
+
+@pytest.mark.parametrize("form", ["{}nginx", "nginx{}", "ng{}inx", "process=ng{}inx", "pid=7 or {}"])
+@pytest.mark.parametrize("sign", "$;?\\^{}`")
+def test_a_sign_without_a_meaning_is_refused_or_quoted(sign: str, form: str) -> None:
+    """Without quotes it is refused; in quotes it is text."""
+    with pytest.raises(FilterError, match="has no meaning in"):
+        parse_filter(SOCKETS, form.format(sign))
+    each = [{"process": "nginx"}, {"process": f"ng{sign}inx"}]
+    assert passed(each, quote(f"ng{sign}in")) == passed(each, f"process='ng{quote(sign)[1:-1]}inx'") == [2]
+
+
+def test_words_beside_each_other_are_still_words() -> None:
+    """Two words of which the first is no field are two texts, also with a colon, a slash or an apostrophe in quotes."""
+    each = [
+        {"process": "kworker/0:1", "container": "docker:ab12"},
+        {"process": "nginx", "container": "it's (1)"},
+    ]
+    assert passed(each, "docker:ab12 kworker/0:1") == [1]
+    assert passed(each, 'nginx "it\'s"') == [2]
+
+
+def test_a_pattern_is_matched_in_linear_time() -> None:
+    """Many stars before a text that is not there: a client of the API may send this."""
+    each = [{"process": "a" * 4000}]
+    assert passed(each, "process=" + "*a" * 200 + "*b") == []
+
+
 # --- what the model does not say ----------------------------------------------------------------------------
 
 
