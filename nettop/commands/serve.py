@@ -43,7 +43,6 @@ from nettop.commands.recordings import (
 from nettop.errors import ExitCode, UsageError
 from nettop.process.importing import importing
 from nettop.process.interrupts import requested_by_signals
-from nettop.process.limits import return_memory_early
 from nettop.settings import DEFAULT_LISTEN, UNWATCHED_INTERVAL_S, ServeSettings
 from nettop.snapshots import all_views, lenses
 from nettop.snapshots.own_cost import SELF
@@ -185,7 +184,6 @@ def start_serve(options: ServeOptions, source_of: Callable[[str], Source] | None
     with importing():
         from nettop.serve.command import open_server
 
-    return_memory_early()  # it mostly waits, and runs for months
     named_by = invoking_user()
     user = named_user(SERVICE_USERS) if named_by is None and not os.geteuid() else named_by
     unix = next((word.removeprefix(_UNIX) for word in settings.listen if word.startswith(_UNIX)), None)

@@ -6,6 +6,8 @@ from __future__ import annotations
 import errno
 import os
 import resource
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -120,3 +122,32 @@ def test_a_failure_without_a_limit_is_a_bug(groups: Path, error: Exception) -> N
     failure = failure_of("drops", error)
     assert isinstance(failure, SourceFailed)
     assert failure.remedy == "please report this as a bug"
+
+
+_RESIDENT_AFTER = """
+import numpy as np
+from nettop.process.limits import set_up_process
+
+def resident():
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * 4096
+
+set_up_process()
+large = np.ones(3 << 20, np.uint8)
+del large  # glibc would take this size as its threshold from here on
+begin = resident()
+arrays, kept = [], []
+for _ in range(200):
+    arrays.append(np.ones(1 << 20, np.uint8))
+    kept.append(np.ones(64 << 10, np.uint8))
+arrays.clear()
+print(resident() - begin)
+"""
+
+
+def test_freed_arrays_are_returned_to_the_kernel() -> None:
+    """200 MB of arrays are returned even though smaller ones between them, 13 MB in all, are kept."""
+    child = subprocess.run(
+        [sys.executable, "-c", _RESIDENT_AFTER], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert int(child.stdout) < 26 << 20
