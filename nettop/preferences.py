@@ -29,7 +29,11 @@ _MAX_BYTES = 1 << 16
 """Maximum size of the file: four times that of all choices."""
 _DEEP_KEY = re.compile(rb"(?:\.[^.=\n]*){100}")
 """A key with too many parts: Python's parser takes half a minute for ten thousand parts."""
-_HEADER = "# Written by nettop's screens, which keep no comments. See nettop config --show.\n"
+_HEADER = "# Written by nettop's screens too. See nettop config --show.\n"
+_ENTRY = r"""(?m)^[ \t]*(?:{0}|"{0}")[ \t]*=[ \t]*(?:"(?:[^"\\\n]|\\.)*"|'[^'\n]*'|\[[^\]]*\])"""
+"""An entry as the screens write it: a text, or a list of texts."""
+_ASIDE = re.compile(r"(?m)(?:^[ \t]*(?:#.*)?\n)*\Z")
+"""Blank lines and comments at the end of a section, which are about the next one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,15 +219,47 @@ def remember(path: Path, key: str, value: str | Mapping[str, tuple[str, ...] | N
     written, or if it is invalid, so that its content is not lost.
     """
     document = _read(path)
+    text = read_file(path, _MAX_BYTES).decode().rstrip("\n") + "\n" if path.exists() else _HEADER
     if isinstance(value, str):
         document[key] = value
+        text = _with_entry(text, "", key, value)
     else:
         before = document.get(key)
         changed = {**(before if isinstance(before, dict) else {}), **value}
         document[key] = {name: names for name, names in changed.items() if names is not None}
+        for name, names in value.items():
+            text = _with_entry(text, key, name, names)
+    if not _has(text, document):  # a section is written in another form
+        text = _HEADER + toml_text(document)
     with writing(str(path), "your choices last until nettop exits"):
         os.makedirs(os.path.dirname(os.path.realpath(path)), mode=0o700, exist_ok=True)
-        replace_file(path, (_HEADER + toml_text(document)).encode())
+        replace_file(path, text.encode())
+
+
+def _has(text: str, document: Mapping[str, Any]) -> bool:
+    """Return whether a TOML file has this content."""
+    import tomllib  # not needed by --help
+
+    try:
+        return toml_text(tomllib.loads(text)) == toml_text(document)
+    except ValueError:
+        return False
+
+
+def _with_entry(text: str, section: str, name: str, value: Any) -> str:
+    """Return a TOML file with another value of an entry, or without it for None, and all else as it is. A new entry
+    comes to the end of its section."""
+    head = rf"^[ \t]*\[{section}\].*\n" if section else r"\A"
+    found = re.search(rf"(?m)({head})((?:(?![ \t]*\[).*\n)*)", text)
+    if found is None:
+        return _with_entry(f"{text.rstrip()}\n\n[{section}]\n", section, name, value)
+    line, part = "" if value is None else toml_line(name, value), found[2]
+    changed, count = re.subn(_ENTRY.format(re.escape(name)) + ("" if line else r".*\n"), lambda _: line, part)
+    if line and not count:
+        aside = _ASIDE.search(part)
+        at = aside.start() if aside and found.end() < len(text) else len(part)
+        changed = f"{part[:at]}{line}\n{part[at:]}"
+    return text[: found.start(2)] + changed + text[found.end(2) :]
 
 
 def toml_text(document: Mapping[str, Any]) -> str:

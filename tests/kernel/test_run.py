@@ -230,7 +230,8 @@ def test_connections_that_stay_open(lab: Lab, place: Place, tmp_path: Path) -> N
 def test_as_who_called_sudo(place: Place, tmp_path: Path) -> None:
     """The command has the sudo caller's user, groups and rights, and may regain privileges (by sudo)."""
     sudo = {**os.environ, "SUDO_UID": str(NOBODY), "SUDO_GID": str(NOBODY)}
-    script = "id -u; id -g; awk '/CapEff|NoNewPrivs/ {print $2}' /proc/self/status"
+    values = "while read name value; do case $name in CapEff:|NoNewPrivs:) echo $value; esac; done"
+    script = f"id -u; id -g; {values} </proc/self/status"
     user = nettop("run", "--", "sh", "-c", script, env=sudo)
     assert user.stdout.split() == [str(NOBODY), str(NOBODY), "0" * 16, "0"]
     assert user.returncode == 0

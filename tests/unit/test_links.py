@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import socket
 import struct
@@ -18,6 +19,7 @@ MULTI, INTERRUPTED = 0x2, 0x10
 IFNAME, ADDRESS, MASTER, LINKINFO, STATS64, LINK_NETNSID, PARENT_DEV_NAME = 3, 1, 10, 18, 23, 37, 56
 INFO_KIND = 1
 XDP, XDP_ATTACHED = 43, 2
+PROP_LIST, ALT_IFNAME = 52, 53
 DELLINK, BRIDGE = 17, 7
 NESTED = 0x8000
 
@@ -177,3 +179,29 @@ def test_what_a_link_has_negotiated(speed: int, duplex: int, expected: Negotiate
     command = struct.pack("=12xHB13xH14x", speed & 0xFFFF, duplex, speed >> 16)
     assert Link(1, "eth0", is_up=True).parse_negotiated(command) == expected
     assert Link(1, "eth0").parse_negotiated(command) == Negotiated()
+
+
+@pytest.mark.parametrize(("kind", "has_speed"), [
+    ("", True), ("bond", True), ("vlan", True), ("tun", False), ("veth", False), ("bridge", False), ("dummy", False),
+])  # fmt: skip
+def test_virtual_devices_have_no_speed(kind: str, has_speed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel makes up 10 Mb/s for a tap, and 10 Gb/s for a veth, which limit nothing."""
+
+    def ioctl(_: object, __: int, request: bytes) -> None:
+        (address,) = struct.unpack_from("Q", request, 16)
+        ctypes.memmove(address, struct.pack("=12xHB13xH14x", 10, 1, 0), 44)
+
+    monkeypatch.setattr("nettop.kernel.net.links.fcntl.ioctl", ioctl)
+    negotiated = Link(1, "x", kind=kind, is_up=True).negotiated()
+    assert negotiated == (Negotiated(1_250_000, 1) if has_speed else Negotiated())
+
+
+def test_other_names() -> None:
+    """A device may have many (ip link property add)."""
+    names = [b"enp0s31f6-a-very-long-altname", b"wan"]
+    properties = b"".join(attribute(ALT_IFNAME, name + b"\0") for name in names)
+    (link,), _, _ = parse_links(
+        device(2, attribute(IFNAME, b"x0\0"), attribute(NESTED | PROP_LIST, properties))
+    )
+    assert link.names == ("x0", *(name.decode() for name in names))
+    assert LO_LINK.names == ("lo",)

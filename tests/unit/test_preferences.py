@@ -87,6 +87,66 @@ def test_unknown_preferences_are_kept(file: Path) -> None:
     assert tomllib.loads(toml_text(before)) == before
 
 
+OWN = """\
+# my colours
+theme = 'dark'  # at night
+
+# as I like them
+[columns]
+"connections" = [  # the usual ones
+    "remote", "pid",
+]
+"bandwidth.flows" = ["process"] # who
+
+# never again
+[findings]
+"tiny sends" = false  # we know
+"""
+
+
+def test_comments_are_kept(file: Path) -> None:
+    """A choice changes only its own line; a new one comes to the end of its section."""
+    written(file, OWN)
+    remember(file, "theme", "light")
+    assert file.read_text() == OWN.replace("'dark'", '"light"')
+    remember(file, "unit", "bytes")
+    remember(file, "columns", {"connections": ("pid",), "bandwidth.flows": None, "drops": ("reason",)})
+    assert (
+        file.read_text()
+        == """\
+# my colours
+theme = "light"  # at night
+unit = "bytes"
+
+# as I like them
+[columns]
+connections = ["pid"]
+drops = ["reason"]
+
+# never again
+[findings]
+"tiny sends" = false  # we know
+"""
+    )
+    only = "# nothing but this\n"
+    remember(written(file, only), "theme", "dark")
+    remember(file, "columns", {"drops": ("reason",)})
+    assert file.read_text() == f'{only}theme = "dark"\n\n[columns]\ndrops = ["reason"]\n'
+
+
+@pytest.mark.parametrize("text", [
+    "columns = { drops = ['reason'] }\n", "columns.drops = ['reason']\n", "[ 'columns' ]\ndrops = ['reason']",
+    "theme = \"\"\"dark\"\"\"\n[columns]\ndrops = ['reason']\n", "[columns]\r\ndrops = ['reason']\r\n",
+])  # fmt: skip
+def test_any_form_can_be_changed(text: str, file: Path) -> None:
+    """Where an entry is written in another form than the screens write it, the file is written again."""
+    written(file, text)
+    remember(file, "theme", "light")
+    remember(file, "columns", {"connections": ("pid",)})
+    expected = {"theme": "light", "columns": {"drops": ["reason"], "connections": ["pid"]}}
+    assert tomllib.loads(file.read_text()) == expected
+
+
 def test_a_symbolic_link_stays(file: Path, tmp_path: Path) -> None:
     """A file that is kept elsewhere is written there."""
     target = written(tmp_path / "dotfiles" / "nettop.toml", "")

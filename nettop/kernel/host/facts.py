@@ -48,6 +48,8 @@ _ESCAPED = re.compile(r"\\x([0-9a-f]{2})")
 """An escaped character in a unit name."""
 _UNIT = re.compile(r"/([^/]+\.(?:service|scope|socket|mount))(?=/|$)")
 _SHORT_ID = 12
+_MONITORED = re.compile(rf"(?<=-{_MONITOR}-)([0-9a-f]{{{_SHORT_ID}}})[0-9a-f]{{{64 - _SHORT_ID}}}")
+"""The ID of a container in the name of its monitor's unit."""
 _CGROUPS_MAX = 1 << 16
 _LOWER_HALF = 0xFFFFFFFF
 _LEAF_LINKS = 2
@@ -336,7 +338,7 @@ def container_of(cgroup: str) -> str | None:
     if container is not None:
         return container
     units = _UNIT.findall(cgroup)
-    return units[-1] if units else None
+    return _MONITORED.sub(r"\1", units[-1]) if units else None
 
 
 def _innermost_container(cgroup: str) -> str | None:

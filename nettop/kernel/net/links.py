@@ -27,8 +27,12 @@ _IFLA_MASTER, _IFLA_LINKINFO, _IFLA_STATS64, _IFLA_LINK_NETNSID, _IFLA_PARENT_DE
 _IFLA_INFO_KIND = 1
 _IFLA_XDP, _IFLA_XDP_ATTACHED = 43, 2
 _IFLA_CARRIER_UP_COUNT = 47
+_IFLA_PROP_LIST, _IFLA_ALT_IFNAME = 52, 53
 _IFF_UP, _IFF_LOOPBACK, _IFF_LOWER_UP = 1 << 0, 1 << 3, 1 << 16
 _ARPHRD_ETHER, _ARPHRD_LOOPBACK = 1, 772
+_SPEED_OF_OTHERS = frozenset({"bond", "dsa", "ipvlan", "macsec", "macvlan", "macvtap", "team", "vlan"})
+"""Kinds of virtual devices whose speed is that of the cards below. The kernel makes up those of others: 10 Mb/s for a
+tap, 10 Gb/s for a veth."""
 _SYSFS = Path("/sys/class/net")
 _SIOCETHTOOL, _ETHTOOL_GSET, _ETHTOOL_CMD_BYTES = 0x8946, 1, 44
 _SPEED_AT, _SPEED_UNKNOWN = (12, 28), 0xFFFFFFFF
@@ -88,6 +92,13 @@ class Link:
     """Whether its peer is in another namespace."""
     has_xdp: bool = False
     """Whether an XDP program is attached."""
+    altnames: tuple[str, ...] = ()
+    """Its other names (ip link property add dev NAME altname OTHER)."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Its name, and its other names."""
+        return (self.name, *self.altnames)
 
     def with_counters_at_least(self, earlier: Link) -> Link:
         """Return this removed device with counters no lower than before: a veth that lost its peer reports no
@@ -103,11 +114,13 @@ class Link:
         return self.has_parent or (not self.kind and (_SYSFS / self.name / "device").exists())
 
     def negotiated(self) -> Negotiated:
-        """Return the negotiated speed and duplex mode.
+        """Return the negotiated speed and duplex mode; nothing for a device that negotiates with nobody.
 
         Call it in the device's namespace. It does not use /sys, which may show another namespace's device of the same
         name.
         """
+        if self.kind and self.kind not in _SPEED_OF_OTHERS:
+            return Negotiated()
         command = ctypes.create_string_buffer(_ETHTOOL_GSET.to_bytes(4, sys.byteorder), _ETHTOOL_CMD_BYTES)
         request = struct.pack("16sQ16x", self.name.encode(), ctypes.addressof(command))
         try:
@@ -239,7 +252,7 @@ def _link(body: bytes) -> Link:
     _, hardware, index, flags, _ = netlink.LINK.unpack_from(body)
     parts = netlink.contents(body[netlink.LINK.size :])
     info, xdp = (netlink.contents(parts.get(kind, b"")) for kind in (_IFLA_LINKINFO, _IFLA_XDP))
-    counters = parts.get(_IFLA_STATS64, b"")
+    counters, properties = (parts.get(kind, b"") for kind in (_IFLA_STATS64, _IFLA_PROP_LIST))
     count = min(len(counters) // 8, len(STATISTICS))
     return Link(
         index,
@@ -255,6 +268,11 @@ def _link(body: bytes) -> Link:
         has_master=_IFLA_MASTER in parts,
         peer_is_elsewhere=_IFLA_LINK_NETNSID in parts,
         has_xdp=xdp.get(_IFLA_XDP_ATTACHED, b"")[:1] > b"\0",
+        altnames=tuple(
+            _text(properties[begin:end])
+            for kind, begin, end in netlink.attributes(properties)
+            if kind == _IFLA_ALT_IFNAME
+        ),
     )
 
 

@@ -274,7 +274,7 @@ class Bandwidth(Probe):
         since the last reading, with their final counters."""
         by_namespace = self.namespaces.run_in_each(self._list)
         every = {(inode, link.index): link for inode, (links, _) in by_namespace.items() for link in links}
-        self._names = {link.name for link in every.values()}
+        self._names = {name for link in every.values() for name in link.names}
         left = {(inode, link.index): link for inode, (_, left) in by_namespace.items() for link in left}
         return {key: link for key, link in every.items() if self._is_chosen(link)}, left
 
@@ -294,7 +294,7 @@ class Bandwidth(Probe):
 
     def _is_chosen(self, link: Link) -> bool:
         if words := self._chosen_words:
-            return any(self._means(word, link.name) for word in words)
+            return any(self._means(word, name) for word in words for name in link.names)
         return not link.is_loopback or self._options[LOOPBACK] == "on"
 
     def _means(self, word: str, name: str) -> bool:
