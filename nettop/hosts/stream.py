@@ -135,7 +135,7 @@ def _prepare() -> None:
 def _limit_size(pid: int, freed: int) -> None:
     """Let a command write no more to a file than may be held beside what was freed; SIGXFSZ ends it then."""
     hard = resource.prlimit(pid, resource.RLIMIT_FSIZE)[1]
-    soft = freed + _HELD_MAX if hard == resource.RLIM_INFINITY else min(freed + _HELD_MAX, hard)
+    soft = min(freed + _HELD_MAX, hard % (1 << 64))  # RLIM_INFINITY is -1
     resource.prlimit(pid, resource.RLIMIT_FSIZE, (soft, hard))
 
 

@@ -169,12 +169,8 @@ def _check(group: Group) -> None:
             raise Damaged("a failure is not a cause and a remedy")
     checked(bool, group.follows)
     numbers = (checked(int, group.previous), checked(int, group.set_back_ns), *chain(*group.marks))
-    are_possible = (
-        min(numbers) >= 0,
-        0 <= group.interval_s * 1.0 <= MAX_INTERVAL_S,
-        len(group.lenses) <= LENSES_MAX,
-    )
-    if not all(are_possible):
+    is_possible = min(numbers) >= 0 and 0 <= group.interval_s * 1.0 <= MAX_INTERVAL_S
+    if not is_possible or len(group.lenses) > LENSES_MAX:
         raise Damaged("the beginning of a group has an impossible number")
 
 

@@ -136,8 +136,8 @@ class RecordedFile:
             return False
         size = self.size
         if self._unfinished is None or self._unfinished[:2] != (at, size):
-            follows = any(True for _ in self._whole_chunks(MARKER, at + 1, size))
-            self._unfinished = at, size, not (follows or self._has_false_chunks)
+            following = next(self._whole_chunks(MARKER, at + 1, size), None)
+            self._unfinished = at, size, following is None
         return self._unfinished[2]
 
     def _groups_between(self, begin: int, end: int) -> Iterator[PlacedGroup]:
@@ -157,19 +157,16 @@ class RecordedFile:
 
     def _whole_chunks(self, wanted: bytes, begin: int, end: int) -> Iterator[int]:
         """Yield where whole chunks begin with these bytes in a range, the last place first. Each false one costs as
-        many bytes as it claims: note damage and end once there are too many."""
+        many bytes as it claims: after too many, note damage, and end with one that may be false."""
         for at in self._find_last(wanted, begin, end):
-            if self._has_false_chunks:
+            if self._claimed > _CLAIMS_MAX * self.size + PAYLOAD_MAX:
                 self.damage[at] = "too many chunks begin here that are none; what is before may be missing"
+                yield at
                 return
             with suppress(Damaged):
                 self._claimed += self._head_at(at).payload_bytes
                 self._chunk_at(at)
                 yield at
-
-    @property
-    def _has_false_chunks(self) -> bool:
-        return self._claimed > _CLAIMS_MAX * self.size + PAYLOAD_MAX
 
     def _group_at(self, at: int) -> PlacedGroup | None:
         """Return the group that begins there, if it is readable."""

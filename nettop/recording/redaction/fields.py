@@ -18,46 +18,33 @@ _BY_NAME: dict[str, Treatment] = {
 """Names in any table."""
 
 _BY_PLACE: dict[str, Treatment] = {
-    "connections.groups.group": texts.group,
-    "cpu.stacks.stack": texts.symbols,
-    "cpu.categories.note": texts.scrubbed,
-    "bandwidth.interfaces.kind": texts.declared,
-    "bandwidth.services.service": texts.service,
-    "bandwidth.flows.protocol": texts.declared,
-    "bandwidth.flows.tcp_flags": texts.tcp_flags,
-    "drops.packets.reason": texts.reason,
-    "drops.packets.meaning": texts.declared,
-    "drops.packets.place": texts.symbols,
-    "drops.packets.protocol": texts.declared,
-    "drops.packets.family": texts.declared,
-    "drops.counters.counter": texts.declared,
-    "drops.counters.name": texts.declared,
-    "flows.ledger.of": texts.declared,
-    "flows.ledger.term": texts.declared,
-    "findings.findings.kind": texts.scrubbed,
-    "findings.findings.peer": texts.scrubbed,
-    "findings.findings.finding": texts.scrubbed,
-    "findings.findings.view": texts.scrubbed,
-    "findings.findings.filter": texts.scrubbed,
-    "findings.findings.advice": texts.scrubbed,
-    "findings.findings.explains": texts.scrubbed,
-    "findings.limits.resource": texts.resource,
-    "findings.limits.setting": texts.declared,
-    "findings.limits.when_full": texts.declared,
-    "findings.cpus.queue": texts.interface,
-    "findings.firewall.family": texts.nft,
-    "findings.firewall.table": texts.nft,
-    "findings.firewall.chain": texts.nft,
-    "findings.firewall.hook": texts.nft,
-    "findings.firewall.protocol": texts.declared,
-    "findings.firewall.comment": texts.nft,
-    "findings.losses.lens": texts.declared,
-    "findings.losses.what": texts.declared,
-    "findings.losses.meaning": texts.declared,
-    "self.costs.name": texts.scrubbed,
-    "self.costs.lens": texts.declared,
-    "self.costs.note": texts.scrubbed,
-}
+    place: treatment
+    for treatment, places in {
+        texts.group: "connections.groups.group",
+        texts.symbols: "cpu.stacks.stack drops.packets.place",
+        texts.scrubbed: """
+            cpu.categories.note findings.findings.kind findings.findings.peer findings.findings.finding
+            findings.findings.view findings.findings.filter findings.findings.advice findings.findings.explains
+            self.costs.name self.costs.note
+        """,
+        texts.declared: """
+            bandwidth.interfaces.kind bandwidth.flows.protocol drops.packets.meaning drops.packets.protocol
+            drops.packets.family drops.counters.counter drops.counters.name flows.ledger.of flows.ledger.term
+            findings.limits.setting findings.limits.when_full findings.firewall.protocol findings.losses.lens
+            findings.losses.what findings.losses.meaning self.costs.lens
+        """,
+        texts.service: "bandwidth.services.service",
+        texts.tcp_flags: "bandwidth.flows.tcp_flags",
+        texts.reason: "drops.packets.reason",
+        texts.resource: "findings.limits.resource",
+        texts.interface: "findings.cpus.queue",
+        texts.nft: """
+            findings.firewall.family findings.firewall.table findings.firewall.chain findings.firewall.hook
+            findings.firewall.comment
+        """,
+    }.items()
+    for place in places.split()
+}  # fmt: skip
 """Texts of single tables; nettop.recording.redaction.findings knows more of those in findings."""
 
 _PLAIN_IDS = frozenset({

@@ -14,7 +14,7 @@ from nettop.recording.chunks import Group
 from nettop.recording.redaction import findings, texts
 from nettop.recording.redaction.fields import is_replaced_id, treatment_of
 from nettop.recording.redaction.pseudonyms import Pseudonyms
-from nettop.recording.redaction.texts import Texts, Treatment
+from nettop.recording.redaction.texts import Texts
 from nettop.snapshots.arrays import Array, as_list, take_rows
 from nettop.snapshots.findings import FINDINGS
 from nettop.snapshots.findings import LENS as FINDINGS_LENS
@@ -24,11 +24,7 @@ from nettop.snapshots.snapshot import Ended, Rows, Snapshot, TextTable, known, u
 
 _ID_BITS = {4: 31, 8: 53}
 """Bits of a replaced id, by the bytes of its column."""
-_SHARED_FACTS: dict[str, Treatment] = {
-    "kernel": texts.version,
-    "machine": texts.declared,
-    "cpus": texts.declared,
-}
+_SHARED_FACTS = {"kernel": texts.version, "machine": texts.declared, "cpus": texts.declared}
 """Facts that many hosts share."""
 
 
@@ -40,7 +36,7 @@ class Redactor:
         self.texts = Texts(self._pseudonyms)
         self._pieces: dict[tuple[str, str], list[tuple[Rows, Rows]]] = {}
         """The listed pieces of rows that left a table, and each redacted: a writer tells them by their identity."""
-        self._tables: dict[tuple[str, str, str], TextTable] = {}
+        self._tables: dict[tuple[str, ...], TextTable] = {}
         """The texts of each field, which keep their codes from reading to reading."""
 
     def group(self, group: Group) -> Group:
@@ -62,7 +58,7 @@ class Redactor:
         lens, scrubbed = snapshot.lens, self.texts.scrubbed
         return replace(
             snapshot,
-            tables={name: self.rows(lens, rows, self._tables) for name, rows in snapshot.tables.items()},
+            tables={name: self.rows(lens, rows) for name, rows in snapshot.tables.items()},
             ended={name: self._ended(lens, name, ended) for name, ended in snapshot.ended.items()},
             counts={scrubbed(name): count for name, count in snapshot.counts.items()},
             lost={scrubbed(name): count for name, count in snapshot.lost.items()},
@@ -70,11 +66,9 @@ class Redactor:
             hooks=tuple(map(self._hook, snapshot.hooks)),
         )
 
-    def rows(
-        self, lens: str, rows: Rows, tables: dict[tuple[str, str, str], TextTable] | None = None
-    ) -> Rows:
-        """Return the rows of a table in place of others, sorted by their new keys. `tables` has the texts of the
-        readings before."""
+    def rows(self, lens: str, rows: Rows, part: str = "") -> Rows:
+        """Return the rows of a table in place of others, sorted by their new keys; `part` tells other rows of the table
+        apart, which have their own texts."""
         table, array = rows.table, rows.array.copy()
         for field in table.stored:
             if field.kind is Kind.ADDRESS:
@@ -85,9 +79,7 @@ class Redactor:
         if lens == FINDINGS_LENS.id and table.name == FINDINGS.name:
             redacted = self._findings(redacted)
         else:
-            redacted = replace(
-                redacted, texts=self._texts(lens, rows, array, {} if tables is None else tables)
-            )
+            redacted = replace(redacted, texts=self._texts((lens, rows.table.name, part), rows, array))
         order = np.argsort(redacted.array[table.key], kind="stable")
         return replace(redacted, array=take_rows(redacted.array, order))
 
@@ -98,20 +90,20 @@ class Redactor:
         pieces = []
         for rows in ended.rows:
             redacted = next((other for piece, other in known_pieces if piece is rows), None)
-            pieces.append((rows, self.rows(lens, rows) if redacted is None else redacted))
+            pieces.append((rows, self.rows(lens, rows, "left") if redacted is None else redacted))
         self._pieces[lens, name] = pieces
-        return replace(ended, rows=tuple(other for _, other in pieces), total=self.rows(lens, ended.total))
+        return replace(
+            ended, rows=tuple(other for _, other in pieces), total=self.rows(lens, ended.total, "total")
+        )
 
     def _hook(self, status: HookStatus) -> HookStatus:
-        scrubbed = self.texts.scrubbed
-        return HookStatus(
-            scrubbed(status.hook),
-            status.mechanism and scrubbed(status.mechanism),
-            tuple((scrubbed(name), scrubbed(why)) for name, why in status.refused),
-            tuple(map(scrubbed, status.fields)),
-            scrubbed(status.remedy),
-            status.code,
-        )
+        return HookStatus(*(self._scrubbed(getattr(status, name)) for name in HookStatus.__slots__))
+
+    def _scrubbed(self, value: Any) -> Any:
+        """Return a value with other texts, also those in tuples."""
+        if isinstance(value, tuple):
+            return tuple(map(self._scrubbed, value))
+        return self.texts.scrubbed(value) if isinstance(value, str) else value
 
     def _fact(self, name: str, value: str) -> str:
         return _SHARED_FACTS.get(name, texts.host)(self.texts, value)
@@ -136,21 +128,19 @@ class Redactor:
         ids: Array = np.array(replaced, column.dtype)[places.ravel()]
         return ids
 
-    def _texts(
-        self, lens: str, rows: Rows, array: Array, tables: dict[tuple[str, str, str], TextTable]
-    ) -> dict[str, tuple[str, ...]]:
+    def _texts(self, place: tuple[str, str, str], rows: Rows, array: Array) -> dict[str, tuple[str, ...]]:
         """Put the codes of other texts into `array`, and return these texts. Only texts of rows are replaced and kept:
         a source may have more, also those of other fields."""
         replaced = {}
         for field in rows.table.stored:
             if field.kind is not Kind.TEXT or field.name not in rows.texts:
                 continue
-            codes, place = rows.array[field.name], (lens, rows.table.name, field.name)
+            codes, key = rows.array[field.name], (*place, field.name)
             is_known = known(codes)
             distinct, places = np.unique(codes[is_known], return_inverse=True)
             treatment, values = treatment_of(*place[:2], field), rows.texts[field.name]
             others = [treatment(self.texts, values[code]) for code in as_list(distinct)]
-            table = tables[place] = tables.get(place, TextTable()).renewed(len(others))
+            table = self._tables[key] = self._tables.get(key, TextTable()).renewed(len(others))
             array[field.name][is_known] = np.array(list(map(table.code, others)), codes.dtype)[places]
             replaced[field.name] = table.frozen()
         return replaced

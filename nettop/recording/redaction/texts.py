@@ -49,9 +49,8 @@ _BPF_PROGRAM = re.compile(r"(bpf_prog_[0-9a-f]{16})_\w+")
 """A program in kernel stacks, with the name that its author gave it."""
 _SYMBOL = re.compile(r"[A-Za-z_][\w.]*(?:\+0x[0-9a-f]+)?(?: \[\w+\])?|0x[0-9a-f]+|\[\w+\]", re.ASCII)
 _INTERFACE_KINDS = """
-    amt bareudp batadv bond bridge can dsa dummy erspan ether geneve gre gretap gtp hsr ifb ip6erspan ip6gre ip6gretap
-    ip6tnl ipip ipoib ipvlan ipvtap loopback macsec macvlan macvtap netdevsim netkit nlmon ovpn rmnet sit team tun vcan
-    veth vlan vrf vti vti6 vxcan vxlan wireguard wwan xfrm
+    bond bridge dummy ether geneve gre gretap ifb ip6gre ip6tnl ipip ipvlan macsec macvlan macvtap netkit sit team tun
+    veth vlan vrf vti vxlan wireguard xfrm
 """
 _PORT = re.compile(r"\*?:?\d+(?:/(?:tcp|udp|mptcp))?")
 _ENDPOINT = re.compile(
@@ -215,13 +214,11 @@ def _own_texts() -> frozenset[str]:
 @cache
 def _kernel_texts() -> frozenset[str]:
     """Return names and descriptions of the kernel's own. Their words are too many to be kept in free text."""
-    numbered = (IP_PROTOCOLS, drops.ETHERTYPES, bandwidth.ETHERTYPES)
+    protocols = (IP_PROTOCOLS, drops.ETHERTYPES, bandwidth.ETHERTYPES)
     counters = (drops.OF_NAMESPACES, drops.OF_DEVICES, drops.OF_CPUS)
-    return frozenset({
-        "x86_64", *_INTERFACE_KINDS.split(), *(name for names in numbered for name in names.values()),
-        *(text for names in counters for text in chain(names, names.values())),
-        *drops.REASONS, *(reason.meaning for reason in drops.REASONS.values()),
-    })  # fmt: skip
+    reasons = {name: reason.meaning for name, reason in drops.REASONS.items()}
+    names = (str(name) for known in (*protocols, *counters, reasons) for name in chain(known, known.values()))
+    return frozenset({"x86_64", *_INTERFACE_KINDS.split(), *names})
 
 
 def _texts_of(lens: Lens) -> Iterator[str]:
