@@ -20,7 +20,7 @@ from nettop.engine.pace import Pace, percent
 from nettop.snapshots.hooks import NOT_AVAILABLE, HookStatus
 from nettop.snapshots.own_cost import COSTS, HOOK_PROGRAMS, SELF
 from nettop.snapshots.safe_text import safe_bytes, safe_text
-from nettop.snapshots.snapshot import Rows, Snapshot, rows_from
+from nettop.snapshots.snapshot import Rows, Snapshot, clocks, rows_from
 from nettop.snapshots.source import SourceOptions
 
 _STATISTICS = "BPF statistics"
@@ -95,9 +95,8 @@ class OwnCostSource:
         ]  # fmt: skip
         refused = () if self._cost.counts_programs else ((_STATISTICS, self._cost.without_statistics),)
         return Snapshot(
-            lens=SELF.id,
-            wall_ns=time.time_ns(),
-            boot_ns=time.clock_gettime_ns(time.CLOCK_BOOTTIME),
+            SELF.id,
+            *clocks(self._cost.now.at_ns),
             tables={COSTS.name: self._rows(costs)},
             lost={lens: number for lens, number in lost.items() if number},
             hooks=(HookStatus(HOOK_PROGRAMS.name, None if refused else _STATISTICS, refused),),

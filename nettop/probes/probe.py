@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from typing import ClassVar, NoReturn, TypeVar
@@ -93,11 +92,6 @@ class Probe:
         """Detach and leave every namespace; a second call is a no-op."""
         self._opened.close()
         self._programs.clear()
-
-
-def clocks() -> tuple[int, int]:
-    """Return the time of a snapshot: the wall clock's and that since boot, in ns."""
-    return time.time_ns(), time.clock_gettime_ns(time.CLOCK_BOOTTIME)
 
 
 def sockets_of(frames: Mapping[str, Frame]) -> Rows | None:

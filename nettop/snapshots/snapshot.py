@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -88,8 +89,9 @@ _MANY_MISSED = 0.1
 class Snapshot:
     """One reading of a lens. Nothing downstream modifies it, and it shares no memory with the kernel.
 
-    `wall_ns` and `boot_ns` are read back to back. `counts` are facts about the whole (sockets in TIME_WAIT). `lost`
-    counts losses to full tables and races since the start, by name. `hooks` are the statuses of the lens's hooks;
+    `wall_ns` and `boot_ns` are when its counters were read (see `clocks`). `counts` are facts about the whole (sockets
+    in TIME_WAIT). `lost` counts losses to full tables and races since the start, by name. `hooks` are the statuses of
+    the lens's hooks;
     `gaps` names anything else that cannot be seen, and why (a namespace that may not be entered). `ended` has the rows
     that left a table, by the table's name, if their last values matter. `complete_since_ns` (CLOCK_BOOTTIME) is when
     the last hook that contributes to the rows' counters was attached: an interval that began earlier was covered only
@@ -210,6 +212,15 @@ def known_histograms(column: Array) -> np.ndarray[Any, np.dtype[np.bool_]]:
 def sum_of(column: Array) -> int:
     """Return the sum of the known values of a stored integer column."""
     return int(column[known(column)].sum(dtype=np.uint64))
+
+
+def clocks(taken_ns: int) -> tuple[int, int]:
+    """Return a moment of CLOCK_MONOTONIC by the wall clock and since boot, in ns.
+
+    A snapshot has the time at which its counters were read: on a busy host making its rows may take seconds.
+    """
+    passed_ns = time.monotonic_ns() - taken_ns
+    return time.time_ns() - passed_ns, time.clock_gettime_ns(time.CLOCK_BOOTTIME) - passed_ns
 
 
 _SPARE_TEXTS = 1024

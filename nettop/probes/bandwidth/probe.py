@@ -61,7 +61,7 @@ from nettop.probes.bandwidth.programs import (
     TRAFFIC_COLUMNS,
     program_text,
 )
-from nettop.probes.probe import Probe, clocks
+from nettop.probes.probe import Probe
 from nettop.query.units import human
 from nettop.snapshots.arrays import Array, positions, take_rows
 from nettop.snapshots.bandwidth import (
@@ -109,6 +109,7 @@ from nettop.snapshots.snapshot import (
     Rows,
     Snapshot,
     TextTable,
+    clocks,
     known,
     unknown_value,
 )
@@ -362,7 +363,7 @@ class Bandwidth(Probe):
         """Return the traffic since the start."""
         removed = self._follow(*self._read_links())
         taken_ns = max(taken_ns, time.monotonic_ns())
-        wall_ns, boot_ns = clocks()
+        wall_ns, boot_ns = clocks(taken_ns)
         present = list(self._interfaces.values())
         for interface in present:
             if self._counted is not None and interface.counted is not None:

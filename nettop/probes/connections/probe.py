@@ -46,7 +46,7 @@ from nettop.probes.connections.socket_rows import (
 )
 from nettop.probes.connections.socket_table import OWNED_MECHANISM, UNATTRIBUTED_MECHANISM, WALKS, SocketTable
 from nettop.probes.connections.udp import UDP_FALLBACKS, UdpTotals
-from nettop.probes.probe import Probe, clocks
+from nettop.probes.probe import Probe
 from nettop.reading import has_data
 from nettop.snapshots.arrays import Array
 from nettop.snapshots.connections import (
@@ -65,7 +65,7 @@ from nettop.snapshots.connections import (
 )
 from nettop.snapshots.hooks import HookStatus
 from nettop.snapshots.services import LENS as SERVICES
-from nettop.snapshots.snapshot import NOT_COMPLETE_YET, Ended, Frame, Rows, Snapshot, known, sum_of
+from nettop.snapshots.snapshot import NOT_COMPLETE_YET, Ended, Frame, Rows, Snapshot, clocks, known, sum_of
 from nettop.snapshots.source import SourceOptions
 
 TABLES = Fallbacks(HOOK_SOCKETS, (Mechanism(OWNED_MECHANISM, WALKS), Mechanism(SOCK_DIAG)))
@@ -290,7 +290,7 @@ class Connections(Probe):
         udp = self._udp.status() if self._udp else EventsStatus({}, {}, self._no_udp)
         snapshot = Snapshot(
             LENS.id,
-            *clocks(),
+            *clocks(taken_ns),
             tables=tables,
             counts=counts | _sum_bytes(rows, ended) | status.counts | udp.counts,
             lost=lost | status.lost | udp.lost,

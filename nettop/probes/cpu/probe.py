@@ -34,7 +34,7 @@ from nettop.probes.cpu import samples as cpu_samples
 from nettop.probes.cpu.entries import EntryReading, EntryTimes
 from nettop.probes.cpu.processes import CALLS, FIRST_ID, SAMPLED_NS, ProcessTimes
 from nettop.probes.cpu.samples import SampleReading, Samples
-from nettop.probes.probe import Probe, clocks
+from nettop.probes.probe import Probe
 from nettop.snapshots.arrays import Array, as_list
 from nettop.snapshots.cpu import (
     CATEGORY_SHARES,
@@ -61,7 +61,7 @@ from nettop.snapshots.cpu import (
 )
 from nettop.snapshots.hooks import HookStatus
 from nettop.snapshots.schema import Hook
-from nettop.snapshots.snapshot import Rows, Snapshot, unknown_value
+from nettop.snapshots.snapshot import Rows, Snapshot, clocks, unknown_value
 
 SAMPLES = Fallbacks(HOOK_SAMPLES, (Mechanism("perf cpu-clock"),))
 SYMBOLS = Fallbacks(HOOK_SYMBOLS, (Mechanism("/proc/kallsyms"),))
@@ -232,7 +232,6 @@ class Cpu(Probe):
 
     def read(self, taken_ns: int) -> Snapshot:
         """Return the times since the start."""
-        taken_at = clocks()
         times = self._attached.read(time.monotonic_ns())
         running_ns = self._samples.running_ns() if self._samples else {}
         stat = read_cpu_times(self._host.proc)
@@ -255,7 +254,7 @@ class Cpu(Probe):
             self._stacks = samples.stacks
         return Snapshot(
             LENS.id,
-            *taken_at,
+            *clocks(taken_ns),
             tables=tables,
             ended={PROCESSES.name: self._processes.ended(taken_ns)},
             counts=counts,

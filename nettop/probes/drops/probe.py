@@ -42,7 +42,7 @@ from nettop.probes.drops.counters import (
 )
 from nettop.probes.drops.ports import COUNTERS as UNSEEN
 from nettop.probes.drops.ports import Listeners, UnseenSyns, find_owners, read_listeners
-from nettop.probes.probe import Probe, attach_program, clocks, skipped_runs, sockets_of, with_types
+from nettop.probes.probe import Probe, attach_program, skipped_runs, sockets_of, with_types
 from nettop.snapshots.arrays import Array, as_list, concatenate_rows, distinct_rows, positions, take_rows
 from nettop.snapshots.connections import SEVERAL
 from nettop.snapshots.drops import (
@@ -60,7 +60,7 @@ from nettop.snapshots.drops import (
 from nettop.snapshots.hooks import HookStatus
 from nettop.snapshots.ip_protocols import IP_PROTOCOLS
 from nettop.snapshots.row_ids import row_ids
-from nettop.snapshots.snapshot import Frame, Rows, Snapshot, TextTable
+from nettop.snapshots.snapshot import Frame, Rows, Snapshot, TextTable, clocks
 
 PROGRAM = "tp_btf__kfree_skb"
 PACKETS_FALLBACKS = Fallbacks(HOOK_PACKETS, (Mechanism("tp_btf/kfree_skb", (PROGRAM,)),))
@@ -302,7 +302,7 @@ class Drops(Probe):
 
     def read(self, taken_ns: int) -> Snapshot:
         """Return the drops since the start, and the current values of the kernel's counters."""
-        wall_ns, boot_ns = clocks()
+        wall_ns, boot_ns = clocks(taken_ns)
         if self._count:
             self._kinds, self._totals = self._count.read()
         by_namespace = self._read_namespaces(frozenset(self._kinds["netns"].tolist()) - {0})

@@ -24,7 +24,7 @@ from nettop.probes.findings.interfaces import Interfaces
 from nettop.probes.findings.interrupts import Interrupts, Queue
 from nettop.probes.findings.limits import less_unlimited, limit_rows, read_limits, unlimited_here
 from nettop.probes.findings.losses import loss_rows
-from nettop.probes.probe import Probe, clocks, sockets_of
+from nettop.probes.probe import Probe, sockets_of
 from nettop.query.finding_tracker import FindingTracker
 from nettop.snapshots import lenses
 from nettop.snapshots.bandwidth import INTERFACES
@@ -34,7 +34,7 @@ from nettop.snapshots.drops import COUNTERS
 from nettop.snapshots.drops import LENS as DROPS
 from nettop.snapshots.findings import CPUS, FAILED, FINDINGS, FIREWALL, LENS, LIMITS, LOSSES
 from nettop.snapshots.hooks import HookStatus
-from nettop.snapshots.snapshot import Frame, Rows, Snapshot
+from nettop.snapshots.snapshot import Frame, Rows, Snapshot, clocks
 
 NAMESPACES_PER_READING = 16
 """Counters of more namespaces are read less often than each time, so that their number costs no more CPU time."""
@@ -99,7 +99,7 @@ class Findings(Probe):
 
     def read(self, taken_ns: int) -> Snapshot:
         """Return the findings in the newest frames of the attached lenses, and in its own counters."""
-        wall_ns, boot_ns = clocks()
+        wall_ns, boot_ns = clocks(taken_ns)
         if self._firewall is None:  # only now, for nettop has dropped its privileges
             self._firewall = self._attach_best(FIREWALL_FALLBACKS, lambda _: require_asker(self._host))
         if self._is_due(boot_ns):

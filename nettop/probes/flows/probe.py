@@ -20,13 +20,13 @@ from nettop.flows.reader import (
 )
 from nettop.kernel.bpf.mechanisms import Fallbacks, Mechanism, check_chosen
 from nettop.kernel.host.facts import Host
-from nettop.probes.probe import Probe, clocks
+from nettop.probes.probe import Probe
 from nettop.query.address import MAPPED
 from nettop.settings import SYSTEM_FLOWS_DIR, collector_urls, default_flows_dir
 from nettop.snapshots.arrays import Array, take_rows
 from nettop.snapshots.flows import COLLECTOR, COUNTINGS, EXPORTERS, HOOK_COLLECTOR, LEDGER, LENS
 from nettop.snapshots.row_ids import row_id
-from nettop.snapshots.snapshot import Rows, Snapshot, TextTable, unknown_value
+from nettop.snapshots.snapshot import Rows, Snapshot, TextTable, clocks, unknown_value
 from nettop.snapshots.source import SourceOptions
 
 _FALLBACKS = Fallbacks(HOOK_COLLECTOR, (Mechanism("http"),))
@@ -79,7 +79,7 @@ class CollectorState(Probe):
         hook = self._attach_best(_FALLBACKS, fetch)
         return Snapshot(
             LENS.id,
-            *clocks(),
+            *clocks(taken_ns),
             tables={
                 EXPORTERS.name: Rows(EXPORTERS, _exporter_rows(documents.get(EXPORTERS_PATH)), {}, taken_ns),
                 LEDGER.name: self._ledger(documents.get(STATE_PATH), taken_ns),

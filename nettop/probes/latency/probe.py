@@ -42,7 +42,7 @@ from nettop.probes.latency.rows import (
     stage_of,
     stage_rows,
 )
-from nettop.probes.probe import Probe, attach_program, clocks, loaded_as, skipped_runs, sockets_of
+from nettop.probes.probe import Probe, attach_program, loaded_as, skipped_runs, sockets_of
 from nettop.snapshots.hooks import HookStatus
 from nettop.snapshots.latency import (
     BUCKET_TABLE,
@@ -62,7 +62,7 @@ from nettop.snapshots.latency import (
     WIRE_APP,
     WIRE_SOCKET,
 )
-from nettop.snapshots.snapshot import Frame, Snapshot
+from nettop.snapshots.snapshot import Frame, Snapshot, clocks
 
 FOLLOWED_PER_S = 10_000
 """Default number of packets to follow per second, in all stages together."""
@@ -207,7 +207,7 @@ class Latency(Probe):
             totals[PAIRS_EVICTED] = int(maps.sum_per_cpu(evicted, 0))
         return Snapshot(
             LENS.id,
-            *clocks(),
+            *clocks(taken_ns),
             tables=tables,
             counts=totals,
             lost={"skipped": skipped_runs(self._program)} if self._program else {},

@@ -18,7 +18,7 @@ from nettop.kernel.bpf.program_text import ProgramText
 from nettop.kernel.bpf.set_table import SetTable
 from nettop.kernel.host.facts import Host
 from nettop.kernel.host.processes import Processes
-from nettop.probes.probe import Probe, attach_program, clocks, loaded_as, skipped_runs
+from nettop.probes.probe import Probe, attach_program, loaded_as, skipped_runs
 from nettop.probes.services.programs import (
     BY_ADDRESS,
     CHANGES,
@@ -71,7 +71,7 @@ from nettop.snapshots.services import (
     WITHOUT_SLOT,
     parse_ports,
 )
-from nettop.snapshots.snapshot import Snapshot
+from nettop.snapshots.snapshot import Snapshot, clocks
 
 
 def make_probe(host: Host | None = None) -> Services:
@@ -172,11 +172,12 @@ class Services(Probe):
 
     # --- reading ------------------------------------------------------------------------------------------------
 
-    def read(self, taken_ns: int) -> Snapshot:  # noqa: ARG002 - the counts have a time of their own
+    def read(self, taken_ns: int) -> Snapshot:
         """Return the response times since the start, and the requests that are waiting."""
         tables, ended, counts, lost = {}, {}, {}, {}
         if self._program is not None:
             counted, whole = self._read_counts(), np.frombuffer(self._whole, TOTALS)[0].copy()
+            taken_ns = counted.taken_ns
             self.namespaces.follow(frozenset())
             names = self._processes.begin()
             rows, left = (
@@ -202,7 +203,7 @@ class Services(Probe):
             }
         return Snapshot(
             LENS.id,
-            *clocks(),
+            *clocks(taken_ns),
             tables=tables,
             ended=ended,
             counts=counts,
@@ -212,6 +213,7 @@ class Services(Probe):
 
     def _read_counts(self) -> Counts:
         """Return the counts, and the connections that are watched now."""
+        now_ns, now_wall_ns = time.monotonic_ns(), time.time_ns()
         taken = int(np.frombuffer(self._whole, TOTALS)[0]["taken"])
         count, parts = min(FIRST_SLOT + taken, SERVICES_MAX), partitions()
         services = np.frombuffer(self._services, SERVICE, count).copy()
@@ -226,7 +228,7 @@ class Services(Probe):
         # number of elements seen in a bucket (bpf_sk_storage_map_seq_find_next): new ones have it repeat others, and
         # for those that leave meanwhile it skips others until the next reading.
         connections = connections[np.unique(connections["id"], return_index=True)[1]]
-        now_ns, numbers = time.monotonic_ns(), self._slots.numbers(count)
+        numbers = self._slots.numbers(count)
         used = np.concatenate([connections["service"], requests["service"]])
         left = self._slots.choose_leaving(services, tallies, used, taken=taken, now_ns=now_ns)
         self._slots.release(left)
@@ -234,7 +236,7 @@ class Services(Probe):
             self._udp.release(left)
         clients = self._clients.read()
         return Counts(
-            services, numbers, tallies, numbers[left], clients, connections, requests, now_ns, time.time_ns()
+            services, numbers, tallies, numbers[left], clients, connections, requests, now_ns, now_wall_ns
         )
 
     def _read_requests(self, tallies: Array) -> Array:
