@@ -9,7 +9,9 @@ import importlib
 import os
 import re
 from collections.abc import Iterable
+from copy import copy
 from enum import IntEnum
+from typing import Self
 
 from nettop.process import limits
 
@@ -47,6 +49,12 @@ class NettopError(Exception):
         super().__init__(what)
         self.what = what
         self.remedy = remedy
+
+    def in_words(self, what: str, remedy: str) -> Self:
+        """Return the same error in other words."""
+        changed = copy(self)
+        changed.what, changed.remedy, changed.args = what, remedy, (what,)
+        return changed
 
 
 class UsageError(NettopError):

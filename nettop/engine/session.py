@@ -2,7 +2,8 @@
 """A running nettop: the bus, the requests of frontends, and the sampler, the only thread that reads sources.
 
 The sampler reads at absolute deadlines of the monotonic clock, and drains events when the kernel wakes it. It attaches
-one lens at a time, in a separate thread, and goes on reading the others.
+one lens at a time, in a separate thread, and goes on reading the others. It tries a lens that failed again after growing
+pauses.
 """
 
 from __future__ import annotations
@@ -22,8 +23,9 @@ from nettop.engine.own_cost import DRAIN, READ, START, OpenStatistics, OwnCost, 
 from nettop.engine.own_cost_table import OwnCostSource
 from nettop.engine.pace import OverheadLimit, Pace
 from nettop.engine.source import probe_of
-from nettop.errors import NettopError, PermissionMissing, SourceFailed, failure_of
+from nettop.errors import ExitCode, NettopError, PermissionMissing, SourceFailed, failure_of
 from nettop.process.wake_event import WakeEvent
+from nettop.query.times import rfc3339
 from nettop.settings import checked_seconds
 from nettop.snapshots import lenses
 from nettop.snapshots.findings import LENS as FINDINGS
@@ -47,6 +49,12 @@ DRAIN_PAUSE_S = 0.1
 """Seconds between two drains: events are taken in batches, and the kernel need not wake the thread for each."""
 CHECK_PAUSE_S = 0.01
 """Seconds between two checks, within that pause, of whether a buffer is filling up."""
+RETRY_S = (1.0, 2.0, 4.0, 8.0, 15.0, 30.0, 60.0)
+"""Pauses before a lens that failed is tried again, at a deadline. The first one follows again after a lens has worked
+for the last one."""
+_REFUSALS = (ExitCode.USAGE, ExitCode.UNSUPPORTED, ExitCode.PERMISSION)
+"""Exit codes of a start that fails again if it is tried again."""
+_START_AGAIN = "start nettop again: it no longer has the privileges to attach this lens"
 
 
 class Lease:
@@ -92,6 +100,20 @@ class _Attached:
     """Time from which it may be read at a deadline, so that its first interval is not too short."""
 
 
+@dataclass
+class _Retry:
+    """When a lens that failed is tried again, or was last, and after how many tries.
+
+    `attached` has its source while that waits to be read again; without it the lens is attached again.
+    """
+
+    options: SourceOptions
+    attached: _Attached | None
+    at: float
+    tries: int
+    is_waiting: bool = True
+
+
 class Session:
     """A running nettop, used as a context manager. Leaving it closes every source.
 
@@ -101,6 +123,9 @@ class Session:
     that nettop may use. The sampler's thread calls `drop_privileges` once, after the first lens has started or failed,
     and before any reading. If lenses start `together`, it does so after the last of them. The thread that attaches a
     lens begins with the sampler's privileges and ends before the lens is read.
+
+    A source that fails is read again later, which needs no privileges, and its counts go on. If a session `reattaches`,
+    which needs privileges, it is closed, and its lens is attached again, so that nothing remains of what failed.
     """
 
     def __init__(
@@ -113,6 +138,7 @@ class Session:
         max_overhead: float | None = None,
         drop_privileges: DropPrivileges | None = None,
         together: Collection[str] = (),
+        reattaches: bool = False,
     ) -> None:
         self.bus = Bus()
         self.is_local = is_local
@@ -121,6 +147,7 @@ class Session:
         self._source_of = source_of
         self._drop_privileges = drop_privileges
         self._together = set(together)
+        self._reattaches = reattaches
         self._unread: list[str] = []
         self._leased: Counter[str] = Counter()
         self._leases: Counter[str] = Counter()
@@ -128,6 +155,7 @@ class Session:
         self._start: _Start | None = None
         self._executor = ThreadPoolExecutor
         self._attached: dict[str, _Attached] = {}
+        self._retries: dict[str, _Retry] = {}
         self._tasks: deque[Callable[[], None]] = deque()
         self._event = WakeEvent()
         self._requests: list[Future[None]] = []
@@ -253,8 +281,8 @@ class Session:
                 self._start.thread.shutdown()
                 if self._start.started.exception() is None:
                     self._start.started.result().close()
-            for lens in list(self._attached):
-                self._detach(lens)
+            for source in self._sources().values():
+                source.close()
             if self._pace.bound is not None:
                 self._cost.release_statistics()
 
@@ -290,6 +318,8 @@ class Session:
 
     def _attach(self, lens: str, options: SourceOptions) -> None:
         self._leases[lens] += 1
+        if lens in self._retries and self._retries[lens].is_waiting:
+            self._retry(lens)
         if lens in self._attached:
             self._attached[lens].idle_since = None
         else:
@@ -298,12 +328,15 @@ class Session:
         self._start_next()
 
     def _change(self, lens: str, change: Callable[[SourceOptions], SourceOptions]) -> None:
+        retry = self._retries.get(lens)
         if lens in self._attaching:
             self._attaching[lens].options = change(self._attaching[lens].options)
         elif lens in self._attached:
             attached = self._attached[lens]
             attached.options = change(attached.options)
-            attached.source.configure(attached.options)
+            self._try(lens, partial(attached.source.configure, attached.options))
+        elif retry is not None:
+            retry.options = change(retry.options)
 
     def _describe(self, lens: str, key: int, result: Future[dict[str, str]]) -> None:
         if lens in self._attaching:
@@ -315,6 +348,8 @@ class Session:
                 result.set_result(self._attached[lens].source.describe(key))
             except NettopError as error:
                 result.set_exception(error)
+            except Exception as error:  # noqa: BLE001 - the sampler goes on
+                result.set_exception(failure_of(lens, error))
 
     def _start_next(self) -> None:
         """Begin to attach the next lens unless another is being attached: loaders need much memory."""
@@ -349,7 +384,7 @@ class Session:
         thread.shutdown()
         self._start = None
         attaching = self._attaching.pop(lens)
-        source = self._try(lens, started.result)
+        source = self._try(lens, started.result, attaching.options)
         if source is not None:
             self._attached[lens] = _Attached(
                 source,
@@ -357,9 +392,9 @@ class Session:
                 events=source if isinstance(source, EventSource) else None,
                 idle_since=None if self._leases[lens] else time.monotonic(),
             )
-            if attaching.options != options:
-                source.configure(attaching.options)
             self._unread.append(lens)
+            if attaching.options != options:
+                self._try(lens, partial(source.configure, attaching.options))
         self._after_start(lens)
         for call in attaching.calls:
             call()
@@ -393,8 +428,13 @@ class Session:
 
     def _end_lease(self, lens: str) -> None:
         self._leases[lens] -= 1
-        if lens in self._attached and not self._leases[lens]:
+        if self._leases[lens]:
+            return
+        if lens in self._attached:
             self._attached[lens].idle_since = time.monotonic()
+        retry = self._retries.pop(lens, None)
+        if retry is not None and retry.attached is not None:
+            retry.attached.source.close()
 
     def _detach_idle(self) -> None:
         now = time.monotonic()
@@ -414,6 +454,10 @@ class Session:
             self._pace.ignore_attaching()
         self._pace.tick()
         now, is_requested = time.monotonic(), bool(self._requests)
+        for lens, retry in list(self._retries.items()):
+            if retry.is_waiting and now >= retry.at:
+                self._retry(lens)
+        self._start_next()
         due = [lens for lens, attached in self._attached.items() if is_requested or now >= attached.due_at]
         # The own cost comes first, so that its rows and its total are from the same moment. Findings come last, because
         # they are about what the others have just read.
@@ -438,22 +482,22 @@ class Session:
         return OwnCostSource(self._cost, self._pace, self.bus) if lens == SELF.id else self._source_of(lens)
 
     def _sources(self) -> dict[str, Source]:
-        """Return the attached sources by lens."""
-        return {lens: attached.source for lens, attached in self._attached.items()}
+        """Return the attached sources by lens, including those that wait to be read again."""
+        waiting = {
+            lens: retry.attached for lens, retry in self._retries.items() if retry.attached is not None
+        }
+        return {lens: attached.source for lens, attached in (self._attached | waiting).items()}
 
     def _read(self, lens: str) -> None:
         attached = self._attached.get(lens)
         if attached is None:
             return
-        if isinstance(attached.source, JoiningSource):
-            frames = {other: self.bus.frame(other) for other in self._attached}
-            attached.source.join({other: frame for other, frame in frames.items() if frame is not None})
-        if isinstance(attached.source, SkippingSource):
-            attached.source.note_skipped(self._cost.late)
         with self._cost.steps.time(lens, READ):
-            snapshot = self._try(lens, lambda: attached.source.read(time.monotonic_ns()))
+            snapshot = self._try(lens, lambda: self._snapshot(attached.source))
         if snapshot is None:
             return
+        if self._reattaches and self.bus.failure(lens) is not None:
+            self.bus.forget(lens)  # what was read before the lens failed counts from another start
         oldest_gap_ns = int(self.interval_s * 0.5e9)
         if isinstance(attached.source, ReplayingSource):
             frame = self.bus.frame(lens)
@@ -464,6 +508,15 @@ class Session:
         # Drain first, so that the frame has the events that its snapshot counts.
         if self._drain(lens, attached.events):
             self.bus.publish(snapshot, oldest_gap_ns)
+
+    def _snapshot(self, source: Source) -> Snapshot:
+        """Pass a source what it needs of the others, and return its reading."""
+        if isinstance(source, JoiningSource):
+            frames = {other: self.bus.frame(other) for other in self._attached}
+            source.join({other: frame for other, frame in frames.items() if frame is not None})
+        if isinstance(source, SkippingSource):
+            source.note_skipped(self._cost.late)
+        return source.read(time.monotonic_ns())
 
     def _leap(self, lens: str, is_elsewhere: bool, before: Snapshot | None) -> None:
         """Prepare the bus for a reading of another moment: its rates are those of the recorded interval."""
@@ -482,20 +535,52 @@ class Session:
             self.bus.append(lens, batches)
         return batches is not None
 
-    def _try(self, lens: str, step: Callable[[], T]) -> T | None:
-        """Return the result of `step`. If it fails, detach the lens and report the failure on the bus."""
+    def _try(self, lens: str, step: Callable[[], T], options: SourceOptions | None = None) -> T | None:
+        """Return the result of `step`. If it fails, report that on the bus, and try the lens again later.
+
+        `options` are those of a lens whose start it is.
+        """
         try:
             return step()
         except NettopError as error:
             failure: NettopError = error
         except Exception as error:  # noqa: BLE001 - the other lenses go on
             failure = failure_of(lens, error)
-        self._detach(lens)
-        earlier = self.bus.failure(lens)
-        if earlier is not None and self._drop_privileges is None and isinstance(failure, PermissionMissing):
-            failure = earlier  # a retry by another lease: the privileges dropped meanwhile are not the cause
-        self.bus.fail(lens, failure)
+        attached, last = self._attached.pop(lens, None), self._retries.pop(lens, None)
+        is_refused = attached is None and failure.exit_code in _REFUSALS
+        is_retried = self._leases[lens] > 0 and not is_refused
+        frame, earlier = self.bus.frame(lens), self.bus.failure(lens)
+        if is_refused and earlier is not None and self._drop_privileges is None:
+            if isinstance(failure, PermissionMissing):  # the privileges dropped meanwhile are not the cause
+                failure = earlier if last is None else earlier.in_words(earlier.what, _START_AGAIN)
+        elif frame is not None:
+            since = rfc3339(frame.now.wall_ns)[:19]
+            failure = failure.in_words(f"{failure.what}; not read since {since}Z", failure.remedy)
+        if attached is not None:
+            options = attached.options
+            if self._reattaches or self._drop_privileges is not None or not is_retried:
+                attached.source.close()
+                attached = None
+        if is_retried:
+            now = time.monotonic()
+            tries = 0 if last is None or now - last.at > RETRY_S[-1] else last.tries + 1
+            at = now + RETRY_S[min(tries, len(RETRY_S) - 1)]
+            self._retries[lens] = _Retry(options or (last or _Attaching()).options, attached, at, tries)
+        self.bus.fail(lens, failure, is_retried=is_retried)
         return None
+
+    def _retry(self, lens: str) -> None:
+        """Have a lens that failed read again; attach it again if it was closed."""
+        retry = self._retries[lens]
+        retry.at, retry.is_waiting = time.monotonic(), False
+        attached, retry.attached = retry.attached, None
+        if attached is None:
+            self._attaching[lens] = _Attaching(retry.options)
+            return
+        self._attached[lens] = attached
+        if attached.options != retry.options:
+            attached.options = retry.options
+            self._try(lens, partial(attached.source.configure, retry.options))
 
 
 def _used_by(lens: str, tables: Collection[str], columns: Collection[str]) -> dict[str, frozenset[str]]:

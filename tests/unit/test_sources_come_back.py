@@ -1,0 +1,254 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A source that fails is tried again after growing pauses, and everything else goes on."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from nettop.engine import session as session_module
+from nettop.engine.session import Session
+from nettop.errors import NettopError, PermissionMissing, SourceFailed, Unsupported
+from nettop.settings import MIN_INTERVAL_S
+from nettop.snapshots.snapshot import Rows, Snapshot
+from nettop.snapshots.source import SourceOptions
+
+from .test_engine import DEADLINE_S, Source
+
+LENS = "connections"
+
+
+class Failing(Source):
+    """A source of which some calls of a method fail: those whose numbers, from 0, are in `when`."""
+
+    def __init__(self, method: str, when: Callable[[int], bool], error: Exception) -> None:
+        super().__init__()
+        self._fails = method, when, error
+
+    def _note(self, call: str) -> None:
+        super()._note(call)
+        method, when, error = self._fails
+        if call == method and when(self.calls.count(call) - 1):
+            raise error
+
+    def join(self, frames: object) -> None:
+        """Note the call."""
+        self._note("join")
+
+    def wakeups(self) -> tuple[int, ...]:
+        """Return none: nothing wakes it."""
+        return ()
+
+    def is_filling(self) -> bool:
+        """Return False: nothing fills up."""
+        return False
+
+    def drain(self, taken_ns: int) -> tuple[Rows, ...]:
+        """Note the call."""
+        self._note("drain")
+        return ()
+
+
+class Healthy(Source):
+    """A source of another lens, whose readings show that the sampler goes on."""
+
+    def read(self, taken_ns: int) -> Snapshot:
+        """Return a snapshot of its lens."""
+        super().read(taken_ns)
+        return Snapshot("drops", taken_ns, taken_ns, {})
+
+
+@pytest.fixture(autouse=True)
+def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(session_module, "RETRY_S", (0.0,))
+
+
+class Watched:
+    """A session with a source, and everything that it publishes about its lens, in order."""
+
+    def __init__(self, source_of: Callable[[str], Source], **options: object) -> None:
+        self.session = Session(MIN_INTERVAL_S, source_of, **options)  # type: ignore[arg-type]
+        self.states: list[NettopError | int] = []
+        self._changed = threading.Condition()
+        self.session.bus.subscribe(self._note)
+
+    def _note(self) -> None:
+        bus = self.session.bus
+        failure, frame = bus.failure(LENS), bus.frame(LENS)
+        state = failure or (frame and frame.now.boot_ns)
+        with self._changed:
+            if state is not None and state not in self.states:
+                self.states.append(state)
+            self._changed.notify_all()
+
+    def until(self, wanted: Callable[[], bool]) -> None:
+        """Wait for a publication after which something is true."""
+        with self._changed:
+            assert self._changed.wait_for(wanted, DEADLINE_S), self.states
+
+    def until_read(self, times: int) -> None:
+        """Wait until the lens was read so often since it last failed."""
+        self.until(
+            lambda: len(self.states) >= times and all(isinstance(s, int) for s in self.states[-times:])
+        )
+
+    @property
+    def failures(self) -> list[NettopError]:
+        """What the bus said while the lens was missing."""
+        return [state for state in self.states if isinstance(state, NettopError)]
+
+
+@pytest.fixture(params=["SourceFailed", "Unsupported", "a bug"])
+def error(request: pytest.FixtureRequest) -> Iterator[Exception]:
+    """Return what a source may raise."""
+    errors = {"SourceFailed": SourceFailed("broken"), "Unsupported": Unsupported("broken")}
+    return errors.get(request.param, IndexError("broken"))  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize("reattaches", [False, True])
+@pytest.mark.parametrize("method", ["read", "join", "drain"])
+@pytest.mark.parametrize("fails", [1, 3], ids=["once", "for a while"])
+def test_a_source_comes_back(method: str, fails: int, error: Exception, *, reattaches: bool) -> None:
+    """A source of which a reading fails is read again, at the first try that works; readings say nothing else."""
+    source = Failing(method, lambda number: 2 <= number < 2 + fails, error)
+    watched = Watched(lambda lens: source, reattaches=reattaches)
+    with watched.session as session:
+        session.enable(LENS)
+        watched.until(lambda: bool(watched.failures))
+        watched.until_read(3)
+        assert session.bus.failure(LENS) is None
+        assert not session.bus.is_retried(LENS)
+        calls = Counter(source.calls)
+    assert len(watched.failures) in range(1, fails + 1)
+    told = watched.failures[:1] if reattaches else watched.failures
+    assert all("broken" in failure.what and "; not read since 1970-01-" in failure.what for failure in told)
+    assert (calls["start"], calls["close"]) == ((1 + fails, fails) if reattaches else (1, 0))
+    assert source.calls[-1] == "close"
+
+
+def test_rates_end_where_a_source_was_attached_again() -> None:
+    """What a source counted before it was closed is not compared with what it counts from its next start."""
+    source = Failing("read", lambda number: number == 2, SourceFailed("broken"))
+    befores: list[Snapshot | None] = []
+    watched = Watched(lambda lens: source, reattaches=True)
+
+    def note() -> None:
+        frame = watched.session.bus.frame(LENS)
+        if watched.failures and frame is not None and watched.session.bus.failure(LENS) is None:
+            befores.append(frame.before)
+
+    watched.session.bus.subscribe(note)
+    with watched.session as session:
+        session.enable(LENS)
+        watched.until(lambda: bool(watched.failures))
+        watched.until_read(2)
+    assert befores[0] is None
+    assert befores[-1] is not None
+
+
+def test_a_source_that_always_fails_leaves_the_others() -> None:
+    """The other lenses are read on time while a source is tried again and again; both are closed at the end."""
+    broken, healthy = Failing("read", lambda number: True, IndexError("broken")), Healthy()
+    watched = Watched({LENS: broken, "drops": healthy}.__getitem__)
+    with watched.session as session:
+        session.enable(LENS)
+        session.enable("drops")
+        watched.until(lambda: healthy.calls.count("read") > 5 and broken.calls.count("read") > 5)
+        assert session.bus.is_retried(LENS)
+        assert session.bus.failure("drops") is None
+    assert broken.calls[-1] == healthy.calls[-1] == "close"
+
+
+def test_pauses_grow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each failure in a row is followed by the next pause."""
+    monkeypatch.setattr(session_module, "RETRY_S", (0.0, 0.0, 1e9))
+    broken, healthy = Failing("read", lambda number: True, IndexError("broken")), Healthy()
+    watched = Watched({LENS: broken, "drops": healthy}.__getitem__)
+    with watched.session as session:
+        session.enable(LENS)
+        session.enable("drops")
+        watched.until(lambda: len(watched.failures) == 3)
+        before = healthy.calls.count("read")
+        watched.until(lambda: healthy.calls.count("read") > before + 5)
+        assert broken.calls.count("read") == 3
+
+
+def test_a_start_that_fails_is_tried_again() -> None:
+    """A lens whose start fails for a reason that may pass is attached later, with its options."""
+    source = Failing("start", lambda number: number < 2, SourceFailed("the loader exited"))
+    watched = Watched(lambda lens: source)
+    with watched.session as session:
+        session.enable(LENS, SourceOptions(all_rows=True))
+        watched.until_read(2)
+    assert source.options == SourceOptions(all_rows=True)
+    assert [failure.what for failure in watched.failures] == ["the loader exited"] * len(watched.failures)
+
+
+@pytest.mark.parametrize("refusal", [PermissionMissing("may not"), Unsupported("cannot")])
+def test_a_start_that_is_refused_is_final(refusal: NettopError) -> None:
+    """What the host or the user does not allow is tried again only for another lease."""
+    source, healthy = Failing("start", lambda number: True, refusal), Healthy()
+    watched = Watched({LENS: source, "drops": healthy}.__getitem__)
+    with watched.session as session:
+        session.enable(LENS)
+        session.enable("drops")
+        watched.until(lambda: healthy.calls.count("read") > 5)
+        assert session.bus.failure(LENS) is refusal
+        assert not session.bus.is_retried(LENS)
+    assert source.calls.count("start") == 1
+
+
+def test_a_lens_that_lost_its_privileges_says_so() -> None:
+    """A lens that would be attached again but for privileges dropped meanwhile keeps its cause, and the remedy is to
+    start nettop again."""
+    errors = [SourceFailed("the loader exited"), PermissionMissing("needs CAP_BPF")]
+    source = Failing("start", lambda number: True, errors[0])
+
+    def source_of(lens: str) -> Source:
+        source._fails = "start", lambda number: True, errors[min(1, source.calls.count("start"))]
+        return source
+
+    watched = Watched(source_of, drop_privileges=lambda needed: None)
+    with watched.session as session:
+        session.enable(LENS)
+        watched.until(lambda: len(watched.failures) == 2)
+        failure = watched.failures[-1]
+        assert failure.what == "the loader exited"
+        assert "start nettop again" in failure.remedy
+        assert not session.bus.is_retried(LENS)
+
+
+def test_a_lens_that_nobody_leases_is_not_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A failed lens whose last lease ends is closed; the next lease reads it at once."""
+    source, healthy = Failing("read", lambda number: number == 1, SourceFailed("broken")), Healthy()
+    watched = Watched({LENS: source, "drops": healthy}.__getitem__)
+    with watched.session as session:
+        monkeypatch.setattr(session_module, "RETRY_S", (1e9,))
+        lease = session.enable(LENS)
+        session.enable("drops")
+        watched.until(lambda: bool(watched.failures))
+        lease.release()
+        watched.until(lambda: "close" in source.calls)
+        session.enable(LENS)
+        watched.until_read(1)
+        assert session.bus.failure(LENS) is None
+    assert source.calls.count("start") == 2
+
+
+@pytest.mark.parametrize("method", ["describe", "configure"])
+def test_a_request_that_fails_does_not_end_the_sampler(method: str) -> None:
+    """A bug in a source's answer to a request is an error of that request or lens."""
+    source = Failing(method, lambda number: number == (method == "configure"), IndexError("broken"))
+    watched = Watched(lambda lens: source)
+    with watched.session as session:
+        session.enable(LENS)
+        watched.until_read(1)
+        if method == "describe":
+            assert isinstance(session.describe(LENS, 1).exception(DEADLINE_S), SourceFailed)
+        else:
+            session.change(LENS, lambda options: SourceOptions(all_rows=True))
+            watched.until(lambda: bool(watched.failures))
+        watched.until_read(3)
