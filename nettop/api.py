@@ -199,7 +199,7 @@ class OpenLens:
         """Yield each frame when it is read. Raise the error of the lens if it fails or cannot be attached."""
         while True:
             while (reading := self._consumer.frame) is None or reading.now is self._last:
-                self._check()
+                self._consumer.raise_failure()
                 self._consumer.wait()
             self._consumer.check_available(reading.now)
             yield self._frame(reading)
@@ -207,16 +207,12 @@ class OpenLens:
     def read(self) -> Frame:
         """Take a reading now and return its frame. Raise the error of the lens if it fails or cannot be attached."""
         is_read = self._consumer.read_last()
-        self._check()
+        self._consumer.raise_failure()
         reading = self._consumer.frame
         if not is_read or reading is None:
             raise SourceFailed("the reading timed out", "try again")
         self._consumer.check_available(reading.now)
         return self._frame(reading)
-
-    def _check(self) -> None:
-        if self._consumer.failure is not None:
-            raise self._consumer.failure
 
     def _frame(self, reading: Reading) -> Frame:
         lost = dict(reading.now.notable_losses)

@@ -20,6 +20,24 @@ LAST_READING_WAIT_S = 10.0
 """Maximum seconds that a frontend waits for the last reading before it exits."""
 
 
+class Outages:
+    """The failures of lenses that worked before, each reported when it begins and when it is over."""
+
+    def __init__(self, session: Session, lenses: Collection[str], report: Callable[[str], None]) -> None:
+        self._bus = session.bus
+        self._lenses = lenses
+        self._report = report
+        self._missing: set[str] = set()
+
+    def report_new(self) -> None:
+        """Report what has changed since the last call."""
+        for lens in self._lenses:
+            failure = self._bus.failure(lens) if self._bus.frame(lens) is not None else None
+            if (failure is not None) != (lens in self._missing):
+                self._missing ^= {lens}
+                self._report(f"{lens} is read again" if failure is None else f"{lens}: {failure.what}")
+
+
 class Consumer:
     """A context that keeps a lens attached and wakes the waiting frontend when there is something new.
 
@@ -78,6 +96,12 @@ class Consumer:
         """The error of the lens; None if it works."""
         return self._session.bus.failure(self._lens)
 
+    def raise_failure(self, *, has_begun: bool = False) -> None:
+        """Raise the error of the lens if it failed; if output `has_begun`, only if it is not tried again."""
+        failure = self.failure
+        if failure is not None and not (has_begun and self._session.bus.is_retried(self._lens)):
+            raise failure
+
     def rows(self, table: Table) -> list[Rows]:
         """Return the rows of an append table that arrived since the last call, the oldest first."""
         return self._feeds[table.name].take()
@@ -101,8 +125,7 @@ class Consumer:
         Raise the error if the lens fails, or if none of the tables is available.
         """
         while (frame := self.frame) is None:
-            if self.failure is not None:
-                raise self.failure
+            self.raise_failure()
             if is_ending():
                 return None
             self.wait()

@@ -2,8 +2,8 @@
 """A running nettop: the bus, the requests of frontends, and the sampler, the only thread that reads sources.
 
 The sampler reads at absolute deadlines of the monotonic clock, and drains events when the kernel wakes it. It attaches
-one lens at a time, in a separate thread, and goes on reading the others. It tries a lens that failed again after growing
-pauses.
+one lens at a time, in a separate thread, and goes on reading the others. It tries a lens that failed again, after
+growing pauses.
 """
 
 from __future__ import annotations

@@ -71,8 +71,7 @@ def _watch(settings: CheckSettings, consumer: Consumer, stderr: TextIO | None) -
     end = time.monotonic() + settings.duration_s
     try:
         while True:
-            if consumer.failure is not None:
-                raise consumer.failure
+            consumer.raise_failure()
             if consumer.frame is not None and (consumer.frame is not frame or not found):
                 frame = consumer.frame
                 found |= {row["id"]: row for row in listed(frame, explained=True)}

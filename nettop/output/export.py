@@ -131,8 +131,7 @@ def _sample(
     with _progress(settings, exporter.unit, stderr) as show:
         _wait(consumer, requests, settings.duration_s, count, show)
     is_read, last = consumer.read_last(), consumer.frame
-    if consumer.failure is not None:
-        raise consumer.failure
+    consumer.raise_failure()
     if not is_read or last is None:
         raise SourceFailed("the last reading timed out", "try again")
     return first.now, last.now
@@ -148,8 +147,7 @@ def _wait(
     """Wait until the time is over or the end is requested; pass elapsed seconds and the count to `show`."""
     start, first = time.monotonic(), count()
     while not requests.ending and (left := start + duration_s - time.monotonic()) > 0:
-        if consumer.failure is not None:
-            raise consumer.failure
+        consumer.raise_failure()
         if show is not None:
             show(duration_s - left, count() - first)
         consumer.wait(timeout_s=left if show is None else min(left, _STEP_S))

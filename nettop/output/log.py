@@ -11,7 +11,7 @@ from itertools import chain
 from typing import TextIO
 
 from nettop.diagnostics import Diagnostics
-from nettop.engine.consumer import Consumer
+from nettop.engine.consumer import Consumer, Outages
 from nettop.engine.own_cost import WRITE
 from nettop.engine.session import Session
 from nettop.errors import ExitCode, NettopError
@@ -64,7 +64,8 @@ def run_log(
                 exits.enter_context(consumer)
                 remarks = Diagnostics(stderr)
                 parts.append(_LensLog(settings, session, sinks, streams, consumer=consumer, report=remarks))
-            log = _Log(settings, session, sinks, parts, requests)
+            outages = Outages(session, {stream.lens for stream in logged}, report)
+            log = _Log(settings, session, sinks, parts, requests, outages)
             try:
                 while not requests.ending:
                     log.write_new()
@@ -87,6 +88,7 @@ class _Log:
     sinks: Sinks
     parts: list[_LensLog]
     requests: Requests
+    outages: Outages
     limit: str = ""
     is_ready: bool = False
 
@@ -104,6 +106,7 @@ class _Log:
             self.sinks.write(self.parts[0].of_losses, line)
         for part in self.parts:
             part.write_new()
+        self.outages.report_new()
         if not self.is_ready and all(part.has_begun for part in self.parts):
             self.is_ready = True
             self._notify_ready()
@@ -192,8 +195,9 @@ class _LensLog:
             with self._session.steps.time(self._streams[0].lens, WRITE):
                 self._write_frame(frame)
             self._last = frame.now
-        if self.consumer.failure is not None:
-            raise self.consumer.failure
+        self.consumer.raise_failure(has_begun=self.has_begun)
+        if (failure := self.consumer.failure) is not None:
+            self._note_missing(time.time_ns(), dict.fromkeys(self._written, failure.what))
 
     @property
     def has_begun(self) -> bool:
@@ -293,12 +297,15 @@ class _LensLog:
         """Write a line for each table that is not available, with the reason."""
         reasons = {stream.name: snapshot.why_unavailable(stream.table) for stream in self._streams}
         missing = {name: why for name, why in reasons.items() if why is not None}
-        for name, why in missing.items():
-            if self._missing.get(name) != why:
-                self._sinks.write(name, missing_line(self._settings.format, snapshot.wall_ns, name, why))
-        self._missing = missing
+        self._note_missing(snapshot.wall_ns, missing)
         if self._last is None:
             self.consumer.check_available(snapshot)
+
+    def _note_missing(self, wall_ns: int, missing: dict[str, str]) -> None:
+        for name, why in missing.items():
+            if self._missing.get(name) != why:
+                self._sinks.write(name, missing_line(self._settings.format, wall_ns, name, why))
+        self._missing = missing
 
     def _report_remarks(self, frame: Frame) -> None:
         """Report the mechanisms in use, and filter terms that cannot match; later only changes."""

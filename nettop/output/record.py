@@ -262,6 +262,7 @@ class _Recorder:
         if self._began is not None:
             self._queue.parts[0].consumer.read_last(self._write_queued)
             self._write_queued()
+            self._require_a_lens(has_begun=False)
 
     def _left_s(self) -> float:
         duration_s = self._settings.duration_s
@@ -273,7 +274,7 @@ class _Recorder:
             with self._session.steps.time(item.part.lens.id, WRITE):
                 self._write(item)
         self._report_losses()
-        self._require_a_lens()
+        self._require_a_lens(has_begun=self.has_begun)
 
     def _write(self, item: _Item) -> None:
         writer, part = self._writer_at(item.wall_ns), item.part
@@ -323,21 +324,26 @@ class _Recorder:
         }
 
     def _note_failures(self) -> None:
-        """Report the lenses that have failed, and name them in the recording."""
+        """Report the lenses that have failed or come back, and name those missing in the recording."""
         for part in self._queue.parts:
             failure = part.consumer.failure
-            if failure is not None and part.failure is None:
-                part.failure = failure
-                if self._writer is not None:
-                    self._writer.fail(part.lens.id, failure.what, failure.remedy)
-                self._status.report(f"not recorded: {part.lens.title}: {failure.what}")
+            if (failure is None) == (part.failure is None):
+                continue
+            part.failure = failure
+            if self._writer is not None:
+                self._writer.fail(self._failures())
+            title = part.lens.title
+            self._status.report(
+                f"recorded again: {title}" if failure is None else f"not recorded: {title}: {failure.what}"
+            )
 
-    def _require_a_lens(self) -> None:
-        """Raise the first error if none of the chosen lenses is left; findings alone are about nothing."""
+    def _require_a_lens(self, *, has_begun: bool) -> None:
+        """Raise the first error if none of the chosen lenses is left; findings alone are about nothing. While a
+        recording that `has_begun` goes on, a lens may come back."""
         chosen = [part for part in self._queue.parts if part.lens is not FINDINGS] or self._queue.parts
         if all(part.failure is not None for part in chosen):
-            assert chosen[0].failure is not None
-            raise chosen[0].failure
+            may_come = has_begun and any(self._session.bus.is_retried(part.lens.id) for part in chosen)
+            chosen[0].consumer.raise_failure(has_begun=may_come)
 
     @contextmanager
     def _counting_too_large(self, part: _Part, what: str, count: int) -> Iterator[None]:

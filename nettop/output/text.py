@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import NamedTuple, TextIO
 
 from nettop.diagnostics import Diagnostics
-from nettop.engine.consumer import Consumer
+from nettop.engine.consumer import Consumer, Outages
 from nettop.engine.own_cost import PRINT
 from nettop.engine.resolver import Resolver
 from nettop.engine.session import Session
@@ -84,11 +84,12 @@ def run_text(
         printer = _Printer(
             settings, plan, session, consumer, stdout=stdout, stderr=stderr, replay=replay, host=host
         )
+        outages = Outages(session, (plan.lens.id,), Diagnostics(stderr))
         is_available = False
         shown: Frame | None = None
         while True:
-            if consumer.failure is not None:
-                raise consumer.failure
+            consumer.raise_failure(has_begun=printer.printed > 0 and replay is None)
+            outages.report_new()
             if consumer.frame is not None and not is_available:
                 consumer.check_available(consumer.frame.now)
                 is_available = True

@@ -285,7 +285,7 @@ class Readings:
 
     def pause_before(self, wall_ns: int) -> str:
         """Return since when the lens was not recorded if the last reading up to this moment, to which `at` has read, is
-        some intervals old, and its writer has ended; empty if not. A writer that goes on may be late.
+        some intervals old, and it had failed, or its writer has ended; empty if not. A writer that goes on may be late.
 
         `at` goes back by one group only, where the lens may have been left out already.
         """
@@ -295,6 +295,8 @@ class Readings:
             return "" if last_ns is None else f"from {time_text(last_ns)} UTC on"
         if wall_ns - self._now_ns <= self._gap_ns:
             return ""
+        if cause := groups[group].group.failures.get(self._lens.id):
+            return f"from {time_text(self._now_ns)} UTC on: {cause[0]}"
         if any(not placed.group.follows for placed in groups[self._now_group + 1 : group + 1]):
             return f"from {time_text(self._now_ns)} UTC on"
         if group + 1 == len(groups) or groups[group + 1].group.follows:

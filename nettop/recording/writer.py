@@ -101,9 +101,9 @@ class RecordingWriter:
                 batch = self._redactor.rows(lens, batch)
             self._sink.put(self._lens(lens, wall_ns).events(batch, wall_ns))
 
-    def fail(self, lens: str, cause: str, remedy: str) -> None:
-        """Say why a lens has no readings, or no more: in a group that begins with the next chunk."""
-        self._origin = replace(self._origin, failures=self._origin.failures | {lens: [cause, remedy]})
+    def fail(self, failures: dict[str, list[str]]) -> None:
+        """Give cause and remedy of each lens without readings, in a group that begins with the next chunk."""
+        self._origin = replace(self._origin, failures=failures)
         self._lenses = {}
 
     def go_on_in(self, sink: Sink) -> None:

@@ -46,18 +46,22 @@ def first_line(
     frame: Frame | None,
     *,
     frozen_s: float | None,
+    late_s: float | None,
     cost: float | None,
 ) -> tuple[list[BarItem], list[BarItem]]:
     """Return program, host and lenses at the left; interval, average and own cost at the right.
 
-    The cost is a share of one CPU. Without BPF statistics the time of programs in the kernel is unknown.
+    `late_s` is the age of a reading that others should have followed. The cost is a share of one CPU. Without BPF
+    statistics the time of programs in the kernel is unknown.
     """
     program = item((" nettop ", Role.NAME), importance=25)
     host = item((f" {elide_end(context.host, _HOST_CELLS)} ", Role.DIM), importance=20)
     frozen = []
-    if frozen_s is not None:
-        ago = str(timedelta(seconds=int(frozen_s))).removeprefix("0:")
-        frozen = [item((f" ❄ frozen {ago} ago", Role.WARN))]
+    passed_s = late_s if frozen_s is None else frozen_s
+    if passed_s is not None:
+        ago = str(timedelta(seconds=int(passed_s))).removeprefix("0:")
+        state = f"{WARNING} read" if frozen_s is None else "❄ frozen"
+        frozen = [item((f" {state} {ago} ago", Role.WARN))]
     limit = context.session.overhead_limit
     interval = item((f"⟳ {interval_text(context.interval_s)}", Role.DIM), importance=40)
     if limit is not None and str(limit):  # --max-overhead stretched it

@@ -28,8 +28,6 @@ from nettop.snapshots.source import SourceOptions
 from nettop.widgets.lines import Lines
 from nettop.widgets.themes import PALETTES, THEME_PREFIX, first_theme
 
-RETRY_S = 10.0
-"""Seconds until nettop looks for findings again after that has failed."""
 _FINDINGS_OPTIONS = SourceOptions(frozenset({FINDINGS.main.name}))
 _PROBLEM_S = 20.0
 """Seconds that a problem in the user's preferences is shown: it may be long, and is shown only once."""
@@ -226,14 +224,6 @@ class NettopApp(TerminalApp, inherit_bindings=False):
         """Look for findings as long as the app runs. Only now: the first screen does not wait for them."""
         if self.context.has_findings:
             self._findings_lease = self.context.session.enable(FINDINGS.id, _FINDINGS_OPTIONS)
-            self.set_interval(RETRY_S, self.retry_findings)
-
-    def retry_findings(self) -> None:
-        """Look for findings again if that has failed."""
-        failed = self._findings_lease
-        if failed is not None and self.context.session.bus.failure(FINDINGS.id) is not None:
-            self._findings_lease = self.context.session.enable(FINDINGS.id, _FINDINGS_OPTIONS)
-            failed.release()
 
     def _attach_shown(self) -> None:
         """Attach the current lens, with the options of its screens."""

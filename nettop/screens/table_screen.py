@@ -40,6 +40,8 @@ from nettop.widgets.themes import Background, Role
 LEAST_WIDTH, MIN_HEIGHT = 40, 10
 WIDE = 132
 """Width from which details are beside the table instead of below."""
+_LATE_INTERVALS = 2
+"""A reading that so many intervals passed since shows its age."""
 _TALL = 30
 """Height from which there is an empty line above the table."""
 
@@ -83,6 +85,7 @@ class TableScreen(MeasuredScreen[None], inherit_bindings=False):
         self.refresh_once = False
         self._frame: Frame | None = None
         self._attaching_since: float | None = None
+        self._came_at = 0.0
         self._last_view: View | None = None
         self._headline_drawn: tuple[View, int] | None = None
         self.first_line = Bar(Background.PANEL, gap=0, id="first-line")
@@ -193,9 +196,9 @@ class TableScreen(MeasuredScreen[None], inherit_bindings=False):
             frame, failure = self.frozen.frame, None
         if failure is not None:
             self._attaching_since = None
-            self._show_notice(
-                Span(failure.what, Role.BAD), Span(failure.remedy), Span("Enter tries again", Role.DIM)
-            )
+            by_itself = "nettop tries again by itself; " if bus.is_retried(self.lens.id) else ""
+            again = f"{by_itself}Enter tries again"
+            self._show_notice(Span(failure.what, Role.BAD), Span(failure.remedy), Span(again, Role.DIM))
         elif frame is not None and not frame.now.tables and self.context.player is not None:
             self._show_nothing(frame.now)
         elif frame is None or not self.has_table(frame):
@@ -240,7 +243,7 @@ class TableScreen(MeasuredScreen[None], inherit_bindings=False):
 
     def show_frame(self, frame: Frame) -> None:
         """Show a new frame."""
-        self._frame, self._attaching_since = frame, None
+        self._frame, self._attaching_since, self._came_at = frame, None, self.context.clock()
         last = None if self.view is None else self.view.frame
         before = frame.before
         follows = last is not None and before is not None and last.now.boot_ns >= before.boot_ns
@@ -296,7 +299,9 @@ class TableScreen(MeasuredScreen[None], inherit_bindings=False):
     def _count_seconds(self) -> None:
         if self.is_current and self.time_line is not None:
             self.time_line.redraw()
-        if not self.is_current or (self.frozen is None and self._attaching_since is None):
+        if not self.is_current or (
+            self.frozen is None and self._attaching_since is None and self._late_s() is None
+        ):
             return
         if self._attaching_since is not None:
             self.show_newest()
@@ -304,6 +309,12 @@ class TableScreen(MeasuredScreen[None], inherit_bindings=False):
             self.update_view()
         else:
             self.draw_lines()
+
+    def _late_s(self) -> float | None:
+        """Return the age of the newest reading if there should have been others since; None if not."""
+        age_s = self.context.clock() - self._came_at
+        is_late = age_s > _LATE_INTERVALS * self.context.session.interval_s
+        return age_s if is_late and self._frame is not None and self.context.player is None else None
 
     # --- drawing ------------------------------------------------------------------------------------------
 
@@ -313,8 +324,10 @@ class TableScreen(MeasuredScreen[None], inherit_bindings=False):
             return
         frozen_s = None if self.frozen is None else self.context.clock() - self.frozen.at
         width = self.size.width
-        cost = self.cost()
-        first = headline.first_line(self.context, self.lens, width, self._frame, frozen_s=frozen_s, cost=cost)
+        cost, late_s = self.cost(), self._late_s()
+        first = headline.first_line(
+            self.context, self.lens, width, self._frame, frozen_s=frozen_s, late_s=late_s, cost=cost
+        )
         self.first_line.show(*first)
         if self.view is None:
             self.headline_bar.show([])

@@ -138,22 +138,29 @@ def test_a_finding_that_another_one_explains_by_now_is_not_gone_back_from() -> N
     assert place_after(frame, "drops", "") == place_after(None, "drops", "") == 0
 
 
-async def test_findings_that_cannot_be_read_are_not_shown_as_they_were() -> None:
+async def test_findings_that_cannot_be_read_are_not_shown_as_they_were(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """The cause stands in their place, in every lens, until nettop finds them again: it tries."""
+    why = "too many open files"
+
+    def fail(_taken_ns: int) -> Snapshot:
+        raise SourceFailed(why)
+
     async with on_host(LEAK) as run:
-        lines, (pilot, screen, harness) = strip(run), run
-        harness.session._detach(FINDINGS.id)
-        harness.session.bus.fail(FINDINGS.id, SourceFailed("too many open files"))
-        await tick(run)
-        assert strip(run) == ["▲ nobody looks for problems: too many open files"]
-        assert screen.findings.size.height == 1
-        harness.session.bus.fail(FINDINGS.id, SourceFailed("too many open files " * 20))
-        await tick(run)
-        assert strip(run)[0].endswith("…")
-        assert len(screen.findings.text) == 159
-        assert isinstance(pilot.app, NettopApp)
-        pilot.app.retry_findings()
-        await tick(run)
+        lines, (_, screen, harness) = strip(run), run
+        source = harness.session._attached[FINDINGS.id].source
+        with monkeypatch.context() as broken:
+            broken.setattr(source, "read", fail)
+            await tick(run)
+            assert strip(run)[0].startswith(f"▲ nobody looks for problems: {why}; not read since ")
+            assert screen.findings.size.height == 1
+            why *= 20
+            harness.session._retry(FINDINGS.id)
+            await tick(run)
+            assert strip(run)[0].endswith("…")
+            assert len(screen.findings.text) == 159
+        harness.session._retry(FINDINGS.id)
         await tick(run)
         assert [line.split("  ")[0] for line in strip(run)] == [line.split("  ")[0] for line in lines]
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from itertools import count
 from unittest.mock import patch
 
@@ -471,3 +473,19 @@ async def test_one_connection_is_no_plural() -> None:
     """One connection is `1 conn`."""
     async with running(busy_host(1)) as run:
         assert " 1 conn " in run[1].headline_bar.text
+
+
+async def test_rows_that_are_late_show_their_age() -> None:
+    """Rows that two intervals have passed over stand under their age, until they are read again."""
+    async with running(busy_host()) as run:
+        _, screen, harness = run
+        screen._came_at = screen.context.clock() - 2 * harness.session.interval_s
+        screen.context.clock = partial(float, screen.context.clock())
+        screen._count_seconds()
+        assert "ago" not in screen.first_line.text
+        screen._came_at -= 72
+        screen._count_seconds()
+        assert "▲ read 01:14 ago" in screen.first_line.text
+        screen.context.clock = time.monotonic
+        await tick(run)
+        assert "ago" not in screen.first_line.text

@@ -515,16 +515,34 @@ def test_the_reader_goes_and_there_are_no_files() -> None:
     assert logging.stderr.getvalue() == ""
 
 
-def test_a_source_that_fails(tmp_path: Path) -> None:
-    """The failure of a lens ends the log, after the events that came before it."""
-    source = Woken([*steps([SOCKET]), SourceFailed("the ring broke")])
+def test_a_source_that_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The failure of a lens that worked is a line of each of its files, and reported; its log goes on afterwards."""
+    monkeypatch.setattr("nettop.engine.session.RETRY_S", (0.0,))
+    broken = SourceFailed("the ring broke")
+    source = Woken([*steps([SOCKET]), broken, broken, *steps([SOCKET])])
     with Logging(settings(directory=str(tmp_path)), source) as logging:
         logging.lines(1)
         source.happen(CONNECT)
         logging.lines(1)
         logging.fail()
+        assert [row["type"] for row in logging.rows(2)] == ["missing", "missing"]
+        while "read again" not in logging.stderr.getvalue():
+            logging.fail()
+        source.happen(CLOSE)
+        logging.lines(1)
+        said = logging.end()
+    assert said.count("nettop: connections: the ring broke; not read since 20") == 1
+    assert said.count("nettop: connections is read again\n") == 1
+    connect, missing, close = rows_of(tmp_path / "events.jsonl")
+    assert (missing["type"], missing["what"]) == ("missing", "events")
+    assert missing["why"].startswith("the ring broke; not read since 20")
+    assert (connect["event"], close["event"]) == ("connect", "close")
+
+
+def test_a_source_that_never_works() -> None:
+    """The failure of a lens that was never read ends the log."""
+    with Logging(settings(), Woken([SourceFailed("the ring broke")])) as logging:
         assert isinstance(logging.wait(), SourceFailed)
-    assert len(rows_of(tmp_path / "events.jsonl")) == 1
 
 
 def test_reopening(tmp_path: Path) -> None:

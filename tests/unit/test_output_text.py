@@ -15,11 +15,12 @@ from nettop.engine.session import Session
 from nettop.errors import NettopError, SourceFailed, UsageError
 from nettop.output.banner import banner, change
 from nettop.output.text import run_text
+from nettop.query.times import rfc3339
 from nettop.settings import MAX_INTERVAL_S, MIN_INTERVAL_S, Format, Settings, TextSettings, ViewSettings
 from nettop.snapshots.connections import SOCKETS
 from nettop.snapshots.hosts import LOST_HOST
 from nettop.snapshots.snapshot import PARTLY_SEEN, Ended
-from tests.unit.build import make_frame, make_rows
+from tests.unit.build import WALL_NS, make_frame, make_rows
 from tests.unit.logging_run import until
 from tests.unit.scripted import Running, Scripted, printed, steps
 from tests.unit.woken import CONNECT, Woken
@@ -133,13 +134,21 @@ def test_failure_ends_with_its_error() -> None:
     assert stdout.tell() == 0
 
 
-def test_failure_after_some_refreshes() -> None:
-    """A source that breaks later ends the output with its error as well."""
-    source = Scripted([*steps([{"pid": 1, "bytes_sent": 2}]), SourceFailed("the ring broke")])
-    with Running(table(), source) as run:
+def test_failure_after_some_refreshes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A source that breaks later is reported when it fails and when it is read again; then output goes on."""
+    monkeypatch.setattr("nettop.engine.session.RETRY_S", (0.0,))
+    broken = SourceFailed("the ring broke")
+    before, after = steps([{"pid": 1, "bytes_sent": 2}], [{"pid": 1, "bytes_sent": 3}])
+    with Running(table(), Scripted([before, broken, broken, broken, after])) as run:
         run.lines(2)
-        run.enter()
-        assert isinstance(run.wait(), SourceFailed)
+        while "read again" not in run.stderr.getvalue():
+            run.enter()
+        run.lines(2)
+    said = [line for line in run.stderr.getvalue().splitlines() if line.startswith("nettop: ")]
+    assert said == [
+        f"nettop: connections: the ring broke; not read since {rfc3339(WALL_NS)[:19]}Z",
+        "nettop: connections is read again",
+    ]
 
 
 @pytest.mark.parametrize(

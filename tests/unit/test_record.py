@@ -11,6 +11,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Self
@@ -525,16 +526,38 @@ def test_no_lens_is_left(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
 
 
 def test_a_lens_that_fails_later(tmp_path: Path) -> None:
-    """What it gave until then is recorded; the error ends the recording if no other lens was chosen."""
+    """What it gave until then is recorded; the error is that of the recording if no other lens was chosen."""
     path = tmp_path / "a.nettop"
     (first,) = steps(example_rows(3))
     with Recording(str(path), Woken([first, SourceFailed("it is gone")])) as recording:
         recording.refresh()
-        text = recording.wait()
+        text = recording.end()
     assert isinstance(recording.exit, SourceFailed)
-    assert "not recorded: Connections: it is gone\n" in text
+    assert text.count("not recorded: Connections: it is gone; not read since 20") == 1
     assert "1 reading of connections" in text
     assert ids(readings(path)) == ids([first])
+
+
+def test_a_lens_that_comes_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A recording names the lens while it is missing, also in a replay, and has its readings before and after."""
+    monkeypatch.setattr("nettop.engine.session.RETRY_S", (0.0,))
+    path = tmp_path / "a.nettop"
+    (first, *_, last) = steps(*[[]] * 4, example_rows(2))
+    broken = SourceFailed("it is gone")
+    others = [replace(SNAPSHOT_OF_DROPS, wall_ns=first.wall_ns + at * 10**9) for at in range(9)]
+    with Recording(str(path), Woken([first, broken, broken, last]), drops=others) as recording:
+        until(lambda: path.exists() and path.stat().st_size)
+        while "recorded again: Connections\n" not in recording.stderr.getvalue():
+            recording.refresh()
+        text = recording.end()
+    assert recording.exit is ExitCode.DONE
+    assert text.count("not recorded: Connections") == 1
+    assert ids(readings(path)) == ids([first, last, last][: len(readings(path))])
+    with opened(path) as recorded:
+        failures = [placed.group.failures for placed in recorded.groups]
+    assert [list(each) for each in failures] == [[], ["connections"], []]
+    cause, _ = failures[1]["connections"]
+    assert cause.startswith("it is gone; not read since 20")
 
 
 def test_others_go_on(tmp_path: Path) -> None:
@@ -547,7 +570,9 @@ def test_others_go_on(tmp_path: Path) -> None:
         recording.refresh()
         recording.end()
     with opened(path) as recorded:
-        assert [placed.group.failures for placed in recorded.groups] == [{}, {"drops": ["it is gone", ""]}]
+        before, after = (placed.group.failures for placed in recorded.groups)
+        assert before == {}
+        assert after["drops"][0].startswith("it is gone; not read since ")
     assert len(readings(path)) == 3
 
 
