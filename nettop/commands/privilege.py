@@ -80,7 +80,6 @@ def open_session(
         if program_statistics:
             options["open_statistics"] = _open_statistics(resources)
         become_user(user)
-        options["reattaches"] = on_screen
         options["drop_privileges"] = partial(
             _drop_privileges,
             host=host,

@@ -50,8 +50,7 @@ DRAIN_PAUSE_S = 0.1
 CHECK_PAUSE_S = 0.01
 """Seconds between two checks, within that pause, of whether a buffer is filling up."""
 RETRY_S = (1.0, 2.0, 4.0, 8.0, 15.0, 30.0, 60.0)
-"""Pauses before a lens that failed is tried again, at a deadline. The first one follows again after a lens has worked
-for the last one."""
+"""Pauses before a lens that failed is tried again, at a deadline, the more often it failed in a row."""
 _REFUSALS = (ExitCode.USAGE, ExitCode.UNSUPPORTED, ExitCode.PERMISSION)
 """Exit codes of a start that fails again if it is tried again."""
 _START_AGAIN = "start nettop again: it no longer has the privileges to attach this lens"
@@ -102,16 +101,11 @@ class _Attached:
 
 @dataclass
 class _Retry:
-    """When a lens that failed is tried again, or was last, and after how many tries.
+    """When a lens that failed is tried again: it is read again if it is still `attached`, else attached."""
 
-    `attached` has its source while that waits to be read again; without it the lens is attached again.
-    """
-
+    at: float
     options: SourceOptions
     attached: _Attached | None
-    at: float
-    tries: int
-    is_waiting: bool = True
 
 
 class Session:
@@ -124,8 +118,7 @@ class Session:
     and before any reading. If lenses start `together`, it does so after the last of them. The thread that attaches a
     lens begins with the sampler's privileges and ends before the lens is read.
 
-    A source that fails is read again later, which needs no privileges, and its counts go on. If a session `reattaches`,
-    which needs privileges, it is closed, and its lens is attached again, so that nothing remains of what failed.
+    A source that fails is not closed but read again later: that needs no privileges, and its counts go on.
     """
 
     def __init__(
@@ -138,7 +131,6 @@ class Session:
         max_overhead: float | None = None,
         drop_privileges: DropPrivileges | None = None,
         together: Collection[str] = (),
-        reattaches: bool = False,
     ) -> None:
         self.bus = Bus()
         self.is_local = is_local
@@ -147,7 +139,6 @@ class Session:
         self._source_of = source_of
         self._drop_privileges = drop_privileges
         self._together = set(together)
-        self._reattaches = reattaches
         self._unread: list[str] = []
         self._leased: Counter[str] = Counter()
         self._leases: Counter[str] = Counter()
@@ -156,6 +147,7 @@ class Session:
         self._executor = ThreadPoolExecutor
         self._attached: dict[str, _Attached] = {}
         self._retries: dict[str, _Retry] = {}
+        self._failures_in_a_row: Counter[str] = Counter()
         self._tasks: deque[Callable[[], None]] = deque()
         self._event = WakeEvent()
         self._requests: list[Future[None]] = []
@@ -318,8 +310,7 @@ class Session:
 
     def _attach(self, lens: str, options: SourceOptions) -> None:
         self._leases[lens] += 1
-        if lens in self._retries and self._retries[lens].is_waiting:
-            self._retry(lens)
+        self._retry(lens)
         if lens in self._attached:
             self._attached[lens].idle_since = None
         else:
@@ -435,6 +426,7 @@ class Session:
         retry = self._retries.pop(lens, None)
         if retry is not None and retry.attached is not None:
             retry.attached.source.close()
+            self.bus.forget(lens)
 
     def _detach_idle(self) -> None:
         now = time.monotonic()
@@ -455,7 +447,7 @@ class Session:
         self._pace.tick()
         now, is_requested = time.monotonic(), bool(self._requests)
         for lens, retry in list(self._retries.items()):
-            if retry.is_waiting and now >= retry.at:
+            if now >= retry.at:
                 self._retry(lens)
         self._start_next()
         due = [lens for lens, attached in self._attached.items() if is_requested or now >= attached.due_at]
@@ -496,8 +488,6 @@ class Session:
             snapshot = self._try(lens, lambda: self._snapshot(attached.source))
         if snapshot is None:
             return
-        if self._reattaches and self.bus.failure(lens) is not None:
-            self.bus.forget(lens)  # what was read before the lens failed counts from another start
         oldest_gap_ns = int(self.interval_s * 0.5e9)
         if isinstance(attached.source, ReplayingSource):
             frame = self.bus.frame(lens)
@@ -507,6 +497,7 @@ class Session:
             oldest_gap_ns = 0
         # Drain first, so that the frame has the events that its snapshot counts.
         if self._drain(lens, attached.events):
+            del self._failures_in_a_row[lens]
             self.bus.publish(snapshot, oldest_gap_ns)
 
     def _snapshot(self, source: Source) -> Snapshot:
@@ -546,41 +537,38 @@ class Session:
             failure: NettopError = error
         except Exception as error:  # noqa: BLE001 - the other lenses go on
             failure = failure_of(lens, error)
-        attached, last = self._attached.pop(lens, None), self._retries.pop(lens, None)
+        attached, tries = self._attached.pop(lens, None), self._failures_in_a_row[lens]
         is_refused = attached is None and failure.exit_code in _REFUSALS
         is_retried = self._leases[lens] > 0 and not is_refused
         frame, earlier = self.bus.frame(lens), self.bus.failure(lens)
         if is_refused and earlier is not None and self._drop_privileges is None:
             if isinstance(failure, PermissionMissing):  # the privileges dropped meanwhile are not the cause
-                failure = earlier if last is None else earlier.in_words(earlier.what, _START_AGAIN)
+                failure = earlier.in_words(earlier.what, _START_AGAIN) if tries else earlier
         elif frame is not None:
             since = rfc3339(frame.now.wall_ns)[:19]
             failure = failure.in_words(f"{failure.what}; not read since {since}Z", failure.remedy)
         if attached is not None:
             options = attached.options
-            if self._reattaches or self._drop_privileges is not None or not is_retried:
+            if self._drop_privileges is not None or not is_retried:
                 attached.source.close()
                 attached = None
         if is_retried:
-            now = time.monotonic()
-            tries = 0 if last is None or now - last.at > RETRY_S[-1] else last.tries + 1
-            at = now + RETRY_S[min(tries, len(RETRY_S) - 1)]
-            self._retries[lens] = _Retry(options or (last or _Attaching()).options, attached, at, tries)
+            self._failures_in_a_row[lens] += 1
+            at = time.monotonic() + RETRY_S[min(tries, len(RETRY_S) - 1)]
+            self._retries[lens] = _Retry(at, options or NO_OPTIONS, attached)
         self.bus.fail(lens, failure, is_retried=is_retried)
         return None
 
     def _retry(self, lens: str) -> None:
-        """Have a lens that failed read again; attach it again if it was closed."""
-        retry = self._retries[lens]
-        retry.at, retry.is_waiting = time.monotonic(), False
-        attached, retry.attached = retry.attached, None
-        if attached is None:
+        """Have a lens that failed read again, or attached again if it is not attached; a no-op for others."""
+        retry = self._retries.pop(lens, None)
+        if retry is None:
+            return
+        if retry.attached is None:
             self._attaching[lens] = _Attaching(retry.options)
             return
-        self._attached[lens] = attached
-        if attached.options != retry.options:
-            attached.options = retry.options
-            self._try(lens, partial(attached.source.configure, retry.options))
+        self._attached[lens] = retry.attached
+        self._change(lens, lambda _: retry.options)
 
 
 def _used_by(lens: str, tables: Collection[str], columns: Collection[str]) -> dict[str, frozenset[str]]:

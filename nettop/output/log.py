@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 from typing import TextIO
 
@@ -64,6 +65,7 @@ def run_log(
                 exits.enter_context(consumer)
                 remarks = Diagnostics(stderr)
                 parts.append(_LensLog(settings, session, sinks, streams, consumer=consumer, report=remarks))
+            exits.callback(session.bus.subscribe(partial(service_manager.alive, session.interval_s)))
             outages = Outages(session, {stream.lens for stream in logged}, report)
             log = _Log(settings, session, sinks, parts, requests, outages)
             try:

@@ -10,6 +10,7 @@ from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple, TextIO
 
@@ -73,6 +74,7 @@ def run_record(
         ]
         queue = _Queue(parts)
         exits.callback(session.bus.subscribe(queue.put_readings))
+        exits.callback(session.bus.subscribe(partial(service_manager.alive, session.interval_s)))
         for part in parts:
             exits.enter_context(part.consumer)
         recorder = _Recorder(

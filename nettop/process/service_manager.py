@@ -8,6 +8,9 @@ import socket
 import time
 from contextlib import suppress
 
+_MISSED = 5
+"""Readings that the watchdog waits for at least, if the interval is long."""
+
 
 def ready(status: str = "") -> None:
     """Report that the service is ready, at the start or after a reload; `status` is text for people."""
@@ -22,6 +25,13 @@ def reloading() -> None:
 def stopping(status: str = "") -> None:
     """Report that the service is about to exit."""
     _notify("STOPPING=1", status)
+
+
+def alive(interval_s: float) -> None:
+    """Report to the watchdog that readings advance, which they do each `interval_s`; call it after each reading."""
+    usec = int(os.environ.get("WATCHDOG_USEC", "0"))
+    if usec:
+        _notify(f"WATCHDOG=1\nWATCHDOG_USEC={max(usec, round(_MISSED * interval_s * 1e6))}")
 
 
 def _notify(state: str, status: str = "") -> None:

@@ -77,7 +77,7 @@ def open_server(
             served = Served(session, (*chosen, *own), settings.filters, player)
             options = SourceOptions(mechanisms=settings.mechanisms, whole=True, values=settings.options)
             totals = Totals(served, settings.top, options)
-            with totals.running():
+            with totals.running(report):
                 counts = ServerCounts()
 
                 def make_guarded_app() -> ASGIApp:

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""/health: whether the service is healthy. Without the token no reasons are given: probes need no secret."""
+"""/health and /live: whether the service is healthy, and whether it works at all, or should be restarted. Without the
+token no reasons are given: probes need no secret."""
 
 from __future__ import annotations
 
@@ -13,7 +14,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from nettop import __version__
 from nettop.serve.problems import RETRY_SOON
 
-HEALTH_PATH = "/health"
+HEALTH_PATH, LIVE_PATH = "/health", "/live"
 _WITHOUT_TOKEN = "nettop.without_token"  # noqa: S105 - a name in the ASGI scope
 
 

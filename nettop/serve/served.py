@@ -15,8 +15,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from nettop.engine.session import Session
-from nettop.errors import NettopError, UsageError
+from nettop.errors import NettopError, SourceFailed, UsageError
 from nettop.query.filter import Filter, parse_filter
+from nettop.query.times import rfc3339
 from nettop.settings import UNWATCHED_INTERVAL_S
 from nettop.snapshots.schema import Lens, Table
 from nettop.snapshots.snapshot import Frame
@@ -28,7 +29,10 @@ if TYPE_CHECKING:
 _WATCHED_FOR_S = 30.0
 """Seconds for which a request for a table counts as watching."""
 _FRESH_WITHIN_S = 2.0
-"""Seconds that a request waits for a reading; then it gets the last one."""
+"""Seconds that a request waits for a reading; then it gets the last one, unless that is late."""
+LATE_INTERVALS = 3
+LATE_S = 10.0
+"""A lens is late if its last reading is older than both limits."""
 
 
 @dataclass(eq=False)
@@ -86,12 +90,11 @@ class Served:
                 self._is_watched = False
                 self.session.set_interval(max(self._chosen_s, UNWATCHED_INTERVAL_S))
 
-    async def freshen(self) -> None:
-        """Read all lenses now, unless their last reading is no older than the chosen interval. Those of a recording are
-        as old as it is."""
-        frames = (self.frame(lens.id) for lens in self.lenses if self.player is None)
-        read_ns = max((frame.now.boot_ns for frame in frames if frame is not None), default=0)
-        if time.clock_gettime_ns(time.CLOCK_BOOTTIME) - read_ns > self._chosen_s * 1e9:
+    async def freshen(self, *lenses: str) -> None:
+        """Read all lenses now, unless the last reading of each of these is no older than the chosen interval. Those of
+        a recording are as old as it is."""
+        ages = [self.age_s(lens) for lens in lenses if self.session.bus.failure(lens) is None]
+        if any(age_s is None or age_s > self._chosen_s for age_s in ages):
             with suppress(TimeoutError):
                 async with asyncio.timeout(_FRESH_WITHIN_S):
                     await asyncio.wrap_future(self.session.sample_now())
@@ -114,9 +117,26 @@ class Served:
         """Return the newest frame of a lens; None before its first reading."""
         return self.session.bus.frame(lens)
 
+    def age_s(self, lens: str) -> float | None:
+        """Return the age of a lens's newest reading; None before the first, and for a recording."""
+        frame = self.frame(lens)
+        if frame is None or self.player is not None:
+            return None
+        return (time.clock_gettime_ns(time.CLOCK_BOOTTIME) - frame.now.boot_ns) / 1e9
+
     def failure(self, lens: str) -> NettopError | None:
-        """Return why a lens failed and is no longer read; None if it did not."""
-        return self.session.bus.failure(lens)
+        """Return why a lens failed or is late; None if it is read on time."""
+        failure, frame, age_s = self.session.bus.failure(lens), self.frame(lens), self.age_s(lens)
+        if failure is not None or frame is None or age_s is None:
+            return failure
+        if age_s <= max(LATE_S, LATE_INTERVALS * self.session.interval_s):
+            return None
+        return SourceFailed(f"not read since {rfc3339(frame.now.wall_ns)[:19]}Z", "is this host overloaded?")
+
+    @property
+    def is_stuck(self) -> bool:
+        """Whether no lens is read on time, not even nettop's own cost."""
+        return all(self.failure(lens.id) is not None for lens in self.lenses)
 
 
 def applicable_filter(table: Table, text: str) -> Filter | None:

@@ -48,7 +48,7 @@ class Prepared(Served):
     async def start_reading(self, lens: str, table: Table, *, all_rows: bool) -> None:
         """Do nothing: the session reads nothing."""
 
-    async def freshen(self) -> None:
+    async def freshen(self, *lenses: str) -> None:
         """Do nothing: the session reads nothing."""
 
 

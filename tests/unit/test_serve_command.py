@@ -20,18 +20,19 @@ from nettop.engine.session import Session
 from nettop.errors import ExitCode, NettopError, SourceFailed, UsageError
 from nettop.process.interrupts import Requests
 from nettop.query.batches import empty_rows
-from nettop.serve.api.health import LATE_S
+from nettop.query.times import rfc3339
 from nettop.serve.command import make_app, open_server
 from nettop.serve.http.limits import ServerCounts
 from nettop.serve.metrics.totals import Totals
-from nettop.serve.served import Publications, Served
+from nettop.serve.served import LATE_S, Publications, Served
 from nettop.settings import MAX_INTERVAL_S, ServeSettings
 from nettop.snapshots import find_table, lenses
 from nettop.snapshots.connections import GROUPS, SOCKETS
 from nettop.snapshots.connections import LENS as CONNECTIONS
 from nettop.snapshots.snapshot import Snapshot
 from nettop.snapshots.source import SourceOptions
-from tests.unit.build import make_frame
+from tests.screens import example_bandwidth
+from tests.unit.build import WALL_NS, make_frame
 from tests.unit.scripted import Scripted
 from tests.unit.serving import DEADLINE_S, Client
 
@@ -227,17 +228,46 @@ class Read(OnRequest):
         return replace(super().read(taken_ns), boot_ns=boot_ns)
 
 
+class ReadTraffic(Read):
+    """The same, of the bandwidth lens."""
+
+    def read(self, taken_ns: int) -> Snapshot:
+        """Return the reading of that moment."""
+        (step,) = example_bandwidth.example_steps(1)
+        return replace(step, boot_ns=super().read(taken_ns).boot_ns)
+
+
 def test_health(monkeypatch: pytest.MonkeyPatch) -> None:
     """/health is 200 while all lenses are read on time."""
     status, document = answered({"connections": Read(0)}, "/health")
     assert (status, document["status"], document["reasons"]) == (200, "ok", [])
     assert document["lenses"]["connections"]["state"] == "ok"
-    monkeypatch.setattr("nettop.serve.api.health.LATE_INTERVALS", 0)
+    monkeypatch.setattr("nettop.serve.served.LATE_INTERVALS", 0)
     status, document = answered({"connections": Read(LATE_S + 1)}, "/health")
     assert (status, document["status"]) == (503, "failing")
     age_s = document["lenses"]["connections"]["age_s"]
     assert age_s >= LATE_S + 1
-    assert document["reasons"] == [f"connections: not read for {age_s:.0f} s"]
+    (reason,) = document["reasons"]
+    assert reason.startswith(f"connections: not read since {rfc3339(WALL_NS + 10**9)[:19]}Z")
+
+
+@pytest.mark.parametrize(
+    "path", ["/api/v1/connections", "/api/metrics/realtime", "/api/stats/summary", "/metrics", "/live"]
+)
+def test_what_is_late_is_not_served_as_current(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A reading beyond both bounds is answered by 503 wherever it would be served."""
+    monkeypatch.setattr("nettop.serve.served.LATE_INTERVALS", 0)
+    sources = {"connections": Read(LATE_S + 1), "bandwidth": ReadTraffic(LATE_S + 1)}
+    status, _ = answered(sources, path)
+    assert status == 503
+    assert answered({"connections": Read(0), "bandwidth": ReadTraffic(0)}, path)[0] == 200
+
+
+def test_a_table_says_how_old_it_is() -> None:
+    """`age_s` is the age of the reading, also where that is within the bound."""
+    _, document = answered({"connections": Read(LATE_S / 2)}, "/api/v1/connections")
+    assert LATE_S / 2 <= document["age_s"] < LATE_S
+    assert answered({"connections": Read(LATE_S + 1)}, "/live")[0] == 200
 
 
 def test_health_of_a_lens_that_failed() -> None:

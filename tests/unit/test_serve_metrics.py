@@ -458,7 +458,8 @@ def test_not_before_every_lens_was_read() -> None:
 
 def test_compression() -> None:
     """The text is compressed only on request, as by Prometheus."""
-    served = make_served(lenses=())
+    lens = lens_of(LISTED)
+    served = make_served(reading(lens, [], 0), lenses=(lens,))
     app = application(metrics_routes(served, Totals(served, {}, SourceOptions()), ServerCounts()))
     transport = httpx.ASGITransport(app)
 

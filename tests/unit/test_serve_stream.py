@@ -418,3 +418,20 @@ def _unchunked(answer: bytes) -> bytes:
         if not length:
             return body
         body, rest = body + rest[:length], rest[length + 2 :]
+
+
+async def test_a_lens_that_is_late_is_a_problem_once(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stream gets a problem when its lens becomes late, not one for each wake-up, and its next reading after that."""
+    client = host.client(VIEW)
+    await client.until(b"first")
+    monkeypatch.setattr("nettop.serve.served.LATE_S", 0.0)
+    monkeypatch.setattr("nettop.serve.served.LATE_INTERVALS", 0)
+    for _ in range(3):
+        host.served.session.bus.fail("drops", SourceFailed("it broke"))  # wakes the streams
+        await client.until(b"event: problem")
+    monkeypatch.undo()
+    host.read("second", 2)
+    await client.until(b"second")
+    assert [event["event"] for event in events_of(client.body)] == ["view", "problem", "view"]
+    assert "not read since" in events_of(client.body)[1]["data"]
+    await client.go()

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING, Any
 
 from starlette.requests import Request
@@ -12,17 +11,13 @@ from starlette.routing import Route
 
 from nettop.query.times import rfc3339
 from nettop.serve.api.openapi import operation, problem_answers
-from nettop.serve.health import HEALTH_PATH, health_response
+from nettop.serve.health import HEALTH_PATH, LIVE_PATH, health_response
 from nettop.serve.metrics.totals import Totals
 from nettop.serve.served import Served
 from nettop.snapshots.schema import Lens
 
 if TYPE_CHECKING:
     from nettop.recording.player import Player
-
-LATE_INTERVALS = 3
-LATE_S = 10.0
-"""A lens is late if its last reading is older than both limits."""
 
 
 def health_routes(served: Served, totals: Totals) -> list[Route]:
@@ -31,14 +26,20 @@ def health_routes(served: Served, totals: Totals) -> list[Route]:
     async def health(request: Request) -> Response:
         lenses = {lens.id: _state(served, lens) for lens in served.lenses}
         reasons = [f"{name}: {state['reason']}" for name, state in lenses.items() if state["reason"]]
-        if totals.failure is not None:
-            reasons.append(f"totals are no longer updated: {totals.failure!r}")
+        if totals.are_behind:
+            reasons.append("metrics: readings are not added up")
         details = {} if served.player is None else {"recording": _recording(served, served.player)}
         return health_response(
             request, reasons, lenses=lenses, interval_s=served.session.interval_s, **details
         )
 
-    return [Route(HEALTH_PATH, health, methods=["GET"])]
+    async def live(request: Request) -> Response:
+        reasons = ["no lens is read"] if served.is_stuck else []
+        return health_response(
+            request, [*reasons, *(["readings are not added up"] if totals.are_behind else [])]
+        )
+
+    return [Route(HEALTH_PATH, health, methods=["GET"]), Route(LIVE_PATH, live, methods=["GET"])]
 
 
 def health_paths() -> dict[str, Any]:
@@ -84,12 +85,7 @@ def _state(served: Served, lens: Lens) -> dict[str, Any]:
     What was recorded has no age.
     """
     frame, failure = served.frame(lens.id), served.failure(lens.id)
-    age_s = None
     reason = None
-    if frame is not None and served.player is None:
-        age_s = (time.clock_gettime_ns(time.CLOCK_BOOTTIME) - frame.now.boot_ns) / 1e9
-        if age_s > max(LATE_S, LATE_INTERVALS * served.session.interval_s):
-            reason = f"not read for {age_s:.0f} s"
     if failure is not None:
         reason = f"{failure.what}{f': {failure.remedy}' if failure.remedy else ''}"
     elif frame is None:
@@ -97,7 +93,7 @@ def _state(served: Served, lens: Lens) -> dict[str, Any]:
     return {
         "state": "ok" if reason is None else "failing",
         "reason": reason,
-        "age_s": age_s,
+        "age_s": served.age_s(lens.id),
         "hooks": {} if frame is None else frame.now.via,
         "lost": {} if frame is None else {what: n for what, n in frame.now.notable_losses.items() if n},
     }

@@ -202,6 +202,10 @@ def _document() -> Json:
     texts = {"type": "object", "additionalProperties": {"type": "string"}}
     counts = {"type": "object", "additionalProperties": _COUNT}
     members: Json = {
+        tables.AGE: {
+            "type": "number",
+            "description": "seconds since it was read; absent for a recording",
+        },
         tables.RECORDING_OF: {
             "type": "string",
             "description": "the recorded host; only if a recording is served (--from)",
@@ -221,7 +225,7 @@ def _document() -> Json:
         "rows": {"type": "array", "items": {"type": "object"}},
     }
     about = "A table, or the requested part of it."
-    required = [name for name in members if name != tables.RECORDING_OF]
+    required = [name for name in members if name not in (tables.AGE, tables.RECORDING_OF)]
     return {"type": "object", "description": about, "properties": members, "required": required}
 
 

@@ -36,6 +36,8 @@ FORMATTED_AT_ONCE: Final = 2
 RECORDING_OF: Final = "recording_of"
 """Member of documents with the recorded host; absent if the running kernel is read."""
 RECORDING_HEADER: Final = "Nettop-Recording-Of"
+AGE: Final = "age_s"
+"""Member of a table's document with the age of the reading; absent from events, which come with theirs."""
 SLICE: Final = 65_536
 """Bytes sent at once, and so the most that a stalled client costs in memory until it is disconnected."""
 OPEN_AT_ONCE: Final = 16
@@ -64,12 +66,15 @@ def table_routes(served: Served) -> list[Route]:
     async def table(request: Request) -> Response:
         wanted = parse_wanted(served, request.path_params["view"], request.scope["query_string"])
         served.watch()
-        await served.freshen()
+        await served.freshen(wanted.lens.id)
         await served.start_reading(wanted.lens.id, wanted.query.table, all_rows=wanted.query.all_rows)
 
         async def pieces() -> AsyncGenerator[bytes, None]:
             async with open_tables:
-                formatted = table_pieces(wanted, current_frame(served, wanted.lens.id), origin_of(served))
+                lens = wanted.lens.id
+                lens = wanted.lens.id
+                origin = origin_of(served) or {AGE: served.age_s(lens)}
+                formatted = table_pieces(wanted, current_frame(served, lens), origin)
                 loop = asyncio.get_running_loop()
                 while (piece := await loop.run_in_executor(FORMATTERS, next, formatted, None)) is not None:
                     yield piece
@@ -244,7 +249,8 @@ class Events:
         """
         state = self._served.failure(lens) or self._served.frame(lens)
         last, number = self._states.get(lens, (None, 0))
-        if state is None or state is last:
+        is_same = isinstance(last, NettopError) and isinstance(state, NettopError) and last.what == state.what
+        if state is None or state is last or is_same:
             return last, number
         self._states[lens] = state, number + 1
         return self._states[lens]

@@ -19,6 +19,7 @@ from nettop.errors import unknown_word
 from nettop.query.view import View
 from nettop.serve.api.openapi import operation, parameter, problem_answers
 from nettop.serve.api.parameters import given_parameters
+from nettop.serve.api.tables import AGE, lens_problem
 from nettop.serve.problems import RETRY_SOON, Problem
 from nettop.serve.served import Served
 from nettop.snapshots.arrays import Array, as_list
@@ -62,6 +63,8 @@ AVERAGES = {
 SHARES = {
     f"{part}_percentage": f"{part.upper()} as a percentage of bytes" for part in ("tcp", "http", "https")
 }
+
+_AGES = {AGE: "seconds since the last reading"}
 
 Answer = dict[str, float | int | None]
 
@@ -171,10 +174,11 @@ def traffic_routes(served: Served, traffic: Traffic, catch_up: Callable[[], None
     def route(path: str, answer_of: Callable[[InterfaceTraffic, float], Answer]) -> Route:
         async def answer(request: Request) -> Response:
             served.watch()
-            await served.freshen()
+            await served.freshen(LENS.id)
             await run_in_threadpool(catch_up)
             wanted = _wanted(served, traffic, request)
-            return JSONResponse(answer_of(wanted, time.monotonic() - traffic.began_s))
+            answer = answer_of(wanted, time.monotonic() - traffic.began_s)
+            return JSONResponse(answer | {AGE: served.age_s(LENS.id)})
 
         return Route(path, answer, methods=["GET"], name=path)
 
@@ -186,6 +190,8 @@ def _wanted(served: Served, traffic: Traffic, request: Request) -> InterfaceTraf
     given = given_parameters(request.scope["query_string"], (INTERFACE,))
     if served.lens(LENS.id) is None:
         raise Problem(404, "the lens bandwidth is not served", "add it to --lenses")
+    if (failure := served.failure(LENS.id)) is not None:
+        raise lens_problem(LENS.id, failure)
     name, known = given.get(INTERFACE, [HOST])[0], traffic.by_name
     if name in known:
         return known[name]
@@ -198,8 +204,8 @@ def _wanted(served: Served, traffic: Traffic, request: Request) -> InterfaceTraf
 def traffic_paths() -> dict[str, Any]:
     """Return the paths for the OpenAPI description."""
     return {
-        REALTIME: _path("realtime", "Current traffic", RATES | TOTALS),
-        SUMMARY: _path("summary", "Traffic since serving started", AVERAGES | TOTALS | SHARES),
+        REALTIME: _path("realtime", "Current traffic", RATES | TOTALS | _AGES),
+        SUMMARY: _path("summary", "Traffic since serving started", AVERAGES | TOTALS | SHARES | _AGES),
     }
 
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Access control: check the token, or if there is none, block DNS rebinding by web pages.
 
-`/health` says whether the service is healthy even without the token.
+`/health` and `/live` say whether the service is healthy even without the token.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from email.utils import formatdate
 from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
-from nettop.serve.health import HEALTH_PATH, mark_without_token
+from nettop.serve.health import HEALTH_PATH, LIVE_PATH, mark_without_token
 from nettop.serve.http.credentials import Credentials
 from nettop.serve.http.listeners import Endpoint
 from nettop.serve.problems import Problem, problem_response
@@ -66,7 +66,7 @@ class Guard:
             values = [value for name, value in scope["headers"] if name == b"authorization"]
             if len(values) == 1 and is_authorized(values[0], self._credentials.token):
                 return None
-            if values or scope["path"] != HEALTH_PATH:
+            if values or scope["path"] not in (HEALTH_PATH, LIVE_PATH):
                 return _unauthorized(scope["path"], is_wrong=bool(values))
             mark_without_token(scope)
         if scope["server"] is not None and scope["server"][0].startswith("/"):

@@ -34,7 +34,7 @@ _OWN = {
     "build_info": (Kind.GAUGE, "the version of nettop"),
     "namespace_info": (Kind.GAUGE, "a network namespace: its inode number, as lsns shows it, by its name"),
     "hook_info": (Kind.GAUGE, f"the mechanism that provides a hook of a lens, or {NOT_AVAILABLE}"),
-    "lens_up": (Kind.GAUGE, "whether a lens is read"),
+    "lens_up": (Kind.GAUGE, "whether a lens is read on time"),
     "reading_timestamp_seconds": (Kind.GAUGE, "when a lens was last read"),
     "lost": (Kind.COUNTER, "events and rows missing from a lens's numbers, by kind"),
     "http_connections": (Kind.GAUGE, "open connections to nettop's own server"),
@@ -63,7 +63,9 @@ def metrics_routes(served: Served, totals: Totals, counts: ServerCounts) -> list
             raise Problem(503, "not every lens has been read yet", "retry in a moment", headers=RETRY_SOON)
         accepted = request.headers.get("accept", "")
         encode, content_type = choose_encoder("" if "text/plain" in accepted else accepted)
-        await served.freshen()
+        await served.freshen(*(lens.id for lens in served.lenses))
+        if served.is_stuck:
+            raise Problem(503, "no lens is read", "/health says why", headers=RETRY_SOON)
         return Response(await run_in_threadpool(encode, registry), headers={"Content-Type": content_type})
 
     return [Route("/metrics", metrics, methods=["GET"])]

@@ -6,16 +6,17 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 
-from nettop.engine.consumer import Consumer
+from nettop.engine.consumer import Consumer, Outages
+from nettop.process import service_manager
 from nettop.process.wake_event import WakeEvent
 from nettop.query.filter import combined
 from nettop.serve.api.traffic import Traffic
 from nettop.serve.metrics.families import series_sets
 from nettop.serve.metrics.series import CountedView, SeriesTotals, group_increments, reading_view
-from nettop.serve.served import Served
+from nettop.serve.served import LATE_S, Served
 from nettop.snapshots.bandwidth import LENS as BANDWIDTH
 from nettop.snapshots.schema import Kind, Lens, Table
 from nettop.snapshots.snapshot import Frame, Snapshot
@@ -41,8 +42,6 @@ class Totals:
         self.gauges: dict[tuple[str, str], int] = {}
         self.last: dict[str, Snapshot] = {}
         """Most recently added reading, by lens id."""
-        self.failure: BaseException | None = None
-        """Exception that ended the thread: a bug."""
         for lens in served.lenses:
             for declared in series_sets(lens):
                 most = top.get(declared.metrics.top, declared.metrics.limit)
@@ -53,17 +52,19 @@ class Totals:
         self._event = WakeEvent()
         self._adding = threading.Lock()
         self._is_ending = False
+        self._passed_at = time.monotonic()
 
     @contextmanager
-    def running(self) -> Iterator[None]:
-        """Keep the lenses attached, and add up their readings."""
+    def running(self, report: Callable[[str], None] = lambda _: None) -> Iterator[None]:
+        """Keep the lenses attached, add up their readings, and report those that fail or come back."""
         with ExitStack() as consumers:
             for lens in self._served.lenses:
                 tables = self._tables(lens)
                 consumers.enter_context(
                     Consumer(self._served.session, lens.id, tables, self._options, self._event)
                 )
-            thread = threading.Thread(target=self._run, name="totals", daemon=True)
+            outages = Outages(self._served.session, [lens.id for lens in self._served.lenses], report)
+            thread = threading.Thread(target=self._run, args=(outages,), name="totals", daemon=True)
             thread.start()
             try:
                 yield
@@ -77,16 +78,21 @@ class Totals:
         made_of = [totals.declared.table for totals in self.series if totals.declared.lens is lens]
         return list({table.name: table for table in (lens.main, *made_of) if not table.append}.values())
 
-    def _run(self) -> None:
-        try:
-            with self._event:
-                while not self._is_ending:
-                    self.catch_up()
-                    self._served.slow_down()
-                    self._event.wait()
-        except BaseException as error:
-            self.failure = error
-            raise
+    @property
+    def are_behind(self) -> bool:
+        """Whether readings have waited long to be added."""
+        return time.monotonic() - self._passed_at > LATE_S
+
+    def _run(self, outages: Outages) -> None:
+        with self._event:
+            while not self._is_ending:
+                self.catch_up()
+                self._served.slow_down()
+                outages.report_new()
+                if not self._served.is_stuck:
+                    service_manager.alive(self._served.session.interval_s)
+                self._passed_at = time.monotonic()
+                self._event.wait(timeout_s=LATE_S / 2)
 
     def catch_up(self) -> None:
         """Add the newest reading of each lens, unless it was added."""
