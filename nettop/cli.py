@@ -30,6 +30,7 @@ from nettop.errors import (
     unknown_word,
 )
 from nettop.process.interrupts import exit_code_of, exit_on_signals, leave_output
+from nettop.process.threads import ending_with_threads
 
 if TYPE_CHECKING:
     from nettop.commands.help import HelpOptions
@@ -210,7 +211,8 @@ def run(arguments: Sequence[str], source_of: Callable[[str], Source] | None = No
             return int(options or 0)
         if too_few := file_limit_error():
             raise too_few
-        return start(options, source_of)
+        with ending_with_threads():
+            return start(options, source_of)
     except BrokenPipeError:  # the reader has read enough
         return ExitCode.DONE
     except NettopError as error:

@@ -23,6 +23,7 @@ from nettop.flows.pipeline import Destination, Pipeline
 from nettop.flows.protobuf import decode_batch
 from nettop.flows.receive import SocketCounts, Wait
 from nettop.process.parent import signal_at_exit_of_parent
+from nettop.process.threads import ending_with_threads
 from nettop.process.wake_event import WakeEvent
 from nettop.snapshots.arrays import Array
 
@@ -86,7 +87,8 @@ def run_worker(work: Work, channel: Connection, parent: int) -> None:
 
     with WakeEvent() as event:
         try:
-            _receive(work, send, event, ending)
+            with ending_with_threads(END_SIGNAL):
+                _receive(work, send, event, ending)
         except NettopError as failure:
             send(failure)
 

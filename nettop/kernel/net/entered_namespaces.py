@@ -316,7 +316,8 @@ class Namespaces:
                 continue
             try:
                 if time.monotonic() - self._scanned_at >= _SCAN_INTERVAL_S:
-                    self._scan()
+                    with suppress(OSError):  # such as without descriptors: the next scan may succeed
+                        self._scan()
             finally:
                 self.lock.release()
 
