@@ -58,6 +58,7 @@ def run_log(
         for note in notes:
             report(note)
         with event, ExitStack() as exits:
+            exits.callback(session.bus.subscribe(partial(service_manager.alive, session.interval_s)))
             parts = []
             for lens in dict.fromkeys(stream.lens for stream in logged):
                 streams = [stream for stream in logged if stream.lens == lens]
@@ -65,7 +66,6 @@ def run_log(
                 exits.enter_context(consumer)
                 remarks = Diagnostics(stderr)
                 parts.append(_LensLog(settings, session, sinks, streams, consumer=consumer, report=remarks))
-            exits.callback(session.bus.subscribe(partial(service_manager.alive, session.interval_s)))
             outages = Outages(session, {stream.lens for stream in logged}, report)
             log = _Log(settings, session, sinks, parts, requests, outages)
             try:

@@ -7,9 +7,10 @@ import os
 import socket
 import time
 from contextlib import suppress
+from functools import lru_cache
 
 _MISSED = 5
-"""Readings that the watchdog waits for at least, if the interval is long."""
+"""Intervals that the watchdog waits at least."""
 
 
 def ready(status: str = "") -> None:
@@ -28,10 +29,16 @@ def stopping(status: str = "") -> None:
 
 
 def alive(interval_s: float) -> None:
-    """Report to the watchdog that readings advance, which they do each `interval_s`; call it after each reading."""
+    """Report to the watchdog, if there is one, that readings advance; call it after each, some `interval_s` apart."""
     usec = int(os.environ.get("WATCHDOG_USEC", "0"))
     if usec:
-        _notify(f"WATCHDOG=1\nWATCHDOG_USEC={max(usec, round(_MISSED * interval_s * 1e6))}")
+        _report_alive(4 * time.monotonic_ns() // (1000 * usec), max(usec, round(_MISSED * interval_s * 1e6)))
+
+
+@lru_cache(1)
+def _report_alive(_quarter: int, usec: int) -> None:
+    """Report it once in each quarter of the watchdog's time; a long interval extends that time to `usec`."""
+    _notify(f"WATCHDOG=1\nWATCHDOG_USEC={usec}")
 
 
 def _notify(state: str, status: str = "") -> None:

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import yaml
 
+from nettop.serve.health import LIVE_PATH
 from nettop.settings import DEFAULT_LISTEN, DEFAULT_QUERY_LISTEN, FLOW_PORTS
 
 from .compose import CAPABILITIES
@@ -214,7 +215,9 @@ def test_commands_are_nettops(overlay: str) -> None:
                 assert folder in [mount["mountPath"] for mount in container["volumeMounts"]]
         assert container["readinessProbe"]["httpGet"]["path"] == "/health"
         assert container["readinessProbe"]["httpGet"]["port"] in ports
-        assert container["livenessProbe"]["tcpSocket"]["port"] in ports
+        probe = container["livenessProbe"]
+        assert probe.get("tcpSocket", probe.get("httpGet"))["port"] in ports
+        assert probe.get("httpGet", {}).get("path", LIVE_PATH) == LIVE_PATH
 
 
 def test_prometheus_discovers_the_pods() -> None:

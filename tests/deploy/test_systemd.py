@@ -112,6 +112,13 @@ def test_permanent_failures_prevent_a_restart(unit: str) -> None:
 
 
 @every_unit
+def test_the_watchdog_ends_what_reads_nothing(unit: str) -> None:
+    """Units that read lenses have a watchdog, which asks them to end in order; a collector's threads end it."""
+    watchdog = [name for name in settings(unit) if name.startswith("Watchdog")]
+    assert watchdog == ([] if unit == "nettop-collect" else ["WatchdogSec", "WatchdogSignal"])
+
+
+@every_unit
 def test_the_command_line_is_understood(unit: str, capsys: pytest.CaptureFixture[str]) -> None:
     """Every option exists, and no listen address is set, so that the loopback defaults apply."""
     (line,) = settings(unit)["ExecStart"]

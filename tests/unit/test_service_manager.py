@@ -99,6 +99,39 @@ def test_log(manager: Manager, tmp_path: Path) -> None:
         assert manager.messages(1) == ["STOPPING"]
 
 
+def test_the_watchdog_is_told_of_readings(
+    manager: Manager, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A log reports after each reading, and after each failure to read a lens that is tried again; not by itself. A
+    long interval extends the watchdog's time."""
+    monkeypatch.setenv("WATCHDOG_USEC", "4")  # a report for each µs
+    source = FirstReading(manager, *steps([{"id": 7}]), SourceFailed("broken"))
+    alive = {"WATCHDOG": "1", "WATCHDOG_USEC": str(round(5e6 * MAX_INTERVAL_S))}
+    with Logging(settings(directory=str(tmp_path / "log")), source) as logging:
+        first = [manager.message(), manager.message()]
+        assert alive in first
+        assert any("READY" in message for message in first)
+        assert manager.has_no_message()
+        logging.fail()
+        assert manager.message() == alive
+        logging.end()
+
+
+def test_nothing_is_reported_without_a_watchdog(manager: Manager) -> None:
+    """Without $WATCHDOG_USEC nothing is sent."""
+    service_manager.alive(1.0)
+    assert manager.has_no_message()
+
+
+def test_a_watchdog_is_told_once_in_a_quarter(manager: Manager, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However often readings advance, the manager is woken rarely."""
+    monkeypatch.setenv("WATCHDOG_USEC", str(10**15))
+    for _ in range(3):
+        service_manager.alive(1.0)
+    assert manager.message() == {"WATCHDOG": "1", "WATCHDOG_USEC": str(10**15)}
+    assert manager.has_no_message()
+
+
 def test_a_log_that_never_works(manager: Manager) -> None:
     """A log that fails is never reported as ready, even if asked to reopen its files."""
     with Logging(settings(), FirstReading(manager, Unsupported("no sockets"))) as logging:
