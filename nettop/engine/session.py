@@ -377,6 +377,9 @@ class Session:
         attaching = self._attaching.pop(lens)
         source = self._try(lens, started.result, attaching.options)
         if source is not None:
+            self.bus.forget(
+                lens
+            )  # what another source of the lens counted is not compared with what this one does
             self._attached[lens] = _Attached(
                 source,
                 attaching.options,
@@ -426,7 +429,6 @@ class Session:
         retry = self._retries.pop(lens, None)
         if retry is not None and retry.attached is not None:
             retry.attached.source.close()
-            self.bus.forget(lens)
 
     def _detach_idle(self) -> None:
         now = time.monotonic()

@@ -247,7 +247,8 @@ def test_health(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (status, document["status"]) == (503, "failing")
     age_s = document["lenses"]["connections"]["age_s"]
     assert age_s >= LATE_S + 1
-    (reason,) = document["reasons"]
+    reason, stuck = document["reasons"]
+    assert stuck == "no lens is read"
     assert reason.startswith(f"connections: not read since {rfc3339(WALL_NS + 10**9)[:19]}Z")
 
 

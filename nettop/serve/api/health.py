@@ -26,20 +26,22 @@ def health_routes(served: Served, totals: Totals) -> list[Route]:
     async def health(request: Request) -> Response:
         lenses = {lens.id: _state(served, lens) for lens in served.lenses}
         reasons = [f"{name}: {state['reason']}" for name, state in lenses.items() if state["reason"]]
-        if totals.are_behind:
-            reasons.append("metrics: readings are not added up")
+        reasons += _why_stuck(served, totals)
         details = {} if served.player is None else {"recording": _recording(served, served.player)}
         return health_response(
             request, reasons, lenses=lenses, interval_s=served.session.interval_s, **details
         )
 
     async def live(request: Request) -> Response:
-        reasons = ["no lens is read"] if served.is_stuck else []
-        return health_response(
-            request, [*reasons, *(["readings are not added up"] if totals.are_behind else [])]
-        )
+        return health_response(request, _why_stuck(served, totals))
 
     return [Route(HEALTH_PATH, health, methods=["GET"]), Route(LIVE_PATH, live, methods=["GET"])]
+
+
+def _why_stuck(served: Served, totals: Totals) -> list[str]:
+    """Return what only a restart may mend."""
+    reasons = {"no lens is read": served.is_stuck, "readings are not added up": totals.are_behind}
+    return [reason for reason, is_so in reasons.items() if is_so]
 
 
 def health_paths() -> dict[str, Any]:
