@@ -203,7 +203,7 @@ OF_NETTOP = """## nettop itself
 |---|---|---|
 | `nettop_build_info` | `version` | the version |
 | `nettop_namespace_info` | `namespace`, `netns` | the inode number of a network namespace, as in `lsns` |
-| `nettop_lens_up` | `lens` | whether a lens is read |
+| `nettop_lens_up` | `lens` | whether a lens is read on time |
 | `nettop_reading_timestamp_seconds` | `lens` | time of the last read |
 | `nettop_hook_info` | `lens`, `hook`, `mechanism` | the mechanism that provides a hook, or `n/a` |
 | `nettop_lost_total` | `lens`, `what` | data missing from its numbers: the losses in [fields](fields.md) |
