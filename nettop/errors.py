@@ -44,6 +44,8 @@ class NettopError(Exception):
     """An error with its cause (`what`) and its `remedy`."""
 
     exit_code: ExitCode = ExitCode.FAILURE
+    is_retried = False
+    """Whether the lens that failed is tried again."""
 
     def __init__(self, what: str, remedy: str = "") -> None:
         super().__init__(what)
@@ -54,6 +56,7 @@ class NettopError(Exception):
         """Return the same error in other words."""
         changed = copy(self)
         changed.what, changed.remedy, changed.args = what, remedy, (what,)
+        changed.__cause__, changed.__traceback__ = self.__cause__, self.__traceback__
         return changed
 
 
@@ -105,7 +108,9 @@ class TooManyFiles(Unsupported):
 
 
 def failure_of(lens: str, error: Exception) -> NettopError:
-    """Return the error to report for an unexpected one in a lens's source: a bug, a limit or a missing package."""
+    """Return the error to report for one in a lens's source; unexpected ones are bugs, limits or missing packages."""
+    if isinstance(error, NettopError):
+        return error
     what = f"the {lens} source failed"
     bug = SourceFailed(f"{what}: {error!r}", "please report this as a bug")
     failure: NettopError = missing_package(error) or limit_reached(what, error) or bug

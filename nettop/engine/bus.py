@@ -68,7 +68,6 @@ class Bus:
         self._precedents: dict[str, Snapshot] = {}
         self._average_ns = 0
         self._failures: dict[str, NettopError] = {}
-        self._retried: dict[str, bool] = {}
         self._subscribers: list[Wake] = []
         self._batches: dict[str, dict[str, tuple[Rows, ...]]] = {}
         self._feeds: list[tuple[tuple[str, str], Feed]] = []
@@ -128,13 +127,12 @@ class Bus:
             self._feeds.append(((lens, table), feed))
         return feed
 
-    def fail(self, lens: str, error: NettopError, *, is_retried: bool = False) -> None:
-        """Record why `lens` cannot be read, and whether it is tried again; wake the readers. Its traceback keeps no
-        part of a reading."""
+    def fail(self, lens: str, error: NettopError) -> None:
+        """Record why `lens` cannot be read, and wake the readers. Its traceback keeps no part of a reading."""
         for each in filter(None, (error, error.__cause__)):
             traceback.clear_frames(each.__traceback__)
         with self._lock:
-            self._failures[lens], self._retried[lens] = error, is_retried
+            self._failures[lens] = error
         self._wake()
 
     def frame(self, lens: str) -> Frame | None:
@@ -146,11 +144,6 @@ class Bus:
         """Return why `lens` cannot be read; None while it can."""
         with self._lock:
             return self._failures.get(lens)
-
-    def is_retried(self, lens: str) -> bool:
-        """Return whether a lens that failed is tried again."""
-        with self._lock:
-            return lens in self._failures and self._retried[lens]
 
     def forget(self, lens: str) -> None:
         """Drop the frames of a detached lens."""

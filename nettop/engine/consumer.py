@@ -99,7 +99,7 @@ class Consumer:
     def raise_failure(self, *, has_begun: bool = False) -> None:
         """Raise the error of the lens if it failed; if output `has_begun`, only if it is not tried again."""
         failure = self.failure
-        if failure is not None and not (has_begun and self._session.bus.is_retried(self._lens)):
+        if failure is not None and not (has_begun and failure.is_retried):
             raise failure
 
     def rows(self, table: Table) -> list[Rows]:

@@ -74,10 +74,14 @@ NO_OPTIONS = SourceOptions()
 
 @dataclass
 class _Attaching:
-    """A lens that waits to be attached, or is being attached, and the calls for its source until then."""
+    """A lens that waits to be attached, or is being attached, and the calls for its source until then.
+
+    After a start that failed, it waits until `due_at`; else that is 0.
+    """
 
     options: SourceOptions = NO_OPTIONS
     calls: list[Callable[[], None]] = field(default_factory=list)
+    due_at: float = 0.0
 
 
 class _Start(NamedTuple):
@@ -97,15 +101,8 @@ class _Attached:
     idle_since: float | None = None
     due_at: float = 0.0
     """Time from which it may be read at a deadline, so that its first interval is not too short."""
-
-
-@dataclass
-class _Retry:
-    """When a lens that failed is tried again: it is read again if it is still `attached`, else attached."""
-
-    at: float
-    options: SourceOptions
-    attached: _Attached | None
+    is_failing: bool = False
+    """True if its last reading failed: until it is due, it is left alone."""
 
 
 class Session:
@@ -146,7 +143,6 @@ class Session:
         self._start: _Start | None = None
         self._executor = ThreadPoolExecutor
         self._attached: dict[str, _Attached] = {}
-        self._retries: dict[str, _Retry] = {}
         self._failures_in_a_row: Counter[str] = Counter()
         self._tasks: deque[Callable[[], None]] = deque()
         self._event = WakeEvent()
@@ -265,7 +261,7 @@ class Session:
                     self._read_all()
                 else:
                     self._drained_at = time.monotonic()
-                    for lens, attached in list(self._attached.items()):
+                    for lens, attached in self._working().items():
                         self._drain(lens, attached.events)
                 self._complete_requests()
                 self._deadline = self._next_deadline()
@@ -273,8 +269,8 @@ class Session:
                 self._start.thread.shutdown()
                 if self._start.started.exception() is None:
                     self._start.started.result().close()
-            for source in self._sources().values():
-                source.close()
+            for lens in list(self._attached):
+                self._detach(lens)
             if self._pace.bound is not None:
                 self._cost.release_statistics()
 
@@ -290,7 +286,7 @@ class Session:
             if remaining <= 0:
                 break
             wakeups: dict[int, int] = {}
-            sources = [attached.events for attached in self._attached.values() if attached.events]
+            sources = [attached.events for attached in self._working().values() if attached.events]
             if rest <= 0 or any(source.is_filling() for source in sources):
                 wakeups = {number: select.POLLIN for source in sources for number in source.wakeups()}
             else:
@@ -310,44 +306,43 @@ class Session:
 
     def _attach(self, lens: str, options: SourceOptions) -> None:
         self._leases[lens] += 1
-        self._retry(lens)
-        if lens in self._attached:
-            self._attached[lens].idle_since = None
+        attached = self._attached.get(lens)
+        if attached is None:
+            self._attaching.setdefault(lens, _Attaching()).due_at = 0.0
         else:
-            self._attaching.setdefault(lens, _Attaching())
+            attached.idle_since = None
+            attached.due_at = 0.0 if attached.is_failing else attached.due_at
         self._change(lens, lambda present: present | options)
         self._start_next()
 
     def _change(self, lens: str, change: Callable[[SourceOptions], SourceOptions]) -> None:
-        retry = self._retries.get(lens)
         if lens in self._attaching:
             self._attaching[lens].options = change(self._attaching[lens].options)
         elif lens in self._attached:
             attached = self._attached[lens]
             attached.options = change(attached.options)
             self._try(lens, partial(attached.source.configure, attached.options))
-        elif retry is not None:
-            retry.options = change(retry.options)
 
     def _describe(self, lens: str, key: int, result: Future[dict[str, str]]) -> None:
-        if lens in self._attaching:
+        if lens in self._attaching and not self._attaching[lens].due_at:
             self._attaching[lens].calls.append(partial(self._describe, lens, key, result))
         elif result.set_running_or_notify_cancel():
             try:
                 if lens not in self._attached:
                     raise SourceFailed(f"lens {lens!r} is not attached")
                 result.set_result(self._attached[lens].source.describe(key))
-            except NettopError as error:
-                result.set_exception(error)
             except Exception as error:  # noqa: BLE001 - the sampler goes on
                 result.set_exception(failure_of(lens, error))
 
     def _start_next(self) -> None:
         """Begin to attach the next lens unless another is being attached: loaders need much memory."""
-        if self._start is not None or not self._attaching:
+        now = time.monotonic()
+        due = [lens for lens, attaching in self._attaching.items() if now >= attaching.due_at]
+        if self._start is not None or not due:
             return
         self._pace.ignore_attaching()
-        lens, attaching = next(iter(self._attaching.items()))
+        lens, attaching = due[0], self._attaching[due[0]]
+        attaching.due_at = 0.0
         thread = self._executor(1, f"attach-{lens}")
         try:
             started = thread.submit(self._started, lens, attaching.options)
@@ -422,13 +417,15 @@ class Session:
 
     def _end_lease(self, lens: str) -> None:
         self._leases[lens] -= 1
+        attached, attaching = self._attached.get(lens), self._attaching.get(lens)
         if self._leases[lens]:
             return
-        if lens in self._attached:
-            self._attached[lens].idle_since = time.monotonic()
-        retry = self._retries.pop(lens, None)
-        if retry is not None and retry.attached is not None:
-            retry.attached.source.close()
+        if attached is not None and attached.is_failing:
+            self._detach(lens)
+        elif attached is not None:
+            attached.idle_since = time.monotonic()
+        elif attaching is not None and attaching.due_at:
+            del self._attaching[lens]
 
     def _detach_idle(self) -> None:
         now = time.monotonic()
@@ -448,11 +445,12 @@ class Session:
             self._pace.ignore_attaching()
         self._pace.tick()
         now, is_requested = time.monotonic(), bool(self._requests)
-        for lens, retry in list(self._retries.items()):
-            if now >= retry.at:
-                self._retry(lens)
         self._start_next()
-        due = [lens for lens, attached in self._attached.items() if is_requested or now >= attached.due_at]
+        due = [
+            lens
+            for lens, attached in self._attached.items()
+            if now >= attached.due_at or (is_requested and not attached.is_failing)
+        ]
         # The own cost comes first, so that its rows and its total are from the same moment. Findings come last, because
         # they are about what the others have just read.
         for lens in sorted(due, key=lambda lens: (lens != SELF.id, lens == FINDINGS.id)):
@@ -462,7 +460,7 @@ class Session:
 
     def _complete_requests(self) -> None:
         """Complete the requests whose reading is done, unless lenses are still being attached."""
-        if not self._attaching:
+        if all(attaching.due_at for attaching in self._attaching.values()):
             requests, self._read_requests = self._read_requests, []
             for request in requests:
                 if request.set_running_or_notify_cancel():
@@ -475,12 +473,13 @@ class Session:
     def _source(self, lens: str) -> Source:
         return OwnCostSource(self._cost, self._pace, self.bus) if lens == SELF.id else self._source_of(lens)
 
+    def _working(self) -> dict[str, _Attached]:
+        """Return the attached lenses whose last reading did not fail."""
+        return {lens: attached for lens, attached in self._attached.items() if not attached.is_failing}
+
     def _sources(self) -> dict[str, Source]:
-        """Return the attached sources by lens, including those that wait to be read again."""
-        waiting = {
-            lens: retry.attached for lens, retry in self._retries.items() if retry.attached is not None
-        }
-        return {lens: attached.source for lens, attached in (self._attached | waiting).items()}
+        """Return the attached sources by lens."""
+        return {lens: attached.source for lens, attached in self._attached.items()}
 
     def _read(self, lens: str) -> None:
         attached = self._attached.get(lens)
@@ -499,13 +498,14 @@ class Session:
             oldest_gap_ns = 0
         # Drain first, so that the frame has the events that its snapshot counts.
         if self._drain(lens, attached.events):
+            attached.is_failing = False
             del self._failures_in_a_row[lens]
             self.bus.publish(snapshot, oldest_gap_ns)
 
     def _snapshot(self, source: Source) -> Snapshot:
         """Pass a source what it needs of the others, and return its reading."""
         if isinstance(source, JoiningSource):
-            frames = {other: self.bus.frame(other) for other in self._attached}
+            frames = {lens: self.bus.frame(lens) for lens in self._working()}
             source.join({other: frame for other, frame in frames.items() if frame is not None})
         if isinstance(source, SkippingSource):
             source.note_skipped(self._cost.late)
@@ -535,42 +535,36 @@ class Session:
         """
         try:
             return step()
-        except NettopError as error:
-            failure: NettopError = error
         except Exception as error:  # noqa: BLE001 - the other lenses go on
             failure = failure_of(lens, error)
-        attached, tries = self._attached.pop(lens, None), self._failures_in_a_row[lens]
+        attached, tries = self._attached.get(lens), self._failures_in_a_row[lens]
         is_refused = attached is None and failure.exit_code in _REFUSALS
         is_retried = self._leases[lens] > 0 and not is_refused
-        frame, earlier = self.bus.frame(lens), self.bus.failure(lens)
-        if is_refused and earlier is not None and self._drop_privileges is None:
-            if isinstance(failure, PermissionMissing):  # the privileges dropped meanwhile are not the cause
-                failure = earlier.in_words(earlier.what, _START_AGAIN) if tries else earlier
-        elif frame is not None:
-            since = rfc3339(frame.now.wall_ns)[:19]
-            failure = failure.in_words(f"{failure.what}; not read since {since}Z", failure.remedy)
-        if attached is not None:
-            options = attached.options
-            if self._drop_privileges is not None or not is_retried:
-                attached.source.close()
-                attached = None
-        if is_retried:
-            self._failures_in_a_row[lens] += 1
-            at = time.monotonic() + RETRY_S[min(tries, len(RETRY_S) - 1)]
-            self._retries[lens] = _Retry(at, options or NO_OPTIONS, attached)
-        self.bus.fail(lens, failure, is_retried=is_retried)
+        failure = self._in_words(lens, failure, tries if attached is None else None)
+        due_at = time.monotonic() + RETRY_S[min(tries, len(RETRY_S) - 1)]
+        if attached is not None and is_retried and self._drop_privileges is None:
+            attached.is_failing, attached.due_at = True, due_at
+        else:
+            self._detach(lens)
+            if is_retried:
+                options = attached.options if attached is not None else options or NO_OPTIONS
+                self._attaching.setdefault(lens, _Attaching(options)).due_at = due_at
+        self._failures_in_a_row[lens] += 1
+        failure.is_retried = is_retried
+        self.bus.fail(lens, failure)
         return None
 
-    def _retry(self, lens: str) -> None:
-        """Have a lens that failed read again, or attached again if it is not attached; a no-op for others."""
-        retry = self._retries.pop(lens, None)
-        if retry is None:
-            return
-        if retry.attached is None:
-            self._attaching[lens] = _Attaching(retry.options)
-            return
-        self._attached[lens] = retry.attached
-        self._change(lens, lambda _: retry.options)
+    def _in_words(self, lens: str, failure: NettopError, starts: int | None) -> NettopError:
+        """Return a failure that says since when the lens is missing. After `starts` that failed before, without the
+        privileges dropped meanwhile, return the cause of the first one."""
+        frame, earlier = self.bus.frame(lens), self.bus.failure(lens)
+        lacks_privileges = isinstance(failure, PermissionMissing) and self._drop_privileges is None
+        if starts is not None and earlier is not None and lacks_privileges:
+            return earlier.in_words(earlier.what, _START_AGAIN) if starts else earlier
+        if frame is None:
+            return failure
+        since = rfc3339(frame.now.wall_ns)[:19]
+        return failure.in_words(f"{failure.what}; not read since {since}Z", failure.remedy)
 
 
 def _used_by(lens: str, tables: Collection[str], columns: Collection[str]) -> dict[str, frozenset[str]]:

@@ -156,7 +156,7 @@ class Collector:
         try:
             yield
         except Exception as error:  # noqa: BLE001 - a bug, or the exit of a worker: report everything
-            self.failed = error if isinstance(error, NettopError) else failure_of(what, error)
+            self.failed = failure_of(what, error)
             self.on_failed()
 
 

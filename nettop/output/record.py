@@ -344,7 +344,7 @@ class _Recorder:
         recording that `has_begun` goes on, a lens may come back."""
         chosen = [part for part in self._queue.parts if part.lens is not FINDINGS] or self._queue.parts
         if all(part.failure is not None for part in chosen):
-            may_come = has_begun and any(self._session.bus.is_retried(part.lens.id) for part in chosen)
+            may_come = has_begun and any(part.failure.is_retried for part in chosen if part.failure)
             chosen[0].consumer.raise_failure(has_begun=may_come)
 
     @contextmanager

@@ -196,7 +196,7 @@ class TableScreen(MeasuredScreen[None], inherit_bindings=False):
             frame, failure = self.frozen.frame, None
         if failure is not None:
             self._attaching_since = None
-            by_itself = "nettop tries again by itself; " if bus.is_retried(self.lens.id) else ""
+            by_itself = "nettop tries again by itself; " if failure.is_retried else ""
             again = f"{by_itself}Enter tries again"
             self._show_notice(Span(failure.what, Role.BAD), Span(failure.remedy), Span(again, Role.DIM))
         elif frame is not None and not frame.now.tables and self.context.player is not None:
