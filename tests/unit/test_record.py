@@ -547,8 +547,13 @@ def test_a_lens_that_comes_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     others = [replace(SNAPSHOT_OF_DROPS, wall_ns=first.wall_ns + at * 10**9) for at in range(9)]
     with Recording(str(path), Woken([first, broken, broken, last]), drops=others) as recording:
         until(lambda: path.exists() and path.stat().st_size)
-        while "recorded again: Connections\n" not in recording.stderr.getvalue():
-            recording.refresh()
+        recording.refresh()
+        until(lambda: "not recorded: Connections" in recording.stderr.getvalue())
+        size = path.stat().st_size
+        recording.refresh()
+        until(lambda: path.stat().st_size > size)
+        recording.refresh()
+        until(lambda: "recorded again: Connections\n" in recording.stderr.getvalue())
         text = recording.end()
     assert recording.exit is ExitCode.DONE
     assert text.count("not recorded: Connections") == 1
