@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What all tests share: the terminal's size comes from the terminal, no signal is ignored, and no example fails for the
-time it took."""
+"""What all tests share: the terminal's size comes from the terminal, programs speak English, no signal is ignored, and
+no example fails for the time it took."""
 
 import os
 import signal
@@ -17,6 +17,10 @@ from .expected_skips import ONLY_HERE, unexpected
 for size in ("COLUMNS", "LINES"):
     os.environ.pop(size, None)
     os.unsetenv(size)
+
+# Shells and other programs translate their messages, which tests compare.
+os.environ["LC_ALL"] = "C.UTF-8"
+os.environ.pop("LANGUAGE", None)
 
 # Under nohup, or in the background of a script, some are ignored, and all children would ignore them too.
 for number, default in {

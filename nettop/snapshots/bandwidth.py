@@ -90,7 +90,7 @@ def _check_services(text: str, _interval_s: float) -> None:
 
 INTERFACE = Option(
     "interface",
-    "Count only these interfaces, by name or pattern (eth*); repeatable (all that are up, except loopback)",
+    "Count only these interfaces, by name, altname or pattern (eth*); repeatable (all that are up, except loopback)",
     default="",
     metavar="NAME",
     short="-i",
@@ -166,7 +166,8 @@ INTERFACES = Table(
         Field("state", Kind.ENUM, "STATE", "up, down, or unplugged: up, but without a carrier", "u1",
               width=9, importance=25, labels=STATES),
         Field("link_ups", Kind.GAUGE, "LINK UPS", "times that its carrier appeared", "u4", "times", 8, 4),
-        Field("speed", Kind.GAUGE, "SPEED", "negotiated link speed", "u8", "bytes/s", 9, 35),
+        Field("speed", Kind.GAUGE, "SPEED", "negotiated link speed; a virtual interface has none, unless it is that of "
+              "the cards below", "u8", "bytes/s", 9, 35),
         Field("duplex", Kind.ENUM, "DUPLEX", "full: it sends and receives at once; half: one at a time", "u1", width=6,
               importance=5, labels=DUPLEX_MODES),
         _RECEIVED,
