@@ -52,8 +52,8 @@ BATCH_BYTES, _BATCH_FILES_MAX = 32 << 20, 1000
 """Size from which a batch is complete, and the maximum number of its files."""
 _WAITING_BYTES = BATCH_BYTES // 8
 """Size of the files, which are compressed, of about one batch."""
-_BATCH = "batch"
-"""File with the names of the files that are stored together."""
+_BATCH, _STORED = "batch", "stored"
+"""Files with the names of the files that are stored together next, and of those that were stored last."""
 _PREFIX = struct.Struct("<8sIIQII")
 _LEVEL = 1
 _RETRY_S, _RETRY_MAX_S = 0.5, 30.0
@@ -101,6 +101,7 @@ class Spool:
         import zstandard
 
         self._directory, self._max_bytes, self._worker = directory, max_bytes, worker
+        self._batch_path, self._stored_path = directory / _BATCH, directory / _STORED
         self._compressor = zstandard.ZstdCompressor(level=_LEVEL)
         self._carried: Counter[str] = Counter()
         self.failure: OSError | None = None
@@ -170,31 +171,42 @@ class Spool:
             return []
 
     def next_batch(self) -> tuple[str, list[Spooled]]:
-        """Return the files to store together, oldest first, and their name for the store; none if nothing waits.
+        """Return the files to store together, oldest first, and their name for the store. If they are stored, but not
+        yet removed, the name is empty.
 
-        The store ignores a name that it knows, so a name must mean the same files even after a crash. Hence their names
-        are on disk before they are returned, and remain the next batch until all are removed. If they are not on disk,
-        the batch is the oldest file alone. Raise OSError.
+        The store recognizes a name that is repeated with the same content. So the names of the files are on disk before
+        they are returned, and remain the next batch until `note_stored`, even after a crash. If they cannot be written,
+        or never were, the batch is the oldest file alone. Raise OSError.
         """
-        path, waiting = self._directory / _BATCH, self.waiting()
-        try:
-            named = path.read_text().split()
-        except FileNotFoundError:
-            named, waiting = [], waiting[:1]
-        if left := sorted({*named} & {*waiting}):
-            return named[0], [self.read(token) for token in left]
-        batch = list(self._read_until_full(waiting))
+        waiting = self.waiting()
+        lists = {path: self._named(path) for path in (self._stored_path, self._batch_path)}
+        for path, named in lists.items():
+            if left := sorted({*named} & {*waiting}):
+                return named[0] if path == self._batch_path else "", [self.read(token) for token in left]
+        batch = list(self._read_until_full(waiting if any(lists.values()) else waiting[:1]))
         if not batch:
             return "", []
-        temporary = path.with_suffix(TEMPORARY)
         try:
-            with write_file(temporary, "\n".join(each.token for each in batch).encode(), is_synced=True):
-                temporary.replace(path)
+            names = "\n".join(each.token for each in batch).encode()
+            with write_file(temporary := self._batch_path.with_suffix(TEMPORARY), names, is_synced=True):
+                temporary.replace(self._batch_path)
                 _sync_directory(self._directory)
         except OSError:
-            path.unlink(missing_ok=True)
+            for path in lists:
+                path.unlink(missing_ok=True)
             batch = batch[:1]
         return batch[0].token, batch
+
+    def note_stored(self) -> None:
+        """Note that the last batch is stored, before its files are removed. Raise OSError."""
+        with suppress(FileNotFoundError):
+            self._batch_path.rename(self._stored_path)
+
+    def _named(self, path: Path) -> list[str]:
+        try:
+            return path.read_text().split()
+        except FileNotFoundError:
+            return []
 
     def _read_until_full(self, tokens: list[str]) -> Iterator[Spooled]:
         size = 0
@@ -397,7 +409,9 @@ class Storing:
         for spooled in batch:
             for table, block in spooled.blocks.items():
                 blocks[table] = blocks.get(table, b"") + block.content
-        self._store.insert({**blocks, "ledger": ledger_block(batch)}, name)
+        if name:
+            self._store.insert({**blocks, "ledger": ledger_block(batch)}, name)
+            self._spool.note_stored()
         for spooled in batch:
             self._remove(spooled)
 

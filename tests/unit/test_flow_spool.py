@@ -54,8 +54,8 @@ class Store:
             self.calls += 1
             if self.calls in self.fails_before:
                 raise SourceFailed("no answer")
-            # After a crash, some of the files may already have been removed.
-            assert self.blocks.setdefault(f"{token}-{table}", block).endswith(block) or table == "ledger"
+            # The engine recognizes repeated blocks by their token only if the content is the same.
+            assert self.blocks.setdefault(f"{token}-{table}", block) == block
             if self.calls in self.fails_after:
                 raise SourceFailed("no answer, but stored")
 
@@ -132,8 +132,8 @@ def block(text: str, rows: int = 1) -> Block:
 
 
 def suffixes(directory: Path) -> list[str]:
-    """Return the suffixes of all files but the one that names the last batch."""
-    return sorted(path.suffix for path in directory.iterdir() if path.name != "batch")
+    """Return the suffixes of all files but those that name batches."""
+    return sorted(path.suffix for path in directory.iterdir() if path.name not in ("batch", "stored"))
 
 
 # Writing and reading.
@@ -398,18 +398,27 @@ def test_batches_are_bounded(
     assert counts == ([1] * 7 if bytes_max == 1 else [1, 2, 2, 2])
 
 
-def test_a_batch_is_the_same_after_a_crash(directory: Path) -> None:
-    """Files that come meanwhile do not join a batch that may have been stored."""
+@pytest.mark.parametrize("removed", [None, 0, 1, 2])
+def test_a_batch_is_the_same_after_a_crash(directory: Path, removed: int | None) -> None:
+    """Files that come meanwhile do not join it, and after some of its files were removed it is not stored again."""
     store_all(Storing(filled(directory, 1), Store()))
-    spool, store = filled(directory, 2), Store()
+    spool, store = filled(directory, 3), Store()
+    tokens = spool.waiting()
     name, batch = spool.next_batch()
-    spool.remove(batch[0].token)
-    filled(directory, 1)
+    store.insert({FLOWS: b"".join(each.blocks[FLOWS].content for each in batch)}, name)
+    if removed is not None:
+        spool.note_stored()
+        for token in tokens[:removed]:
+            spool.remove(token)
+    filled(directory, 2)
     again, rest = Spool(directory, LARGE).next_batch()
-    assert (again, [each.token for each in rest]) == (name, [batch[1].token])
-    store_all(Storing(spool, store))
-    assert next(iter(store.blocks)) == f"{name}-{FLOWS}"
+    assert (again, [each.token for each in rest]) == (
+        (name, tokens) if removed is None else ("", tokens[removed:])
+    )
+    storing = Storing(Spool(directory, LARGE), store)
+    store_all(storing)
     assert len(store.contents(FLOWS)) == 2
+    assert storing.stored[FLOWS] == (5 - (removed or 0)) * block("").rows
 
 
 def test_the_spool_drains_to_a_server_while_its_own_disk_is_full(
