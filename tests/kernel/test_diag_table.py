@@ -411,7 +411,7 @@ from nettop.probes.connections.socket_rows import ROW
 
 own = socket.create_server(("127.0.0.1", 0))
 table = DiagTable(Host(), Namespaces())
-rows, counts, _ = table.read(np.zeros(0, ROW))
+rows, _, counts, _ = table.read(np.zeros(0, ROW))
 print(json.dumps({
     "rows": [{name: row[name].item() for name in ("id", "pid", "netns", "bytes_sent")} for row in rows],
     "counts": counts, "own": own.getsockname()[1],
