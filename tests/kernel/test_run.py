@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """`nettop run` on the running kernel: the command's connections, those of its children, and nobody else's."""
 
+import ctypes
 import json
 import os
 import pwd
@@ -23,6 +24,7 @@ from .traffic import Memory
 pytestmark = pytest.mark.kernel
 
 NOBODY = 65534
+PR_SET_CHILD_SUBREAPER = 36
 LOOPBACK = "127.0.0.1"
 CLIENT = """
 import socket, struct, sys
@@ -183,6 +185,35 @@ def test_a_child_that_outlives_the_command(place: Place, tmp_path: Path) -> None
         pass
     _, summary = place.events()
     assert summary["still_running"] == 1
+
+
+FORK = """
+import os
+children = []
+for _ in range(5):
+    children.append(os.fork())
+    if children[-1] == 0:
+        os._exit(0)
+for child in children:
+    os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT)
+print(*children)
+"""
+"""Exits after its children, for which it does not wait."""
+
+
+def test_children_that_have_exited_do_not_outlive_the_command(place: Place, tmp_path: Path) -> None:
+    """Not even if their new parent does not wait for them, as the first process of a container may not."""
+    (tmp_path / "fork.py").write_text(FORK)
+    prctl = ctypes.CDLL(None).prctl
+    assert prctl(PR_SET_CHILD_SUBREAPER, 1) == 0
+    try:
+        done = place.run(f"exec {sys.executable} -S {tmp_path}/fork.py")
+    finally:
+        prctl(PR_SET_CHILD_SUBREAPER, 0)
+    for child in map(int, done.stdout.split()):
+        os.waitpid(child, 0)
+    _, summary = place.events()
+    assert (len(done.stdout.split()), summary["still_running"]) == (5, 0)
 
 
 def test_nobody_elses(lab: Lab, place: Place, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 from nettop.kernel.host.facts import ROOT_CGROUP, Host
+from nettop.kernel.host.proc_files import is_running
 from nettop.kernel.host.processes import Processes, ProcessNames
 from nettop.probes.connections.socket_rows import ROW
 from nettop.snapshots.arrays import Array
@@ -148,3 +150,19 @@ def test_workers_of_a_known_control_group(alive: dict[int, str]) -> None:
         assert groups(processes, process(1, 7, group_id)) == ["/docker/parent"]
         assert groups(processes, process(2, 7, group_id)) == ["/docker/parent"]
         assert processes.vanished == 0
+
+
+def test_a_process_runs_until_its_last_thread_exits(tmp_path: Path) -> None:
+    """One that has exited and that no parent has waited for does not run; neither does a number without a process."""
+    child = os.fork()
+    if child == 0:
+        os._exit(0)
+    os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT)
+    proc = Path("/proc")
+    assert (is_running(proc, os.getpid()), is_running(proc, child)) == (True, False)
+    os.waitpid(child, 0)
+    assert not is_running(proc, child)
+    # The main thread of a process with three threads has exited.
+    (tmp_path / "7").mkdir()
+    (tmp_path / "7" / "stat").write_text("7 (a) Z b) Z 1 7 7 0 -1 4227084 0 0 0 0 0 0 0 0 20 0 3 0 9 0 0\n")
+    assert is_running(tmp_path, 7)

@@ -18,6 +18,7 @@ from nettop.kernel.bpf.mechanisms import ChosenMechanisms, Mechanism
 from nettop.kernel.bpf.program import Loader, Program
 from nettop.kernel.bpf.ring import Ring
 from nettop.kernel.host.facts import Host
+from nettop.kernel.host.proc_files import is_running
 from nettop.kernel.host.processes import Processes, ProcessNames
 from nettop.kernel.net.hook_check import HookCheck
 from nettop.probes.connections.ended import EndedSockets
@@ -149,12 +150,12 @@ class ConnectionEvents:
         return EventsStatus(counts, lost, self.hooks.statuses, self.hooks.gaps)
 
     def _count_followed(self) -> dict[str, int]:
-        """Count the followed processes that still exist; return nothing if the PIDs in /proc differ from the
+        """Count the followed processes that still run; return nothing if the PIDs in /proc differ from the
         kernel's."""
         if self._followed is None or not self._host.in_initial_pid_namespace():
             return {}
         pids, _ = maps.read_all(self._program.maps["followed"], np.dtype("u4"), np.dtype("u1"))
-        return {STILL_FOLLOWED: sum((self._host.proc / str(pid)).exists() for pid in pids.tolist())}
+        return {STILL_FOLLOWED: sum(is_running(self._host.proc, pid) for pid in pids.tolist())}
 
     def _totals(self) -> dict[str, int]:
         """Return the programs' totals since the start."""
