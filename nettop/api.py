@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeAlias
 import numpy as np
 
 from nettop.commands.options import parse_lens_options
-from nettop.engine.consumer import Consumer
+from nettop.engine.consumer import READING_WAIT_S, Consumer
 from nettop.engine.session import Session
 from nettop.engine.source import probe_of
 from nettop.errors import SourceFailed, unknown_word
@@ -206,11 +206,11 @@ class OpenLens:
 
     def read(self) -> Frame:
         """Take a reading now and return its frame. Raise the error of the lens if it fails or cannot be attached."""
-        is_read = self._consumer.read_last()
+        missing = self._consumer.read_last(wait_s=READING_WAIT_S)
         self._consumer.raise_failure()
         reading = self._consumer.frame
-        if not is_read or reading is None:
-            raise SourceFailed("the reading timed out", "try again")
+        if missing or reading is None:
+            raise SourceFailed(missing or f"no reading within {READING_WAIT_S:g} s", "try again")
         self._consumer.check_available(reading.now)
         return self._frame(reading)
 

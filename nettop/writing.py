@@ -13,12 +13,12 @@ import select
 import stat
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import TextIO
 
 from nettop.errors import TOO_MANY_FILES, NettopError, PermissionMissing, Unsupported
-from nettop.process.interrupts import delay_interrupts
+from nettop.process.interrupts import Requests, delay_interrupts
 from nettop.reading import wrong_kind
 
 OUTPUT = "the output"
@@ -141,11 +141,14 @@ def memory_file(name: str) -> int:
 # --- lines ------------------------------------------------------------------------------------------------------
 
 
-def write_output(stdout: TextIO, text: str | bytes, encoding: str = "") -> None:
+def write_output(
+    stdout: TextIO, text: str | bytes, encoding: str = "", requests: Requests | None = None
+) -> None:
     """Write whole lines to standard output: text in its encoding, unless another is given, and bytes unchanged.
 
     Raise NettopError if it cannot be written, BrokenPipeError if the reader has gone, and KeyboardInterrupt at the end
-    of a line: an interrupt does not leave a partial line, unless the reader is blocked.
+    of a line: an interrupt does not leave a partial line, unless the reader is blocked. Signals that are `requests` do
+    not interrupt; once the end is requested, raise NettopError if the reader stays blocked.
     """
     with writing(OUTPUT):
         try:
@@ -156,7 +159,10 @@ def write_output(stdout: TextIO, text: str | bytes, encoding: str = "") -> None:
             return
         data = text.encode(encoding or stdout.encoding, "replace") if isinstance(text, str) else text
         at, give_up_at = 0, float("inf")
-        with delay_interrupts() as interrupts:
+        delayed: AbstractContextManager[list[int]] = (
+            delay_interrupts() if requests is None else nullcontext([])
+        )
+        with delayed as interrupts:
             while at < len(data):
                 if interrupts:
                     give_up_at = min(give_up_at, time.monotonic() + _END_OF_LINE_S)
@@ -167,6 +173,10 @@ def write_output(stdout: TextIO, text: str | bytes, encoding: str = "") -> None:
                         BlockingIOError
                     ):  # another process that shares the stream made it non-blocking
                         at += os.write(descriptor, data[at : end_of_piece(data, at)])
+                elif requests is not None and requests.ending:
+                    give_up_at = min(give_up_at, time.monotonic() + _END_OF_LINE_S)
+                    if time.monotonic() >= give_up_at:
+                        raise OSError(errno.EAGAIN, "its reader does not read")
 
 
 def end_of_piece(data: bytes, at: int) -> int:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
@@ -26,6 +26,7 @@ from nettop.commands.options import (
 )
 from nettop.errors import ExitCode, NettopError, UsageError
 from nettop.process.importing import importing
+from nettop.process.interrupts import requested_by_signals
 from nettop.settings import MAX_PORT, Format, Settings, TextSettings, ViewSettings
 from nettop.snapshots import find_table, views
 from nettop.snapshots.bandwidth import INTERFACE
@@ -144,9 +145,14 @@ def show_text(
 
     if sys.stdout is None:
         raise NettopError("standard output is closed", "redirect it to a file or a pipe")
-    with opened as session:
+    with ExitStack() as ends:
+        # Of a replay nothing is missing at the end.
+        requests = ends.enter_context(requested_by_signals(reopens=False)) if replay is None else None
+        session = ends.enter_context(opened)
         played = None if replay is None else replay(session)
-        return run_text(settings, session, sys.stdout, sys.stdin, sys.stderr, replay=played, host=host)
+        return run_text(
+            settings, session, sys.stdout, sys.stdin, sys.stderr, replay=played, host=host, requests=requests
+        )
 
 
 def show_screens(

@@ -16,8 +16,10 @@ from nettop.snapshots.schema import Table
 from nettop.snapshots.snapshot import Frame, Rows, Snapshot
 from nettop.snapshots.source import SourceOptions
 
-LAST_READING_WAIT_S = 10.0
+LAST_READING_WAIT_S = 5.0
 """Maximum seconds that a frontend waits for the last reading before it exits."""
+READING_WAIT_S = 30.0
+"""Maximum seconds for a reading without which there is no result."""
 
 
 class Outages:
@@ -142,15 +144,22 @@ class Consumer:
         """Request a reading without waiting for it."""
         self._session.sample_now()
 
-    def read_last(self, meanwhile: Callable[[], None] = lambda: None) -> bool:
-        """Wait for a reading that begins now; return False if it takes too long, or the lens has failed.
+    def read_last(self, meanwhile: Callable[[], None] = lambda: None, wait_s: float | None = None) -> str:
+        """Wait for a reading that begins now, which has what happened since the one before; return why it is missing,
+        or an empty text. Every frontend that writes ends with one.
 
         Call `meanwhile` at each publication before that.
         """
-        reading = self._session.sample_now()
+        reading = self._session.sample_now(is_last=True)
         reading.add_done_callback(lambda _: self.wake())
-        deadline = time.monotonic() + LAST_READING_WAIT_S
+        wait_s = LAST_READING_WAIT_S if wait_s is None else wait_s
+        deadline = time.monotonic() + wait_s
         while not reading.done() and (left := deadline - time.monotonic()) > 0:
             meanwhile()
             self.wait(timeout_s=left)
-        return reading.done() and self.failure is None
+        if self.failure is not None:
+            return self.failure.what
+        if reading.done() or (frame := self.frame) is None:
+            return ""
+        unread_s = (time.clock_gettime_ns(time.CLOCK_BOOTTIME) - frame.now.boot_ns) / 1e9
+        return f"the last {unread_s:.1f} s are missing: no reading within {wait_s:g} s"

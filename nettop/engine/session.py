@@ -148,6 +148,7 @@ class Session:
         self._event = WakeEvent()
         self._requests: list[Future[None]] = []
         self._read_requests: list[Future[None]] = []
+        self._is_superseded = False
         self._stopping = False
         self._deadline = 0.0
         self._drained_at = float("-inf")
@@ -193,12 +194,14 @@ class Session:
         """Refreshes skipped because the previous one took too long."""
         return self._cost.late
 
-    def sample_now(self) -> Future[None]:
+    def sample_now(self, *, is_last: bool = False) -> Future[None]:
         """Refresh every attached lens at once, without moving the next deadline.
 
         The future completes after a reading that began after this call, also of the lenses that are being attached.
+        `is_last` ends a reading in progress before its next lens: the new one reads them all.
         """
         request: Future[None] = Future()
+        self._is_superseded = is_last
         self._post(lambda: self._requests.append(request))
         return request
 
@@ -444,6 +447,7 @@ class Session:
         if self._start is not None:
             self._pace.ignore_attaching()
         self._pace.tick()
+        self._is_superseded = False
         now, is_requested = time.monotonic(), bool(self._requests)
         self._start_next()
         due = [
@@ -454,6 +458,8 @@ class Session:
         # The own cost comes first, so that its rows and its total are from the same moment. Findings come last, because
         # they are about what the others have just read.
         for lens in sorted(due, key=lambda lens: (lens != SELF.id, lens == FINDINGS.id)):
+            if self._stopping or self._is_superseded:
+                return
             self._read(lens)
         self._read_requests += self._requests
         self._requests = []

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, TextIO, cast
 
 from nettop.diagnostics import Diagnostics
-from nettop.engine.consumer import Consumer
+from nettop.engine.consumer import READING_WAIT_S, Consumer
 from nettop.engine.session import Session
 from nettop.errors import ExitCode, SourceFailed
 from nettop.output.lens_output import Exporter, lens_output
@@ -130,10 +130,10 @@ def _sample(
 
     with _progress(settings, exporter.unit, stderr) as show:
         _wait(consumer, requests, settings.duration_s, count, show)
-    is_read, last = consumer.read_last(), consumer.frame
+    missing, last = consumer.read_last(wait_s=READING_WAIT_S), consumer.frame
     consumer.raise_failure()
-    if not is_read or last is None:
-        raise SourceFailed("the last reading timed out", "try again")
+    if missing or last is None:
+        raise SourceFailed(missing, "try again")
     return first.now, last.now
 
 

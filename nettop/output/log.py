@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from collections.abc import Callable
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from functools import partial
@@ -72,9 +73,9 @@ def run_log(
                 while not requests.ending:
                     log.write_new()
                     sinks.wait()
-                log.write_last()
+                log.write_last(report)
             except (BrokenPipeError, NettopError):
-                log.write_last()
+                log.write_last(lambda _: None)
                 raise
         sinks.close()
         report(log.summary())
@@ -123,12 +124,14 @@ class _Log:
     def _notify_ready(self) -> None:
         service_manager.ready(f"logging {', '.join(name for part in self.parts for name in part.names)}")
 
-    def write_last(self) -> None:
-        """Take a final reading, and write the events up to now and the losses."""
+    def write_last(self, report: Callable[[str], None]) -> None:
+        """Take a final reading, and write the events up to now and the losses; report why the reading is missing."""
         service_manager.stopping()
         # Without a frame, the programs are still loading.
-        if any(part.consumer.frame is not None for part in self.parts):
-            self.parts[0].consumer.read_last(self._write_events)
+        if any(part.consumer.frame is not None for part in self.parts) and (
+            missing := self.parts[0].consumer.read_last(self._write_events)
+        ):
+            report(missing)
         self._write_events()
         for part in self.parts:
             part.write_last_losses()

@@ -262,7 +262,9 @@ class _Recorder:
         service_manager.stopping()
         self._write_queued()
         if self._began is not None:
-            self._queue.parts[0].consumer.read_last(self._write_queued)
+            part = next(part for part in self._queue.parts if part.failure is None)
+            if missing := part.consumer.read_last(self._write_queued):
+                self._status.report(missing)
             self._write_queued()
             self._require_a_lens(has_begun=False)
 

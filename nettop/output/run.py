@@ -59,23 +59,24 @@ def run_command(
             lasted_s = time.monotonic() - began
             status = child.status()
             code = status if status >= 0 else BY_SIGNAL - status
-            _linger(consumer, report, take)
-            failure = "" if consumer.failure is None else consumer.failure.what
+            missing = _linger(consumer, report, take)
             assert consumer.frame is not None
             frame = consumer.frame
             lost = {name: count - first.now.lost.get(name, 0) for name, count in frame.now.lost.items()}
             lost["events"] = frame.now.lost.get("events", 0) + consumer.lost(EVENTS)
-            report.finish(frame, Ended(code, lasted_s, lost, failure))
+            report.finish(frame, Ended(code, lasted_s, lost, missing))
             return code
 
 
-def _linger(consumer: Consumer, report: RunReport, take: Callable[[], None]) -> None:
-    """Report until all connections have closed, or LINGER_S is over; take a reading before and after."""
+def _linger(consumer: Consumer, report: RunReport, take: Callable[[], None]) -> str:
+    """Report until all connections have closed, or LINGER_S is over; take a reading before and after. Return why the
+    last one is missing, or an empty text."""
     consumer.read_last(take)
     take()
     deadline = time.monotonic() + LINGER_S
     while report.summary.still_open and (left := deadline - time.monotonic()) > 0:
         consumer.wait(timeout_s=left)
         take()
-    consumer.read_last(take)
+    missing = consumer.read_last(take)
     take()
+    return missing

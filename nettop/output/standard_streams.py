@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import select
+import stat
 import termios
 from typing import TextIO
 
@@ -12,12 +13,15 @@ from typing import TextIO
 class StandardStreams:
     """The standard streams to wait for, and the meaning of their readiness.
 
-    nettop does not read standard input while it is a terminal with another foreground job (SIGTTIN would stop nettop),
-    or in raw mode for a pager (nettop would take the pager's keys).
+    nettop reads standard input only if it is a terminal or a pipe: a file is meant for another program. It does not
+    read a terminal with another foreground job (SIGTTIN would stop nettop), or in raw mode for a pager (nettop would
+    take the pager's keys).
     """
 
     def __init__(self, stdin: TextIO | int | None, stdout: TextIO | int | None) -> None:
         self._stdin = _descriptor(stdin)
+        if self._stdin is not None and not _is_dialogue(self._stdin):
+            self._stdin = None
         self._stdout = _descriptor(stdout)
 
     def descriptors(self) -> dict[int, int]:
@@ -56,6 +60,11 @@ def may_read(descriptor: int) -> bool:
         return bool(canonical) and os.tcgetpgrp(descriptor) == os.getpgrp()
     except OSError:
         return bool(canonical)  # not the controlling terminal, so reading cannot stop nettop
+
+
+def _is_dialogue(descriptor: int) -> bool:
+    mode = os.fstat(descriptor).st_mode
+    return stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode) or os.isatty(descriptor)
 
 
 def _descriptor(stream: TextIO | int | None) -> int | None:

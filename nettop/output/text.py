@@ -27,6 +27,7 @@ from nettop.output.plan import Plan, field_of, make_plan
 from nettop.output.standard_streams import StandardStreams
 from nettop.output.table import AlignedTable, Terminal
 from nettop.output.watching import not_watched, watched, watches_all
+from nettop.process.interrupts import Requests
 from nettop.query.address import address_bytes
 from nettop.query.times import rfc3339
 from nettop.query.view import View
@@ -59,10 +60,12 @@ def run_text(
     *,
     replay: Replay | None = None,
     host: str = "",
+    requests: Requests | None = None,
 ) -> ExitCode:
-    """Print the view described by `settings`, `settings.text.count` times; of a replay, every reading without waiting.
+    """Print the view described by `settings`, `settings.text.count` times, or until requested to end, then once more
+    what came since; of a replay, every reading without waiting.
 
-    The banner names `host`, by default this one.
+    The banner names `host`, by default this one. Only endless text reads `stdin`.
 
     Raise UsageError before attaching anything, BrokenPipeError if the reader of `stdout` is gone, an error with the
     reason if the table is not available, and the lens's errors.
@@ -74,17 +77,21 @@ def run_text(
         all_rows=plan.query.all_rows,
         values=settings.options,
     )
-    streams = StandardStreams(stdin, stdout)
+    is_endless = settings.text.count is None and replay is None
+    streams = StandardStreams(stdin if is_endless else None, stdout)
     watches = replay is None and watches_all(plan.query.table)
     with (
         watched(session, SourceOptions(mechanisms=settings.mechanisms)) if watches else nullcontext(),
         Consumer(session, plan.lens.id, (plan.query.table,), options, columns=plan.named) as consumer,
     ):
         host = host or os.uname().nodename
+        if requests is not None:
+            requests.wake = consumer.wake
         printer = _Printer(
             settings, plan, session, consumer, stdout=stdout, stderr=stderr, replay=replay, host=host
         )
         outages = Outages(session, (plan.lens.id,), Diagnostics(stderr))
+        printer.requests = requests
         is_available = False
         shown: Frame | None = None
         while True:
@@ -101,6 +108,9 @@ def run_text(
                 shown = consumer.frame
                 if not replay.advance():
                     return ExitCode.DONE
+            if requests is not None and requests.ending:
+                printer.show_last()
+                return ExitCode.DONE
             if streams.entered(consumer.wait(streams.descriptors())):
                 consumer.read_now()
 
@@ -124,6 +134,7 @@ class _Printer:
         host: str,
     ) -> None:
         self.printed = 0
+        self.requests: Requests | None = None
         self._replay = replay
         # What a recording's first reading has found is as good as the rest.
         is_found = replay is not None and watches_all(plan.query.table)
@@ -165,6 +176,17 @@ class _Printer:
         with self._session.steps.time(self._plan.lens.id, PRINT):
             self._print(frame, last)
 
+    def show_last(self) -> None:
+        """Print what came since the last output, or report that it is missing. Raise the lens's error."""
+        if self._consumer.frame is None:
+            return
+        missing = self._consumer.read_last()
+        if self._consumer.failure is not None:
+            raise self._consumer.failure
+        if missing:
+            self._report(missing)
+        self.show(self._consumer.frame)
+
     def _print(self, frame: Frame, last: Snapshot | None) -> None:
         if self._settings.view.deltas and last is not None:
             # Compare with the last output rather than the last snapshot, so that deltas add up.
@@ -182,7 +204,7 @@ class _Printer:
             self._report(f"lost {'; '.join(map(str, lost))}")
         if self._settings.text.format is Format.JSONL:
             block += "".join(lost_line(LineFormat.JSONL, frame.now.wall_ns, each) for each in lost)
-        write_output(self._stdout, block, self._encoding)
+        write_output(self._stdout, block, self._encoding, self.requests)
         self.printed += 1
 
     def _with_new_rows(self, frame: Frame) -> Frame:

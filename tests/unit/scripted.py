@@ -13,9 +13,11 @@ from nettop.engine.bus import Bus
 from nettop.engine.session import Session
 from nettop.errors import ExitCode, NettopError
 from nettop.output.text import run_text
+from nettop.process.interrupts import Requests
 from nettop.settings import MAX_INTERVAL_S, Settings
 from nettop.snapshots.snapshot import Frame, Snapshot
 from nettop.snapshots.source import SourceOptions
+from nettop.writing import has_room
 from tests.unit.build import Row, make_frame
 
 DEADLINE_S = 60
@@ -64,6 +66,8 @@ class Running:
     def __init__(self, settings: Settings, source: Scripted) -> None:
         self.stderr = io.StringIO()
         self.exit: ExitCode | BaseException | None = None
+        self.requests = Requests()
+        self._bus = Bus()
         self._settings = settings
         self._source = source
         in_reader, self._keys = os.pipe()
@@ -87,7 +91,15 @@ class Running:
     def _run(self) -> None:
         try:
             with Session(MAX_INTERVAL_S, lambda lens: self._source) as session:
-                self.exit = run_text(self._settings, session, self._stdout, self._stdin, self.stderr)
+                session.bus = self._bus
+                self.exit = run_text(
+                    self._settings,
+                    session,
+                    self._stdout,
+                    self._stdin,
+                    self.stderr,
+                    requests=self.requests,
+                )
         except BaseException as error:  # noqa: BLE001 - the test judges it
             self.exit = error
 
@@ -98,6 +110,23 @@ class Running:
     def enter(self) -> None:
         """Press Enter."""
         os.write(self._keys, b"\n")
+
+    @property
+    def has_read(self) -> bool:
+        """True once the source was read."""
+        return self._bus.frame("connections") is not None
+
+    @property
+    def is_blocked(self) -> bool:
+        """True while the output has more to write than was read."""
+        return not has_room(self._stdout.fileno(), 0)
+
+    def end(self) -> str:
+        """End it as by Ctrl-C; return what it printed until then and was not read."""
+        self.requests.end_by_signal()
+        assert self.wait() is ExitCode.DONE
+        self._stdout.close()
+        return self._reader.read()
 
     def end_input(self) -> None:
         """Close standard input."""

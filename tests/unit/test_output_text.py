@@ -6,13 +6,14 @@ from __future__ import annotations
 import errno
 import io
 import json
+import re
 from dataclasses import replace
 
 import pytest
 
-from nettop.engine import bus
+from nettop.engine import bus, consumer
 from nettop.engine.session import Session
-from nettop.errors import NettopError, SourceFailed, UsageError
+from nettop.errors import ExitCode, NettopError, SourceFailed, UsageError
 from nettop.output.banner import banner, change
 from nettop.output.text import run_text
 from nettop.query.times import rfc3339
@@ -23,6 +24,7 @@ from nettop.snapshots.snapshot import PARTLY_SEEN, Ended
 from tests.unit.build import WALL_NS, make_frame, make_rows
 from tests.unit.logging_run import until
 from tests.unit.scripted import Running, Scripted, printed, steps
+from tests.unit.test_consumer import Blocking
 from tests.unit.woken import CONNECT, Woken
 
 NARROW = ViewSettings(columns=("pid", "bytes_sent"))
@@ -83,6 +85,57 @@ def test_end_of_input_ends_only_that() -> None:
         assert run.lines(2)[1] == "7             5\n"
         run.leave()
         assert isinstance(run.wait(), BrokenPipeError)
+
+
+@pytest.mark.parametrize("form", list(Format))
+@pytest.mark.parametrize("deltas", [True, False])
+def test_the_end_prints_what_came_since_the_last_output(form: Format, deltas: bool) -> None:
+    """As one more block in each format, so that the counts of all blocks add up to what was counted."""
+    view = ViewSettings(columns=NARROW.columns, deltas=deltas)
+    settings = Settings(view=view, text=TextSettings(form, data_only=True))
+    with Running(settings, sent(1000, 1003, 1010)) as run:
+        until(lambda: run.has_read)
+        text = run.end()
+    last = "3" if deltas else "1003"
+    assert re.search(rf"\b{last}\b", text.splitlines()[-1])
+
+
+@pytest.mark.parametrize("form", list(Format))
+def test_the_end_prints_the_events_so_far(form: Format) -> None:
+    """Also those that came since the last reading."""
+    source = Woken(steps([], [], []))
+    view = ViewSettings(view="connections.events", columns=("event", "remote_port"))
+    with Running(Settings(view=view, text=TextSettings(form, data_only=True)), source) as run:
+        until(lambda: run.has_read)
+        source.happen(CONNECT, CONNECT, quietly=True)
+        text = run.end()
+    assert text.count("connect") == 2
+
+
+def test_the_end_says_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the last reading takes too long, the interval that it would have shown is named."""
+    monkeypatch.setattr(consumer, "LAST_READING_WAIT_S", 0.01)
+    source = Blocking()
+    with Running(table(), source) as run:
+        until(lambda: run.has_read)
+        run.requests.end_by_signal()
+        until(lambda: "are missing" in run.stderr.getvalue())
+        source.go_on.set()
+        assert run.wait() is ExitCode.DONE
+    assert re.fullmatch(
+        r"nettop: the last \d\S* s are missing: no reading within 0.01 s\n", run.stderr.getvalue()
+    )
+
+
+def test_a_reader_that_stopped_does_not_delay_the_end() -> None:
+    """The output is incomplete then, which is an error."""
+    rows = [{"pid": number, "bytes_sent": 1} for number in range(20_000)]
+    with Running(table(), Scripted(steps(rows))) as run:
+        until(lambda: run.is_blocked)
+        run.requests.end_by_signal()
+        error = run.wait()
+    assert isinstance(error, NettopError)
+    assert error.what == "the output cannot be written: its reader does not read"
 
 
 def test_reader_going_away_ends_at_once() -> None:
