@@ -82,7 +82,8 @@ def open_server(
 
                 def make_guarded_app() -> ASGIApp:
                     publications = Publications(session)
-                    server.on_ending, server.on_new_token = publications.end, publications.end_streams
+                    server.on_ending = publications.end_after_last_reading
+                    server.on_new_token = publications.end_streams
                     server.until_ready = partial(_until_ready, served, publications, report)
                     app = make_app(served, totals, counts, publications)
                     return Guard(app, credentials, names)

@@ -14,6 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from nettop.engine.consumer import LAST_READING_WAIT_S
 from nettop.engine.session import Session
 from nettop.errors import NettopError, SourceFailed, UsageError
 from nettop.query.filter import Filter, parse_filter
@@ -152,6 +153,7 @@ class Publications:
 
     def __init__(self, session: Session) -> None:
         self._loop = asyncio.get_running_loop()
+        self._session = session
         self._published = asyncio.Event()
         self.ending = asyncio.Event()
         """Set when the open streams must end."""
@@ -166,14 +168,23 @@ class Publications:
         self.ending.set()
         self._wake()
 
+    def end_after_last_reading(self) -> None:
+        """End all streams once they have a reading of what came since the last, or if that takes too long."""
+        reading = self._session.sample_now(is_last=True)
+        reading.add_done_callback(lambda _: self._call(self.end))
+        self._loop.call_later(LAST_READING_WAIT_S, self.end)
+
     def end_streams(self) -> None:
         """End the open streams."""
         self.end()
         self.ending = asyncio.Event()
 
     def _publish(self) -> None:
+        self._call(self._wake)
+
+    def _call(self, function: Callable[[], None]) -> None:
         with suppress(RuntimeError):  # the loop closed while the session was publishing
-            self._loop.call_soon_threadsafe(self._wake)
+            self._loop.call_soon_threadsafe(function)
 
     def _wake(self) -> None:
         # Current waiters hold the old event; later ones get a new one.

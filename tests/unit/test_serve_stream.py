@@ -9,6 +9,7 @@ import json
 import socket
 import weakref
 from collections.abc import AsyncIterator, Mapping
+from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from nettop.errors import SourceFailed
+from nettop.serve import served
 from nettop.serve.api import tables
 from nettop.serve.api.tables import MAX_STREAMS, MAX_VIEWS, SLICE, STREAM_PATH, stream_routes
 from nettop.serve.served import Publications, Served
@@ -231,6 +233,31 @@ async def test_the_end_of_the_server_ends_streams(host: Host) -> None:
     late = host.client(VIEW)
     await late.end()
     assert late.ended and late.status == 200
+
+
+async def test_the_end_of_the_server_sends_a_last_reading(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of every view, so that nothing is missing since the last one; without it, the streams end in time."""
+    reading: Future[None] = Future()
+    monkeypatch.setattr(host.served.session, "sample_now", lambda **_: reading)
+    client = host.client(VIEW, OTHER)
+    await client.until(b"first")
+    host.publications.end_after_last_reading()
+    host.read("last", 2)
+    reading.set_result(None)
+    await client.end()
+    assert [event["data"].count('"last"') for event in events_of(client.body)[2:]] == [1, 0]
+    assert len(events_of(client.body)) == 4
+
+    monkeypatch.setattr(served, "LAST_READING_WAIT_S", 0.0)
+    monkeypatch.setattr(host.served.session, "sample_now", lambda **_: Future())
+    host.publications.end_streams()
+    late = host.client(VIEW)
+    await late.until(b"last")
+    host.publications.end_after_last_reading()
+    await late.end()
+    assert late.ended
 
 
 async def test_a_new_token_ends_streams(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -272,13 +272,14 @@ async def _pieces(
     publications: Publications,
     ending: asyncio.Event,
 ) -> AsyncGenerator[bytes, None]:
-    """Yield the newest event of each query that this client has not received yet, until `ending` is set."""
+    """Yield the newest event of each query that this client has not received yet, a last time once `ending` is set."""
     loop = asyncio.get_running_loop()
     seen = dict.fromkeys(queries, 0)
     with events.used_for(queries):
         yield _RETRY
         idle_at = loop.time() + IDLE_S
-        while not ending.is_set():
+        while True:
+            is_last = ending.is_set()
             news = [query for query, wanted in queries.items() if events.number(wanted) != seen[query]]
             served.watch()
             for query in news:
@@ -286,8 +287,8 @@ async def _pieces(
                 yield event
                 # Wait until the client has read most of it; otherwise the next event would be stale when sent.
                 yield b""
-                if ending.is_set():
-                    return
+            if is_last:
+                return
             if not news:
                 try:
                     async with asyncio.timeout_at(idle_at):
