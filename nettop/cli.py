@@ -31,6 +31,7 @@ from nettop.errors import (
 )
 from nettop.process.interrupts import exit_code_of, exit_on_signals, leave_output
 from nettop.process.threads import ending_with_threads
+from nettop.snapshots import views
 
 if TYPE_CHECKING:
     from nettop.commands.help import HelpOptions
@@ -64,6 +65,8 @@ EXAMPLES = """[bold]Examples[/bold]
 
 nettop  [dim]everything, live[/dim]
 
+nettop services  [dim]one lens: response times[/dim]
+
 nettop --filter 'nginx rtt_us>10ms'  [dim]nginx's slow connections[/dim]
 
 nettop --table -d --once --limit 10  [dim]the ten largest senders[/dim]
@@ -76,7 +79,8 @@ nettop --table --columns process,remote,bytes_sent_per_s --sort -bytes_sent_per_
 
 nettop export cpu.stacks cpu.svg  [dim]CPU time of the network stack as a flame graph[/dim]
 
-A lens answers one question and has its own screen and tables; nettop help LENS explains it. A hook is something a
+A lens answers one question and has its own screen and tables; nettop help LENS explains it. nettop LENS is
+nettop --view LENS, except that nettop flows is the command of that name. A hook is something a
 lens needs from the kernel; the mechanisms that provide it are listed by nettop doctor.
 
 Exit codes: 0 done or interrupted, 1 failure, 2 usage error, 3 not supported on this kernel or host,
@@ -133,14 +137,23 @@ class _Group(typer.core.TyperGroup):
         super().format_help(ctx, formatter)
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Parse the arguments. Raise UsageError if root would write into the home of the user who called sudo."""
-        given, _, _ = self.make_parser(ctx).parse_args(list(args))
+        """Parse the arguments; a lens or table in place of a command is that of --view.
+
+        Raise UsageError if root would write into the home of the user who called sudo.
+        """
+        given, rest, _ = self.make_parser(ctx).parse_args(list(args))
         if invoking_user() is not None and "install_completion" in given:
             raise UsageError("--install-completion writes to your home directory", "run it without sudo")
+        if rest and "view" not in given and rest[0] not in _SUBCOMMANDS and rest[0] in views():
+            args = [*args[: -len(rest)], "--view", *rest]
         return list(super().parse_args(ctx, args))
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        """Return the subcommand and its arguments. Raise UsageError for options before it."""
+        """Return the subcommand and its arguments. Raise UsageError for another word, and options before it."""
+        if args[0] not in _SUBCOMMANDS:
+            if args[0] in views():
+                raise UsageError(f"{args[0]}: one lens or table is shown at a time", "name only one")
+            raise unknown_word("command, lens or table", args[0], _SUBCOMMANDS, views())
         resolved: Any = super().resolve_command(ctx, args)
         known = {name for param in resolved[1].params for name in param.opts}
         for name, field in ViewOptions.__dataclass_fields__.items():
@@ -159,7 +172,7 @@ app = typer.Typer(
     subcommand_metavar="[COMMAND]",
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
-    context_settings={"max_content_width": WIDTH},
+    context_settings={"max_content_width": WIDTH, "help_option_names": ["-h", "--help"]},
 )
 app.callback(invoke_without_command=True)(ViewOptions)
 

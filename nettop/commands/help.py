@@ -79,11 +79,11 @@ def show_help(group: Command, topic: str) -> None:
 
 def write_overview(group: Command, context: Any, formatter: Formatter) -> None:
     """Write the question each lens answers, the most used options, the commands and examples."""
-    formatter.write_usage("nettop", "[OPTIONS] | COMMAND …")
+    formatter.write_usage("nettop", "[LENS] [OPTIONS] | COMMAND …")
     formatter.write(f"{group.help}\n")
     options = {each.opts[0]: each for each in group.get_params(context) if each.opts}
     sections = {
-        "Lenses (--view)": [(lens.id, lens.question) for lens in (*lenses(), SELF)],
+        "Lenses (nettop LENS; flows: nettop --view flows)": [(lens.id, lens.question) for lens in (*lenses(), SELF)],
         "Options": [_option(options[name]) for name in _FREQUENT],
         "Commands": [(name, command.help) for name, command in group.commands.items()],
         "Examples": list(_FREQUENT_EXAMPLES),

@@ -9,12 +9,13 @@ import signal
 import subprocess
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
 import typer
 
-from nettop import version_of_build
+from nettop import cli, version_of_build
 from nettop.cli import app, run
 from nettop.commands.export import ExportOptions
 from nettop.commands.log import LogOptions, log_settings
@@ -107,6 +108,30 @@ def test_options_of_run_become_settings() -> None:
     words = ("curl", "-s", "--", "x")
     assert run_settings(options) == RunSettings(words, LineFormat.JSONL, True, "f", options={RING_SIZE: 4096})
     assert run_settings(RunOptions(["true"])) == RunSettings(("true",), options={RING_SIZE: 8 << 20})
+
+
+@pytest.mark.parametrize("view", sorted(set(views()) - {"flows"}))
+def test_a_lens_or_table_is_that_of_view(view: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Options may stand before and after it."""
+    given: list[ViewOptions] = []
+    monkeypatch.setitem(cli._STARTS, ViewOptions, lambda options, _: given.append(options) or 0)
+    assert run(["--table", view, "--limit", "3"], source) == 0
+    assert [(options.view, options.table, options.limit) for options in given] == [(view, True, "3")]
+
+
+def test_a_command_goes_before_a_lens_of_the_same_name(capsys: pytest.CaptureFixture[str]) -> None:
+    """`nettop flows` is the command."""
+    assert run(["flows", "--help"]) == 0
+    assert "nettop flows [OPTIONS]" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", [[], *([name] for name in cli._SUBCOMMANDS)])
+def test_h_is_help(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """Of every command."""
+    assert run([*command, "--help"]) == 0
+    shown = capsys.readouterr().out
+    assert run([*command, "-h"]) == 0
+    assert capsys.readouterr().out == shown
 
 
 @pytest.mark.parametrize(
@@ -234,8 +259,10 @@ def test_a_dumb_terminal_has_no_screens(
         (["--columns", "pids"], "unknown column 'pids'|did you mean pid"),
         (["--columns", "foo"], "unknown column 'foo'|choose from: accept_queue"),
         (["--limit"], "'--limit' requires an argument|--help"),
-        (["conections"], "no such command 'conections'|--help"),
-        (["lgo"], "no such command 'lgo'. Did you mean 'log'|--help"),
+        (["conections"], "unknown command, lens or table 'conections'|did you mean connections"),
+        (["lgo"], "unknown command, lens or table 'lgo'|did you mean log"),
+        (["services", "drops"], "one lens or table is shown at a time|only one"),
+        (["--view", "services", "drops"], "one lens or table is shown at a time|only one"),
         (["--filter", "nginx", "log"], "--filter before log has no effect on it|after log"),
         (["--all", "run", "--", "true"], "--all before run has no effect on it|leave it out"),
         (["--demo", "replay"], "--demo before replay has no effect on it|leave it out"),
@@ -503,6 +530,28 @@ def test_signals_end_it_cleanly(number: signal.Signals) -> None:
         assert child.wait(DEADLINE_S) == 0
         assert child.stderr is not None
         assert child.stderr.read() == ""
+
+
+LOOP = 'while read line; do "$PYTHON" -c "$SCRIPT" $OPTIONS; echo "$line"; done'
+
+
+@pytest.mark.parametrize("options", ["--once", "--count 1"])
+@pytest.mark.parametrize("loop", [f"{LOOP} < names", f"cat names | {LOOP}"])
+def test_text_that_ends_by_itself_reads_no_input(options: str, loop: str, tmp_path: Path) -> None:
+    """A shell loop that reads lines, from a file or a pipe, goes round for each of them."""
+    (tmp_path / "names").write_text("web1\nweb2\nweb3\n")
+    script = SCRIPT.replace("'-t', '3600', ", "*sys.argv[1:], ")
+    given = {"PYTHON": sys.executable, "SCRIPT": script, "OPTIONS": options}
+    done = subprocess.run(
+        ["sh", "-c", loop],
+        env=os.environ | given | {"PYTHONPATH": os.getcwd()},
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+        timeout=DEADLINE_S,
+    )
+    assert [line for line in done.stdout.splitlines() if "web" in line] == ["web1", "web2", "web3"]
 
 
 def test_reader_gone() -> None:
