@@ -31,7 +31,6 @@ from nettop.commands.recordings import (
     opened_recording,
     refuse_live_options,
 )
-from nettop.diagnostics import Diagnostics
 from nettop.errors import ExitCode, NettopError
 from nettop.process.importing import importing
 from nettop.settings import DAY_S, STDOUT, CheckSettings, LineFormat
@@ -60,7 +59,8 @@ nettop check --ignore 'connects fail' --ignore retransmitting
 nettop check --from incident.nettop  [dim]everything that was wrong in a recording[/dim]
 
 Exit code 1 if there are problems or warnings, 0 if there are none, or only hints, 128 + N if interrupted by signal N;
-others as for nettop."""
+3, 4 or 5 if there are none, but not everything was watched: 3 this host cannot, 4 a permission is missing, 5 a lens
+failed, or was not read twice. A check waits for that up to a minute longer than --for; others as for nettop."""
 
 
 # fmt: off
@@ -124,8 +124,8 @@ def start_check(options: CheckOptions, source_of: Callable[[str], Source] | None
 def _check_recording(
     options: CheckOptions, settings: CheckSettings, path: Path, *, keeps_privileges: bool
 ) -> ExitCode:
-    from nettop.output.check import report_found
-    from nettop.recording.findings import findings_between, unwatched
+    from nettop.output.check import report_found, unwatched_in
+    from nettop.recording.findings import findings_between
     from nettop.recording.moments import parse_length, time_text
 
     length_ns = parse_length(options.for_) if options.for_ else None
@@ -133,12 +133,11 @@ def _check_recording(
         begin_ns = moment_of(recording, options.at)
         end_ns = recording.end_ns if length_ns is None else min(begin_ns + length_ns, recording.end_ns)
         found = findings_between(recording, begin_ns, end_ns)
-        for unwatched_span in unwatched(recording, begin_ns, end_ns):
-            Diagnostics(sys.stderr)(f"there are no readings of findings {unwatched_span}")
+        lacking = unwatched_in(recording, begin_ns, end_ns, settings.ignored)
         command = f"nettop replay {quote(str(path))}"
         span = f" from {time_text(begin_ns)} to {time_text(end_ns)}" if options.at or length_ns else ""
         where = f"in {INPUT if str(path) == STDOUT else path}{span}"
-        return report_found(settings, found, where, sys.stdout, sys.stderr, command=command)
+        return report_found(settings, found, where, sys.stdout, sys.stderr, lacking=lacking, command=command)
 
 
 SUBCOMMAND = Subcommand(help=CHECK_HELP, epilog=CHECK_EXAMPLES, options=CheckOptions, start=start_check)

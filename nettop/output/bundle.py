@@ -11,7 +11,7 @@ from typing import IO, NamedTuple, TextIO
 
 from nettop import version_of_build
 from nettop.errors import NettopError, UsageError
-from nettop.output.check import report_found
+from nettop.output.check import report_found, unwatched_in
 from nettop.output.record import host_facts
 from nettop.output.status_line import StatusLine
 from nettop.query.units import plural
@@ -104,7 +104,8 @@ def _findings(settings: BundleSettings, part: IO[bytes]) -> str:
     except NettopError as error:
         return f"{error.what}\n"
     command = f"nettop replay {shlex.quote(settings.called)}"
-    report_found(CheckSettings(), found, "", text, None, command=command)
+    lacking = unwatched_in(recording, settings.begin_ns, settings.end_ns)
+    report_found(CheckSettings(), found, "", text, text, lacking=lacking, command=command)
     return text.getvalue() or f"nothing found {_span(settings)}\n"
 
 

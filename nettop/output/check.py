@@ -6,40 +6,62 @@ from __future__ import annotations
 import json
 import shlex
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime
+from itertools import islice
 from typing import Any, TextIO
 
 from nettop.diagnostics import Diagnostics
 from nettop.engine.consumer import Consumer
 from nettop.engine.session import Session
-from nettop.errors import ExitCode
+from nettop.errors import ExitCode, NettopError, SourceFailed
 from nettop.output.status_line import StatusLine
-from nettop.output.watching import not_watched, watched
+from nettop.output.watching import Unwatched, needed_lenses, not_watched, unread, watched
+from nettop.query.findings import INTERVAL_TOLERANCE
 from nettop.query.found import listed
+from nettop.query.units import plural
+from nettop.recording.findings import unwatched
 from nettop.recording.moments import exact_text
+from nettop.recording.reader import Readings
+from nettop.recording.recording import Recording
 from nettop.settings import CheckSettings, LineFormat
+from nettop.snapshots import all_rules
 from nettop.snapshots.findings import FINDINGS, LENS
 from nettop.snapshots.schema import Severity
+from nettop.snapshots.snapshot import Frame, Snapshot
 from nettop.snapshots.source import SourceOptions
 from nettop.writing import write_output
 
 _SEVERITIES = [severity.value for severity in Severity]
 
 
+_TOO_FEW = "too few readings"
+LONGEST_WAIT_S = 60.0
+"""Maximum seconds longer than asked for that a check waits for two readings of each lens."""
+_RULES_WAIT_S = max(rule.after_s for _, _, rule in all_rules().values())
+"""Maximum seconds for which rows match before they are a finding."""
+
+
 def run_check(settings: CheckSettings, session: Session, stdout: TextIO, stderr: TextIO | None) -> ExitCode:
-    """Watch for `settings.duration_s`, print the findings, and return 1 if there are problems or warnings.
+    """Watch for `settings.duration_s`, or until each lens was read twice, print the findings, and return the exit code
+    of `report_found`.
 
     Raise BrokenPipeError if the reader of `stdout` is gone, and the error of the findings lens.
     """
     options = SourceOptions(mechanisms=settings.mechanisms, whole=True)
     with watched(session, options), Consumer(session, LENS.id, (FINDINGS,), options) as consumer:
-        found = _watch(settings, consumer, stderr)
-        Diagnostics(stderr).report_new(not_watched(session))
+        consumer.first_frame()
+        began = time.monotonic()
+        found, late = _watch(settings, session, consumer, stderr)
+        lasted_s = time.monotonic() - began
+        missed = f"; {session.late} {plural('reading', session.late)} missed" if session.late else ""
+        lacking = not_watched(session.bus.frame, session.bus.failure, settings.ignored)
+        why = f"{_TOO_FEW} in {lasted_s:.0f} s{missed}"
+        lacking += [Unwatched(what, why, ExitCode.SOURCE) for what in late]
     by_rank = sorted(found.values(), key=lambda row: (row["rank"], row["since"]))
     # cron mails every word, and asks for a mail only when something is wrong.
-    where = f"in {settings.duration_s:g} s" if stderr is not None and stderr.isatty() else ""
-    return report_found(settings, by_rank, where, stdout, stderr)
+    where = f"in {round(lasted_s, 1):g} s{missed}" if stderr is not None and stderr.isatty() else ""
+    return report_found(settings, by_rank, where, stdout, stderr, lacking=lacking)
 
 
 def report_found(
@@ -49,36 +71,72 @@ def report_found(
     stdout: TextIO,
     stderr: TextIO | None,
     *,
+    lacking: Sequence[Unwatched],
     command: str = "nettop",
 ) -> ExitCode:
-    """Print findings, the worst first, and return 1 if there are problems or warnings. `command` shows their rows.
+    """Print findings, the worst first, and return 1 if there are problems or warnings, else the exit code of what was
+    not watched, if there is any. `command` shows the rows of findings.
 
-    Without any, say `where` nothing was found, unless that is empty.
+    Say what was `lacking`; without that and without findings, `where` nothing was found, unless that is empty.
     """
     chosen = [row for row in found if row["cause"] is None and row["kind"] not in settings.ignored]
     chosen.sort(key=lambda row: _SEVERITIES.index(row["severity"]))
     write_output(stdout, _FORMATS[settings.format](chosen, command), "utf-8")
-    if where and not chosen:
+    code = max((each.code for each in lacking), default=ExitCode.DONE)
+    Diagnostics(stderr).report_new(map(str, lacking))
+    if where and not chosen and code is ExitCode.DONE:
         Diagnostics(stderr)(f"nothing found {where}")
     is_wrong = any(row["severity"] != Severity.HINT.value for row in chosen)
-    return ExitCode.FAILURE if is_wrong else ExitCode.DONE
+    return ExitCode.FAILURE if is_wrong else code
 
 
-def _watch(settings: CheckSettings, consumer: Consumer, stderr: TextIO | None) -> dict[int, dict[str, Any]]:
-    """Return every finding seen, by ID, as it was when it was last seen."""
-    status, frame = StatusLine(stderr), consumer.first_frame()
+def unwatched_in(
+    recording: Recording, begin_ns: int, end_ns: int, ignored: Collection[str] = ()
+) -> list[Unwatched]:
+    """Return what nobody watched between two moments of a recording: when, and which lenses."""
+    frames: dict[str, Frame] = {}
+    failures: dict[str, NettopError] = {}
+    for lens in needed_lenses(ignored):
+        moments = islice(recording.moments_between(lens, begin_ns, end_ns), 2)
+        readings = [reading for _, reading in Readings(recording, lens).each(moments)]
+        if len(readings) == 2:
+            frames[lens.id] = Frame(readings[-1].now)
+        else:
+            is_recorded = lens.id in recording.lenses
+            failures[lens.id] = SourceFailed(_TOO_FEW) if is_recorded else recording.refusal(lens)
+    spans = unwatched(recording, begin_ns, end_ns)
+    lacking = [Unwatched(LENS.title, f"no readings {span}", ExitCode.SOURCE) for span in spans]
+    lacking += not_watched(frames.get, failures.get, ignored)
+    return [each for each in lacking if each.code is not ExitCode.DONE]
+
+
+def _watch(
+    settings: CheckSettings, session: Session, consumer: Consumer, stderr: TextIO | None
+) -> tuple[dict[int, dict[str, Any]], list[str]]:
+    """Return every finding seen, by ID, as it was when last seen, and the lenses that were not judged in time."""
+    status, frame = StatusLine(stderr), None
     found: dict[int, dict[str, Any]] = {}
+    first: dict[str, Snapshot] = {}
+    late, judged_ns = [LENS.title], None
+    waits_ns = INTERVAL_TOLERANCE * 1e9 * min(settings.duration_s - 2 * settings.interval_s, _RULES_WAIT_S)
     end = time.monotonic() + settings.duration_s
     try:
         while True:
             consumer.raise_failure()
-            if consumer.frame is not None and (consumer.frame is not frame or not found):
+            if consumer.frame is not None and consumer.frame is not frame:
                 frame = consumer.frame
                 found |= {row["id"]: row for row in listed(frame, explained=True)}
-            left = end - time.monotonic()
+                if judged_ns is None and not (late := unread(session, first, frame.now, settings.ignored)):
+                    judged_ns = frame.now.boot_ns
+            is_judged = frame and judged_ns is not None and frame.now.boot_ns - judged_ns >= waits_ns
+            left, more = end - time.monotonic(), "more"
+            if left <= 0 and is_judged:
+                return found, []
             if left <= 0:
-                return found
-            status.show(f"watching for {left:.0f} s more  (Ctrl-C ends)")
+                left, more = left + LONGEST_WAIT_S, "longer, until each lens was read often enough"
+            if left <= 0:
+                return found, late or [LENS.title]
+            status.show(f"watching for {left:.0f} s {more}  (Ctrl-C ends)")
             consumer.wait(timeout_s=min(left, 1.0))
     finally:
         status.show("")

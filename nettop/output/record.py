@@ -380,7 +380,7 @@ class _Recorder:
                 f"{count} {what} ({part.lens.id})"
                 for what, count in {**grown, **part.lost}.items()
                 if count > 0
-            ]
+            ] + ([] if part.written[""] else [f"every reading ({part.lens.id})"])
         return ", ".join(losses) or "nothing"
 
     # --- messages -----------------------------------------------------------------------------------------------

@@ -249,7 +249,7 @@ class _Printer:
         """Report once, in every format, why rows or owners are missing."""
         remarks = view.filter_remarks
         if self._replay is None and watches_all(view.table):
-            remarks = [*remarks, *not_watched(self._session)]
+            remarks = [*remarks, *map(str, not_watched(self._session.bus.frame, self._session.bus.failure))]
         why = view.snapshot.why_unavailable(view.table)
         if why is not None:
             remarks = [*remarks, f"{self._plan.lens.id}.{view.table.name} is no longer available: {why}"]

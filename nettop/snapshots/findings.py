@@ -374,5 +374,6 @@ LENS = Lens(
     losses={
         "namespaces": "network namespaces that could not be entered: their counters and limits are missing",
         "firewall": "network namespaces whose nftables rules could not be read, or not all of them",
+        LATE: "readings of all lenses, because the one before took too long",
     },
 )

@@ -4,7 +4,9 @@
 import os
 import random
 import re
+import time
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import replace
 from functools import partial
 from math import ceil
@@ -19,10 +21,11 @@ from nettop.kernel.host.facts import Host
 from nettop.kernel.net.nf_rules import open_asker
 from nettop.output.watching import watched
 from nettop.probes.findings import growth, limits
+from nettop.probes.findings.probe import Findings
 from nettop.probes.services.udp_programs import REQUESTS_MAX
 from nettop.query.found import listed
 from nettop.snapshots import lenses
-from nettop.snapshots.findings import FINDINGS, LIMITS, LOSSES
+from nettop.snapshots.findings import FINDINGS, LATE, LIMITS, LOSSES
 from nettop.snapshots.findings import LENS as FINDINGS_LENS
 from nettop.snapshots.schema import Severity
 from nettop.snapshots.services import SERVICES, UNTIMED
@@ -165,6 +168,17 @@ def test_what_nettop_loses_is_a_finding(lab: Lab, watch: Watch) -> None:
     assert re.match(r"nettop loses [\d.]+( k)?/s in Services: UDP requests not timed", row["finding"])
     assert row["severity"] == Severity.HINT.value
     assert watch.lost_requests() > 0
+
+
+def test_missed_readings_are_losses() -> None:
+    """Of every reading of findings, so that recordings, text and metrics have them."""
+    with closing(Findings()) as findings:
+        findings.start()
+        findings.note_skipped(7)
+        reading = findings.read(time.monotonic_ns())
+    assert reading.lost[LATE] == 7
+    losses = reading.tables[LOSSES.name]
+    assert [(losses.texts["lens"][row["lens"]], row["lost"]) for row in losses.array] == [("all", 7)]
 
 
 def test_permanent_neighbours_are_not_limited(lab: Lab, watch: Watch) -> None:

@@ -9,15 +9,21 @@ import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 
 import pytest
 
 from nettop.cli import run
-from nettop.errors import ExitCode, NettopError, Unsupported
+from nettop.errors import ExitCode, NettopError, PermissionMissing, SourceFailed, Unsupported
+from nettop.output import check
+from nettop.output.watching import WATCHED
+from nettop.snapshots import all_rules
+from nettop.snapshots.drops import COUNTERS
 from nettop.snapshots.hooks import HookStatus
 from nettop.snapshots.snapshot import Snapshot
 from tests.screens.example_findings import example_steps
 from tests.screens.harness import Rules, Script, Step
+from tests.unit.build import make_rows
 
 QUICK = ("check", "--for", "0.2", "-t", "0.1")
 
@@ -109,7 +115,7 @@ def test_ignored_kinds_are_left_out(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_a_lens_that_cannot_be_watched_is_named(capsys: pytest.CaptureFixture[str]) -> None:
-    """The others are watched."""
+    """The others are watched, and what they find is printed."""
     failing = sources(bad_day(), drops=Unsupported("no such tracepoint"))
     assert run(QUICK, failing) == ExitCode.FAILURE
     out, err = capsys.readouterr()
@@ -117,12 +123,95 @@ def test_a_lens_that_cannot_be_watched_is_named(capsys: pytest.CaptureFixture[st
     assert err == "nettop: not watched: Drops: no such tracepoint\n"
 
 
-def test_a_table_that_lacks_its_hooks_is_named(capsys: pytest.CaptureFixture[str]) -> None:
-    """Its lens works without them, as one does that an ordinary user reads, but finds nothing."""
-    refused = HookStatus("calls", None, (("fentry", "loading BPF programs needs CAP_BPF"),))
-    services = Snapshot("services", 0, 0, {}, hooks=(refused,))
-    assert run(QUICK, sources(list(example_steps(3, calm=True)), services=services)) == ExitCode.DONE
-    assert "nettop: not watched: services: loading BPF programs needs CAP_BPF\n" in capsys.readouterr().err
+def lacking(hook: str, code: ExitCode, *fields: str) -> tuple[HookStatus, ...]:
+    """Return the status of a hook that was refused."""
+    return (HookStatus(hook, None, (("fentry", "loading BPF programs needs CAP_BPF"),), fields, code=code),)
+
+
+@pytest.mark.parametrize(
+    ("lens", "unwatched", "what", "code"),
+    [
+        ("drops", Unsupported("no such tracepoint"), "Drops: no", ExitCode.UNSUPPORTED),
+        ("drops", PermissionMissing("needs root"), "Drops: needs", ExitCode.PERMISSION),
+        ("drops", SourceFailed("the ring broke"), "Drops: the ring", ExitCode.SOURCE),
+        ("services", lacking("calls", ExitCode.PERMISSION), "services: loading", ExitCode.PERMISSION),
+        ("services", lacking("calls", ExitCode.UNSUPPORTED), "services: loading", ExitCode.UNSUPPORTED),
+        (
+            "connections",
+            lacking("udp", ExitCode.PERMISSION, "messages_sent", "messages_received"),
+            "DNS unanswered in connections: loading",
+            ExitCode.PERMISSION,
+        ),
+    ],
+)
+def test_nothing_wrong_is_not_said_of_what_is_not_watched(
+    lens: str,
+    unwatched: NettopError | tuple[HookStatus, ...],
+    what: str,
+    code: ExitCode,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A lens that fails, a table that lacks its hooks and a kind of finding that lacks columns are named, and the exit
+    code is that of the reason; unless all their kinds are ignored."""
+    calm = list(example_steps(3, calm=True))
+    if isinstance(unwatched, NettopError):
+        source_of = sources(calm, **{lens: unwatched})
+    elif lens == "connections":
+        source_of = sources([replace(step, hooks=unwatched) for step in calm])
+    else:
+        source_of = sources(calm, **{lens: Snapshot(lens, 0, 0, {}, hooks=unwatched)})
+    with terminal(monkeypatch) as shown:
+        assert run(QUICK, source_of) == code
+    assert f"nettop: not watched: {what}" in shown[0]
+    assert "nothing found" not in shown[0]
+    kinds = [kind for kind, (of, table, _) in all_rules().items() if lens in (of.id, table.name)]
+    assert run((*QUICK, *(word for kind in kinds for word in ("--ignore", kind))), source_of) == ExitCode.DONE
+
+
+class Late(Script):
+    """A source that is read, but has no second reading before `after` of them; see ReplayingSource."""
+
+    def __init__(self, lens: str, after: int) -> None:
+        super().__init__([Snapshot(lens, 0, 0, {})])
+        self._left = after
+
+    def read(self, taken_ns: int) -> Snapshot:
+        """Return the first reading again, or another."""
+        self._left -= 1
+        return super().read(taken_ns) if self._left > 0 else replace(super().read(taken_ns))
+
+    def leap(self) -> tuple[bool, None]:
+        """Return that each reading follows the one before."""
+        return False, None
+
+
+@pytest.mark.parametrize("lens", [lens for lens in WATCHED if lens not in ("connections", "findings")])
+def test_a_check_waits_for_two_readings_of_each_lens(lens: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Longer than asked for, as an interval without a rate shows nothing; what has none in the end is named, beside
+    what was found."""
+    calm = sources(list(example_steps(3, calm=True)))
+    slow = Late(lens, after=8)
+    with terminal(monkeypatch) as shown:
+        assert run(QUICK, lambda each: slow if each == lens else calm(each)) == ExitCode.DONE
+    assert slow._left <= 0
+    assert "nothing found in " in shown[0]
+
+    monkeypatch.setattr(check, "LONGEST_WAIT_S", 0.2)
+    for found, code in ((calm, ExitCode.SOURCE), (sources(bad_day()), ExitCode.FAILURE)):
+        once = Late(lens, after=1_000_000)
+        with terminal(monkeypatch) as shown:
+            assert run(QUICK, lambda each, of=found, late=once: late if each == lens else of(each)) == code
+        assert re.search(r"not watched: \w+: too few readings in \d+ s", shown[0])
+        assert "nothing found" not in shown[0]
+
+
+def test_a_table_that_is_not_read_each_time_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With many namespaces the counters are read less often: new rows of other tables say nothing about them."""
+    monkeypatch.setattr(check, "LONGEST_WAIT_S", 0.2)
+    counters = make_rows([], COUNTERS)
+    steps = [Snapshot("drops", 0, at, {COUNTERS.name: counters}) for at in range(20)]
+    calm = sources(list(example_steps(3, calm=True)))
+    assert run(QUICK, lambda lens: Script(steps) if lens == "drops" else calm(lens)) == ExitCode.SOURCE
 
 
 @pytest.mark.parametrize("words", [("--for", "0"), ("--for", "x"), ("--for", "1", "-t", "2")])

@@ -34,6 +34,7 @@ from nettop.recording.readings import ReadingReader
 from nettop.settings import MAX_INTERVAL_S, RecordSettings
 from nettop.snapshots.connections import LENS as CONNECTIONS
 from nettop.snapshots.cpu import FREQUENCY
+from nettop.snapshots.findings import LATE
 from nettop.snapshots.snapshot import Snapshot
 from tests.screens.harness import Script, Step
 from tests.unit.build import WALL_NS, example_rows
@@ -53,7 +54,13 @@ class Recording:
     """`nettop record` in a thread, over scripted sources that are read only at the start and on request."""
 
     def __init__(
-        self, path: str, connections: Woken, stdout: Any = None, drops: Sequence[Step] = (), **settings: Any
+        self,
+        path: str,
+        connections: Woken,
+        stdout: Any = None,
+        drops: Sequence[Step] = (),
+        findings: Sequence[Step] = (Snapshot("findings", WALL_NS, 1, {}),),
+        **settings: Any,
     ) -> None:
         self.requests = Requests()
         self.stderr = io.StringIO()
@@ -61,7 +68,7 @@ class Recording:
         self.published: list[Snapshot] = []
         self._sources: Sources = {
             "connections": connections,
-            "findings": Script([Snapshot("findings", WALL_NS, 1, {})]),
+            "findings": Script(findings),
         }
         if drops:
             self._sources["drops"] = Script(drops)
@@ -185,6 +192,15 @@ def test_what_was_published_is_written(tmp_path: Path) -> None:
     assert placed.group.host["name"] == os.uname().nodename
     assert "3 readings of connections; 1 reading of findings; 3 connections.events; " in text
     assert text.endswith(f" to {path}; lost nothing\n")
+
+
+def test_a_lens_that_was_never_read_is_a_loss(tmp_path: Path) -> None:
+    """So are readings that were missed since the first one: nothing is lost only if all was read."""
+    found = [Snapshot("findings", WALL_NS, at, {}, lost={LATE: 2 + at}) for at in (1, 8)]
+    drops = [Unsupported("no such tracepoint")]
+    with Recording(str(tmp_path / "a"), three_readings(), drops=drops, findings=found) as recording:
+        text = recording.end()
+    assert text.endswith("; lost every reading (drops), 7 readings skipped (findings)\n")
 
 
 def test_events_do_not_wait_for_a_late_reading(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

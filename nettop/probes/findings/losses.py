@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from nettop.snapshots import lenses
-from nettop.snapshots.findings import LATE, LOSSES
+from nettop.snapshots.findings import LATE, LENS, LOSSES
 from nettop.snapshots.row_ids import row_id
 from nettop.snapshots.snapshot import Frame, Rows, rows_from
 
@@ -18,9 +18,9 @@ def loss_rows(frames: Mapping[str, Frame], late: int, taken_ns: int) -> Rows:
         for lens in lenses()
         if lens.id in frames
         for what, lost in frames[lens.id].now.notable_losses.items()
-        if what in lens.losses
+        if what in lens.losses and what != LATE
     ]
-    found.append(("all", LATE, "the one before took too long", late))
+    found.append(("all", LATE, LENS.losses[LATE], late))
     rows = [
         {"id": row_id(lens, what), "lens": lens, "what": what, "meaning": meaning, "lost": lost}
         for lens, what, meaning, lost in found

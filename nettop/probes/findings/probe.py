@@ -32,7 +32,7 @@ from nettop.snapshots.bandwidth import LENS as BANDWIDTH
 from nettop.snapshots.connections import LENS as CONNECTIONS
 from nettop.snapshots.drops import COUNTERS
 from nettop.snapshots.drops import LENS as DROPS
-from nettop.snapshots.findings import CPUS, FAILED, FINDINGS, FIREWALL, LENS, LIMITS, LOSSES
+from nettop.snapshots.findings import CPUS, FAILED, FINDINGS, FIREWALL, LATE, LENS, LIMITS, LOSSES
 from nettop.snapshots.hooks import HookStatus
 from nettop.snapshots.snapshot import Frame, Rows, Snapshot, clocks
 
@@ -115,7 +115,11 @@ class Findings(Probe):
             tables={FINDINGS.name: self.namespaces.with_names(rows), **self._eyes[LENS.id].now.tables},
             counts=self.namespaces.counts() | self._failed(),
             hooks=(self._firewall,),
-            lost={"namespaces": self.namespaces.lost, "firewall": self._unread_firewalls},
+            lost={
+                "namespaces": self.namespaces.lost,
+                "firewall": self._unread_firewalls,
+                LATE: self._late,
+            },
             gaps=self.namespaces.gaps(),
         )
 
