@@ -13,7 +13,7 @@ import select
 import stat
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TextIO
 
@@ -159,10 +159,8 @@ def write_output(
             return
         data = text.encode(encoding or stdout.encoding, "replace") if isinstance(text, str) else text
         at, give_up_at = 0, float("inf")
-        delayed: AbstractContextManager[list[int]] = (
-            delay_interrupts() if requests is None else nullcontext([])
-        )
-        with delayed as interrupts:
+        with ExitStack() as delayed:
+            interrupts = delayed.enter_context(delay_interrupts()) if requests is None else []
             while at < len(data):
                 if interrupts:
                     give_up_at = min(give_up_at, time.monotonic() + _END_OF_LINE_S)

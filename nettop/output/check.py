@@ -12,9 +12,10 @@ from itertools import islice
 from typing import Any, TextIO
 
 from nettop.diagnostics import Diagnostics
+from nettop.engine.bus import Bus
 from nettop.engine.consumer import Consumer
 from nettop.engine.session import Session
-from nettop.errors import ExitCode, NettopError, SourceFailed
+from nettop.errors import ExitCode, SourceFailed
 from nettop.output.status_line import StatusLine
 from nettop.output.watching import Unwatched, needed_lenses, not_watched, unread, watched
 from nettop.query.findings import INTERVAL_TOLERANCE
@@ -28,13 +29,11 @@ from nettop.settings import CheckSettings, LineFormat
 from nettop.snapshots import all_rules
 from nettop.snapshots.findings import FINDINGS, LENS
 from nettop.snapshots.schema import Severity
-from nettop.snapshots.snapshot import Frame, Snapshot
+from nettop.snapshots.snapshot import Snapshot
 from nettop.snapshots.source import SourceOptions
 from nettop.writing import write_output
 
 _SEVERITIES = [severity.value for severity in Severity]
-
-
 _TOO_FEW = "too few readings"
 LONGEST_WAIT_S = 60.0
 """Maximum seconds longer than asked for that a check waits for two readings of each lens."""
@@ -55,7 +54,7 @@ def run_check(settings: CheckSettings, session: Session, stdout: TextIO, stderr:
         found, late = _watch(settings, session, consumer, stderr)
         lasted_s = time.monotonic() - began
         missed = f"; {session.late} {plural('reading', session.late)} missed" if session.late else ""
-        lacking = not_watched(session.bus.frame, session.bus.failure, settings.ignored)
+        lacking = not_watched(session.bus, settings.ignored)
         why = f"{_TOO_FEW} in {lasted_s:.0f} s{missed}"
         lacking += [Unwatched(what, why, ExitCode.SOURCE) for what in late]
     by_rank = sorted(found.values(), key=lambda row: (row["rank"], row["since"]))
@@ -94,20 +93,18 @@ def unwatched_in(
     recording: Recording, begin_ns: int, end_ns: int, ignored: Collection[str] = ()
 ) -> list[Unwatched]:
     """Return what nobody watched between two moments of a recording: when, and which lenses."""
-    frames: dict[str, Frame] = {}
-    failures: dict[str, NettopError] = {}
+    bus = Bus()
     for lens in needed_lenses(ignored):
         moments = islice(recording.moments_between(lens, begin_ns, end_ns), 2)
-        readings = [reading for _, reading in Readings(recording, lens).each(moments)]
-        if len(readings) == 2:
-            frames[lens.id] = Frame(readings[-1].now)
+        snapshots = [reading.now for _, reading in Readings(recording, lens).each(moments)]
+        if snapshots[1:]:
+            bus.publish(snapshots[1])
         else:
             is_recorded = lens.id in recording.lenses
-            failures[lens.id] = SourceFailed(_TOO_FEW) if is_recorded else recording.refusal(lens)
+            bus.fail(lens.id, SourceFailed(_TOO_FEW) if is_recorded else recording.refusal(lens))
     spans = unwatched(recording, begin_ns, end_ns)
     lacking = [Unwatched(LENS.title, f"no readings {span}", ExitCode.SOURCE) for span in spans]
-    lacking += not_watched(frames.get, failures.get, ignored)
-    return [each for each in lacking if each.code is not ExitCode.DONE]
+    return [each for each in (*lacking, *not_watched(bus, ignored)) if each.code is not ExitCode.DONE]
 
 
 def _watch(
@@ -126,7 +123,9 @@ def _watch(
             if consumer.frame is not None and consumer.frame is not frame:
                 frame = consumer.frame
                 found |= {row["id"]: row for row in listed(frame, explained=True)}
-                if judged_ns is None and not (late := unread(session, first, frame.now, settings.ignored)):
+                if judged_ns is None and not (
+                    late := unread(session.bus, first, frame.now, settings.ignored)
+                ):
                     judged_ns = frame.now.boot_ns
             is_judged = frame and judged_ns is not None and frame.now.boot_ns - judged_ns >= waits_ns
             left, more = end - time.monotonic(), "more"

@@ -178,13 +178,10 @@ class _Printer:
 
     def show_last(self) -> None:
         """Print what came since the last output, or report that it is missing. Raise the lens's error."""
-        if self._consumer.frame is None:
-            return
-        missing = self._consumer.read_last()
+        missing = self._consumer.read_last() if self._consumer.frame else ""
         if self._consumer.failure is not None:
             raise self._consumer.failure
-        if missing:
-            self._report(missing)
+        self._report.report_new([missing] if missing else [])
         self.show(self._consumer.frame)
 
     def _print(self, frame: Frame, last: Snapshot | None) -> None:
@@ -249,7 +246,7 @@ class _Printer:
         """Report once, in every format, why rows or owners are missing."""
         remarks = view.filter_remarks
         if self._replay is None and watches_all(view.table):
-            remarks = [*remarks, *map(str, not_watched(self._session.bus.frame, self._session.bus.failure))]
+            remarks = [*remarks, *map(str, not_watched(self._session.bus))]
         why = view.snapshot.why_unavailable(view.table)
         if why is not None:
             remarks = [*remarks, f"{self._plan.lens.id}.{view.table.name} is no longer available: {why}"]

@@ -3,12 +3,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import NamedTuple
 
+from nettop.engine.bus import Bus
 from nettop.engine.session import Session
-from nettop.errors import ExitCode, NettopError
+from nettop.errors import ExitCode
 from nettop.query.findings import parsed_rules
 from nettop.query.view import View
 from nettop.snapshots import lenses, view_name
@@ -58,14 +59,9 @@ class Unwatched(NamedTuple):
         return f"not watched: {self.what}: {self.why}"
 
 
-def not_watched(
-    frame_of: Callable[[str], Frame | None],
-    failure_of: Callable[[str], NettopError | None],
-    ignored: Collection[str] = (),
-) -> list[Unwatched]:
+def not_watched(bus: Bus, ignored: Collection[str] = ()) -> list[Unwatched]:
     """Return what could not be watched, of the lenses with kinds of findings that are not `ignored`."""
-    needed = ((lens, frame_of(lens.id), failure_of(lens.id)) for lens in needed_lenses(ignored))
-    return [each for watched_lens in needed for each in _failures(*watched_lens, ignored)]
+    return [each for lens in needed_lenses(ignored) for each in _failures(bus, lens, ignored)]
 
 
 def needed_lenses(ignored: Collection[str]) -> list[Lens]:
@@ -73,46 +69,35 @@ def needed_lenses(ignored: Collection[str]) -> list[Lens]:
     return [lens for lens in _LENSES if any(_kinds(table, ignored) for table in lens.tables)]
 
 
+def unread(bus: Bus, first: dict[str, Snapshot], newest: Snapshot, ignored: Collection[str]) -> list[str]:
+    """Return the titles of the lenses that had not failed and not been read twice, as a rate needs, by the `newest`
+    reading of findings. `first` holds the first reading of each."""
+    needed = (lens for lens in needed_lenses(ignored) if bus.failure(lens.id) is None)
+    return [lens.title for lens in needed if not _is_read_twice(bus.frame(lens.id), lens, first, newest)]
+
+
+def _is_read_twice(frame: Frame | None, lens: Lens, first: dict[str, Snapshot], newest: Snapshot) -> bool:
+    """Return whether each table with rules was: with many namespaces, some are not read each time."""
+    if frame is None or frame.before is None or frame.now.boot_ns > newest.boot_ns:
+        return False
+    began, now = first.setdefault(lens.id, frame.now).tables, frame.now.tables
+    return not any(began.get(table.name, 0) is now.get(table.name) for table in lens.tables if table.rules)
+
+
 def _kinds(table: Table, ignored: Collection[str]) -> list[Rule]:
     return [rule for rule in table.rules if rule.name not in ignored]
 
 
-def unread(
-    session: Session, first: dict[str, Snapshot], newest: Snapshot, ignored: Collection[str]
-) -> list[str]:
-    """Return the titles of the lenses that had not failed and not been read twice, as a rate needs, by the `newest`
-    reading of findings. `first` holds the first reading of each."""
-    late = []
-    for lens in needed_lenses(ignored):
-        frame = session.bus.frame(lens.id)
-        if session.bus.failure(lens.id) is None and (
-            frame is None
-            or frame.before is None
-            or frame.now.boot_ns > newest.boot_ns
-            or _has_rows_of(first.setdefault(lens.id, frame.now), frame.now, lens)
-        ):
-            late.append(lens.title)
-    return late
-
-
-def _has_rows_of(first: Snapshot, now: Snapshot, lens: Lens) -> bool:
-    """Return whether a table with rules was not read since: with many namespaces, some are not read each time."""
-    read = (table.name for table in lens.tables if table.rules and table.name in now.tables)
-    return any(first.tables.get(name) is now.tables[name] for name in read)
-
-
-def _failures(
-    lens: Lens, frame: Frame | None, failure: NettopError | None, ignored: Collection[str]
-) -> Iterator[Unwatched]:
+def _failures(bus: Bus, lens: Lens, ignored: Collection[str]) -> Iterator[Unwatched]:
     """Yield what of a lens could not be watched."""
+    failure, frame = bus.failure(lens.id), bus.frame(lens.id)
     if failure is not None:
         yield Unwatched(lens.title, failure.what, failure.exit_code)
     elif frame is not None:
         for table in lens.tables:
             yield from _lacking(lens, table, frame, _kinds(table, ignored))
-        if lens is FINDINGS_LENS:
-            gaps = frame.now.notable_gaps.items()
-            yield from (Unwatched(what, why, ExitCode.PERMISSION) for what, why in gaps)
+        for what, why in frame.now.notable_gaps.items() if lens is FINDINGS_LENS else ():
+            yield Unwatched(what, why, ExitCode.PERMISSION)
 
 
 def _lacking(lens: Lens, table: Table, frame: Frame, kinds: list[Rule]) -> Iterator[Unwatched]:
@@ -126,7 +111,7 @@ def _lacking(lens: Lens, table: Table, frame: Frame, kinds: list[Rule]) -> Itera
         missing = View(frame, rules.query).missing
         codes = {hook.why: hook.code for hook in frame.now.hooks if hook.mechanism is None}
         for parsed in rules.rules:
-            if parsed.rule in kinds and (names := sorted(parsed.names & missing.keys())):
-                why = missing[names[0]]
-                code = codes.get(why, ExitCode.UNSUPPORTED)
-                yield Unwatched(f"{parsed.rule.name} in {view}", why, code)
+            if parsed.rule in kinds and (
+                why := next((missing[name] for name in parsed.names if name in missing), "")
+            ):
+                yield Unwatched(f"{parsed.rule.name} in {view}", why, codes.get(why, ExitCode.UNSUPPORTED))
