@@ -92,7 +92,7 @@ def _failures(bus: Bus, lens: Lens, ignored: Collection[str]) -> Iterator[Unwatc
     """Yield what of a lens could not be watched."""
     failure, frame = bus.failure(lens.id), bus.frame(lens.id)
     if failure is not None:
-        yield Unwatched(lens.title, failure.what, failure.exit_code)
+        yield Unwatched(lens.title, failure.what.removeprefix(f"{lens.title}: "), failure.exit_code)
     elif frame is not None:
         for table in lens.tables:
             yield from _lacking(lens, table, frame, _kinds(table, ignored))

@@ -322,10 +322,12 @@ def test_where_nobody_recorded_nothing_is_shown(tmp_path: Path, capfd: pytest.Ca
     at = ["--at", "14:00:30"]
     assert run(["check", "--from", str(path), *at, "--for", "20"], no_probes) == ExitCode.USAGE
     assert "nobody looked for findings from 2026-11-28 14:00:30" in capfd.readouterr().err
-    assert run(["check", "--from", str(path), *at, "--for", "60"], no_probes) == ExitCode.DONE
-    assert capfd.readouterr().err.splitlines()[:-1] == [
-        "nettop: there are no readings of findings from 2026-11-28 14:00:30 to 2026-11-28 14:01:10 UTC",
-        "nettop: there are no readings of findings from 2026-11-28 14:01:14 to 2026-11-28 14:01:29 UTC",
+    assert run(["check", "--from", str(path), *at, "--for", "60"], no_probes) == ExitCode.SOURCE
+    assert capfd.readouterr().err.splitlines() == [
+        "nettop: not watched: Findings: no readings from 2026-11-28 14:00:30 to 2026-11-28 14:01:10 UTC",
+        "nettop: not watched: Findings: no readings from 2026-11-28 14:01:14 to 2026-11-28 14:01:29 UTC",
+        "nettop: not watched: Drops: not in this recording",
+        "nettop: not watched: Services: not in this recording",
     ]
     words = ["replay", str(path), "--view", "connections", "--format", "jsonl", "-d", "--once", "--all"]
     assert run([*words, *at], no_probes) == ExitCode.DONE
