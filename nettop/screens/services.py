@@ -34,7 +34,7 @@ from nettop.widgets.themes import Role
 
 _NOT_READ = next(number for number, name in NO_YES.items() if name == "no")
 _WHY_NO_TIMES = {
-    OVERLAPPING: "requests overlap: answers cannot be matched to them, so there are no response times",
+    OVERLAPPING: "requests overlap, or may: answers cannot be matched to them, so there are no response times",
     PUSHING: "the service also sends without a request: answers cannot be told apart, so there are no response times",
 }
 """Reasons why a service has no response times, by pattern."""

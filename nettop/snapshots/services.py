@@ -208,16 +208,16 @@ SERVICES = Table(
         _mean("transfer_mean", "TRANSFER", "mean time from the first to the last byte of an answer",
               ("transfer_ns", "timed"), importance=33),
         _CONNECTIONS,
-        Field("overlaps", Kind.COUNTER, "OVERLAPS", "answers that cannot be timed because requests overlapped; a "
-              "burst counts as one", "u8", "turns", 8, 14),
+        Field("overlaps", Kind.COUNTER, "OVERLAPS", "answers that cannot be timed because requests overlapped, or "
+              "may have; a burst counts as one", "u8", "turns", 8, 14),
         Field("pushes", Kind.COUNTER, "PUSHES", "messages that the service sent without a request; part of an answer "
               "that comes 60 ms after the previous one counts too", "u8", "messages", 8, 13),
         Field("replies", Kind.COUNTER, "REPLIES", "client messages after a push: replies, or requests that cannot be "
               "timed", "u8", "messages", 8, 12),
         Field("pattern", Kind.ENUM, "PATTERN", "overlapping: a request is sent before the previous one is answered, "
-              "as in HTTP/2; pushing: the service sends without a request, as in WebSocket. If one turn in twenty or "
-              "more is like that, response times and waiting requests are unknown", "u1", width=11, importance=69,
-              labels=PATTERNS),
+              "as in HTTP/2, or may be; pushing: the service sends without a request, as in WebSocket. If one turn in "
+              "twenty or more is like that, response times and waiting requests are unknown", "u1", width=11,
+              importance=69, labels=PATTERNS),
     ),
     screen=("process", "service", "protocol", "side", "answers_per_s", "p50", "p99", "max", "queued_p99", "service_p99",
             "response", "waiting", "oldest", "unanswered_per_s", "failed_answers_per_s", "failed_connects_per_s",

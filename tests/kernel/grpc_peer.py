@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A gRPC service and its client, for Debian's Python and its grpc.
 
-`serve PORT SECONDS` answers each call after this delay. `call PORT CALLS AT_ONCE` makes CALLS calls on one
-connection, and prints the seconds of each as a JSON list.
+`serve PORT SECONDS` answers each call after this delay. `call PORT CALLS AT_ONCE PAUSE` makes CALLS calls on one
+connection, each after a pause of its thread, and prints the seconds of each as a JSON list.
 """
 
 import json
@@ -31,12 +31,13 @@ def serve(port: int, seconds: float) -> None:
     server.wait_for_termination()
 
 
-def call(port: int, calls: int, at_once: int) -> None:
+def call(port: int, calls: int, at_once: int, pause_s: float) -> None:
     """Make calls, `at_once` at a time."""
     with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
         echo = channel.unary_unary(METHOD)
 
         def timed(_: int) -> float:
+            time.sleep(pause_s)
             began = time.perf_counter()
             echo(b"q" * 50)
             return time.perf_counter() - began
@@ -48,4 +49,4 @@ def call(port: int, calls: int, at_once: int) -> None:
 if sys.argv[1] == "serve":
     serve(int(sys.argv[2]), float(sys.argv[3]))
 else:
-    call(*map(int, sys.argv[2:]))
+    call(*map(int, sys.argv[2:5]), float(sys.argv[5]))

@@ -103,9 +103,9 @@ def test_http2(home: Namespace, watched: Watched, tmp_path: Path) -> None:
             )
 
 
-def calls(home: Namespace, port: int, number: int, at_once: int) -> list[float]:
-    """Make gRPC calls; return each one's client-side seconds, fastest first."""
-    text = home.run(*peer("grpc"), "call", str(port), str(number), str(at_once))
+def calls(home: Namespace, port: int, number: int, at_once: int, pause_s: float = 0) -> list[float]:
+    """Make gRPC calls with pauses; return each one's client-side seconds, fastest first."""
+    text = home.run(*peer("grpc"), "call", str(port), str(number), str(at_once), str(pause_s))
     return sorted(json.loads(text))
 
 
@@ -129,6 +129,18 @@ def test_grpc(home: Namespace, watched: Watched, tmp_path: Path) -> None:
         calls(home, GRPC, 300, 10)
         for side in (SERVED, USED):
             assert is_marked(watched.until(home, GRPC, side, connections=0))
+
+
+@pytest.mark.parametrize(("pause_s", "number"), [(0.02, 60), (0.2, 20), (1.2, 6)])
+def test_grpc_calls_with_pauses(
+    home: Namespace, watched: Watched, tmp_path: Path, pause_s: float, number: int
+) -> None:
+    """Calls one at a time have the client's times, or the side is marked: both ends send PINGs during them."""
+    with grpc(home, tmp_path):
+        times = calls(home, GRPC, number, 1, pause_s)
+        for side in (SERVED, USED):
+            row = watched.until(home, GRPC, side, connections=0)
+            assert is_marked(row) or has_time(row, ANSWER_S, times[number // 2])
 
 
 def test_grpc_through_nginx(home: Namespace, watched: Watched, tmp_path: Path) -> None:

@@ -132,7 +132,8 @@ _COMMON = (
 _SOCK = ("sk_protocol", "sk_max_ack_backlog", "sk_err", "sk_shutdown")
 _TCP = (
     "write_seq", "snd_nxt", "snd_una", "rcv_nxt", "rcv_wup", "copied_seq", "tcp_wstamp_ns", "delivered_mstamp",
-    "srtt_us", "chrono_start", "chrono_stat", "data_segs_in", "data_segs_out", "bytes_acked", "bytes_received",
+    "srtt_us", "rtt_min", "chrono_start", "chrono_stat", "data_segs_in", "data_segs_out", "bytes_acked",
+    "bytes_received",
 )  # fmt: skip
 _SLICES = (
     *process_columns.SLICES,

@@ -29,16 +29,26 @@
 #define SHUTDOWN_MASK 3
 #define SOCK_DONE (1ull << 1) /* enum sock_flags: a FIN was received */
 #define GOODBYE_NS 10000000   /* data followed by the end of the stream within this time is no request */
+#define PART_NS 5000000       /* parts of a message that nothing holds back follow each other this closely */
+#define DELAY_NS 30000000     /* the shortest delay of an ACK, in whole ticks */
 #define PAUSE_NS 60000000     /* a delayed ACK holds back the second part of a request for 40 ms */
 #define SETTLED_NS 1000000000 /* after this much silence, requests alternate again */
 #define INITIAL_WINDOW 14480  /* bytes that TCP sends at once: 10 segments (RFC 6928) */
 #define HANDSHAKES 4          /* up to this many answers may cross a request: TLS session tickets do */
+#define PINGS 2               /* so many show, for good, that both ends begin exchanges */
 #define MAX_DELAYED_ACK_US 250000
 #define FAILURES_FOR_A_PLACE 3 /* a port scan tries each port once or twice */
 #define ONE_REFUSED (1ull << 32)
 
+// Bytes of an HTTP/2 PING frame: plain, and in TLS.
+#define PING_SIZES (1ull << 17 | 1ull << 38 | 1ull << 39 | 1ull << 46)
+
 // Patterns in which the two ends of a connection take turns.
 enum { ALTERNATES, OVERLAPS, PUSHES };
+
+// How data follows earlier data: at once; perhaps because a delayed ACK held it back (Nagle's algorithm);
+// because its sender paused; or after a pause that no part of a message has.
+enum { AT_ONCE, HELD, LATER, APART };
 
 // State of a connection, stored with its socket. Hooks on arriving data run while the socket is locked, one
 // at a time; those at the end of calls run at any time.
@@ -65,6 +75,11 @@ struct turn {
   u8 was_timed;    // the last answer was timed
   u8 has_service;  // known once the connection is established
   u8 ended_by;     // the end that closed first: 1 + its side; 0: none yet
+  u8 parts;        // how the parts of the open request follow each other: the latest
+  u8 was_split;    // a request had a part that was sent LATER: a request of its own, perhaps still open
+  u8 owes_ack;     // this end had not yet acknowledged all data when a hook last ran
+  u8 pings;        // turns that look like an HTTP/2 PING
+  u32 answer_size; // bytes of the last answer's first part
   u64 goodbye_at;  // the `open_since` of data that came right before the end
   u64 answers, response_ns, queued_ns, queued_answers;
   u32 final_seq; // written when this end was closed: a FIN takes a number too
@@ -94,10 +109,10 @@ BPF_F_TABLE("array", u32, struct client_set, clients, CLIENT_SETS, 1024 /* BPF_F
 // TCP's progress on a connection.
 struct progress {
   u64 transmitted_at;
-  u32 written, transmitted, acked, received, read;
+  u32 written, transmitted, acked, received, read, confirmed;
   u32 noted;       // the turn's `received_seq`, read before the others
   u32 received_at; // when data last arrived, in ticks
-  u32 rtt_us;
+  u32 rtt_us, min_rtt_us;
   u32 busy; // ticks with data to send
 };
 
@@ -113,11 +128,21 @@ static __always_inline u64 later(u64 one, u64 other) { return one > other ? one 
 
 // --- how ends take turns -----------------------------------------------------------------------------------
 
-// Returns whether data that moves now is separated from all earlier data by a pause, and so begins something
-// new: parts of one message wait at most for each other's ACK.
-static __always_inline bool is_apart(struct turn *turn, struct progress *tcp, u64 now) {
+// Returns how data that moves at `now` follows all earlier data. RTTs include the peer's delayed ACKs, the
+// shortest one does not.
+static __always_inline u32 follows(struct turn *turn, struct progress *tcp, u64 now, bool may_be_held) {
   u64 last = later(turn->asked_at, turn->moved_at);
-  return last && now > last + PAUSE_NS + tcp->rtt_us * 1000ull;
+  if (!last || now <= last + PART_NS + tcp->min_rtt_us * 1000ull)
+    return AT_ONCE;
+  if (now > last + PAUSE_NS + tcp->rtt_us * 1000ull)
+    return APART;
+  return may_be_held && now > last + DELAY_NS ? HELD : LATER;
+}
+
+// Returns how data that arrived follows the data until `before`. Its sender may have waited for an ACK that
+// this end owed and has sent since.
+static __always_inline u32 came_after(struct turn *turn, struct progress *tcp, u32 before, u64 now) {
+  return follows(turn, tcp, now, turn->owes_ack && !is_after(before, tcp->confirmed));
 }
 
 // Marks the connection as overlapping: answers can no longer be matched to requests.
@@ -129,7 +154,10 @@ static __always_inline void overlap(struct turn *turn) {
 // Resumes alternation with a new request: after a silence that followed the service's last data, no other
 // request is open.
 static __always_inline void resume_alternating(struct turn *turn, u64 now) {
-  if (turn->mode != ALTERNATES && turn->moved_at >= turn->asked_at && now > turn->moved_at + SETTLED_NS)
+  if (turn->moved_at < turn->asked_at || now <= turn->moved_at + SETTLED_NS)
+    return;
+  turn->was_split = 0;
+  if (turn->pings < PINGS)
     turn->mode = ALTERNATES;
 }
 
@@ -140,6 +168,20 @@ static __always_inline void count_push(struct turn *turn) {
     ADD(tally->pushes, 1);
   if (turn->mode == ALTERNATES)
     turn->mode = PUSHES;
+}
+
+// Handles more data from the service with no request open: more of its answer, or a push; or, if an earlier
+// request was split, the answer to a part of that.
+static __always_inline void on_more_answer_data(struct turn *turn, u32 how) {
+  struct tally *tally = tally_of(turn->service);
+  if (how < LATER || turn->mode == OVERLAPS || !turn->has_asked)
+    return;
+  if (turn->was_split && tally) {
+    overlap(turn);
+    ADD(tally->overlaps, 1);
+  } else if (how == APART) {
+    count_push(turn);
+  }
 }
 
 // --- answers -----------------------------------------------------------------------------------------------
@@ -171,10 +213,28 @@ static __always_inline void count_timed(struct turn *turn, struct tally *tally, 
   }
 }
 
+// Looks for signs that the open request and its answer, of these sizes, do not belong together.
+static __always_inline void check_turn(struct turn *turn, u32 bytes, u32 answer_bytes) {
+  // A whole request after a split one: the parts may have been requests, of which one is still open.
+  if (turn->was_split && turn->parts == AT_ONCE)
+    overlap(turn);
+  turn->was_split |= turn->parts >= LATER;
+  turn->parts = AT_ONCE;
+  // Either end's PING is answered by as many bytes; other messages have other sizes.
+  bool may_be_ping = bytes < 64 && PING_SIZES >> bytes & 1 && turn->pings < PINGS;
+  if (may_be_ping && turn->answer_size && turn->answers < 2 * HANDSHAKES &&
+      (bytes == answer_bytes) != (bytes == turn->answer_size)) {
+    overlap(turn);
+    turn->pings++;
+  }
+  turn->answer_size = answer_bytes;
+}
+
 // Counts an answer, timed if it is known to answer the open request.
 static __always_inline void count_answer(struct turn *turn, u64 open_since, u64 read_at, u64 began_at,
-                                         u64 bytes, u64 is_push) {
+                                         u64 bytes, u64 answer_bytes, u64 is_push) {
   u64 unknown = turn->asked_at; // all paths through a turn meet here
+  FORGET(answer_bytes, unknown);
   FORGET(open_since, unknown);
   FORGET(read_at, unknown);
   FORGET(began_at, unknown);
@@ -183,6 +243,7 @@ static __always_inline void count_answer(struct turn *turn, u64 open_since, u64 
   struct tally *tally = tally_of(turn->service);
   if (!tally)
     return;
+  check_turn(turn, bytes, answer_bytes);
   turn->was_timed = turn->mode == ALTERNATES;
   if (turn->mode == ALTERNATES)
     count_timed(turn, tally, open_since, read_at, began_at, bytes);
@@ -245,7 +306,7 @@ static __always_inline bool has_answer(struct turn *turn, struct progress *tcp) 
 static __always_inline void answer(struct turn *turn, struct progress *tcp, u64 open_since, u32 received) {
   u64 read_at = turn->read_at;
   u64 began_at = first_left_at(turn, tcp, read_at ? read_at : open_since);
-  u64 is_partial = is_after(received, tcp->read), is_push = is_apart(turn, tcp, began_at);
+  u64 is_partial = is_after(received, tcp->read), is_push = follows(turn, tcp, began_at, false) == APART;
   u64 answered = is_partial ? tcp->read : received;
   u32 bytes = answered - turn->request_seq;
   u64 still_open = is_partial ? later(turn->asked_at, open_since + 1) : 0, unknown = turn->asked_at;
@@ -254,7 +315,7 @@ static __always_inline void answer(struct turn *turn, struct progress *tcp, u64 
   FORGET(still_open, unknown);
   if (__sync_val_compare_and_swap(&turn->open_since, open_since, 0) != open_since)
     return;
-  count_answer(turn, open_since, read_at, began_at, bytes, is_push);
+  count_answer(turn, open_since, read_at, began_at, bytes, tcp->written - turn->sent_seq, is_push);
   if (!is_partial)
     return;
   count_whole_answer(turn, tcp->written - turn->sent_seq);
@@ -269,12 +330,14 @@ static __always_inline void answer(struct turn *turn, struct progress *tcp, u64 
 
 // --- turns -------------------------------------------------------------------------------------------------
 
-// Handles more data while a request is open: a part of it, or, after a pause, another one. A request larger
-// than the first flight is also delayed by losses and full buffers.
+// Handles more data while a request is open: a part of it, or, after a pause or an answer, another one. A
+// request larger than the first flight is also delayed by losses and full buffers.
 static __always_inline void on_more_request_data(struct turn *turn, struct progress *tcp, u32 before,
                                                  u64 now) {
   bool is_short = before - turn->request_seq < INITIAL_WINDOW;
-  if (is_short && !is_after(before, tcp->read) && is_apart(turn, tcp, now))
+  u32 how = is_short && !is_after(before, tcp->read) ? came_after(turn, tcp, before, now) : AT_ONCE;
+  turn->parts = later(turn->parts, how);
+  if (how == APART || (is_short && turn->is_rest && turn->answers >= HANDSHAKES))
     overlap(turn);
   turn->asked_at = now;
 }
@@ -311,10 +374,9 @@ static __always_inline void on_request_data(struct turn *turn, struct progress *
 // Handles data that arrived from the service, at `now`; `before` is the sequence number until then.
 static __always_inline void on_answer_data(struct turn *turn, struct progress *tcp, u32 before, u64 now) {
   u64 open_since = turn->open_since;
-  bool is_push = is_apart(turn, tcp, now);
+  u32 how = came_after(turn, tcp, before, now);
   if (tcp->written == turn->sent_seq) {
-    if (is_push && turn->has_asked && turn->mode != OVERLAPS)
-      count_push(turn);
+    on_more_answer_data(turn, how);
     turn->moved_at = now;
     return;
   }
@@ -337,7 +399,7 @@ static __always_inline void on_answer_data(struct turn *turn, struct progress *t
   turn->busy_before = tcp->busy;
   IN_ORDER();
   turn->open_since = is_partial ? turn->asked_at : 0;
-  count_answer(turn, open_since, 0, now, bytes, is_push);
+  count_answer(turn, open_since, 0, now, bytes, tcp->received - before, how == APART);
 }
 
 // Handles arrived data, if there is any: the socket may repeat its notification. `is_end`: no more will
@@ -356,6 +418,7 @@ static __always_inline void arrived(struct turn *turn, struct progress *tcp, boo
     on_request_data(turn, tcp, before, now, is_end, is_late);
   // Written last: the end of a call on another CPU compares it with what was read.
   turn->received_seq = tcp->received;
+  turn->owes_ack = is_after(tcp->received, tcp->confirmed);
 }
 
 // Handles the end of a client's call.
@@ -368,8 +431,9 @@ static __always_inline void client_called(struct turn *turn, struct progress *tc
     return;
   u64 now = last_left_at(tcp, turn->answered_at);
   if (is_after(before, turn->sent_seq)) {
-    bool is_short = before - turn->sent_seq < INITIAL_WINDOW;
-    if (is_short && !is_after(before, tcp->acked) && is_apart(turn, tcp, now))
+    u32 how = before - turn->sent_seq < INITIAL_WINDOW ? follows(turn, tcp, now, false) : AT_ONCE;
+    turn->parts = later(turn->parts, how);
+    if (how == APART && !is_after(before, tcp->acked))
       overlap(turn);
   } else {
     resume_alternating(turn, now);
@@ -387,8 +451,8 @@ static __always_inline void client_called(struct turn *turn, struct progress *tc
 // separated from all earlier data by a pause.
 static __always_inline void on_unsolicited_write(struct turn *turn, struct progress *tcp, u32 before) {
   u64 now = last_left_at(tcp, turn->answered_at);
-  if (turn->has_asked && turn->mode != OVERLAPS && !is_after(before, tcp->acked) && is_apart(turn, tcp, now))
-    count_push(turn);
+  if (!is_after(before, tcp->acked))
+    on_more_answer_data(turn, follows(turn, tcp, now, false));
   turn->moved_at = now;
 }
 
@@ -408,6 +472,7 @@ static __always_inline void service_called(struct turn *turn, struct progress *t
       turn->read_at = turn->asked_at;
   }
   turn->read_seq = tcp->read;
+  turn->owes_ack = is_after(tcp->received, tcp->confirmed);
 }
 
 // Handles the end of a call that may have sent or read data.
@@ -439,7 +504,9 @@ static __always_inline void read_progress(struct progress *tcp, struct tcp_sock 
   COPY(tcp->received, tp->rcv_nxt);
   COPY(tcp->read, tp->copied_seq);
   COPY(tcp->received_at, tp->received_at);
+  COPY(tcp->confirmed, tp->rcv_wup);
   COPY(tcp->rtt_us, tp->srtt_us);
+  COPY(tcp->min_rtt_us, tp->rtt_min[0][1]);
   COPY(flags, tp->skc_flags);
   COPY(busy[0], tp->chrono_stat[0]);
   COPY(busy[1], tp->chrono_stat[1]);
