@@ -572,6 +572,7 @@ LENS = Lens(
     options=(UDP_PORT,),
     losses={
         "skipped calls": "calls not seen because a program was already running on that CPU",
+        "processes": "processes that exited before their control group could be read: their rows have no container",
         "unwatched": "connections not watched for lack of memory: no number includes them",
         WITHOUT_SLOT: f"services that share the row {OTHERS}, because too many are in use at once",
         UNTIMED: "UDP requests not timed, because too many have no answer yet",

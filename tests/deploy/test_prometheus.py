@@ -65,7 +65,7 @@ NOT_FOR_LACK_OF_ROOM = {
     "bandwidth": {"unseen", "refused", "recursion", "namespaces"},
     "latency": {"skipped"},
     "drops": {"recursion", "namespaces", "devices"},
-    "services": {"skipped calls"},
+    "services": {"skipped calls", "processes"},
     "findings": {"namespaces", "firewall"},
 }
 """Losses by lens that do not mean that a table was full."""

@@ -246,7 +246,8 @@ def test_evicted_failures(connections: Connections, kernel: Kernel, monkeypatch:
 
 
 def test_services(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Services keep their names, and lend them to connections that nobody has accepted yet."""
+    """Services keep their names, and lend them to connections that nobody has accepted yet. A process whose control
+    group nobody could read is counted, once."""
     monkeypatch.setattr(services_module, "skipped_runs", lambda _: 0)
     source = Services(host)
     source._share_namespaces()
@@ -269,6 +270,11 @@ def test_services(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
         expected = [(f"daemon{number}", f"unit-{number}.service") for number in STAYING]
         assert shown(frame, SERVICES, "process", "container")[1 : 1 + len(expected)] == expected, reading
         assert shown(frame, CONNECTIONS, "process", "container")[-len(expected) :] == expected, reading
+        assert frame.now.lost["processes"] == 0
+    monkeypatch.setattr(Host, "cgroup", lambda *_: None)
+    gone = counted(owner(7, "curl"))
+    monkeypatch.setattr(source, "_read_counts", lambda: gone)
+    assert [source.read(0).lost["processes"] for _ in range(3)] == [1, 1, 1]
     source.close()
 
 

@@ -196,6 +196,7 @@ class Services(Probe):
             }
             lost = {
                 "skipped calls": skipped_runs(self._program),
+                "processes": self._processes.vanished,
                 "unwatched": int(whole["unwatched"]),
                 UNTIMED: int(whole["untimed_requests"]),
                 WITHOUT_SLOT: int(whole["without_place"]),
