@@ -928,9 +928,9 @@ def test_a_cause_is_as_severe_as_what_it_explains(cause: str, effect: Rule) -> N
     hour_ns = 3_600_000_000_000
 
     def tracked(rule: Rule, age_ns: int) -> _Tracked:
-        finding = Finding(
-            rule, order[rule.name], rule.name, "", 1, None, place, "", np.zeros(0), 0, 0, "", ""
-        )
+        says = {"sentence": rule.name, "advice": "", "view": "", "filter": "", "table": ""}
+        unknown = {"process": None, "port": None, "lasted_ns": 0, "silent_ns": 0, "keys": np.zeros(0)}
+        finding = Finding(rule, order[rule.name], rows=1, place=place, **says, **unknown)  # type: ignore[arg-type]
         first_ns = hour_ns - age_ns
         return _Tracked(finding, first_ns, hour_ns, order[rule.name], first_ns, first_ns)
 
