@@ -259,7 +259,7 @@ def test_the_root_control_group(root: Path, monkeypatch: pytest.MonkeyPatch) -> 
     top = root / "sys/fs/cgroup/unified"
     put(top, "cgroup.procs", "")
     assert Host(root).root_cgroup() is None
-    monkeypatch.setattr("nettop.kernel.host.facts._ROOT_CGROUP", top.stat().st_ino)
+    monkeypatch.setattr("nettop.kernel.host.facts.ROOT_CGROUP", top.stat().st_ino)
     assert Path(Host(root).root_cgroup() or "") == top
 
 
