@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import json
 import sys
-import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, field
@@ -17,6 +16,7 @@ from nettop.doctor.facts import check_stays_root, fentry_check, files_check, hos
 from nettop.doctor.report import Check, LensReport, Report
 from nettop.doctor.text import write_report
 from nettop.errors import ExitCode, NettopError, UsageError, failure_of
+from nettop.process.clocks import monotonic_ns
 from nettop.process.interrupts import delay_interrupts
 from nettop.selftest.paths import TrafficPath, traffic_paths
 from nettop.selftest.result import SelfTestResult
@@ -142,7 +142,7 @@ def _examine_source(
         results = self_test.run(source, paths)
     elif paths:
         results = [SelfTestResult(lens.id, "self-test", skipped="the lens has none")]
-    snapshot = source.read(time.monotonic_ns())
+    snapshot = source.read(monotonic_ns())
     return LensReport(lens, snapshot.hooks, dict(snapshot.gaps)), results
 
 

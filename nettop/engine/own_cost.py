@@ -15,6 +15,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from nettop.process.clocks import monotonic_ns
 from nettop.snapshots.source import MeasuredSource, Source
 
 OpenStatistics = Callable[[], int]
@@ -177,7 +178,7 @@ class OwnCost:
     def _read(self) -> Reading:
         children = resource.getrusage(resource.RUSAGE_CHILDREN)
         return Reading(
-            time.monotonic_ns(),
+            monotonic_ns(),
             time.process_time_ns(),
             round((children.ru_utime + children.ru_stime) * 1e9),
             self._programs_ns,

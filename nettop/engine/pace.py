@@ -8,10 +8,10 @@ running them in the kernel and draining their events, is fixed: a longer interva
 from __future__ import annotations
 
 import math
-import time
 from dataclasses import dataclass
 
 from nettop.engine.own_cost import DRAIN, OwnCost, Reading
+from nettop.process.clocks import monotonic_ns
 
 STEP = 1.5
 """Factor by which the interval grows (or by a power of it) and shrinks."""
@@ -93,7 +93,7 @@ class Pace:
 
     def ignore_attaching(self) -> None:
         """Ignore the cost of the next seconds: attaching a lens is a one-off cost."""
-        self._attached_ns = time.monotonic_ns() + int(ATTACHED_AFTER_S * 1e9)
+        self._attached_ns = monotonic_ns() + int(ATTACHED_AFTER_S * 1e9)
         self._judged = None
 
     def tick(self) -> None:

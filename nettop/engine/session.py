@@ -24,6 +24,7 @@ from nettop.engine.own_cost_table import OwnCostSource
 from nettop.engine.pace import OverheadLimit, Pace
 from nettop.engine.source import probe_of
 from nettop.errors import ExitCode, NettopError, PermissionMissing, SourceFailed, failure_of
+from nettop.process.clocks import monotonic_ns
 from nettop.process.wake_event import WakeEvent
 from nettop.query.times import rfc3339
 from nettop.settings import checked_seconds
@@ -515,7 +516,7 @@ class Session:
             source.join({other: frame for other, frame in frames.items() if frame is not None})
         if isinstance(source, SkippingSource):
             source.note_skipped(self._cost.late)
-        return source.read(time.monotonic_ns())
+        return source.read(monotonic_ns())
 
     def _leap(self, lens: str, is_elsewhere: bool, before: Snapshot | None) -> None:
         """Prepare the bus for a reading of another moment: its rates are those of the recorded interval."""
@@ -529,7 +530,7 @@ class Session:
         if source is None:
             return True
         with self._cost.steps.time(lens, DRAIN):
-            batches = self._try(lens, lambda: source.drain(time.monotonic_ns()))
+            batches = self._try(lens, lambda: source.drain(monotonic_ns()))
         if batches:
             self.bus.append(lens, batches)
         return batches is not None

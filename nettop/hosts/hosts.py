@@ -4,13 +4,13 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Self
 
 from nettop.errors import SourceFailed
 from nettop.hosts.stream import Stream, why_ended
+from nettop.process.clocks import monotonic_s
 from nettop.recording.numbers import Damaged
 from nettop.recording.reader import Reading
 from nettop.snapshots import lenses_of_one_host
@@ -83,7 +83,7 @@ class Hosts:
         names: Sequence[str],
         start: Start,
         interval_s: float,
-        clock: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float] = monotonic_s,
         together: tuple[str, ...] = BASIC,
     ) -> None:
         self.names = tuple(dict.fromkeys(names))

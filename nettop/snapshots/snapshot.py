@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from nettop.errors import NettopError
+from nettop.process.clocks import monotonic_ns
 from nettop.snapshots.arrays import Array
 from nettop.snapshots.hooks import HookStatus
 from nettop.snapshots.schema import Kind, Table
@@ -215,11 +216,11 @@ def sum_of(column: Array) -> int:
 
 
 def clocks(taken_ns: int) -> tuple[int, int]:
-    """Return a moment of CLOCK_MONOTONIC by the wall clock and since boot, in ns.
+    """Return a moment of the kernel's CLOCK_MONOTONIC by the wall clock and since boot, in ns.
 
     A snapshot has the time at which its counters were read: on a busy host making its rows may take seconds.
     """
-    passed_ns = time.monotonic_ns() - taken_ns
+    passed_ns = monotonic_ns() - taken_ns
     return time.time_ns() - passed_ns, time.clock_gettime_ns(time.CLOCK_BOOTTIME) - passed_ns
 
 

@@ -103,7 +103,7 @@ def test_the_cost_of_hooks_is_fixed() -> None:
 def test_the_cost_of_attaching_does_not_slow_the_pace(monkeypatch: pytest.MonkeyPatch) -> None:
     """The cost of attaching is spent only once, so it is no reason to act."""
     play = Play()
-    monkeypatch.setattr(pace_module.time, "monotonic_ns", lambda: play.cost.at_ns)
+    monkeypatch.setattr(pace_module, "monotonic_ns", lambda: play.cost.at_ns)
     play.pace.ignore_attaching()
     play.turns(3, own=0.9)
     assert play.pace.interval_s == 1.0

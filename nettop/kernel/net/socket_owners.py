@@ -15,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from nettop.kernel.host.proc_files import TICK_NS
+from nettop.process.clocks import offset_ns
 from nettop.snapshots.arrays import Array
 
 OWNER_PROCESS = np.dtype([("pid", "u4"), ("start_time", "u8"), ("comm", "S16"), ("netns", "u4")])
@@ -114,7 +115,8 @@ def _identify(process: int, pid: int) -> tuple[int, int, bytes, int]:
         netns = os.stat("ns/net", dir_fd=process).st_ino
     except (PermissionError, FileNotFoundError):  # another user's process, or its main thread has exited
         netns = _UNKNOWN
-    return pid, int(words[_START]) * TICK_NS + pid, comm, netns
+    start = int(words[_START]) * TICK_NS - offset_ns("boottime")  # negative offsets wrap around
+    return pid, (start + pid) % (1 << 64), comm, netns
 
 
 def _is_kernel_thread(process: int) -> bool:

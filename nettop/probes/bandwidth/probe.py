@@ -6,7 +6,6 @@ from __future__ import annotations
 import os
 import re
 import socket
-import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -62,6 +61,7 @@ from nettop.probes.bandwidth.programs import (
     program_text,
 )
 from nettop.probes.probe import Probe
+from nettop.process.clocks import monotonic_ns
 from nettop.query.units import human
 from nettop.snapshots.arrays import Array, positions, take_rows
 from nettop.snapshots.bandwidth import (
@@ -334,7 +334,7 @@ class Bandwidth(Probe):
             if key in left:
                 interface.link = left[key].with_counters_at_least(interface.link)
         self._gone.append(gone)
-        now_ns = time.monotonic_ns()
+        now_ns = monotonic_ns()
         for key, link in links.items():
             if key in self._interfaces:
                 self._interfaces[key].link = link
@@ -362,7 +362,7 @@ class Bandwidth(Probe):
     def read(self, taken_ns: int) -> Snapshot:
         """Return the traffic since the start."""
         removed = self._follow(*self._read_links())
-        taken_ns = max(taken_ns, time.monotonic_ns())
+        taken_ns = max(taken_ns, monotonic_ns())
         wall_ns, boot_ns = clocks(taken_ns)
         present = list(self._interfaces.values())
         for interface in present:

@@ -3,9 +3,9 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 
+from nettop.process.clocks import monotonic_ns
 from nettop.selftest.paths import TrafficPath, compare_datagrams
 from nettop.selftest.result import SelfTestResult
 from nettop.selftest.rows import rows_of
@@ -24,7 +24,7 @@ def run(source: Source, paths: Sequence[TrafficPath]) -> list[SelfTestResult]:
 
 def _counted(source: Source) -> dict[str, int]:
     """Return the UDP packets on loopback, or those of all protocols if only the interface's own counters are read."""
-    snapshot = source.read(time.monotonic_ns())
+    snapshot = source.read(monotonic_ns())
     has_protocols = snapshot.why_not("received") is None
     rows = snapshot.tables["protocols" if has_protocols else "interfaces"]
     counted = dict.fromkeys(("received", "sent"), 0)

@@ -36,6 +36,7 @@ from nettop.probes.connections.failures import Failures
 from nettop.probes.connections.hooks import CHANGES, FALLBACKS, FOLLOW_HOOKS, FOLLOWED, Hooks
 from nettop.probes.connections.socket_rows import MESSAGE, ROW, copy_owners, has_process
 from nettop.probes.connections.users import SocketUsers
+from nettop.process.clocks import boot_ns
 from nettop.snapshots.arrays import Array, concatenate_rows, positions, take_rows
 from nettop.snapshots.connections import CHILDREN, EVENTS, STILL_FOLLOWED
 from nettop.snapshots.hooks import HookStatus
@@ -202,7 +203,7 @@ class ConnectionEvents:
     def begin_reading(self) -> int:
         """Empty the ring before the table is read. Return the current wall time in ns, by the events' clock."""
         self.collect()
-        return time.clock_gettime_ns(time.CLOCK_BOOTTIME) + self._offset
+        return boot_ns() + self._offset
 
     def _set_clock(self) -> None:
         """Give the programs the wall clock's offset, at the start and whenever the clock was set.
@@ -306,8 +307,8 @@ def _boot_to_wall_ns() -> int:
     """Return wall time minus boot time, from the quickest of a few pairs of readings."""
     pairs = []
     for _ in range(5):
-        begun = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+        begun = boot_ns()
         wall = time.time_ns()
-        took = time.clock_gettime_ns(time.CLOCK_BOOTTIME) - begun
+        took = boot_ns() - begun
         pairs.append((took, wall - begun - took // 2))
     return min(pairs)[1]

@@ -8,7 +8,6 @@ are unavailable or not permitted.
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
@@ -47,6 +46,7 @@ from nettop.probes.connections.socket_rows import (
 from nettop.probes.connections.socket_table import OWNED_MECHANISM, UNATTRIBUTED_MECHANISM, WALKS, SocketTable
 from nettop.probes.connections.udp import UDP_FALLBACKS, UdpTotals
 from nettop.probes.probe import Probe
+from nettop.process.clocks import monotonic_ns
 from nettop.reading import has_data
 from nettop.snapshots.arrays import Array
 from nettop.snapshots.connections import (
@@ -198,7 +198,7 @@ class Connections(Probe):
         if self._loader is not None:
             self._loader.close()
             self._loader = None
-            self._whole_since_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+            self._whole_since_ns = clocks(monotonic_ns())[1]
         if self._check is not None:
             self._check.close()
             self._check = None

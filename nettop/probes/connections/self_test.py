@@ -12,6 +12,7 @@ from typing import TypeAlias
 
 import numpy as np
 
+from nettop.process.clocks import monotonic_ns
 from nettop.reading import has_data
 from nettop.selftest.paths import CLIENT, IP_VERSIONS, SERVER, TrafficPath
 from nettop.selftest.process import TIMEOUT_S, CommandFailed, run_together
@@ -67,7 +68,7 @@ def run(source: Source, paths: Sequence[TrafficPath]) -> list[SelfTestResult]:
             results.append(_result(f"{path.name} {family}", skipped=error.what))
     if not exchanges:
         return results
-    snapshot = source.read(time.monotonic_ns())
+    snapshot = source.read(monotonic_ns())
     sockets = snapshot.tables["sockets"]
     ids = np.array([end["id"] for exchange in exchanges for end, _ in exchange.ends], np.uint64)
     rows = {row["id"]: row for row in rows_of(sockets, np.isin(sockets.array["id"], ids))}
@@ -138,13 +139,13 @@ def _compare_events(source: Source, exchanges: Sequence[_Exchange]) -> list[Self
     for exchange in exchanges:
         for process in (exchange.path.client, exchange.path.server):
             process.run("close", exchange.family)
-    hook = source.read(time.monotonic_ns()).hook("events")
+    hook = source.read(monotonic_ns()).hook("events")
     if hook is None or hook.mechanism is None or not isinstance(source, EventSource):
         return [_result(what, skipped=f"not available: {hook.why if hook else 'no events'}")]
     expected = _expected_events(exchanges)
     reported = Counter(_reported(source, {event[0] for event in expected}, len(expected)))
     once = sum(reported[event] == 1 for event in expected)
-    lost = source.read(time.monotonic_ns()).lost.get("events", 0)
+    lost = source.read(monotonic_ns()).lost.get("events", 0)
     if lost and once < len(expected) and not reported - Counter(expected):
         skipped = f"{lost:,} events were lost because other programs fill the ring; try again"
         return [_result(what, skipped=skipped)]
@@ -185,8 +186,8 @@ def _reported(source: EventSource, ids: set[int], count: int) -> list[_Event]:
     end = time.monotonic() + TIMEOUT_S
     while len(events) < count and time.monotonic() < end:
         has_data(source.wakeups(), 100)
-        source.read(time.monotonic_ns())
-        for batch in source.drain(time.monotonic_ns()):
+        source.read(monotonic_ns())
+        for batch in source.drain(monotonic_ns()):
             for row in rows_of(batch, np.isin(batch.array["id"], wanted)):
                 kind = EVENT_KINDS[row["event"]]
                 owner = row["pid"], row["process"]

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import struct
-import time
 from collections.abc import Mapping
 from concurrent.futures import Future, wait
 from functools import partial
@@ -36,6 +35,7 @@ from nettop.probes.connections.socket_rows import (
     count_waiting_for_fin,
     merge,
 )
+from nettop.process.clocks import monotonic_ns
 from nettop.snapshots.arrays import Array, Index, Mask, concatenate_rows, positions, take_rows
 from nettop.snapshots.connections import (
     FAMILIES,
@@ -139,7 +139,7 @@ class DiagTable(Table):
         nothing can be listed.
         """
         dumps: dict[int, Future[_Listed]] = {}
-        taken_ns = time.monotonic_ns()  # reading descriptors takes far longer than the dumps, which start now
+        taken_ns = monotonic_ns()  # reading descriptors takes far longer than the dumps, which start now
         with self.namespaces.lock:
             self.namespaces.follow(frozenset())
             try:

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import sys
 import threading
-import time
 from collections.abc import Mapping
 from concurrent.futures import Future, wait
 from dataclasses import dataclass, replace
@@ -37,6 +36,7 @@ from nettop.probes.connections.socket_rows import (
     has_process,
     merge,
 )
+from nettop.process.clocks import monotonic_ns
 from nettop.snapshots.arrays import Array, concatenate_rows, positions, take_rows
 from nettop.snapshots.connections import KERNEL_OWNER, OUTSIDE
 
@@ -143,9 +143,9 @@ class SocketTable(Table):
 
         Also return the midpoint of the read, on the monotonic clock.
         """
-        begun_ns = time.monotonic_ns()
+        begun_ns = monotonic_ns()
         rows = self._iterators[OWNED].read(self._owned_buffer)
-        taken_ns = (begun_ns + time.monotonic_ns()) // 2
+        taken_ns = (begun_ns + monotonic_ns()) // 2
         names.name(rows)
         owners, shared = choose_owners(rows, before, users)
         self.held_by_several = take_rows(rows, shared)
@@ -191,7 +191,7 @@ class SocketTable(Table):
     def _begin_walks(self) -> dict[int, Future[_Walk]]:
         """Start the walks that are due in namespaces that needed one at the last refresh."""
         pause_ns = _PAUSE_PER_WALK * sum(last.took_ns for last in self._last_walks.values())
-        now_ns = time.monotonic_ns()
+        now_ns = monotonic_ns()
         return {
             inode: self.namespaces.threads[inode].submit(partial(self._walk, last.patience))
             for inode, last in self._last_walks.items()
@@ -207,12 +207,12 @@ class SocketTable(Table):
         bits = (LIST_TIME_WAIT if self._all_rows else 0) | (LIST_WITH_FILE if search else 0)
         with self._walking:
             bpf.set_element(self._program.maps["listed"], bytes(4), bits.to_bytes(4, sys.byteorder))
-            begun_ns = time.monotonic_ns()
+            begun_ns = monotonic_ns()
             tables = [
                 self._iterators[name].read(self._unattributed_buffer).copy()
                 for name in (TCP_TABLE, UDP_TABLE)
             ]
-            return _Walk(concatenate_rows(*tables), begun_ns, time.monotonic_ns() - begun_ns, search)
+            return _Walk(concatenate_rows(*tables), begun_ns, monotonic_ns() - begun_ns, search)
 
 
 def _count_missed(walk: _Walk, missing: int, owned: Array, last: _Walk | None) -> _Walk:

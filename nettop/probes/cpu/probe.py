@@ -7,7 +7,6 @@ than the clock does. With `--times exact`, hooks time what this kernel can hook.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -35,6 +34,7 @@ from nettop.probes.cpu.entries import EntryReading, EntryTimes
 from nettop.probes.cpu.processes import CALLS, FIRST_ID, SAMPLED_NS, ProcessTimes
 from nettop.probes.cpu.samples import SampleReading, Samples
 from nettop.probes.probe import Probe
+from nettop.process.clocks import monotonic_ns
 from nettop.snapshots.arrays import Array, as_list
 from nettop.snapshots.cpu import (
     CATEGORY_SHARES,
@@ -222,7 +222,7 @@ class Cpu(Probe):
             samples.close()
             raise
         self._opened.callback(samples.close)
-        self._samples, self._began_ns = samples, time.monotonic_ns()
+        self._samples, self._began_ns = samples, monotonic_ns()
 
     def _require_symbols(self) -> None:
         if not symbols.are_shown(self._host.proc, self._host.kept):
@@ -232,7 +232,7 @@ class Cpu(Probe):
 
     def read(self, taken_ns: int) -> Snapshot:
         """Return the times since the start."""
-        times = self._attached.read(time.monotonic_ns())
+        times = self._attached.read(monotonic_ns())
         running_ns = self._samples.running_ns() if self._samples else {}
         stat = read_cpu_times(self._host.proc)
         samples = self._samples.read(taken_ns, running_ns, stat) if self._samples else None
@@ -249,7 +249,7 @@ class Cpu(Probe):
         lost = {**self._attached.lost(), "rows": self._processes.dropped}
         if samples is not None:
             tables |= {STACKS.name: samples.stacks, CATEGORY_SHARES.name: samples.categories}
-            counts |= {"watched_ns": time.monotonic_ns() - self._began_ns, **samples.counts}
+            counts |= {"watched_ns": monotonic_ns() - self._began_ns, **samples.counts}
             lost |= samples.lost
             self._stacks = samples.stacks
         return Snapshot(

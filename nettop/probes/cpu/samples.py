@@ -8,7 +8,6 @@ therefore only reads its count.
 
 from __future__ import annotations
 
-import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -41,6 +40,7 @@ from nettop.probes.cpu.stacks import (
 )
 from nettop.probes.cpu.ticks import TickTimes
 from nettop.probes.probe import with_types
+from nettop.process.clocks import monotonic_ns
 from nettop.snapshots.arrays import Array, as_list, growth, positions
 from nettop.snapshots.cpu import CATEGORY_OF, ENTRIES, RX_SOFTIRQ, VECTORS
 from nettop.snapshots.safe_text import safe_bytes
@@ -241,7 +241,7 @@ class Owners:
 
         Omit sockets that cannot be looked up yet.
         """
-        wanted, now_ns = set(sockets), time.monotonic_ns()
+        wanted, now_ns = set(sockets), monotonic_ns()
         if self._walk is None:
             return dict.fromkeys(wanted)
         if now_ns - self._walked_ns > _TRUSTED_NS:
@@ -254,7 +254,7 @@ class Owners:
             ]  # of several owners, keep the first
             owners = {socket: rows[at : at + 1] for at, socket in enumerate(as_list(rows["socket"]))}
             self._known |= dict.fromkeys(wanted) | owners
-            now_ns = time.monotonic_ns()
+            now_ns = monotonic_ns()
             self._next_ns = now_ns + _WALK_SHARE * (now_ns - self._walked_ns)
         return {socket: self._known[socket] for socket in wanted & self._known.keys()}
 
@@ -421,10 +421,10 @@ class Samples:
         """Clear the maps while the clocks are paused, so that no sample is lost; ticks due meanwhile are missed."""
         assert self._clocks is not None
         with self._clocks.paused():
-            began_ns = time.monotonic_ns()
+            began_ns = monotonic_ns()
             self._count()
             self._maps.clear()
-            paused_ns = time.monotonic_ns() - began_ns
+            paused_ns = monotonic_ns() - began_ns
         self._missed_in_pauses += len(self._clocks.cpus) * paused_ns * self._frequency_hz / _NS
         self._keys, self._key_rows = self._keys[:0], self._key_rows[:0]
         self._calls_of.clear()
@@ -452,17 +452,17 @@ class Samples:
     def _refresh_symbols(self) -> None:
         """Read the kernel's functions the first time, and again after modules were loaded or unloaded."""
         if self._symbols.refresh():
-            self._symbols_ns = time.monotonic_ns()
+            self._symbols_ns = monotonic_ns()
             self._folder.forget()
             self._not_available = categories_not_available(self._symbols.present)
 
     def _function_at(self, address: int) -> str | None:
         name, offset = self._symbols.find(address) or (_PROGRAM, _PROGRAM_BYTES)
-        if name.endswith(_PROGRAM) and time.monotonic_ns() - self._symbols_ns > _SYMBOLS_MIN_AGE_NS:
+        if name.endswith(_PROGRAM) and monotonic_ns() - self._symbols_ns > _SYMBOLS_MIN_AGE_NS:
             # A program may have been loaded meanwhile.
             self._symbols = Symbols(self._host.proc, CATEGORY_OF, self._host.kept)
             self._symbols.refresh()
-            self._symbols_ns = time.monotonic_ns()
+            self._symbols_ns = monotonic_ns()
             name, offset = self._symbols.find(address) or (_PROGRAM, _PROGRAM_BYTES)
         # An address far past a program belongs to a program that is not among the symbols.
         return None if name.endswith(_PROGRAM) and offset >= _PROGRAM_BYTES else name

@@ -3,9 +3,9 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 
+from nettop.process.clocks import monotonic_ns
 from nettop.selftest.paths import TrafficPath
 from nettop.selftest.process import CommandFailed
 from nettop.selftest.result import SelfTestResult
@@ -22,14 +22,14 @@ LOAD_NS = 200_000_000
 def run(source: Source, paths: Sequence[TrafficPath]) -> list[SelfTestResult]:
     """Send datagrams over loopback: the sender spends CPU time in system calls, and CPUs receive in a softirq."""
     path = paths[0]
-    before_ns = time.monotonic_ns()
+    before_ns = monotonic_ns()
     before = source.read(before_ns)
     try:
         cpu_ns = _send(path)
     except CommandFailed as error:
         return [SelfTestResult(LENS.id, f"{path.name} {_FAMILY} UDP", skipped=error.what)]
-    after = source.read(time.monotonic_ns())
-    all_cpus_ns = (time.monotonic_ns() - before_ns) * len(after.tables[CPUS.name])
+    after = source.read(monotonic_ns())
+    all_cpus_ns = (monotonic_ns() - before_ns) * len(after.tables[CPUS.name])
     then, now = (snapshot.tables[CPUS.name].array["rx_softirq_ns"] for snapshot in (before, after))
     softirqs_ns = int(now.sum()) - int(then.sum())
     return [

@@ -8,6 +8,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 
+from nettop.process.clocks import monotonic_ns
 from nettop.selftest.paths import IP_VERSIONS, TrafficPath, send_to_closed_port
 from nettop.selftest.process import TIMEOUT_S, CommandFailed
 from nettop.selftest.result import SelfTestResult
@@ -43,7 +44,7 @@ def _compare(source: Source, path: TrafficPath, family: str, count: int, what: s
     """Compare the counts of the program and of the namespace, as soon as both are high enough."""
     end = time.monotonic() + TIMEOUT_S
     while True:
-        snapshot = source.read(time.monotonic_ns())
+        snapshot = source.read(monotonic_ns())
         packets = _program_count(snapshot, path.netns, family)
         counters = snapshot.tables["counters"]
         counted = sum(

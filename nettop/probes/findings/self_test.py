@@ -7,6 +7,7 @@ import select
 import time
 from collections.abc import Sequence
 
+from nettop.process.clocks import monotonic_ns
 from nettop.selftest.paths import IP_VERSIONS, TrafficPath, send_to_closed_port
 from nettop.selftest.process import TIMEOUT_S, CommandFailed
 from nettop.selftest.result import SelfTestResult
@@ -28,7 +29,7 @@ def run(source: Source, paths: Sequence[TrafficPath]) -> list[SelfTestResult]:
             continue
         what = f"{path.name} {_KIND}"
         try:
-            source.read(time.monotonic_ns())
+            source.read(monotonic_ns())
             send_to_closed_port(path, IP_VERSIONS[0], _DATAGRAMS)
         except CommandFailed as error:
             results.append(SelfTestResult(LENS.id, what, skipped=error.what))
@@ -43,7 +44,7 @@ def _wait_for_finding(source: Source, netns: int) -> int:
     """Count the findings of this kind in a namespace, as soon as there is one."""
     end = time.monotonic() + TIMEOUT_S
     while True:
-        rows = source.read(time.monotonic_ns()).tables[FINDINGS.name]
+        rows = source.read(monotonic_ns()).tables[FINDINGS.name]
         found: int = sum(row["kind"] == _KIND for row in rows_of(rows, rows.array["netns"] == netns))
         if found or time.monotonic() > end:
             return found

@@ -3,9 +3,9 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 
+from nettop.process.clocks import monotonic_ns
 from nettop.selftest.paths import TrafficPath
 from nettop.selftest.result import SelfTestResult
 from nettop.selftest.rows import rows_of
@@ -18,7 +18,7 @@ _TOTALS = {"datagrams": "arrived", "sets without template": "held", "flows": "re
 
 def run(source: Source, _: Sequence[TrafficPath]) -> list[SelfTestResult]:
     """Check that each part of the ledger adds up."""
-    snapshot = source.read(time.monotonic_ns())
+    snapshot = source.read(monotonic_ns())
     lacking = snapshot.missing_hook(LEDGER)
     if lacking is not None:
         return [SelfTestResult(LENS.id, "ledger", skipped=f"not available: {lacking.advice}")]

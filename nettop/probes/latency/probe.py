@@ -43,6 +43,7 @@ from nettop.probes.latency.rows import (
     stage_rows,
 )
 from nettop.probes.probe import Probe, attach_program, loaded_as, skipped_runs, sockets_of
+from nettop.process.clocks import monotonic_ns
 from nettop.snapshots.hooks import HookStatus
 from nettop.snapshots.latency import (
     BUCKET_TABLE,
@@ -101,7 +102,7 @@ class Latency(Probe):
         self._pairs: SetTable | None = None
         self._rtts = np.zeros((CLASSES, BUCKETS.count), np.uint64)
         self._rtts_taken_ns = self._seen = 0
-        self._read_at_ns = time.monotonic_ns()
+        self._read_at_ns = monotonic_ns()
 
     # --- attaching ----------------------------------------------------------------------------------------------
 
@@ -189,7 +190,7 @@ class Latency(Probe):
 
     def read(self, taken_ns: int) -> Snapshot:
         """Return the latencies since the start."""
-        taken_ns = max(taken_ns, time.monotonic_ns())
+        taken_ns = max(taken_ns, monotonic_ns())
         classes = self._counts.read() if self._counts else no_class_rows()
         one_in = self._one_in
         self._choose_one_in(int(classes["seen"].sum()), taken_ns)

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import mmap
-import time
 from collections.abc import Mapping
 
 import numpy as np
@@ -13,6 +12,7 @@ from nettop.kernel.bpf import maps
 from nettop.kernel.bpf.program import Program
 from nettop.kernel.bpf.set_table import SetTable, mix
 from nettop.probes.latency.programs import CLASSES, COUNTED_STAGES, COUNTS, FOLLOWED_SET, SET_ENTRIES, TERMS
+from nettop.process.clocks import monotonic_ns
 from nettop.snapshots.arrays import Array, take_rows
 from nettop.snapshots.connections import FAMILIES as SOCKET_FAMILIES
 from nettop.snapshots.connections import PROTOCOLS as SOCKET_PROTOCOLS
@@ -92,7 +92,7 @@ class CountsTable:
         keys = sets["keys"].copy()
         at = np.nonzero(keys >> _TOP_BYTE)  # a claimed entry has no stage
         keys, packets = keys[at], sets["packets"][at]
-        now, since = time.monotonic_ns(), packets["since"].astype(np.int64)
+        now, since = monotonic_ns(), packets["since"].astype(np.int64)
         is_stale = since < now - _STALE_NS
         waiting = np.zeros(_SHAPE, np.uint64)
         # While an entry is written, its class may still be the previous packet's.

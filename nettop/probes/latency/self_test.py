@@ -3,10 +3,10 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from functools import partial
 
+from nettop.process.clocks import monotonic_ns
 from nettop.selftest.paths import IP_VERSIONS, TrafficPath, compare_datagrams
 from nettop.selftest.result import SelfTestResult
 from nettop.snapshots.latency import (
@@ -35,7 +35,7 @@ def run(source: Source, paths: Sequence[TrafficPath]) -> list[SelfTestResult]:
 
 def _matched(source: Source, version: str) -> dict[str, int]:
     """Return the UDP datagrams of an IP version that passed each of the compared stages, if it is measured."""
-    snapshot = source.read(time.monotonic_ns())
+    snapshot = source.read(monotonic_ns())
     rows = snapshot.tables[PROTOCOL_TABLE.name].array
     of_family = rows[(rows["protocol"] == _UDP) & (rows["family"] == IP_VERSIONS.index(version))]
     return {

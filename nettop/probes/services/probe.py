@@ -54,6 +54,7 @@ from nettop.probes.services.udp_programs import OPEN_REQUEST
 from nettop.probes.services.udp_programs import program_text as udp_program_text
 from nettop.probes.services.udp_requests import UdpRequests
 from nettop.probes.services.usual import UsualTimes
+from nettop.process.clocks import monotonic_ns
 from nettop.snapshots.arrays import Array
 from nettop.snapshots.hooks import HookStatus
 from nettop.snapshots.left_rows import ENDED, LeftRows
@@ -214,7 +215,7 @@ class Services(Probe):
 
     def _read_counts(self) -> Counts:
         """Return the counts, and the connections that are watched now."""
-        now_ns, now_wall_ns = time.monotonic_ns(), time.time_ns()
+        now_ns, now_wall_ns = monotonic_ns(), time.time_ns()
         taken = int(np.frombuffer(self._whole, TOTALS)[0]["taken"])
         count, parts = min(FIRST_SLOT + taken, SERVICES_MAX), partitions()
         services = np.frombuffer(self._services, SERVICE, count).copy()

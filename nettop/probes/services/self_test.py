@@ -4,11 +4,11 @@ times over UDP with the time that the exchange took."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 
 import numpy as np
 
+from nettop.process.clocks import monotonic_ns
 from nettop.selftest.paths import IP_VERSIONS, TrafficPath
 from nettop.selftest.process import CommandFailed
 from nettop.selftest.result import SelfTestResult
@@ -27,7 +27,7 @@ OPTIONS = {UDP_PORT: ",".join(map(str, _UDP_PORTS))}
 def run(source: Source, paths: Sequence[TrafficPath]) -> list[SelfTestResult]:
     """Send requests over loopback and between namespaces, each answered before the next, and compare what both ends
     show."""
-    snapshot = source.read(time.monotonic_ns())
+    snapshot = source.read(monotonic_ns())
     why = snapshot.why_unavailable(SERVICES)
     if why is not None:
         return [SelfTestResult(LENS.id, "answers", skipped=f"not available: {why}")]
@@ -50,7 +50,7 @@ def _run_tcp(source: Source, paths: Sequence[TrafficPath]) -> list[SelfTestResul
         except CommandFailed as error:
             results.append(SelfTestResult(LENS.id, what, skipped=error.what))
             continue
-        rows = source.read(time.monotonic_ns()).tables[SERVICES.name].array
+        rows = source.read(monotonic_ns()).tables[SERVICES.name].array
         for number, side in SIDES.items():
             answers = rows["answers"][(rows["port"] == port) & (rows["side"] == number)]
             measured = int(answers.astype(np.int64).sum()) if len(answers) else None
@@ -68,7 +68,7 @@ def _run_udp(source: Source, paths: Sequence[TrafficPath]) -> list[SelfTestResul
         except CommandFailed as error:
             results.append(SelfTestResult(LENS.id, what, skipped=error.what))
             continue
-        rows = source.read(time.monotonic_ns()).tables[SERVICES.name].array
+        rows = source.read(monotonic_ns()).tables[SERVICES.name].array
         for number, side in SIDES.items():
             here = rows[(rows["port"] == port) & (rows["side"] == number)]
             answers, took_ns = (
@@ -98,15 +98,15 @@ def _exchange_datagrams(path: TrafficPath, family: str, port: int, count: int) -
     back = path.client_address[family], client.run("bind_udp", "request", path.client_address[family])
     least_ns = most_ns = 0
     for _ in range(count):
-        before_ns = time.monotonic_ns()
+        before_ns = monotonic_ns()
         client.run("send_datagrams", "request", (path.server_address[family], port), 1, _REQUEST_BYTES)
-        sent_ns = time.monotonic_ns()
+        sent_ns = monotonic_ns()
         server.run("receive_datagram", "answer")
-        answers_ns = time.monotonic_ns()
+        answers_ns = monotonic_ns()
         server.run("send_datagrams", "answer", back, 1, _ANSWER_BYTES)
         client.run("receive_datagram", "request")
         least_ns += answers_ns - sent_ns
-        most_ns += time.monotonic_ns() - before_ns
+        most_ns += monotonic_ns() - before_ns
     for process, name in ((client, "request"), (server, "answer")):
         process.run("close", name)
     return least_ns, most_ns

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import mmap
 import os
-import time
 from collections.abc import Iterable
 from contextlib import ExitStack
 
@@ -30,6 +29,7 @@ from nettop.probes.services.udp_programs import (
     WALK,
     program_text,
 )
+from nettop.process.clocks import monotonic_ns
 from nettop.snapshots.arrays import Array, Index, positions
 from nettop.snapshots.services import HOOK_UDP_REQUESTS, TIMEOUT_S
 
@@ -89,7 +89,7 @@ class UdpRequests:
         """
         cookies, closed_at = maps.read_all(self.program.maps["closed"], _NUMBER, _NUMBER)
         keys, requests = maps.read_all(self.program.maps["requests"], REQUEST_KEY, REQUEST)
-        now_ns = time.monotonic_ns()
+        now_ns = monotonic_ns()
         over_at = requests["since"] + _TIMEOUT_NS
         order = np.argsort(cookies)
         at = positions(keys["cookie"], cookies[order])
