@@ -173,7 +173,7 @@ _VECTOR_HELP = {
     "irq_poll": "polled block devices",
     "tasklet": "tasklets, including TCP sends once a device has room again",
     "sched": "scheduler load balancing",
-    "hrtimer": "high-resolution timers, including paced TCP",
+    "hrtimer": "high-resolution timers, including paced TCP; samples are 30–45 % too low",
     "rcu": "RCU callbacks, including those that free network memory",
 }
 
@@ -183,7 +183,8 @@ CPUS = Table(
         Field("cpu", Kind.KEY, "CPU", "the processor", "u4", width=4, importance=100),
         *_OF_ENTRIES,
         Field("tx_softirq_ns", Kind.COUNTER, "TX SOFT", "CPU time in the softirq NET_TX", "u8", "ns", 9, 75),
-        Field("rx_softirq_ns", Kind.COUNTER, "RX SOFT", "CPU time in the softirq NET_RX", "u8", "ns", 9, 85),
+        Field("rx_softirq_ns", Kind.COUNTER, "RX SOFT", "CPU time in the softirq NET_RX; samples are 7–11 % too low if "
+              "senders sleep between bursts", "u8", "ns", 9, 85),
         _IO_WORKERS,
         Field("napi_threads_ns", Kind.COUNTER, "NAPI", "CPU time of threads that poll devices (threaded NAPI)", "u8",
               "ns", 9, 60),

@@ -491,6 +491,23 @@ def test_threads_within_softirqs_are_seen_or_reported(
     assert ("tp_btf__sched_switch" in source._attached.programs()) == is_seen
 
 
+def test_hooks_of_other_tracers_are_a_gap(start: Start) -> None:
+    """Say which share of the softirqs' time belongs to hooks of another tracer; without one, there is no such gap."""
+    source = start(SAMPLED_TIMES)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.bind(("127.0.0.1", 0))
+
+        def gap() -> str | None:
+            for _ in range(MESSAGES):
+                sock.sendto(b"x", sock.getsockname())  # one softirq each
+            return read(source).gaps.get("hooks")
+
+        read(source)
+        assert gap() is None
+        start(samples=NO_MECHANISM, syscalls=NO_MECHANISM)
+        until(lambda: "is their hooks'" in str(gap()), "the tracer's hooks")
+
+
 def preempt(memory: traffic.Memory, cpu: int) -> None:
     """Take half of a CPU in many small pieces, with real-time priority, until killed."""
     os.sched_setaffinity(0, {cpu})

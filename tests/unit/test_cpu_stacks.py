@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from nettop.probes.cpu.stacks import (
     CALL_BY_STACK,
+    IN_HOOK,
     NOT_KEPT,
     THREAD_BY_STACK,
     UNKNOWN_FUNCTION,
@@ -20,6 +21,7 @@ from nettop.probes.cpu.stacks import (
     categories_not_available,
     category_of,
     entry_of,
+    softirq_of,
     strip_suffixes,
     trim_to_root,
 )
@@ -36,6 +38,7 @@ from nettop.snapshots.cpu import (
     STACKS,
     TX_SOFTIRQ,
     TX_SYSCALLS,
+    VECTORS,
 )
 from nettop.snapshots.snapshot import Frame, Snapshot, known
 from tests.unit.build import make_view
@@ -200,6 +203,47 @@ def test_cutting_leaves_the_leaf(frames: list[str], entry: int) -> None:
 def test_entry_points(frames: str, entry: int, expected: int) -> None:
     """Calls and threads that only the stack can tell apart; none if an interrupt is about to begin a softirq."""
     assert entry_of(frames.split(";"), entry) == expected
+
+
+@pytest.mark.parametrize(
+    ("frames", "expected"),
+    [
+        ("handle_softirqs;net_rx_action;tcp_v4_rcv", "net_rx"),
+        ("handle_softirqs;hrtimer_run_softirq;__hrtimer_run_queues;tcp_pace_kick", "hrtimer"),
+        ("handle_softirqs;hrtimer_run_softirq;__hrtimer_run_queues;_raw_spin_unlock_irqrestore", "hrtimer"),
+        ("handle_softirqs;_raw_spin_unlock_irqrestore", "hrtimer"),
+        ("handle_softirqs;rcu_core;rcu_do_batch;kmem_cache_free", "rcu"),
+        ("handle_softirqs;sched_balance_domains;sched_balance_rq", "sched"),
+        ("handle_softirqs;rebalance_domains;load_balance", "sched"),
+        ("handle_softirqs;tasklet_action_common;tcp_tsq_workfn", "tasklet"),
+        ("handle_softirqs;tmigr_handle_remote;timer_expire_remote", "timer"),
+        ("handle_softirqs;xfrm_dev_backlog", "net_tx"),
+    ],
+)
+def test_a_softirq_is_known_though_its_action_ends_in_a_jump(frames: str, expected: str) -> None:
+    """Compilers turn an action's last call into a jump, which takes the action off the stack."""
+    assert softirq_of(frames.split(";")[::-1]) == VECTORS.index(expected)
+
+
+@pytest.mark.parametrize(
+    "frames",
+    [
+        f"handle_softirqs;bpf_trace_run1;{TAG}their_program;ktime_get_mono_fast_ns",
+        "handle_softirqs;__traceiter_softirq_entry;bpf_trace_run1",
+        "handle_softirqs;perf_trace_softirq",
+        "handle_softirqs;trace_event_raw_event_softirq;trace_event_buffer_commit",
+    ],
+)
+def test_hooks_around_softirqs_are_told_from_softirqs(frames: str) -> None:
+    """The stack does not show which softirq a tracer's hook is about; within an action, a hook is part of it."""
+    assert softirq_of(frames.split(";")[::-1]) == IN_HOOK
+    inside = frames.replace("handle_softirqs;", "handle_softirqs;net_rx_action;")
+    assert softirq_of(inside.split(";")[::-1]) == VECTORS.index("net_rx")
+
+
+def test_the_loop_of_softirqs_belongs_to_none_of_them() -> None:
+    """Ticks delayed by the interrupt before, which end where the loop enables interrupts."""
+    assert softirq_of(["handle_softirqs"]) is None
 
 
 # --- folding ----------------------------------------------------------------------------------------------------

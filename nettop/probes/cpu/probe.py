@@ -33,6 +33,7 @@ from nettop.probes.cpu import samples as cpu_samples
 from nettop.probes.cpu.entries import EntryReading, EntryTimes
 from nettop.probes.cpu.processes import CALLS, FIRST_ID, SAMPLED_NS, ProcessTimes
 from nettop.probes.cpu.samples import SampleReading, Samples
+from nettop.probes.cpu.stacks import IN_HOOK
 from nettop.probes.probe import Probe
 from nettop.process.clocks import monotonic_ns
 from nettop.snapshots.arrays import Array, as_list
@@ -78,6 +79,8 @@ _ENTRIES_OF = {
 _UNKNOWN = unknown_value(np.dtype("u8"))
 _NO_SAMPLES = "there are no samples"
 _NO_SOFTIRQS = "softirqs are not hooked"
+_IN_HOOKS_SHOWN = 0.01
+"""Share of other tracers' hooks in the time of softirqs above which they are mentioned."""
 _PREEMPTED = (
     "includes the time of threads that preempt softirqs (PREEMPT_RT): context switches are not hooked"
 )
@@ -260,7 +263,7 @@ class Cpu(Probe):
             counts=counts,
             lost=lost,
             hooks=tuple(self._hooks[hook.name] for hook in LENS.hooks),
-            gaps=self._gaps(entry_ns),
+            gaps=self._gaps(entry_ns, vector_ns),
         )
 
     def _entry_ns(self, times: EntryReading, samples: SampleReading | None) -> dict[int, Array]:
@@ -323,8 +326,14 @@ class Cpu(Probe):
             rows.array[TIME_OF[entry]] = _UNKNOWN
         return rows
 
-    def _gaps(self, entry_ns: Mapping[int, Array]) -> dict[str, str]:
+    def _gaps(self, entry_ns: Mapping[int, Array], vector_ns: Array) -> dict[str, str]:
         gaps = dict(self._without_stat)
+        of_network = [entry_ns[entry].sum() for entry in (TX_SOFTIRQ, RX_SOFTIRQ) if entry in entry_ns]
+        in_hooks = int(vector_ns[:, IN_HOOK:].sum()) / max(1, int(vector_ns.sum() + sum(of_network)))
+        if in_hooks > _IN_HOOKS_SHOWN:
+            gaps["hooks"] = (
+                f"tracers hook softirqs: {in_hooks:.0%} of the time is their hooks', and in no column"
+            )
         if self._is_real_time and not self._is_available(HOOK_NAPI_THREADS):
             gaps["softirqs"] = _PREEMPTED
         if self._attached.not_hooked:

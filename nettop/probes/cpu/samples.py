@@ -30,6 +30,7 @@ from nettop.probes.cpu.calls import CALL, CALLS_MAX, put_calls
 from nettop.probes.cpu.processes import SAMPLED_NS
 from nettop.probes.cpu.stacks import (
     CALL_BY_STACK,
+    IN_HOOK,
     RUNS_SOFTIRQS,
     SOFTIRQ_BY_STACK,
     THREAD_BY_STACK,
@@ -42,7 +43,7 @@ from nettop.probes.cpu.ticks import TickTimes
 from nettop.probes.probe import with_types
 from nettop.process.clocks import monotonic_ns
 from nettop.snapshots.arrays import Array, as_list, growth, positions
-from nettop.snapshots.cpu import CATEGORY_OF, ENTRIES, RX_SOFTIRQ, VECTORS
+from nettop.snapshots.cpu import CATEGORY_OF, ENTRIES, RX_SOFTIRQ
 from nettop.snapshots.safe_text import safe_bytes
 from nettop.snapshots.snapshot import Rows
 
@@ -81,8 +82,8 @@ _STACK = np.dtype([("addresses", "u8", (_STACK_DEPTH,))])
 
 _NO_STACK = 0
 _ELSEWHERE, _WITHOUT_STACK, _SOFTIRQ = -1, -2, -3
-"""Used instead of a row: not in network work after all, without a stack, or in another softirq, whose number is
-subtracted."""
+"""Used instead of a row: not in network work after all, without a stack, or in another softirq, whose number (or
+IN_HOOK) is subtracted."""
 
 _STACKS_PER_CPU, _STACKS_MAX = 2048, 8192
 _COUNTED_PER_CPU, _COUNTED_MAX = 8192, 1 << 17
@@ -137,9 +138,9 @@ class SampleReading:
     """Sampled values. Times are in ns of CPU time: samples × what a tick stands for.
 
     Since the start: `entry_ns` by CPU and entry point, samples without a stack included; `vector_ns` by CPU and
-    softirq, except the network's, if the ticks look for softirqs; `counts`: the samples of all rows, those with an
-    address that has no name (`unresolved`), ticks that turned out not to be in network work (`elsewhere`), and all
-    ticks; `lost`: samples that are in no row, by reason.
+    softirq (or IN_HOOK), except the network's, if the ticks look for softirqs; `counts`: the samples of all rows, those
+    with an address that has no name (`unresolved`), ticks that turned out not to be in network work (`elsewhere`), and
+    all ticks; `lost`: samples that are in no row, by reason.
 
     Since the last reading (dtype SAMPLED_NS): `call_ns` is the time of processes in calls, empty if hooks time them;
     `served_ns` that of softirqs, by the owner process of the socket that they served.
@@ -291,7 +292,7 @@ class Samples:
         self._key_rows: Array = np.zeros(0, np.intp)
         self._calls_of: defaultdict[int, Counter[int]] = defaultdict(Counter)
         self._entry_ns = np.zeros((maps.possible_cpus(), 1 + len(ENTRIES)), np.uint64)
-        self._vector_ns = np.zeros((maps.possible_cpus(), len(VECTORS)), np.uint64)
+        self._vector_ns = np.zeros((maps.possible_cpus(), 1 + IN_HOOK), np.uint64)
         self._call_ns: list[Array] = []
         self._unowned: defaultdict[int, int] = defaultdict(int)
         self._elsewhere = 0

@@ -76,17 +76,28 @@ _ACTIONS = {
     "tasklet_hi_action": "hi",
     "run_timer_softirq": "timer",
     "net_tx_action": "net_tx",
+    "xfrm_dev_backlog": "net_tx",
     "net_rx_action": "net_rx",
     "blk_done_softirq": "block",
     "irq_poll_softirq": "irq_poll",
     "tasklet_action": "tasklet",
+    "tasklet_action_common": "tasklet",
     "run_rebalance_domains": "sched",  # before 6.10
     "sched_balance_softirq": "sched",
+    "rebalance_domains": "sched",
+    "sched_balance_domains": "sched",
     "hrtimer_run_softirq": "hrtimer",
+    "tmigr_handle_remote": "timer",
     "rcu_core_si": "rcu",
+    "rcu_core": "rcu",
     "rcu_process_callbacks": "rcu",  # Tiny RCU
 }
-"""The softirq that a function serves; the kernel calls it through a pointer, so it is never inlined."""
+"""The softirq that a function serves. The kernel calls an action through a pointer, so it is never inlined; but its
+last call may be a jump, and then only the function that it jumped to is on the stack."""
+_HRTIMER_ENDS_IN = "_raw_spin_unlock_irqrestore"
+"""hrtimer_run_softirq jumps there. It enables interrupts, so most ticks of that softirq are found in it."""
+IN_HOOK = len(VECTORS)
+"""Used instead of a softirq's number: a tracer's hook before or after the softirq's action."""
 _ENTRY_OF: Mapping[int | None, int] = {NET_TX: TX_SOFTIRQ, NET_RX: RX_SOFTIRQ}
 _POLLS_DEVICES = frozenset({"napi_threaded_poll", "napi_threaded_poll_loop"})
 _FILE_WORK = {
@@ -111,7 +122,7 @@ _PROGRAMS_IN = {name: _XDP for name, number in CATEGORY_OF.items() if number == 
 
 class Folded(NamedTuple):
     """A stack: its functions, root first, separated by ;, its category, its entry point (0: none), whether all of its
-    addresses have names, and the number of its softirq, if that is not the network's."""
+    addresses have names, and the number of its softirq (or IN_HOOK), if that is not the network's."""
 
     text: str
     category: int
@@ -162,9 +173,14 @@ def entry_of(frames: Sequence[str], entry: int) -> int:
 
 
 def softirq_of(frames: Sequence[str]) -> int | None:
-    """Return the number of the softirq that a stack serves; None if it shows none."""
-    action = next((frame for frame in reversed(frames) if frame in _ACTIONS), None)
-    return None if action is None else VECTORS.index(_ACTIONS[action])
+    """Return the number of the softirq that a stack (from its root) serves, or IN_HOOK; None if it shows neither."""
+    *inside, _ = frames
+    if action := next((frame for frame in reversed(inside) if frame in _ACTIONS), None):
+        return VECTORS.index(_ACTIONS[action])
+    if inside[-1:] == [_HRTIMER_ENDS_IN]:
+        return VECTORS.index("hrtimer")
+    is_hook = any(_DISPATCH.match(frame) or frame.endswith("_softirq") for frame in inside)
+    return IN_HOOK if is_hook else None
 
 
 class Folder:
