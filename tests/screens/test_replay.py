@@ -184,6 +184,18 @@ async def test_marks(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         assert 8 <= (player.wall_ns - BEGIN_NS) / SECOND_NS <= 10
 
 
+async def test_no_command_enters_a_recorded_process(tmp_path: Path) -> None:
+    """`Y` copies no PID of another machine, or of a process that is gone: here, it may be anybody's."""
+    row = {"namespace": "web", "pid": 1812, "local_port": 443, "remote_port": 52114}
+    one = record(tmp_path / "one.nettop", [at_second(make_frame([row]).now, second) for second in range(3)])
+    async with replayed(one) as (run, *_):
+        run[2].session.is_local = False  # as the session of a recording is
+        await keys(run, "down")
+        assert shown(run).rows.at is not None
+        await keys(run, "Y")
+        assert "nsenter" not in run[0].app.clipboard
+
+
 async def test_keys_of_the_kernel_are_gone(path: Path) -> None:
     """The interval is the recording's; without a recording, its keys do nothing and are not shown."""
     async with replayed(path) as (run, *_):

@@ -66,6 +66,12 @@ def test_no_commands(row: dict[str, Any]) -> None:
     assert commands_for(row) == {}
 
 
+def test_no_command_enters_a_process_of_another_machine() -> None:
+    """In a replay, and of other hosts, a PID names nothing here; the own namespace needs none."""
+    assert commands_for(TCP | {"namespace": "web"}, are_processes_here=False) == {}
+    assert commands_for(TCP, are_processes_here=False) == commands_for(TCP)
+
+
 @pytest.mark.parametrize(
     "row", [TCP, V6, V6 | {"protocol": "udp"}, LISTENER], ids=["v4", "v6", "udp", "listener"]
 )

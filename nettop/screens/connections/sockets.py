@@ -148,7 +148,8 @@ class ConnectionsScreen(LensScreen):
         """Return the commands of other tools for the selected row."""
         if self.view is None or self.rows.at is None or self.rows.chosen_fold is not None:
             return {}
-        return commands_for({name: self.view.values(name, self.rows.chosen)[0] for name in COLUMNS})
+        row = {name: self.view.values(name, self.rows.chosen)[0] for name in COLUMNS}
+        return commands_for(row, are_processes_here=self.context.session.is_local)
 
     def action_copy_command(self) -> None:
         """Copy the next of the commands."""
@@ -320,16 +321,16 @@ def _without_unused_texts(rows: Rows) -> Rows:
 # --- commands of other tools ------------------------------------------------------------------------------------
 
 
-def commands_for(row: Mapping[str, Any]) -> dict[str, str]:
+def commands_for(row: Mapping[str, Any], *, are_processes_here: bool = True) -> dict[str, str]:
     """Return the commands for a row by the tools' names, or {} if they cannot express it, or if it is in a network
-    namespace in which no process is known."""
+    namespace in which no process is known. In a replay, and of other hosts, the processes are not here."""
     known = [end for end in ("local", "remote") if row[f"{end}_port"] is not None]
     ends = [(row[f"{end}_address"], row[f"{end}_port"]) for end in known]
     if not ends or row["protocol"] not in _SS_OPTIONS:
         return {}
     entering = ""
     if row["namespace"] not in (OWN_NAMESPACE, None):
-        if row["pid"] is None:
+        if row["pid"] is None or not are_processes_here:
             return {}
         entering = f"nsenter -t {row['pid']} -n "
     matches = [_ss_match(*words, *end) for words, end in zip(_SS_WORDS, ends, strict=False)]
