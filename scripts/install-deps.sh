@@ -179,15 +179,21 @@ make_builder() {
 # The build imports nettop from the checkout, where root must leave no compiled files.
 pip_of() { PYTHONDONTWRITEBYTECODE=1 "$1/bin/python" -I -m pip "${@:2}"; }
 
-# Builds nettop's wheel. Its label distinguishes and sorts builds of one version: the commit time of the sources, or
-# their last change if there is no Git, and the first digits of their SHA-256.
+# Builds nettop's wheel. Its label distinguishes and sorts builds of one version: the time of the commit, and its ID if
+# the sources are those of the commit, such as 20260131120000.g0123456789ab; otherwise the first digits of the sources'
+# SHA-256 after an s. Without Git the time is SOURCE_DATE_EPOCH, or 0: files may have the time of the copy.
 build_nettop() {
-  local when sum
+  local when which changed git=(git -c safe.directory="$checkout" -c core.fsmonitor=false --no-optional-locks)
   cd -- "$checkout" || return
-  when=$(git -c safe.directory="$checkout" log -1 --format=%ct 2>/dev/null) ||
-    when=$(find "${sources[@]}" -type f -printf '%Ts\n' | sort -n | tail -n 1) || return
-  sum=$(sums_of "${sources[@]}" | sha256sum) || return
-  NETTOP_BUILD="+$(date -u -d "@$when" +%Y%m%d%H%M%S).${sum::8}" \
+  when=$("${git[@]}" log -1 --format=%ct 2>/dev/null) || when=${SOURCE_DATE_EPOCH:-}
+  [[ -z $when ]] || when=$(date -u -d "@$when" +%Y%m%d%H%M%S) || return
+  if changed=$("${git[@]}" status --porcelain -- "${sources[@]}" 2>/dev/null) && [[ -z $changed ]]; then
+    which=g$("${git[@]}" rev-parse --short=12 HEAD) || return
+  else
+    which=s$(sums_of "${sources[@]}" | sha256sum) || return
+    which=${which::9}
+  fi
+  NETTOP_BUILD="+${when:-0}.$which" \
     pip_of "$1" wheel --quiet --no-deps --no-index --no-build-isolation --wheel-dir "$2" .
 }
 
