@@ -60,9 +60,9 @@ CONGESTION_CONTROLS = dict(
 )  # fmt: skip
 """Congestion control algorithms of Linux, by nettop's own numbers; `other` is one loaded separately."""
 
-LIMITS = {1: "receiver", 2: "send buffer", 3: "congestion", 4: "path loss", 5: "application"}
+LIMITS = {1: "receiver", 2: "send buffer", 3: "congestion", 4: "path loss", 5: "application", 6: "local drop"}
 """Limits that keep a connection from sending more."""
-RECEIVER, SEND_BUFFER, CONGESTION, PATH_LOSS, APPLICATION = LIMITS
+RECEIVER, SEND_BUFFER, CONGESTION, PATH_LOSS, APPLICATION, LOCAL_DROP = LIMITS
 
 NO_YES = {0: "no", 1: "yes"}
 
@@ -177,8 +177,8 @@ _FIELDS = (
     Field("limited_by", Kind.ENUM, "LIMITED BY",
           "what mostly kept it from sending more since the previous reading: the receiver's window, the send buffer, "
           f"the congestion window (path loss: if more than {PATH_LOSS_ABOVE:.1%} of the data segments were "
-          "retransmitted, spurious ones not counted), or the application, which had nothing to send", "u1", width=11,
-          importance=43, labels=LIMITS),
+          "retransmitted, spurious ones not counted), this host, which dropped every segment (local drop), or the "
+          "application, which had nothing to send", "u1", width=11, importance=43, labels=LIMITS),
     Field("limited_share", Kind.GAUGE, "LIMITED", "share of the time that this limit applied", "f8", "ratio", 7, 34),
     Field("busy_us", Kind.COUNTER, "BUSY", "time with data not yet sent or acknowledged", "u8", "us", 9, 13,
           "chrono_stat[0] + [1] + [2]"),

@@ -203,6 +203,10 @@ def test_no_rows_are_no_trouble() -> None:
 # --- what limits a connection -----------------------------------------------------------------------------------
 
 
+WAITING = {"application_limited": 0, "send_buffer_full": 1, "bytes_in_flight": 0, "send_queue": 40_000}
+"""Data that waits while nothing is in flight."""
+
+
 @pytest.mark.parametrize(
     ("added", "flags", "limit", "share"),
     [
@@ -228,6 +232,12 @@ def test_no_rows_are_no_trouble() -> None:
             "send buffer",
             0.8,
         ),
+        ({"busy_us": 900_000, "data_packets_sent": 800}, WAITING, "local drop", 0.9),
+        ({"busy_us": 900_000, "data_packets_sent": 800, "retransmits": 9}, WAITING, "local drop", 0.9),
+        ({"busy_us": 900_000, "data_packets_sent": 800, "packets_received": 1}, WAITING, "congestion", 0.9),
+        ({"busy_us": 900_000, "data_packets_sent": 800}, WAITING | {"bytes_in_flight": 1}, "congestion", 0.9),
+        ({"busy_us": 900_000}, WAITING, "congestion", 0.9),
+        ({"busy_us": 900_000, "receiver_limited_us": 900_000}, WAITING, "receiver", 0.9),
         ({"busy_us": 0}, {"congestion_limited": 1}, None, None),
         # Acknowledged within the tick in which it was sent.
         ({"busy_us": 0, "data_packets_sent": 50}, {"application_limited": 1}, "application", 1.0),
@@ -245,6 +255,7 @@ def test_limits_of_a_connection(
             "retransmits",
             "spurious",
             "data_packets_sent",
+            "packets_received",
         ),
         5_000_000,
     )

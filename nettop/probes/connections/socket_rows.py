@@ -21,6 +21,7 @@ from nettop.snapshots.connections import (
     CONGESTION,
     CONGESTION_CONTROLS,
     DIRECTIONS,
+    LOCAL_DROP,
     OWNER_SOURCES,
     PATH_LOSS,
     PATH_LOSS_ABOVE,
@@ -254,11 +255,12 @@ def find_limits(rows: Array, before: Array, elapsed_us: float) -> None:
     """Set the main limit on each connection's sending since the rows `before`, and its share of the time.
 
     While a connection is busy, and limited neither by the receiver's window nor by the send buffer, data is in flight.
-    The limit is then path loss if more than PATH_LOSS_ABOVE of the segments were retransmitted, spurious ones not
-    counted; congestion (the window, or pacing) if more data was waiting; the send buffer if the application waits for
-    room in it; otherwise the application, which had nothing more to send. Waiting for an acknowledgement may take less
-    than a tick, so sent segments also show that the connection was busy. A connection that had nothing to send gets no
-    limit, and an interval below _MIN_INTERVAL_US keeps the previous one.
+    If none is, though segments were sent and nothing was received, this host dropped them, by a firewall rule or in a
+    full queue. Otherwise, the limit is path loss if more than PATH_LOSS_ABOVE of the segments were retransmitted,
+    spurious ones not counted; congestion (the window, or pacing) if more data was waiting; the send buffer if the
+    application waits for room in it; else the application, which had nothing more to send. Waiting for an
+    acknowledgement may take less than a tick, so sent segments also show that the connection was busy. A connection
+    that had nothing to send gets no limit, and an interval below _MIN_INTERVAL_US keeps the previous one.
     """
     at = positions(rows["id"], before["id"])
     here = np.flatnonzero(at >= 0)
@@ -276,16 +278,22 @@ def find_limits(rows: Array, before: Array, elapsed_us: float) -> None:
     in_flight = np.maximum(busy - receiver - send_buffer, 0)
     sent = grown("data_packets_sent")
     is_lossy = grown("retransmits") - grown("spurious") > sent * PATH_LOSS_ABOVE
+    nothing_flies = (rows["bytes_in_flight"][here] == 0) & (rows["send_queue"][here] > 0)
+    # The kernel counts dropped bytes as sent, so bytes_acked cannot show that nothing was acknowledged.
+    is_dropped = nothing_flies & (sent > 0) & (grown("packets_received") == 0)
+    is_lossy &= ~is_dropped
     # Congestion control with pacing, such as BBR, keeps data waiting without filling its window.
     is_congested = (rows["congestion_limited"][here] == 1) | (rows["application_limited"][here] == 0)
+    is_congested &= ~is_dropped
     # The kernel counts a full buffer only from a segment sent while it is full (tcp_cwnd_validate), which rarely
     # happens if everything in a small buffer is sent at once.
     is_full = rows["send_buffer_full"][here] == 1
     times = {
         RECEIVER: receiver,
-        SEND_BUFFER: send_buffer + np.where(is_full & ~is_congested & ~is_lossy, in_flight, 0),
+        SEND_BUFFER: send_buffer + np.where(is_full & ~is_congested & ~is_lossy & ~is_dropped, in_flight, 0),
         CONGESTION: np.where(is_congested & ~is_lossy, in_flight, 0),
         PATH_LOSS: np.where(is_lossy, in_flight, 0),
+        LOCAL_DROP: np.where(is_dropped, in_flight, 0),
     }
     times[APPLICATION] = np.maximum(elapsed_us - sum(times.values()), 0)
     by_limit = np.array(list(times.values()), np.float64)
