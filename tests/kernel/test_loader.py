@@ -6,15 +6,16 @@ from __future__ import annotations
 import os
 import signal
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from nettop.errors import SourceFailed, Unsupported
 from nettop.kernel import bpf_syscall as bpf
-from nettop.kernel.bpf import program_cache
+from nettop.kernel.bpf import compiled, program_cache
 from nettop.kernel.bpf.btf import Btf, MissingInKernel, Slice
 from nettop.kernel.bpf.compiled import LoadFailed
 from nettop.kernel.bpf.compiling import Compiler, no_loading
@@ -113,6 +114,25 @@ def test_loading_is_cancelled_from_another_thread(nothing_cached: None) -> None:
             with pytest.raises(SourceFailed, match="nettop is exiting"):
                 Loader()
         Loader().load(table_text()).close()
+
+
+def test_the_end_waits_for_one_program_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The verifier takes seconds for all programs of a lens: those that remain are not loaded while nettop exits."""
+    load, loaded = compiled._load, []
+    with ExitStack() as ending:
+
+        def end_meanwhile(function: compiled.Function, *how: Any) -> int:
+            loaded.append(function.name)
+            if len(loaded) == 1:
+                ending.enter_context(no_loading())
+            return load(function, *how)
+
+        monkeypatch.setattr(compiled, "_load", end_meanwhile)
+        with closing(Loader()) as loader:
+            loader.request(table_text())
+            with pytest.raises(SourceFailed, match="nettop is exiting"):
+                loader.answer()
+    assert len(loaded) == 1
 
 
 def test_programs_share_tables_and_have_their_own_values(nothing_cached: None) -> None:

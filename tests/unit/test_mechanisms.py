@@ -6,6 +6,7 @@ import errno
 import pytest
 
 from nettop.errors import ExitCode, PermissionMissing, SourceFailed, Unsupported, UsageError
+from nettop.kernel.bpf.compiling import no_loading
 from nettop.kernel.bpf.mechanisms import Fallbacks, Mechanism, attach_best, check_chosen
 from nettop.snapshots.hooks import HookStatus
 from nettop.snapshots.schema import Hook
@@ -38,6 +39,14 @@ def test_the_best_mechanism_is_taken_and_no_other_tried() -> None:
     kernel = Kernel()
     assert attach_best(FALLBACKS, kernel.take, {}) == HookStatus("accepts", "fexit/accept", (), ("pid",))
     assert kernel.attempts == ["fexit/accept"]
+
+
+def test_nothing_is_attached_while_nettop_exits() -> None:
+    """A lens has many hooks: quitting waits for the current one, and does not mistake the end for a refusal."""
+    kernel = Kernel()
+    with no_loading(), pytest.raises(SourceFailed, match="nettop is exiting"):
+        attach_best(FALLBACKS, kernel.take, {})
+    assert not kernel.attempts
 
 
 def test_refused_mechanisms_are_named_in_order() -> None:

@@ -8,7 +8,7 @@ import errno
 import json
 import os
 import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -127,12 +127,13 @@ def with_numbers(instructions: bytes, numbers: Mapping[int, int]) -> bytes:
 
 
 def load(
-    compiled: Compiled, text: ProgramText, earlier: Mapping[str, int]
+    compiled: Compiled, text: ProgramText, earlier: Mapping[str, int], require_loading: Callable[[], None]
 ) -> tuple[dict[str, int], dict[str, int], dict[str, str]]:
     """Create the tables of a text, except for shared ones that are among the `earlier` ones, and load its functions.
 
     Return the descriptors of its functions and of its own `text.maps` by name, and why optional functions are missing.
-    Raises LoadFailed with the verifier's output, PermissionMissing, the error for a limit, or OSError for too many open
+    Calls `require_loading` before each function, as the verifier takes seconds for all. Raises what that raises,
+    LoadFailed with the verifier's output, PermissionMissing, the error for a limit, or OSError for too many open
     files.
     """
     functions: dict[str, int] = {}
@@ -144,6 +145,7 @@ def load(
             sized = table._replace(entries=text.entries.get(name, table.entries))
             tables[name] = os.dup(earlier[name]) if name in taken else _create(name, sized)
         for name, function in compiled.functions.items():
+            require_loading()
             try:
                 functions[name] = _load(function, tables, text.values)
             except OSError as error:

@@ -19,6 +19,7 @@ from nettop.errors import (
     limit_reached,
     unknown_word,
 )
+from nettop.kernel.bpf.compiling import require_loading
 from nettop.snapshots.hooks import HookStatus
 from nettop.snapshots.schema import Hook
 
@@ -63,8 +64,10 @@ def attach_best(
     fallbacks: Fallbacks, attach: Callable[[Mechanism], None], chosen: ChosenMechanisms
 ) -> HookStatus:
     """Attach with the first mechanism that works. `attach` refuses one by raising Unsupported, PermissionMissing or
-    OSError; other exceptions propagate to the caller.
+    OSError; other exceptions propagate to the caller. Raises SourceFailed while nettop exits, so that quitting does not
+    wait for the other hooks of a lens.
     """
+    require_loading()
     refused: list[tuple[str, NettopError]] = []
     used = None
     word = chosen.get(fallbacks.hook.name, "")

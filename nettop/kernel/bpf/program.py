@@ -155,9 +155,8 @@ class Loader:
             if not os.geteuid():
                 with contextlib.suppress(OSError, program_cache.Distrusted):
                     program_cache.store(text, found)
-        require_loading()
         earlier = {name: table for program in self._programs for name, table in program.maps.items()}
-        program = Program(*compiled.load(found, text, earlier))
+        program = Program(*compiled.load(found, text, earlier, require_loading))
         self._programs.append(program)
         return program
 
