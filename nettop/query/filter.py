@@ -301,8 +301,15 @@ class _Parser:
             values.append(self._value(unit))
         if opened_at is not None:
             self._close(opened_at)
-        tests = [_comparison_of_any(self._table, columns, op, value) for value in values]
-        return all_of(*tests) if op in _OPPOSITES else any_of(*tests)
+        positive = _OPPOSITES.get(op, op)
+        test = any_of(
+            *(_comparison(self._table, each, positive, value) for each in columns for value in values)
+        )
+        if op == positive:
+            return test
+        return all_of(
+            any_of(*(_has_value(self._table, each, op, values) for each in columns)), opposite(test)
+        )
 
     def _columns(self, word: str) -> tuple[str, ...]:
         """Return the columns meant by a field's name, a title on the screen, `port` or `address`."""
@@ -454,16 +461,6 @@ def _contains_in_any(fields: Sequence[Field], word: str) -> Test | None:
 # --- comparisons --------------------------------------------------------------------------------------------
 
 
-def _comparison_of_any(table: Table, names: Sequence[str], op: str, value: str) -> Test:
-    """Match rows in which the comparison is true for any of several columns; for != and !~, rows in which no known
-    column has that value."""
-    if len(names) == 1:
-        return _comparison(table, names[0], op, value)
-    positive = _OPPOSITES.get(op, op)
-    test = any_of(*(_comparison(table, name, positive, value) for name in names))
-    return test if op == positive else all_of(any_of(*map(known_test, names)), opposite(test))
-
-
 def _compared_column(table: Table, name: str, op: str) -> str:
     """Return the column that a comparison is about: of a group its first part, unless `~` searches all of them."""
     field = table.by_name.get(name)
@@ -485,7 +482,7 @@ def _checked_unit(table: Table, name: str, op: str) -> str | None:
 
 
 def _comparison(table: Table, name: str, op: str, text: str) -> Test:
-    """Return the test of `name op text`, by the field's kind."""
+    """Return the test of `name op text`, by the field's kind. `op` is not negated."""
     field = table.by_name.get(name)
     if field is None or field.kind not in _MAKERS:
         # Without a unit it stays an integer, so that 64 bits are compared exactly.
@@ -494,11 +491,22 @@ def _comparison(table: Table, name: str, op: str, text: str) -> Test:
     if field.kind is Kind.GROUP:
         contains = _contains_in_any([table.by_name[part] for part in field.parts], text)
         assert contains is not None, f"{field.name} has a part with texts"
-        is_known = known_test(field.parts[0]) if op == "!~" else known_test(field.name)
-        return all_of(is_known, contains if op == "~" else opposite(contains))
-    if text == UNKNOWN and op in _EQUAL:
-        return opposite(known_test(name)) if op == "=" else known_test(name)
+        return all_of(known_test(field.name), contains)
+    if text == UNKNOWN and op == "=":
+        return opposite(known_test(name))
     return _MAKERS[field.kind][1](field, op, text)
+
+
+def _has_value(table: Table, name: str, op: str, values: Sequence[str]) -> Test:
+    """Match rows in which a column has a value, so that it may differ from others."""
+    field = table.by_name.get(name)
+    if field is None or field.kind not in _MAKERS:
+        return lambda columns: columns.column(name).known
+    if field.kind is Kind.ENUM:
+        return label_test(field, bool)
+    if field.kind is Kind.ENDPOINT and op == "!=" and any(map(_ENDPOINT.fullmatch, values)):
+        return known_test(field.parts[1])
+    return known_test(field.parts[0] if field.kind is Kind.GROUP else name)
 
 
 def _label(field: Field, op: str, value: str) -> Test:
@@ -524,30 +532,22 @@ def _time(field: Field, op: str, value: str) -> Test:
 def _text(field: Field, op: str, value: str) -> Test:
     if field.kind is not Kind.ENUM:
         return text_test(field.name, text_matches(op, value))
-    is_whole = op in _EQUAL and not isinstance(value, Pattern)
+    is_whole = op == "=" and not isinstance(value, Pattern)
     return label_test(field, text_matches(op, _enum_label(field, value) if is_whole else value))
 
 
 def _address(field: Field, op: str, value: str) -> Test:
-    if op in _CONTAIN:
-        contains = address_contains(field.name, value)
-        return contains if op == "~" else all_of(known_test(field.name), opposite(contains))
-    inside = _in_network(field, value)
-    return inside if op == "=" else all_of(known_test(field.name), opposite(inside))
+    return address_contains(field.name, value) if op == "~" else _in_network(field, value)
 
 
 def _endpoint(field: Field, op: str, value: str) -> Test:
     """Compare an endpoint with `address:port`, `:port`, an address or a network."""
-    _, port = field.parts
-    if op in _CONTAIN:
-        test = shown_contains(field.name, value)
-    elif match := _ENDPOINT.fullmatch(value):
-        test = _endpoint_equals(field, match)
-        if op == "!=":
-            test = any_of(test, opposite(known_test(port)))
-    else:
-        test = _in_network(field, value)
-    return all_of(known_test(field.name), opposite(test) if op.startswith("!") else test)
+    if op == "~":
+        return all_of(known_test(field.name), shown_contains(field.name, value))
+    match = _ENDPOINT.fullmatch(value)
+    return all_of(
+        known_test(field.name), _endpoint_equals(field, match) if match else _in_network(field, value)
+    )
 
 
 def _not_comparable(table: Table, field: Field, op: str) -> UsageError:
