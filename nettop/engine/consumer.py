@@ -157,8 +157,8 @@ class Consumer:
         while not reading.done() and (left := deadline - time.monotonic()) > 0:
             meanwhile()
             self.wait(timeout_s=left)
-        if self.failure is not None:
-            return self.failure.what
+        if (failure := self.failure) is not None:
+            return failure.what
         if reading.done() or (frame := self.frame) is None:
             return ""
         unread_s = (time.clock_gettime_ns(time.CLOCK_BOOTTIME) - frame.now.boot_ns) / 1e9

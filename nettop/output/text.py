@@ -179,8 +179,7 @@ class _Printer:
     def show_last(self) -> None:
         """Print what came since the last output, or report that it is missing. Raise the lens's error."""
         missing = self._consumer.read_last() if self._consumer.frame else ""
-        if self._consumer.failure is not None:
-            raise self._consumer.failure
+        self._consumer.raise_failure()
         self._report.report_new([missing] if missing else [])
         self.show(self._consumer.frame)
 
