@@ -450,7 +450,7 @@ install_all() {
   ! $with_services || install_services
   ! $for_development || install_for_development
   say "Done in $SECONDS s. Start it with: $(command_to_start)"
-  ! $for_development || say 'Run the tests: make test. On two cores they take eight minutes.'
+  ! $for_development || say 'Run the tests: make test. On two cores they take 15 minutes.'
 }
 
 main "$@"

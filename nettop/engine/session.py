@@ -376,9 +376,8 @@ class Session:
         attaching = self._attaching.pop(lens)
         source = self._try(lens, started.result, attaching.options)
         if source is not None:
-            self.bus.forget(
-                lens
-            )  # what another source of the lens counted is not compared with what this one does
+            # What another source of the lens counted is not compared with what this one does.
+            self.bus.forget(lens)
             self._attached[lens] = _Attached(
                 source,
                 attaching.options,
