@@ -65,6 +65,8 @@ _OUTSIDE_USER_NAMESPACE = (
 )
 ROOT_CGROUP = 1
 """Inode number of the directory of the root control group in the unified hierarchy."""
+_PF_EXITING = 0x4
+"""Flag of include/linux/sched.h."""
 _FILTERED = "2"
 """SECCOMP_MODE_FILTER of include/uapi/linux/seccomp.h."""
 _OPTIONS = {"bpf": "CONFIG_BPF_SYSCALL", "perf_event_open": "CONFIG_PERF_EVENTS"}
@@ -265,7 +267,8 @@ class Host:
         """Return the control group of a process: the first path inside a container, else the first path. The unified
         hierarchy comes first, then the v1 hierarchies, longest path first.
 
-        Return None if the process is gone.
+        Return None if the process is gone. While it exits, v1 hierarchies say "/" (proc_cgroup_show in
+        kernel/cgroup/cgroup.c): it is unknown too.
         """
         lines = read_text(self.proc / str(pid) / "cgroup").splitlines()
         paths = {line.split(":", 2)[1]: line.split(":", 2)[2] for line in lines if line.count(":") >= 2}
@@ -276,6 +279,10 @@ class Host:
         unified = paths.pop("", "/")
         old = sorted(paths.values(), key=len, reverse=True)
         ordered = [unified, *old] if unified != "/" else [*old, unified]
+        if old and ordered[0] == "/":
+            flags = read_text(self.proc / str(pid) / "stat").rpartition(")")[2].split()[6:7]
+            if flags and int(flags[0]) & _PF_EXITING:
+                return None
         return next((path for path in ordered if _innermost_container(path)), ordered[0])
 
     def root_cgroup(self) -> str | None:
