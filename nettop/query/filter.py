@@ -505,7 +505,7 @@ def _has_value(table: Table, name: str, op: str, values: Sequence[str]) -> Test:
     if field.kind is Kind.ENUM:
         return label_test(field, bool)
     if field.kind is Kind.ENDPOINT and op == "!=" and any(map(_ENDPOINT.fullmatch, values)):
-        return known_test(field.parts[1])
+        return all_of(known_test(name), known_test(field.parts[1]))
     return known_test(field.parts[0] if field.kind is Kind.GROUP else name)
 
 

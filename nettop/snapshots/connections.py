@@ -177,8 +177,8 @@ _FIELDS = (
     Field("limited_by", Kind.ENUM, "LIMITED BY",
           "what mostly kept it from sending more since the previous reading: the receiver's window, the send buffer, "
           f"the congestion window (path loss: if more than {PATH_LOSS_ABOVE:.1%} of the data segments were "
-          "retransmitted, spurious ones not counted), this host, which dropped every segment (local drop), or the "
-          "application, which had nothing to send", "u1", width=11, importance=43, labels=LIMITS),
+          "retransmitted, but not spuriously), this host, which dropped all segments, or the application", "u1",
+          width=11, importance=43, labels=LIMITS),
     Field("limited_share", Kind.GAUGE, "LIMITED", "share of the time that this limit applied", "f8", "ratio", 7, 34),
     Field("busy_us", Kind.COUNTER, "BUSY", "time with data not yet sent or acknowledged", "u8", "us", 9, 13,
           "chrono_stat[0] + [1] + [2]"),

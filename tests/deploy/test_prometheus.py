@@ -66,7 +66,7 @@ NOT_FOR_LACK_OF_ROOM = {
     "latency": {"skipped"},
     "drops": {"recursion", "namespaces", "devices"},
     "services": {"skipped calls", "processes"},
-    "findings": {"namespaces", "firewall"},
+    "findings": {"namespaces", "firewall", "readings skipped"},
 }
 """Losses by lens that do not mean that a table was full."""
 

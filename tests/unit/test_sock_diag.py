@@ -564,7 +564,7 @@ def test_a_protocol_that_is_not_listed_is_a_gap(tmp_path: Any, monkeypatch: pyte
     made = table(tmp_path)
     process(tmp_path / "proc", 7, {3: f"socket:[{TCP}]"})
     for reading in (1, 2):
-        rows, counts, _ = made.read(np.zeros(0, ROW))
+        rows, _, counts, _ = made.read(np.zeros(0, ROW))
         assert rows["id"].tolist() == [TCP]  # in two dumps, shown once
         assert descriptors_of(rows, made.held_by_several) == [(7, 3)]
         assert made.gaps()["udp"] == f"no {UDP}"
