@@ -177,13 +177,12 @@ def test_owner_that_exited(lab: Lab) -> None:
 def test_socket_from_before_the_start(lab: Lab) -> None:
     """A connection from before nettop's start and one made while it runs both have their owner."""
     _, client, server = connected(lab)
-    with Running(*JSON, "--all", "--interval", "3600", "--count", "2") as running:
+    with Running(*JSON, "--all", "--interval", "3600") as running:
         running.first_rows()
         port = server.call(traffic.address, "listener")[1]
         client.call(traffic.connect, "late", Call(("127.0.0.1", port)))
         server.call(traffic.accept, "listener", "late")
-        running.refresh()
-        assert running.wait() == 0
+        assert running.end() == 0  # after a last reading
         first, second = (by_cookie(refresh) for refresh in running.refreshes())
     for worker in (client, server):
         early, late = worker.call(traffic.cookie, 0), worker.call(traffic.cookie, "late")
@@ -219,15 +218,16 @@ def owners_over_refreshes(
     cookie: int, changes: list[Callable[[], object]]
 ) -> list[tuple[int | None, str | None]]:
     """Return the owners that one run of nettop shows at first, and after each of these changes."""
-    with Running(*JSON, "--all", "--interval", "3600", "--count", str(1 + len(changes))) as running:
+    with Running(*JSON, "--all", "--interval", "3600") as running:
         for done, change in enumerate(changes, 1):
             until(
                 lambda done=done: len(running.refreshes()) == done or running.process.poll(),
                 f"refresh {done}",
             )
             change()
-            running.refresh()
-        assert running.wait() == 0, running.errors()
+            if done < len(changes):
+                running.refresh()
+        assert running.end() == 0, running.errors()  # after a last reading
         return [owner(by_cookie(refresh)[cookie]) for refresh in running.refreshes()]
 
 

@@ -539,9 +539,7 @@ def test_lenses_share_the_threads() -> None:
 def test_with_the_right_to_follow_they_are_entered(lab: Lab) -> None:
     """--follow-namespaces keeps three capabilities in two threads, and namespaces that appear later are entered."""
     lab.worker(lab.namespace()).call(traffic.listen, "neighbour", "127.0.0.1")
-    with Running(
-        *JSON, "--all", "--interval", "3600", "--follow-namespaces", "--count", "2", env=SUDO
-    ) as running:
+    with Running(*JSON, "--all", "--interval", "3600", "--follow-namespaces", env=SUDO) as running:
         running.first_rows()
         assert users(running.pid) == {AS_NOBODY}
         expected = {ENTERING | privileges.for_reading(), FINDING_NAMESPACES}
@@ -549,8 +547,7 @@ def test_with_the_right_to_follow_they_are_entered(lab: Lab) -> None:
         assert FINDING_NAMESPACES in bounds(running.pid)
         home = lab.namespace()
         lab.worker(home).call(traffic.leave_in_backlog)
-        running.refresh()
-        assert running.wait() == 0
+        assert running.end() == 0  # after a last reading
         unattributed = [
             row for row in in_namespaces(running.refreshes()[-1], home.inode) if row["pid"] is None
         ]

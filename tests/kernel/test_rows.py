@@ -201,13 +201,12 @@ def test_namespace_with_ownerless_sockets_only(lab: Lab) -> None:
 def test_listener_of_a_namespace_that_appears(lab: Lab) -> None:
     """A namespace created while nettop runs is followed: its sockets have rows at the next refresh."""
     lab.worker().call(traffic.listen, "witness", "127.0.0.1")  # a row to wait for, on a machine without any
-    with Running(*JSON, "--all", "--interval", "3600", "--count", "2") as running:
+    with Running(*JSON, "--all", "--interval", "3600") as running:
         running.first_rows()
         home = lab.namespace()
         worker = lab.worker(home)
         worker.call(traffic.listen, "listener", "127.0.0.1")
-        running.refresh()
-        assert running.wait() == 0
+        assert running.end() == 0  # after a last reading
         assert only(running.refreshes()[-1], netns=home.inode)["pid"] == worker.pid
 
 
@@ -217,12 +216,11 @@ def test_namespace_that_vanishes(lab: Lab) -> None:
     witness, worker = lab.worker(witness_home), lab.worker(home)
     for each in (witness, worker):
         each.call(traffic.listen, "listener", "127.0.0.1")
-    with Running(*JSON, "--all", "--interval", "3600", "--count", "2") as running:
+    with Running(*JSON, "--all", "--interval", "3600") as running:
         running.first_rows()
         worker.end()
         home.remove()
-        running.refresh()
-        assert running.wait() == 0
+        assert running.end() == 0  # after a last reading
         first, second = running.refreshes()
         assert (len(in_namespaces(first, home.inode)), len(in_namespaces(second, home.inode))) == (1, 0)
         assert len(in_namespaces(second, witness_home.inode)) == 1
@@ -246,12 +244,11 @@ def test_namespace_that_appears_later(lab: Lab) -> None:
     """With --follow-namespaces ownerless sockets are found in a namespace created after nettop's start."""
     witness = lab.worker(lab.namespace())
     witness.call(traffic.listen, "listener", "127.0.0.1")
-    with Running(*JSON, "--interval", "3600", "--count", "2", "--all", "--follow-namespaces") as running:
+    with Running(*JSON, "--interval", "3600", "--all", "--follow-namespaces") as running:
         running.first_rows()
         home = lab.namespace()
         lab.worker(home).call(traffic.leave_in_backlog)
-        running.refresh()
-        assert running.wait() == 0
+        assert running.end() == 0  # after a last reading
         _, second = running.refreshes()
         unattributed = [row for row in in_namespaces(second, home.inode) if row["pid"] is None]
         assert [row["state"] for row in unattributed] == ["ESTABLISHED"]
