@@ -170,6 +170,13 @@ class Unhurried(Bus):
                 self._changed.notify_all()
             return frame
 
+    def forget(self, lens: str) -> None:
+        """Forget a lens; nobody can take its frame any more."""
+        with self._changed:
+            super().forget(lens)
+            self._is_taken = True
+            self._changed.notify_all()
+
     def end(self) -> None:
         """Accept no more frames."""
         with self._changed:
