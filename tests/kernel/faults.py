@@ -706,7 +706,7 @@ def connect_no_route(made: Made) -> What:
     )
 
 
-@fault("connect-unreachable", "connects fail", "fetcher", CLOSED)
+@fault("connect-unreachable", "next hop silent", "ARP")
 def connect_unreachable(made: Made) -> What:
     """A program connects to an address on its link that no host has."""
     near, far = made.pair()
