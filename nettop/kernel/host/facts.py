@@ -20,7 +20,7 @@ from nettop.errors import NettopError, PermissionMissing, Unsupported
 from nettop.kernel import bpf_syscall as bpf
 from nettop.kernel.host import privileges
 from nettop.kernel.host.privileges import CAP_SYS_ADMIN, FINDING_NAMESPACES, LOADING, how_to_get, missing_for
-from nettop.kernel.host.proc_files import mounts, proc_options, read_required, read_text
+from nettop.kernel.host.proc_files import mounts, proc_options, read_required, read_text, stat_words
 from nettop.snapshots.safe_text import safe_bytes, safe_text
 
 BTF_FILE = "/sys/kernel/btf/vmlinux"
@@ -280,7 +280,7 @@ class Host:
         old = sorted(paths.values(), key=len, reverse=True)
         ordered = [unified, *old] if unified != "/" else [*old, unified]
         if old and ordered[0] == "/":
-            flags = read_text(self.proc / str(pid) / "stat").rpartition(")")[2].split()[6:7]
+            flags = stat_words(self.proc, pid)[6:7]
             if flags and int(flags[0]) & _PF_EXITING:
                 return None
         return next((path for path in ordered if _innermost_container(path)), ordered[0])

@@ -110,10 +110,16 @@ def read_text(path: Path) -> str:
         return ""
 
 
+def stat_words(proc: Path, pid: int) -> list[str]:
+    """Return the words of /proc/PID/stat from the state on (proc_pid_stat(5)); none if the process is gone. The name
+    before them may contain anything."""
+    return read_text(proc / str(pid) / "stat").rpartition(")")[2].split()
+
+
 def is_running(proc: Path, pid: int) -> bool:
     """Return whether any thread of a process runs. One that has exited stays in /proc until its parent waits for it
     (state Z), as does a main thread that ended before the others (proc_pid_stat(5): state, num_threads)."""
-    words = read_text(proc / str(pid) / "stat").rpartition(")")[2].split()
+    words = stat_words(proc, pid)
     return bool(words) and (words[0] not in "XZ" or words[17] != "1")
 
 
