@@ -161,5 +161,4 @@ class Consumer:
             return failure.what
         if reading.done() or (frame := self.frame) is None:
             return ""
-        unread_s = (time.clock_gettime_ns(time.CLOCK_BOOTTIME) - frame.now.boot_ns) / 1e9
-        return f"the last {unread_s:.1f} s are missing: no reading within {wait_s:g} s"
+        return f"the last {frame.now.age_s:.1f} s are missing: no reading within {wait_s:g} s"

@@ -88,10 +88,17 @@ def run_text(
         if requests is not None:
             requests.wake = consumer.wake
         printer = _Printer(
-            settings, plan, session, consumer, stdout=stdout, stderr=stderr, replay=replay, host=host
+            settings,
+            plan,
+            session,
+            consumer,
+            stdout=stdout,
+            stderr=stderr,
+            replay=replay,
+            host=host,
+            requests=requests,
         )
         outages = Outages(session, (plan.lens.id,), Diagnostics(stderr))
-        printer.requests = requests
         is_available = False
         shown: Frame | None = None
         while True:
@@ -132,9 +139,10 @@ class _Printer:
         stderr: TextIO | None,
         replay: Replay | None,
         host: str,
+        requests: Requests | None,
     ) -> None:
         self.printed = 0
-        self.requests: Requests | None = None
+        self._requests = requests
         self._replay = replay
         # What a recording's first reading has found is as good as the rest.
         is_found = replay is not None and watches_all(plan.query.table)
@@ -200,7 +208,7 @@ class _Printer:
             self._report(f"lost {'; '.join(map(str, lost))}")
         if self._settings.text.format is Format.JSONL:
             block += "".join(lost_line(LineFormat.JSONL, frame.now.wall_ns, each) for each in lost)
-        write_output(self._stdout, block, self._encoding, self.requests)
+        write_output(self._stdout, block, self._encoding, self._requests)
         self.printed += 1
 
     def _with_new_rows(self, frame: Frame) -> Frame:

@@ -123,7 +123,7 @@ class Served:
         frame = self.frame(lens)
         if frame is None or self.player is not None:
             return None
-        return (time.clock_gettime_ns(time.CLOCK_BOOTTIME) - frame.now.boot_ns) / 1e9
+        return frame.now.age_s
 
     def failure(self, lens: str) -> NettopError | None:
         """Return why a lens failed or is late; None if it is read on time."""

@@ -112,6 +112,11 @@ class Snapshot:
     hosts: Mapping[str, int] = field(default_factory=dict)
 
     @property
+    def age_s(self) -> float:
+        """Seconds since its counters were read, on the host that read them."""
+        return (time.clock_gettime_ns(time.CLOCK_BOOTTIME) - self.boot_ns) / 1e9
+
+    @property
     def missed_ticks(self) -> float | None:
         """Share of sampling ticks missed since the start; None if none is known to be missed."""
         missed, came = self.lost.get(TICKS), self.counts.get(TICKS)
