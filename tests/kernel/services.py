@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 import socket
@@ -35,6 +36,8 @@ REQUEST, ANSWER = SIZES = 101, 503
 MECHANISMS = [mechanism.name for mechanism in FALLBACKS.mechanisms]
 NOT_ALLOWED = 3
 """The status of answer.c where the kernel does not allow a kind of calls."""
+PORTS = itertools.count(7000)
+"""Use each once: the kernel gives the number of a removed namespace to a new one, and with it the service's counts."""
 ERROR = 1 / 16
 """How far what stands for a bucket may be from a duration in it, as a share."""
 
@@ -249,7 +252,7 @@ class Host:
         self.namespace = lab.namespace()
         self.server = lab.worker(self.namespace, "server")
         self.client = lab.worker(self.namespace, "client")
-        self.port = int(self.server.call(listen, "listener", "::", 0, backlog))
+        self.port = int(self.server.call(listen, "listener", "::", next(PORTS), backlog))
 
     def exchange(self, names: list[int], count: int) -> None:
         """Send `count` requests on each of these connections, and answer all."""

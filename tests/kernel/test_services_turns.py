@@ -20,6 +20,7 @@ from .lab import Lab, Namespace, Worker, until
 from .services import (
     ANSWER,
     MECHANISMS,
+    PORTS,
     REQUEST,
     SERVED,
     USED,
@@ -45,8 +46,6 @@ SIDES = (SERVED, USED)
 TARGETS = pytest.mark.parametrize("target", ["127.0.0.1", "::1"])
 APART_S, SETTLED_S = 0.1, 1.05
 """Longer than parts of one message are apart, and longer than it takes until a connection alternates again."""
-PORTS = itertools.count(7000)
-"""Each is used once, as the kernel gives the number of a namespace that is gone to another one."""
 TICKS_NS = 20 * MS
 """What the kernel knows in ticks only, of 1 to 10 ms, is right within two of them."""
 
@@ -299,8 +298,11 @@ def test_a_request_that_ends_by_a_half_close(
         host.server.call(receive_each, names, REQUEST)
         spin(APART_S)
         for watched in watches:
-            waiting = watched.rows(WAITING.name, host.namespace, host.port)
-            assert {row["side"] for row in waiting if row["waited"] >= APART_S * 1e9} == {*SIDES}
+            waiting = {
+                row["side"]: row["waited"] >= APART_S * 1e9
+                for row in watched.rows(WAITING.name, host.namespace, host.port)
+            }
+            assert waiting == dict.fromkeys(SIDES, True), watched.services(host.namespace)
         if is_answered:
             reply(host, names)
         host.server.call(close_each, names)
