@@ -317,7 +317,7 @@ def soak(minutes: float) -> Iterator[Report]:
     with readable_folder("soak") as folder, traffic(), frontends(folder) as live, Screens() as screens:
         for _ in for_seconds(READY_WITHIN_S):
             screens.read_for(1.0)
-            if get("/metrics")[0] == HTTPStatus.OK:
+            if get("/metrics")[0] == HTTPStatus.OK and (folder / "log").stat().st_size:
                 break
         base, made = job_bytes(), folder / "made"
         worker = [child("jobs", partial(jobs, made))]
@@ -328,20 +328,20 @@ def soak(minutes: float) -> Iterator[Report]:
         for name in ("log", "record"):
             live[name].send_signal(signal.SIGINT)
             live[name].wait(READY_WITHIN_S)
-        closed = sum(is_close_of_job(row) for row in rows_of(folder / "log"))
+        sent = Counter(row.get("bytes_sent") for row in rows_of(folder / "log") if is_close_to_sink(row))
         replay = (NETTOP, "replay", str(folder / "soak.nettop"), "-d", "--format", "jsonl", *KEPT_ROWS)
         with (folder / "replayed").open("w") as replayed:
             subprocess.run(replay, stdout=replayed, check=False)
         for name in ("text", "replayed"):
             watch.wrong += wrong_names(list(rows_of(folder / name)))
         print((folder / "record").read_text(), Counter(watch.wrong).most_common(5), dict(watch.checks))
-    yield from reports(watch, count, counted, closed, min(WARM_UP_S, total_s / 6))
+        print("bytes of closes to the sink:", sent.most_common(5))
+    yield from reports(watch, count, counted, sent[JOB_BYTES], min(WARM_UP_S, total_s / 6))
 
 
-def is_close_of_job(row: dict[str, Any]) -> bool:
-    """Return whether this line of the log is the sender's end of a job's connection, with all its bytes."""
-    wanted = {"event": "close", "remote_port": SINK, "bytes_sent": JOB_BYTES}
-    return wanted.items() <= row.items()
+def is_close_to_sink(row: dict[str, Any]) -> bool:
+    """Return whether this line of the log is the close of a job's end of its connection."""
+    return {"event": "close", "remote_port": SINK}.items() <= row.items()
 
 
 def reports(watch: Watch, count: int, counted: float, closed: int, warm_up_s: float) -> Iterator[Report]:

@@ -22,7 +22,7 @@ import pytest
 
 from tests.kernel import traffic
 from tests.kernel.command import Running
-from tests.kernel.lab import End, laboratory, missing, until
+from tests.kernel.lab import End, ip, laboratory, missing, until
 from tests.kernel.lab import enter as enter_namespace
 from tests.kernel.test_drops import drop_by_rule, refused, send, small_socket
 from tests.kernel.test_losses import connect_and_close
@@ -160,6 +160,13 @@ class Load:
         )
 
 
+def add_uplink(near: End, far: End) -> None:
+    """Add a link to another namespace that has a speed: that of a veth is made up."""
+    ip("-n", far.namespace.name, "link", "add", "uplink", "link", far.device, "type", "macvlan")
+    ip("-n", far.namespace.name, "link", "set", "uplink", "netns", near.namespace.name)
+    ip("-n", near.namespace.name, "link", "set", "uplink", "up")
+
+
 @pytest.fixture(scope="module")
 def scene() -> Iterator[tuple[Prometheus, Callable[[], None]]]:
     """Run Prometheus and nettop serve in a network namespace; yield it and a function that produces load."""
@@ -168,6 +175,7 @@ def scene() -> Iterator[tuple[Prometheus, Callable[[], None]]]:
         folder = Path(exits.enter_context(tempfile.TemporaryDirectory(prefix="nettop-grafana")))
         folder.chmod(0o755)
         near, far = lab.pair()
+        add_uplink(near, far)
         collector = exits.enter_context(Collecting(folder / "flows"))
         load = Load(near, far, lab.worker(near.namespace), lab.worker(far.namespace), collector)
         name = near.namespace.name
