@@ -224,6 +224,10 @@ def run(arguments: Sequence[str], source_of: Callable[[str], Source] | None = No
             return int(options or 0)
         if too_few := file_limit_error():
             raise too_few
+        if source_of is None:
+            from nettop.process.limits import set_up_process
+
+            set_up_process()
         with ending_with_threads():
             return start(options, source_of)
     except BrokenPipeError:  # the reader has read enough

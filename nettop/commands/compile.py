@@ -16,7 +16,6 @@ from nettop.commands.options import Subcommand, option
 from nettop.diagnostics import Diagnostics
 from nettop.errors import ExitCode, PermissionMissing
 from nettop.process.interrupts import delay_interrupts
-from nettop.process.limits import set_up_process
 from nettop.writing import write_output
 
 if TYPE_CHECKING:
@@ -55,7 +54,6 @@ def start_compile(options: CompileOptions, _source_of: Callable[[str], Source] |
         from nettop.kernel.host.facts import Host
         from nettop.probes.precompile import precompile
     privileges.use_permitted()
-    set_up_process()
     Host().require_bpf()
     privileges.keep_only(privileges.for_loading(privileges.LOADER))
     if options.background:

@@ -26,7 +26,6 @@ from nettop.commands.privilege import become_user, why_still_root
 from nettop.doctor.deadline import STEP_S
 from nettop.errors import ExitCode, NettopError
 from nettop.process.importing import importing
-from nettop.process.limits import set_up_process
 from nettop.snapshots import lenses
 
 if TYPE_CHECKING:
@@ -94,7 +93,6 @@ def start_doctor(options: DoctorOptions, source_of: Callable[[str], Source] | No
     remedy = "choose another --bundle file"
     with nullcontext() if path is None else new_file(path, user, remedy) as bundle, ExitStack() as ends:
         if source_of is None:
-            set_up_process()
             use_permitted()
 
         def make_probe(lens: str) -> Source:

@@ -20,7 +20,6 @@ from nettop.commands.compile import compile_in_background
 from nettop.commands.invoker import User, become, caller, has_access, invalid_caller
 from nettop.errors import PermissionMissing
 from nettop.process.importing import importing
-from nettop.process.limits import set_up_process
 from nettop.snapshots.safe_text import safe_text
 
 if TYPE_CHECKING:
@@ -74,7 +73,6 @@ def open_session(
     warning = why_still_root(user)
     if warning and not on_screen and sys.stderr is not None:
         sys.stderr.write(safe_text(warning) + "\n")
-    set_up_process()
     with ExitStack() as resources:
         compile_in_background(resources)
         if program_statistics:
