@@ -89,7 +89,7 @@ NO_FILES = {
     "--", "-- COMMAND [ARGUMENTS]", "A,B,C", "[-]COLUMN", "[ADDRESS:]PORT", "[EXPORTER[/INTERFACE]=]N", "[sql QUERY]",
     "COMMAND", "GROUP", "HOOK=NAME", "HOST", "KIND", "[LENS[.TABLE]|COMMAND]",
     "HOST:PORT[,…]/TOPIC", "HZ", "LENS[.TABLE]", "N", "NAME", "NAME=N", "NAME=PORT[/PROTO]", "PART", "PERCENT", "PID",
-    "PORT", "PREFIX", "SECONDS", "SIZE", "TABLE=TIME", "TEXT", "TIME", "bytes|packets|flows",
+    "PORT", "PREFIX", "PREFIX,…", "SECONDS", "SIZE", "TABLE=TIME", "TEXT", "TIME", "bytes|packets|flows",
     "FACTOR", "folded|speedscope|svg", "native|tcx|generic|off", "on|off",
     "process|remote|network|port|container|netns|state", "sampled|exact", "table|csv|jsonl", "text|json", "text|jsonl",
 }  # fmt: skip
