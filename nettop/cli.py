@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, cast
 import typer
 
 from nettop.commands.invoker import invoking_user
-from nettop.commands.options import WIDTH, Subcommand
+from nettop.commands.options import WIDTH, SourceOf
 from nettop.commands.view import ViewOptions, start_view
 from nettop.errors import (
     ExitCode,
@@ -35,7 +35,6 @@ from nettop.snapshots import views
 
 if TYPE_CHECKING:
     from nettop.commands.help import HelpOptions
-    from nettop.snapshots.source import Source
 
 _ParseError: type[Exception] = typer.BadParameter.__bases__[0]
 """typer's exception for invalid arguments; the package that defines it depends on the version of typer."""
@@ -59,7 +58,8 @@ _SUBCOMMANDS = (
     "run",
     "help",
 )
-"""Modules of nettop.commands, in the order of --help."""
+"""Modules of nettop.commands, in the order of --help. Each declares HELP, EXAMPLES, its options, such as LogOptions,
+and its start, such as start_log; and CONTEXT, if its arguments are parsed in another way."""
 
 EXAMPLES = """[bold]Examples[/bold]
 
@@ -107,13 +107,12 @@ class _Subcommands(Mapping[str, Any]):
 
 @cache
 def _parser_of(name: str) -> Any:
-    declared: Subcommand = importlib.import_module(f"nettop.commands.{name}").SUBCOMMAND
-    _STARTS[declared.options] = declared.start or _start_help
+    module: Any = importlib.import_module(f"nettop.commands.{name}")
+    options = getattr(module, f"{name.title()}Options")
+    _STARTS[options] = getattr(module, f"start_{name}", _start_help)
     alone = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich")
-    register = alone.command(
-        name, help=declared.help, epilog=declared.epilog, context_settings=declared.context_settings
-    )
-    register(declared.options)
+    context = getattr(module, "CONTEXT", None)
+    alone.command(name, help=module.HELP, epilog=module.EXAMPLES, context_settings=context)(options)
     return typer.main.get_command(alone)
 
 
@@ -180,17 +179,15 @@ app.callback(invoke_without_command=True)(ViewOptions)
 # --- starting a command ---------------------------------------------------------------------------------------
 
 
-def _start_help(options: HelpOptions, _source_of: Callable[[str], Source] | None) -> ExitCode:
+def _start_help(options: HelpOptions, _source_of: SourceOf) -> ExitCode:
     from nettop.commands.help import show_help
 
     show_help(typer.main.get_command(app), options.topic)
     return ExitCode.DONE
 
 
-_Start = Callable[[Any, "Callable[[str], Source] | None"], int]
-
-_STARTS: dict[type, _Start] = {ViewOptions: start_view}
-"""Start function of each command parsed so far, by the class of its options; see Subcommand."""
+_STARTS: dict[type, Callable[[Any, SourceOf], int]] = {ViewOptions: start_view}
+"""Start function of each command parsed so far, by the class of its options."""
 
 
 # --- the program ----------------------------------------------------------------------------------------------
@@ -212,7 +209,7 @@ def main() -> int:
         gc.freeze()  # the interpreter's last collections would take 50 ms
 
 
-def run(arguments: Sequence[str], source_of: Callable[[str], Source] | None = None) -> int:
+def run(arguments: Sequence[str], source_of: SourceOf = None) -> int:
     """Run nettop with these arguments, report errors on standard error and return the exit code.
 
     `source_of` creates the source of a lens; None uses the probes.

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +15,7 @@ import typer
 
 from nettop.commands.invoker import User, file_owner
 from nettop.commands.new_file import new_file
-from nettop.commands.options import Subcommand, option, redact_key_option, redact_option
+from nettop.commands.options import SourceOf, option, redact_key_option, redact_option
 from nettop.commands.privilege import refuse_root_for_caller
 from nettop.commands.recordings import (
     SERVICE_FOLDER,
@@ -33,11 +33,10 @@ from nettop.writing import OUTPUT
 if TYPE_CHECKING:
     from nettop.recording.recording import Recording
     from nettop.recording.redaction.redactor import Redactor
-    from nettop.snapshots.source import Source
 
-BUNDLE_HELP = "Put the last minutes of a recording, its findings and doctor's report into one file."
+HELP = "Put the last minutes of a recording, its findings and doctor's report into one file."
 
-BUNDLE_EXAMPLES = """[bold]Examples[/bold]
+EXAMPLES = """[bold]Examples[/bold]
 
 nettop bundle incident.nettop  [dim]its last ten minutes, to nettop-HOST-TIME.tar.gz[/dim]
 
@@ -77,7 +76,7 @@ class BundleOptions:
     # fmt: on
 
 
-def start_bundle(options: BundleOptions, source_of: Callable[[str], Source] | None) -> ExitCode:
+def start_bundle(options: BundleOptions, source_of: SourceOf) -> ExitCode:
     """Write the bundle. Raise NettopError, and BrokenPipeError if the reader has closed the pipe."""
     with importing():
         from nettop.output.bundle import BundleSettings, is_from_here, run_bundle
@@ -170,6 +169,3 @@ def _redacted(redactor: Redactor, text: str, names: Mapping[str, set[str]]) -> s
         return redactor.texts.name(_PREFIXES.get(kind, kind), word)
 
     return DoctorRedactor(names, replaced).text(text)
-
-
-SUBCOMMAND = Subcommand(help=BUNDLE_HELP, epilog=BUNDLE_EXAMPLES, options=BundleOptions, start=start_bundle)

@@ -4,15 +4,14 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from shlex import quote
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from nettop.commands.invoker import invoking_user
 from nettop.commands.options import (
-    Subcommand,
+    SourceOf,
     checked_word,
     completer,
     follow_namespaces_option,
@@ -36,17 +35,14 @@ from nettop.process.importing import importing
 from nettop.settings import DAY_S, STDOUT, CheckSettings, LineFormat
 from nettop.snapshots import all_rules
 
-if TYPE_CHECKING:
-    from nettop.snapshots.source import Source
-
-CHECK_HELP = "Say what is wrong, who and since when, how sure that is, and what to try."
+HELP = "Say what is wrong, who and since when, how sure that is, and what to try."
 
 KINDS = tuple(all_rules())
 WATCHED_S = 2 + max(rule.after_s for _, _, rule in all_rules().values())
 """Seconds to watch, unless --for says otherwise: a rate needs two readings, and then rules wait. A longer interval is
 watched once."""
 
-CHECK_EXAMPLES = f"""[bold]Examples[/bold]
+EXAMPLES = f"""[bold]Examples[/bold]
 
 nettop check  [dim]watch for {WATCHED_S:g} seconds[/dim]
 
@@ -95,7 +91,7 @@ def check_settings(options: CheckOptions) -> CheckSettings:
     )
 
 
-def start_check(options: CheckOptions, source_of: Callable[[str], Source] | None) -> ExitCode:
+def start_check(options: CheckOptions, source_of: SourceOf) -> ExitCode:
     """Watch, and print what was found. Raise NettopError, and BrokenPipeError if the reader has closed the pipe."""
     settings = check_settings(options)
     check_at(options.at, options.recording)
@@ -138,6 +134,3 @@ def _check_recording(
         span = f" from {time_text(begin_ns)} to {time_text(end_ns)}" if options.at or length_ns else ""
         where = f"in {INPUT if str(path) == STDOUT else path}{span}"
         return report_found(settings, found, where, sys.stdout, sys.stderr, lacking=lacking, command=command)
-
-
-SUBCOMMAND = Subcommand(help=CHECK_HELP, epilog=CHECK_EXAMPLES, options=CheckOptions, start=start_check)

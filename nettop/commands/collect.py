@@ -7,12 +7,12 @@ import os
 import re
 import stat
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from nettop.commands.invoker import (
     SERVICE_USERS,
@@ -26,7 +26,7 @@ from nettop.commands.invoker import (
     owner_of_directory,
 )
 from nettop.commands.options import (
-    Subcommand,
+    SourceOf,
     checked_word,
     list_completer,
     option,
@@ -49,9 +49,6 @@ from nettop.settings import (
     ServeSettings,
     default_flows_dir,
 )
-
-if TYPE_CHECKING:
-    from nettop.snapshots.source import Source
 
 _PACKAGES = (
     "google.protobuf",
@@ -76,9 +73,9 @@ _TABLES = {
 _DURATION = re.compile(r"([0-9]{1,6})([hdwy])")
 _HOURS = {"h": 1, "d": 24, "w": 7 * 24, "y": 365 * 24}
 
-COLLECT_HELP = "Receive and store the flows that routers and switches export (sFlow, NetFlow, IPFIX)."
+HELP = "Receive and store the flows that routers and switches export (sFlow, NetFlow, IPFIX)."
 
-COLLECT_EXAMPLES = f"""[bold]Examples[/bold]
+EXAMPLES = f"""[bold]Examples[/bold]
 
 nettop collect  [dim]any protocol on UDP ports {", ".join(FLOW_PORTS)}, stored on this host[/dim]
 
@@ -224,7 +221,7 @@ def _retention(texts: Iterable[str]) -> dict[str, int]:
     return seconds
 
 
-def start_collect(options: CollectOptions, _source_of: Callable[[str], Source] | None) -> ExitCode:
+def start_collect(options: CollectOptions, _source_of: SourceOf) -> ExitCode:
     """Collect flows until requested to end. Raise NettopError if that cannot start or continue."""
     settings = collect_settings(options)
     store = "clickhouse_connect" if settings.clickhouse else "chdb"
@@ -342,11 +339,3 @@ def _storing_in(directory: Path) -> Iterator[None]:
         raise UsageError(
             f"flows cannot be stored in {directory}: {error.strerror}", "choose a writable --data-dir"
         ) from error
-
-
-SUBCOMMAND = Subcommand(
-    help=COLLECT_HELP,
-    epilog=COLLECT_EXAMPLES,
-    options=CollectOptions,
-    start=start_collect,
-)

@@ -10,20 +10,17 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
-from nettop.commands.options import Subcommand, option
+from nettop.commands.options import SourceOf, option
 from nettop.diagnostics import Diagnostics
 from nettop.errors import ExitCode, PermissionMissing
 from nettop.process.interrupts import delay_interrupts
 from nettop.writing import write_output
 
-if TYPE_CHECKING:
-    from nettop.snapshots.source import Source
+HELP = "Compile all programs for this kernel, so that every lens starts at once."
 
-COMPILE_HELP = "Compile all programs for this kernel, so that every lens starts at once."
-
-COMPILE_EXAMPLES = """[bold]Examples[/bold]
+EXAMPLES = """[bold]Examples[/bold]
 
 nettop compile  [dim]as root, after a new kernel was booted; the installer has done it for the first one[/dim]
 
@@ -44,7 +41,7 @@ class CompileOptions:
     # fmt: on
 
 
-def start_compile(options: CompileOptions, _source_of: Callable[[str], Source] | None) -> ExitCode:
+def start_compile(options: CompileOptions, _source_of: SourceOf) -> ExitCode:
     """Compile what the cache lacks, with a progress bar on a terminal, and print a summary."""
     if os.geteuid():
         raise PermissionMissing("only root may keep compiled programs", "run it as root: sudo nettop compile")
@@ -116,11 +113,3 @@ def _end_with_standard_input() -> None:
     os.read(0, 1)
     with no_loading():
         os._exit(ExitCode.DONE)
-
-
-SUBCOMMAND = Subcommand(
-    help=COMPILE_HELP,
-    epilog=COMPILE_EXAMPLES,
-    options=CompileOptions,
-    start=start_compile,
-)

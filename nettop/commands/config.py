@@ -6,12 +6,11 @@ from __future__ import annotations
 import os
 import pwd
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 from nettop.commands.invoker import User, caller, open_files_as
-from nettop.commands.options import Subcommand, option
+from nettop.commands.options import SourceOf, option
 from nettop.errors import ExitCode, FilterError, NettopError, UsageError
 from nettop.preferences import (
     SYSTEM_FILE,
@@ -28,12 +27,9 @@ from nettop.snapshots.schema import Rule
 from nettop.snapshots.thresholds import Threshold, use_thresholds
 from nettop.writing import write_output
 
-if TYPE_CHECKING:
-    from nettop.snapshots.source import Source
+HELP = "Show the preferences: columns, theme, unit, and what counts as a finding."
 
-CONFIG_HELP = "Show the preferences: columns, theme, unit, and what counts as a finding."
-
-CONFIG_EXAMPLES = """[bold]Examples[/bold]
+EXAMPLES = """[bold]Examples[/bold]
 
 nettop config --show  [dim]every setting in effect and its origin, file or default[/dim]
 
@@ -113,7 +109,7 @@ def _home(user: User | None) -> str:
         raise NettopError(f"uid {user.uid} has no home directory", "create an account for it") from None
 
 
-def start_config(options: ConfigOptions, _source_of: Callable[[str], Source] | None) -> ExitCode:
+def start_config(options: ConfigOptions, _source_of: SourceOf) -> ExitCode:
     """Print the settings in effect as TOML, each with its origin as a comment, and problems on standard error."""
     if not options.show:
         raise UsageError("nettop config requires an option", "run nettop config --show")
@@ -155,11 +151,3 @@ def _finding_line(rule: Rule, chosen: Threshold | None) -> str:
 
 def _line(key: str, value: Any, *, is_chosen: bool) -> str:
     return f"{toml_line(key, value)}  # {'file' if is_chosen else 'default'}"
-
-
-SUBCOMMAND = Subcommand(
-    help=CONFIG_HELP,
-    epilog=CONFIG_EXAMPLES,
-    options=ConfigOptions,
-    start=start_config,
-)

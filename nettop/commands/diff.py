@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from nettop.commands.options import Subcommand, checked_word, completer, option, parse_count
+from nettop.commands.options import SourceOf, checked_word, completer, option, parse_count
 from nettop.commands.recordings import moment_of, opened_recordings
 from nettop.commands.replay import play
 from nettop.commands.show import ShowOptions, can_show_screens, require_terminal
@@ -23,11 +23,10 @@ from nettop.settings import STDOUT, LineFormat
 if TYPE_CHECKING:
     from nettop.recording.diff import Change, Difference, Span
     from nettop.recording.recording import Recording
-    from nettop.snapshots.source import Source
 
-DIFF_HELP = "Say what changed between two moments of a recording, or between two recordings."
+HELP = "Say what changed between two moments of a recording, or between two recordings."
 
-DIFF_EXAMPLES = """[bold]Examples[/bold]
+EXAMPLES = """[bold]Examples[/bold]
 
 nettop diff incident.nettop 14:02 14:12  [dim]the minutes from 14:02 and from 14:12 on; → shows the rows[/dim]
 
@@ -47,6 +46,7 @@ are compared with each other.
 
 Exit code 1 if something is certain to have changed, 0 if nothing is; others as for nettop replay."""
 
+CONTEXT = {"ignore_unknown_options": True}  # moments such as -5m
 _OPTIONS = ("--span", "--limit", "--format", "--open")
 _SPAN = "60s"
 _USAGE = "nettop diff FILE TIME TIME, or FILE FILE [TIME TIME]"
@@ -70,7 +70,7 @@ class DiffOptions:
     # fmt: on
 
 
-def start_diff(options: DiffOptions, source_of: Callable[[str], Source] | None) -> ExitCode:
+def start_diff(options: DiffOptions, source_of: SourceOf) -> ExitCode:
     """List or print what changed, or show one of the changes. Raise UsageError, SourceFailed if a recording cannot be
     read, and BrokenPipeError if the reader has closed the pipe."""
     form = LineFormat(checked_word("format", options.format or LineFormat.TEXT, list(LineFormat)))
@@ -185,12 +185,3 @@ def _check_apart(recording: Recording, moments_ns: Sequence[int], length_ns: int
         longest_s = longest_ns // 1_000_000_000
         shorter = f"use --span {longest_s}s, or " if longest_s else ""
         raise UsageError("the two spans overlap", f"{shorter}choose moments that are farther apart")
-
-
-SUBCOMMAND = Subcommand(
-    help=DIFF_HELP,
-    epilog=DIFF_EXAMPLES,
-    options=DiffOptions,
-    start=start_diff,
-    context_settings={"ignore_unknown_options": True},  # moments such as -5m
-)

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 from nettop.commands.invoker import file_owner, invoking_user
 from nettop.commands.new_file import new_file
 from nettop.commands.options import (
-    Subcommand,
+    SourceOf,
     checked_word,
     completer,
     mechanism_option,
@@ -34,9 +33,9 @@ if TYPE_CHECKING:
 _FORMATS = ("text", "json")
 _PARTS = ("host", *(lens.id for lens in lenses()))
 
-DOCTOR_HELP = "Report what works on this host and why the rest does not, and verify the numbers."
+HELP = "Report what works on this host and why the rest does not, and verify the numbers."
 
-DOCTOR_EXAMPLES = """[bold]Examples[/bold]
+EXAMPLES = """[bold]Examples[/bold]
 
 nettop doctor  [dim]check the host and each lens, and run the self-test[/dim]
 
@@ -69,7 +68,7 @@ class DoctorOptions:
     # fmt: on
 
 
-def start_doctor(options: DoctorOptions, source_of: Callable[[str], Source] | None) -> ExitCode:
+def start_doctor(options: DoctorOptions, source_of: SourceOf) -> ExitCode:
     """Run the checks and report. Raise NettopError if the report cannot be written."""
     as_json = checked_word("format", options.format, _FORMATS) == "json"
     parts = tuple(checked_word("part", part, _PARTS) for part in options.only or ())
@@ -103,11 +102,3 @@ def start_doctor(options: DoctorOptions, source_of: Callable[[str], Source] | No
             return probe_of(lens, host)
 
         return run_doctor(settings, source_of or make_probe, sys.stdout, bundle, drop_privileges)
-
-
-SUBCOMMAND = Subcommand(
-    help=DOCTOR_HELP,
-    epilog=DOCTOR_EXAMPLES,
-    options=DoctorOptions,
-    start=start_doctor,
-)

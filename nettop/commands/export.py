@@ -5,18 +5,17 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from shlex import quote
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from nettop.commands.invoker import file_owner, invoking_user
 from nettop.commands.options import (
-    Subcommand,
+    SourceOf,
     checked_word,
     completer,
     mechanism_option,
@@ -47,15 +46,12 @@ from nettop.settings import DAY_S, STDOUT, ExportFormat, ExportSettings
 from nettop.snapshots import all_views, find_table
 from nettop.snapshots.schema import Lens, Table
 
-if TYPE_CHECKING:
-    from nettop.snapshots.source import Source
-
 INTERVAL_S = 1.0
 """Seconds between readings: short enough that the source's bounded tables lose nothing."""
 
-EXPORT_HELP = "Sample stacks for a while and write them as a flame graph, for speedscope, or folded."
+HELP = "Sample stacks for a while and write them as a flame graph, for speedscope, or folded."
 
-EXPORT_EXAMPLES = """[bold]Examples[/bold]
+EXAMPLES = """[bold]Examples[/bold]
 
 nettop export cpu.stacks cpu.svg  [dim]10 seconds as a flame graph for any browser[/dim]
 
@@ -152,7 +148,7 @@ def _format(options: ExportOptions, table: Table) -> ExportFormat:
     return form
 
 
-def start_export(options: ExportOptions, source_of: Callable[[str], Source] | None) -> ExitCode:
+def start_export(options: ExportOptions, source_of: SourceOf) -> ExitCode:
     """Sample, and write the samples. Raise NettopError, and BrokenPipeError if the reader has closed the pipe."""
     settings = export_settings(options)
     check_at(options.at, options.recording)
@@ -218,11 +214,3 @@ def _export_recording(
             sys.stderr,
             is_early=end_ns > recording.end_ns,
         )
-
-
-SUBCOMMAND = Subcommand(
-    help=EXPORT_HELP,
-    epilog=EXPORT_EXAMPLES,
-    options=ExportOptions,
-    start=start_export,
-)

@@ -6,16 +6,15 @@ from __future__ import annotations
 import math
 import os
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from nettop.commands.invoker import SERVICE_USERS, User, caller, explain_caller, owner_of_directory
 from nettop.commands.options import (
-    Subcommand,
+    SourceOf,
     checked_word,
     complete_list,
     completer,
@@ -30,14 +29,11 @@ from nettop.errors import ExitCode, NettopError, UsageError
 from nettop.process.importing import importing
 from nettop.settings import DEFAULT_QUERY_LISTEN, Format, collector_urls, default_flows_dir
 
-if TYPE_CHECKING:
-    from nettop.snapshots.source import Source
-
 _SQL = "sql"
 
-FLOWS_HELP = "Query the flows stored by nettop collect: show the top talkers, or run SQL."
+HELP = "Query the flows stored by nettop collect: show the top talkers, or run SQL."
 
-FLOWS_EXAMPLES = """[bold]Examples[/bold]
+EXAMPLES = """[bold]Examples[/bold]
 
 nettop flows  [dim]top pairs of hosts in the last hour[/dim]
 
@@ -82,7 +78,7 @@ class FlowsOptions:
     # fmt: on
 
 
-def start_flows(options: FlowsOptions, _source_of: Callable[[str], Source] | None) -> ExitCode:
+def start_flows(options: FlowsOptions, _source_of: SourceOf) -> ExitCode:
     """Run the query and write its result. Raise NettopError if that fails."""
     form = Format(checked_word("format", options.format, list(Format)))
     limit = parse_count("--limit", options.limit)
@@ -136,11 +132,3 @@ def _sql(words: list[str]) -> str | None:
     if not query:
         raise UsageError("no query after sql", "write it like nettop flows sql 'SHOW TABLES'")
     return query
-
-
-SUBCOMMAND = Subcommand(
-    help=FLOWS_HELP,
-    epilog=FLOWS_EXAMPLES,
-    options=FlowsOptions,
-    start=start_flows,
-)

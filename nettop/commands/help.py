@@ -8,15 +8,15 @@ from typing import Annotated, Any
 
 import typer
 
-from nettop.commands.options import WIDTH, Subcommand, words_starting_with
+from nettop.commands.options import WIDTH, words_starting_with
 from nettop.errors import unknown_word
 from nettop.snapshots import find_table, lenses, view_name, views
 from nettop.snapshots.own_cost import SELF
 from nettop.snapshots.schema import RATE, Field, Kind, Lens, Table
 
-HELP_HELP = "Explain a lens, a table or a command: its question, columns and options."
+HELP = "Explain a lens, a table or a command: its question, columns and options."
 
-HELP_EXAMPLES = """[bold]Examples[/bold]
+EXAMPLES = """[bold]Examples[/bold]
 
 nettop help services  [dim]its tables, columns, options and hooks[/dim]
 
@@ -135,10 +135,3 @@ def _meaning(field: Field) -> str:
     unit = f" ({field.unit})" if field.unit else ""
     rate = f"; {field.name}{RATE} is its rate" if field.kind is Kind.COUNTER else ""
     return f"{field.help}{unit}{rate}"
-
-
-SUBCOMMAND = Subcommand(
-    help=HELP_HELP,
-    epilog=HELP_EXAMPLES,
-    options=HelpOptions,
-)

@@ -4,15 +4,14 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from nettop.commands.invoker import file_owner, invoking_user
 from nettop.commands.options import (
-    Subcommand,
+    SourceOf,
     checked_why,
     checked_word,
     complete_columns,
@@ -44,16 +43,13 @@ from nettop.settings import DAY_S, MIN_INTERVAL_S, LineFormat, LogSettings
 from nettop.snapshots import all_views, logged_views, views
 from nettop.snapshots.own_cost import SELF
 
-if TYPE_CHECKING:
-    from nettop.snapshots.source import Source
-
 NONE = "none"
 """The value of --log-dir for no files."""
 _MIN_ROTATE_BYTES = 16 << 10
 
-LOG_HELP = "Log connection events as they happen, and metrics of open connections at an interval."
+HELP = "Log connection events as they happen, and metrics of open connections at an interval."
 
-LOG_EXAMPLES = """[bold]Examples[/bold]
+EXAMPLES = """[bold]Examples[/bold]
 
 nettop log  [dim]events and metrics, to the console and to log/[/dim]
 
@@ -157,7 +153,7 @@ def _check_combinations(options: LogOptions) -> None:
         raise UsageError("--log-dir is empty", "write it like --log-dir log, or none for the console only")
 
 
-def start_log(options: LogOptions, source_of: Callable[[str], Source] | None) -> ExitCode:
+def start_log(options: LogOptions, source_of: SourceOf) -> ExitCode:
     """Log until requested to end. Raise NettopError, and BrokenPipeError if the reader has closed the pipe."""
     settings = log_settings(options)  # report a wrong name before the heavy imports
     lenses = {lens.id for lens, _ in logged_views(settings.views)}
@@ -187,11 +183,3 @@ def start_log(options: LogOptions, source_of: Callable[[str], Source] | None) ->
         )
         with explain_root(still_root, _AS_ROOT):
             return run_log(settings, session, requests, sys.stdout, sys.stderr)
-
-
-SUBCOMMAND = Subcommand(
-    help=LOG_HELP,
-    epilog=LOG_EXAMPLES,
-    options=LogOptions,
-    start=start_log,
-)

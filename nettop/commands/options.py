@@ -6,8 +6,7 @@ from __future__ import annotations
 import importlib.util
 import re
 from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias, TypeVar, get_type_hints
 
 import typer
 
@@ -34,21 +33,8 @@ _SECONDS = {"s": 1, "min": 60, "m": 60, "h": 3600, "d": 86_400, "w": 7 * 86_400,
 
 WIDTH = 100
 """Maximum width of help, in columns."""
-
-
-@dataclass(frozen=True, slots=True)
-class Subcommand:
-    """A command such as `nettop log`, as its module declares it.
-
-    `start` runs it with its parsed options; its second argument creates the source of a lens, and None uses the probes.
-    None is for `nettop help`, which needs all commands.
-    """
-
-    help: str
-    epilog: str
-    options: type
-    start: Callable[[Any, Callable[[str], Source] | None], int] | None = None
-    context_settings: dict[str, Any] | None = None
+SourceOf: TypeAlias = "Callable[[str], Source] | None"
+"""Function that creates the source of a lens; None uses the probes."""
 
 
 def option(*names: str, panel: str | None = None, **kwargs: Any) -> Any:

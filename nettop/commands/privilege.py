@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from nettop.commands.compile import compile_in_background
 from nettop.commands.invoker import User, become, caller, has_access, invalid_caller
+from nettop.commands.options import SourceOf
 from nettop.errors import PermissionMissing
 from nettop.process.importing import importing
 from nettop.snapshots.safe_text import safe_text
@@ -25,7 +26,6 @@ from nettop.snapshots.safe_text import safe_text
 if TYPE_CHECKING:
     from nettop.engine.session import Session
     from nettop.kernel.host.facts import Host
-    from nettop.snapshots.source import Source
 
 _READABLE = "install nettop where every user may read it (/opt/nettop), or run it as a user other than root"
 
@@ -33,7 +33,7 @@ _READABLE = "install nettop where every user may read it (/opt/nettop), or run i
 @contextmanager
 def open_session(
     interval_s: float,
-    source_of: Callable[[str], Source] | None,
+    source_of: SourceOf,
     user: User | None = None,
     *,
     on_screen: bool = False,

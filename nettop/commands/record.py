@@ -5,17 +5,16 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from nettop.commands.invoker import file_owner, invoking_user
 from nettop.commands.options import (
-    Subcommand,
+    SourceOf,
     checked_word,
     follow_namespaces_option,
     list_completer,
@@ -48,12 +47,9 @@ from nettop.snapshots import all_views, lenses
 from nettop.snapshots.findings import LENS as FINDINGS
 from nettop.snapshots.flows import LENS as FLOWS
 
-if TYPE_CHECKING:
-    from nettop.snapshots.source import Source
+HELP = "Record every lens to a file, to replay it later or on another host."
 
-RECORD_HELP = "Record every lens to a file, to replay it later or on another host."
-
-RECORD_EXAMPLES = """[bold]Examples[/bold]
+EXAMPLES = """[bold]Examples[/bold]
 
 nettop record  [dim]to nettop-HOST-TIME.nettop, until Ctrl-C[/dim]
 
@@ -164,7 +160,7 @@ def _max_bytes(text: str | None, *, hourly: bool) -> int | None:
     return most
 
 
-def start_record(options: RecordOptions, source_of: Callable[[str], Source] | None) -> ExitCode:
+def start_record(options: RecordOptions, source_of: SourceOf) -> ExitCode:
     """Record until requested to end. Raise NettopError, and BrokenPipeError if the reader has closed the pipe."""
     settings = record_settings(options)  # report a wrong name before the heavy imports
     user = invoking_user()
@@ -202,6 +198,3 @@ def _check_output() -> None:
         raise NettopError("standard output is closed", "redirect it to a pipe, or name a FILE")
     if sys.stdout.isatty():
         raise UsageError("standard output is a terminal", "redirect it to a file or a pipe, or name a FILE")
-
-
-SUBCOMMAND = Subcommand(help=RECORD_HELP, epilog=RECORD_EXAMPLES, options=RecordOptions, start=start_record)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from nettop.commands.options import Subcommand, option
+from nettop.commands.options import SourceOf, option
 from nettop.commands.recordings import SERVICE_FOLDER, at_option, moment_of, open_replay, opened_recording
 from nettop.commands.show import ShowOptions, show_screens, show_text, shown_settings
 from nettop.errors import ExitCode, UsageError
@@ -26,11 +26,10 @@ if TYPE_CHECKING:
     from nettop.recording.player import Player
     from nettop.recording.recording import Recording
     from nettop.snapshots.schema import Lens
-    from nettop.snapshots.source import Source
 
-REPLAY_HELP = "Show a recording as if it happened now: every screen and every text output."
+HELP = "Show a recording as if it happened now: every screen and every text output."
 
-REPLAY_EXAMPLES = """[bold]Examples[/bold]
+EXAMPLES = """[bold]Examples[/bold]
 
 nettop replay incident.nettop  [dim]space pauses, . and , step, [ ] change the speed, : jumps[/dim]
 
@@ -66,7 +65,7 @@ class ReplayOptions(ShowOptions):
     # fmt: on
 
 
-def start_replay(options: ReplayOptions, source_of: Callable[[str], Source] | None) -> ExitCode:
+def start_replay(options: ReplayOptions, source_of: SourceOf) -> ExitCode:
     """Show a recording. Raise UsageError, and SourceFailed if it cannot be read."""
     speed = _speed(options.speed)
     if options.is_text and (options.paused or speed != 1):
@@ -139,6 +138,3 @@ def _speed(text: str) -> float:
     if not 0.1 <= speed <= 100:
         raise UsageError(f"--speed {text}: it must be a number from 0.1 to 100", "leave it out for 1")
     return speed
-
-
-SUBCOMMAND = Subcommand(help=REPLAY_HELP, epilog=REPLAY_EXAMPLES, options=ReplayOptions, start=start_replay)

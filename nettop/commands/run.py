@@ -10,13 +10,13 @@ from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from nettop.commands.invoker import become, file_owner, invoking_user, open_files_as
 from nettop.commands.options import (
-    Subcommand,
+    SourceOf,
     checked_why,
     checked_word,
     completer,
@@ -37,15 +37,12 @@ from nettop.settings import LineFormat, RunSettings
 from nettop.snapshots.connections import EVENTS, LENS
 from nettop.writing import LineFile, open_to_write, writing
 
-if TYPE_CHECKING:
-    from nettop.snapshots.source import Source
-
 INTERVAL_S = 5.0
 """Seconds between readings: long, as nobody looks at the tables while the command runs."""
 
-RUN_HELP = "Run a command and report the connections that it and its children open."
+HELP = "Run a command and report the connections that it and its children open."
 
-RUN_EXAMPLES = """[bold]Examples[/bold]
+EXAMPLES = """[bold]Examples[/bold]
 
 nettop run -- curl -s https://example.com -o /dev/null
 
@@ -54,6 +51,9 @@ nettop run --live -- make test  [dim]each connection as it closes[/dim]
 nettop run --format jsonl --output report.jsonl -- ./deploy.sh
 
 Exit codes: that of the command; 128 + N if killed by signal N; 127 command not found, 126 command cannot run."""
+
+CONTEXT = {"allow_interspersed_args": False}
+"""Arguments after the command's name belong to that command."""
 
 
 # fmt: off
@@ -90,7 +90,7 @@ def run_settings(options: RunOptions) -> RunSettings:
     )
 
 
-def start_run(options: RunOptions, source_of: Callable[[str], Source] | None) -> int:
+def start_run(options: RunOptions, source_of: SourceOf) -> int:
     """Run the command, report, and return its exit code. Raise NettopError if the command was not started."""
     settings = run_settings(options)
     from nettop.process.child import Child
@@ -113,13 +113,3 @@ def _opened(path: str) -> LineFile:
     """Open the report's file as the user who called nettop."""
     with open_files_as(file_owner(Path(path))), writing(path, "choose another --output file"):
         return LineFile(path, open_to_write(path, os.O_CREAT | os.O_TRUNC), Diagnostics(sys.stderr))
-
-
-SUBCOMMAND = Subcommand(
-    help=RUN_HELP,
-    epilog=RUN_EXAMPLES,
-    options=RunOptions,
-    start=start_run,
-    # Arguments after the command's name belong to that command.
-    context_settings={"allow_interspersed_args": False},
-)

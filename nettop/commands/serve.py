@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from nettop.commands.invoker import SERVICE_USERS, file_owner, invoking_user, named_user, open_files_as
 from nettop.commands.options import (
-    Subcommand,
+    SourceOf,
     checked_word,
     completer,
     follow_namespaces_option,
@@ -50,15 +50,14 @@ from nettop.snapshots.own_cost import SELF
 if TYPE_CHECKING:
     from nettop.recording.player import Player
     from nettop.recording.recording import Recording
-    from nettop.snapshots.source import Source
 
 MAX_SERIES = 10_000
 _PACKAGES = ("httptools", "prometheus_client", "starlette", "uvicorn", "uvloop")
 _UNIX = "unix:"
 
-SERVE_HELP = "Serve metrics for Prometheus, a REST API, an event stream and a dashboard over HTTP."
+HELP = "Serve metrics for Prometheus, a REST API, an event stream and a dashboard over HTTP."
 
-SERVE_EXAMPLES = f"""[bold]Examples[/bold]
+EXAMPLES = f"""[bold]Examples[/bold]
 
 nettop serve  [dim]dashboard at http://{DEFAULT_LISTEN}/, metrics at /metrics[/dim]
 
@@ -175,7 +174,7 @@ def _top(words: Iterable[str]) -> dict[str, int]:
     return top
 
 
-def start_serve(options: ServeOptions, source_of: Callable[[str], Source] | None) -> ExitCode:
+def start_serve(options: ServeOptions, source_of: SourceOf) -> ExitCode:
     """Serve until requested to end. Raise NettopError if the server cannot start."""
     settings = serve_settings(options)  # report a wrong name before the heavy imports
     if options.recording is not None:
@@ -239,11 +238,3 @@ def _player(recording: Recording, at: str | None) -> Player:
     player = Player(recording)
     player.jump(moment_of(recording, at))
     return player
-
-
-SUBCOMMAND = Subcommand(
-    help=SERVE_HELP,
-    epilog=SERVE_EXAMPLES,
-    options=ServeOptions,
-    start=start_serve,
-)

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
@@ -15,6 +15,7 @@ from nettop import version_of_build
 from nettop.commands.hosts import host_command_option, host_option, show_hosts
 from nettop.commands.invoker import invoking_user
 from nettop.commands.options import (
+    SourceOf,
     follow_namespaces_option,
     max_overhead_option,
     mechanism_option,
@@ -40,7 +41,6 @@ from nettop.snapshots.own_cost import SELF
 
 if TYPE_CHECKING:
     from nettop.snapshots.schema import Lens, Table
-    from nettop.snapshots.source import Source
 
 
 _HOSTS = "Other hosts"
@@ -138,7 +138,7 @@ def recorded_arguments(options: ViewOptions, recorded: Sequence[str]) -> list[st
     return arguments
 
 
-def start_view(options: ViewOptions, source_of: Callable[[str], Source] | None) -> ExitCode:
+def start_view(options: ViewOptions, source_of: SourceOf) -> ExitCode:
     """Show the screens, or print text."""
     _check_hosts(options)
     if options.host:
