@@ -15,7 +15,7 @@ import typer
 
 from nettop.commands.invoker import User, file_owner
 from nettop.commands.new_file import new_file
-from nettop.commands.options import SourceOf, option, redact_key_option, redact_option
+from nettop.commands.options import SourceOf, option, redact_key_option, redact_option, require_output
 from nettop.commands.privilege import refuse_root_for_caller
 from nettop.commands.recordings import (
     SERVICE_FOLDER,
@@ -25,7 +25,7 @@ from nettop.commands.recordings import (
     opened_recording,
 )
 from nettop.commands.redaction import redaction_key
-from nettop.errors import ExitCode, NettopError, UsageError
+from nettop.errors import ExitCode, UsageError
 from nettop.process.importing import importing
 from nettop.settings import STDOUT
 from nettop.writing import OUTPUT
@@ -125,8 +125,7 @@ def _opened(name: str, owner: User | None) -> Iterator[IO[bytes]]:
         with new_file(Path(name), owner, "choose another file with -o") as file:
             yield file
         return
-    if sys.stdout is None:
-        raise NettopError("standard output is closed", "name a file with -o")
+    require_output("name a file with -o")
     if sys.stdout.isatty():
         raise UsageError("standard output is a terminal", "redirect it to a file or a pipe, or name a file with -o")
     yield sys.stdout.buffer

@@ -19,18 +19,18 @@ from nettop.commands.options import (
     option,
     parse_mechanisms,
     parse_seconds,
+    require_output,
 )
 from nettop.commands.privilege import open_session
 from nettop.commands.recordings import (
     INPUT,
     at_option,
-    check_at,
+    check_source,
     from_option,
     moment_of,
     opened_recording,
-    refuse_live_options,
 )
-from nettop.errors import ExitCode, NettopError
+from nettop.errors import ExitCode
 from nettop.process.importing import importing
 from nettop.settings import DAY_S, STDOUT, CheckSettings, LineFormat
 from nettop.snapshots import all_rules
@@ -94,11 +94,8 @@ def check_settings(options: CheckOptions) -> CheckSettings:
 def start_check(options: CheckOptions, source_of: SourceOf) -> ExitCode:
     """Watch, and print what was found. Raise NettopError, and BrokenPipeError if the reader has closed the pipe."""
     settings = check_settings(options)
-    check_at(options.at, options.recording)
-    if options.recording is not None:
-        refuse_live_options(options)
-    if sys.stdout is None:
-        raise NettopError("standard output is closed", "redirect it to a file or a pipe")
+    check_source(options)
+    require_output()
     with importing():
         from nettop.output.check import run_check
         from nettop.output.watching import WATCHED

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
 from nettop.commands.invoker import User, caller, open_files_as
-from nettop.commands.options import SourceOf, option
+from nettop.commands.options import SourceOf, option, require_output
 from nettop.errors import ExitCode, FilterError, NettopError, UsageError
 from nettop.preferences import (
     SYSTEM_FILE,
@@ -113,8 +113,7 @@ def start_config(options: ConfigOptions, _source_of: SourceOf) -> ExitCode:
     """Print the settings in effect as TOML, each with its origin as a comment, and problems on standard error."""
     if not options.show:
         raise UsageError("nettop config requires an option", "run nettop config --show")
-    if sys.stdout is None:
-        raise NettopError("standard output is closed", "redirect it to a file or a pipe")
+    require_output()
     loaded = load_own_preferences()
     with importing():
         from nettop.widgets.themes import THEME_PREFIX, first_theme

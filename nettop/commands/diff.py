@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from nettop.commands.options import SourceOf, checked_word, completer, option, parse_count
+from nettop.commands.options import SourceOf, checked_word, completer, option, parse_count, require_output
 from nettop.commands.recordings import moment_of, opened_recordings
 from nettop.commands.replay import play
 from nettop.commands.show import ShowOptions, can_show_screens, require_terminal
-from nettop.errors import ExitCode, NettopError, UsageError, unknown_word
+from nettop.errors import ExitCode, UsageError, unknown_word
 from nettop.process.importing import importing
 from nettop.settings import STDOUT, LineFormat
 
@@ -83,8 +83,7 @@ def start_diff(options: DiffOptions, source_of: SourceOf) -> ExitCode:
     paths, moments = _sorted_words(options.words)
     if options.span and not moments:
         raise UsageError(f"--span {options.span} begins at moments, and none is given", _USAGE)
-    if sys.stdout is None:
-        raise NettopError("standard output is closed", "redirect it to a file or a pipe")
+    require_output()
     with importing():
         from nettop.output.diff import report_changes
         from nettop.recording.diff import differences

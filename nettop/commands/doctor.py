@@ -20,10 +20,11 @@ from nettop.commands.options import (
     option,
     parse_mechanisms,
     parse_seconds,
+    require_output,
 )
 from nettop.commands.privilege import become_user, why_still_root
 from nettop.doctor.deadline import STEP_S
-from nettop.errors import ExitCode, NettopError
+from nettop.errors import ExitCode
 from nettop.process.importing import importing
 from nettop.snapshots import lenses
 
@@ -74,8 +75,7 @@ def start_doctor(options: DoctorOptions, source_of: SourceOf) -> ExitCode:
     parts = tuple(checked_word("part", part, _PARTS) for part in options.only or ())
     timeout_s = parse_seconds("--timeout", options.timeout, least=1)
     mechanisms = parse_mechanisms(options.mechanism)
-    if sys.stdout is None:
-        raise NettopError("standard output is closed", "redirect it to a file or a pipe")
+    require_output()
     with importing():
         from nettop.doctor.command import DoctorSettings, run_doctor
         from nettop.engine.source import probe_of

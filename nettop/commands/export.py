@@ -23,6 +23,7 @@ from nettop.commands.options import (
     parse_lens_options,
     parse_mechanisms,
     parse_seconds,
+    require_output,
     with_lens_options,
 )
 from nettop.commands.privilege import (
@@ -33,13 +34,12 @@ from nettop.commands.privilege import (
 )
 from nettop.commands.recordings import (
     at_option,
-    check_at,
+    check_source,
     from_option,
     moment_of,
     opened_recording,
-    refuse_live_options,
 )
-from nettop.errors import ExitCode, NettopError, UsageError
+from nettop.errors import ExitCode, UsageError
 from nettop.process.importing import importing
 from nettop.process.interrupts import requested_by_signals
 from nettop.settings import DAY_S, STDOUT, ExportFormat, ExportSettings
@@ -151,11 +151,9 @@ def _format(options: ExportOptions, table: Table) -> ExportFormat:
 def start_export(options: ExportOptions, source_of: SourceOf) -> ExitCode:
     """Sample, and write the samples. Raise NettopError, and BrokenPipeError if the reader has closed the pipe."""
     settings = export_settings(options)
-    check_at(options.at, options.recording)
-    if options.recording is not None:
-        refuse_live_options(options)
-    if sys.stdout is None and settings.path == STDOUT:
-        raise NettopError("standard output is closed", "name a FILE to write to")
+    check_source(options)
+    if settings.path == STDOUT:
+        require_output("name a FILE to write to")
     with importing():
         from nettop.output.export import run_export
 

@@ -21,15 +21,14 @@ from nettop.commands.options import (
     option,
     parse_count,
     parse_duration,
+    require_output,
     split_names,
 )
 from nettop.commands.privilege import give_up_privileges
 from nettop.diagnostics import Diagnostics
-from nettop.errors import ExitCode, NettopError, UsageError
+from nettop.errors import ExitCode, UsageError
 from nettop.process.importing import importing
 from nettop.settings import DEFAULT_QUERY_LISTEN, Format, collector_urls, default_flows_dir
-
-_SQL = "sql"
 
 HELP = "Query the flows stored by nettop collect: show the top talkers, or run SQL."
 
@@ -92,8 +91,7 @@ def start_flows(options: FlowsOptions, _source_of: SourceOf) -> ExitCode:
     query = TopQuery(
         checked_keys(split_names(options.top) or ()), since_s, checked_word("order", options.by, list(ORDERS)), limit
     )
-    if sys.stdout is None:
-        raise NettopError("standard output is closed", "redirect it to a file or a pipe")
+    require_output()
     data_dir = Path(default_flows_dir() if options.data_dir is None else options.data_dir).absolute()
     urls = [options.collector] if options.collector else collector_urls(str(data_dir))
     named_by = caller() if options.collector or options.data_dir else None
@@ -126,7 +124,7 @@ def _sql(words: list[str]) -> str | None:
     """Return the SQL query, None without one. Raise UsageError for other arguments."""
     if not words:
         return None
-    if words[0] != _SQL:
+    if words[0] != "sql":
         raise UsageError(f"unknown argument {words[0]!r}", "write queries as nettop flows sql 'SHOW TABLES'")
     query = " ".join(words[1:]).strip()
     if not query:

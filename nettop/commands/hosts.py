@@ -9,10 +9,9 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from nettop.commands.invoker import invoking_user
-from nettop.commands.options import option
 from nettop.commands.privilege import give_up_privileges, open_session
 from nettop.commands.show import show_screens, show_text
 from nettop.errors import ExitCode, UsageError
@@ -28,18 +27,6 @@ if TYPE_CHECKING:
 _FIRST_READINGS_S = 10.0
 """Seconds to wait for the first readings of all hosts, once there are some of one."""
 _LOOK_S = 0.05
-
-
-def host_option(panel: str) -> Any:
-    """Declare --host."""
-    return option("--host", metavar="HOST", panel=panel, help="Show this host instead, through ssh; repeat it to see "
-                  "several hosts at once")  # fmt: skip
-
-
-def host_command_option(panel: str) -> Any:
-    """Declare --host-command."""
-    return option("--host-command", metavar="COMMAND", panel=panel, help="Command that runs nettop on the hosts "
-                  "('sudo -n nettop', or 'nettop' as root)")  # fmt: skip
 
 
 def checked_hosts(names: Sequence[str]) -> tuple[str, ...]:

@@ -26,6 +26,7 @@ from nettop.commands.options import (
     parse_overhead,
     parse_seconds,
     parse_size,
+    require_output,
     split_names,
     why_option,
     with_lens_options,
@@ -36,7 +37,7 @@ from nettop.commands.privilege import (
     refuse_root_for_caller,
     why_still_root,
 )
-from nettop.errors import ExitCode, NettopError, UsageError
+from nettop.errors import ExitCode, UsageError
 from nettop.process.importing import importing
 from nettop.process.interrupts import requested_by_signals
 from nettop.settings import DAY_S, MIN_INTERVAL_S, LineFormat, LogSettings
@@ -157,8 +158,8 @@ def start_log(options: LogOptions, source_of: SourceOf) -> ExitCode:
     """Log until requested to end. Raise NettopError, and BrokenPipeError if the reader has closed the pipe."""
     settings = log_settings(options)  # report a wrong name before the heavy imports
     lenses = {lens.id for lens, _ in logged_views(settings.views)}
-    if sys.stdout is None and settings.directory is None:
-        raise NettopError("standard output is closed", "set --log-dir to a directory")
+    if settings.directory is None:
+        require_output("set --log-dir to a directory")
     with importing():
         from nettop.output.log import run_log
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import sys
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias, TypeVar, get_type_hints
 
@@ -50,6 +51,12 @@ def require_packages(command: str, names: Iterable[str], remedy: str) -> None:
         raise NettopError(
             f"nettop {command} needs packages that are not installed: {', '.join(missing)}", remedy
         )
+
+
+def require_output(remedy: str = "redirect it to a file or a pipe") -> None:
+    """Raise NettopError if standard output is closed."""
+    if sys.stdout is None:
+        raise NettopError("standard output is closed", remedy)
 
 
 def _is_installed(name: str) -> bool:
@@ -248,18 +255,13 @@ def complete_mechanism(incomplete: str) -> list[str]:
 
 def complete_columns(ctx: typer.Context, incomplete: str) -> list[str]:
     """Complete a comma-separated list of columns."""
-    return complete_list(_names(ctx), incomplete)
+    return complete_list(dict.fromkeys(name for table in _tables(ctx) for name in table.names), incomplete)
 
 
 def complete_sort(ctx: typer.Context, incomplete: str) -> list[str]:
     """Complete a sort order: each column, ascending or, with `-`, descending."""
     names = [name for table in _tables(ctx) for name in table.sortable]
     return words_starting_with([*names, *("-" + name for name in names)], incomplete)
-
-
-def _names(ctx: typer.Context) -> list[str]:
-    """Return the columns of the tables chosen on the command line so far."""
-    return list(dict.fromkeys(name for table in _tables(ctx) for name in table.names))
 
 
 def _tables(ctx: typer.Context) -> list[Table]:

@@ -29,6 +29,7 @@ from nettop.commands.options import (
     parse_size,
     redact_key_option,
     redact_option,
+    require_output,
     split_names,
     with_lens_options,
 )
@@ -39,7 +40,7 @@ from nettop.commands.privilege import (
     why_still_root,
 )
 from nettop.commands.redaction import redaction_key
-from nettop.errors import ExitCode, NettopError, UsageError
+from nettop.errors import ExitCode, UsageError
 from nettop.process.importing import importing
 from nettop.process.interrupts import requested_by_signals
 from nettop.settings import DAY_S, STDOUT, RecordSettings
@@ -194,7 +195,6 @@ def start_record(options: RecordOptions, source_of: SourceOf) -> ExitCode:
 
 def _check_output() -> None:
     """Raise NettopError unless standard output can take a recording."""
-    if sys.stdout is None:
-        raise NettopError("standard output is closed", "redirect it to a pipe, or name a FILE")
+    require_output("redirect it to a pipe, or name a FILE")
     if sys.stdout.isatty():
         raise UsageError("standard output is a terminal", "redirect it to a file or a pipe, or name a FILE")

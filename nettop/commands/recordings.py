@@ -166,10 +166,12 @@ def moment_of(recording: Recording, text: str | None) -> int:
     return parse_moment(text, begin_ns=begin, end_ns=end, here_ns=here_ns, now_ns=time.time_ns())
 
 
-def check_at(at: str | None, recording: Path | None) -> None:
-    """Raise UsageError if --at is given without a recording."""
-    if at is not None and recording is None:
-        raise UsageError(f"--at {at} is a moment of a recording", "name the recording with --from")
+def check_source(options: Any) -> None:
+    """Raise UsageError for options about this host with a recording, and for --at without one."""
+    if options.recording is not None:
+        refuse_live_options(options)
+    elif options.at is not None:
+        raise UsageError(f"--at {options.at} is a moment of a recording", "name the recording with --from")
 
 
 def refuse_live_options(options: Any) -> None:

@@ -33,12 +33,11 @@ from nettop.commands.options import (
 from nettop.commands.privilege import give_up_privileges, open_session, refuse_root_for_caller
 from nettop.commands.recordings import (
     at_option,
-    check_at,
+    check_source,
     from_option,
     moment_of,
     open_replay,
     opened_recording,
-    refuse_live_options,
 )
 from nettop.errors import ExitCode, UsageError
 from nettop.process.importing import importing
@@ -126,7 +125,7 @@ class ServeOptions:
 def serve_settings(options: ServeOptions) -> ServeSettings:
     """Convert the options to settings. Raise UsageError for invalid values and combinations."""
     interval_s = parse_seconds("--interval", options.interval)
-    check_at(options.at, options.recording)
+    check_source(options)
     chosen = _lenses(options.lenses)
     tables = [(lens, table) for lens, table in all_views() if lens.id in chosen]
     return ServeSettings(
@@ -177,8 +176,6 @@ def _top(words: Iterable[str]) -> dict[str, int]:
 def start_serve(options: ServeOptions, source_of: SourceOf) -> ExitCode:
     """Serve until requested to end. Raise NettopError if the server cannot start."""
     settings = serve_settings(options)  # report a wrong name before the heavy imports
-    if options.recording is not None:
-        refuse_live_options(options)
     require_packages("serve", _PACKAGES, "install nettop[serve], or run scripts/install-deps.sh")
     with importing():
         from nettop.serve.command import open_server

@@ -20,11 +20,12 @@ from nettop.commands.options import (
     option,
     parse_count,
     quoted,
+    require_output,
     split_names,
     view_to_open,
     why_option,
 )
-from nettop.errors import ExitCode, NettopError, UsageError
+from nettop.errors import ExitCode, UsageError
 from nettop.process.importing import importing
 from nettop.process.interrupts import requested_by_signals
 from nettop.settings import MAX_PORT, Format, Settings, TextSettings, ViewSettings
@@ -92,7 +93,8 @@ class ShowOptions:
 
 def shown_settings(options: ShowOptions) -> tuple[ViewSettings, TextSettings]:
     """Convert the options that say what to show. Raise UsageError for invalid values and combinations."""
-    _check_combinations(options)
+    if options.once and options.count not in (None, "1"):
+        raise UsageError(f"--once conflicts with --count {options.count}", "use only one of them")
     view = ViewSettings(
         view=view_to_open(options, options.view),
         columns=split_names(options.columns),
@@ -112,11 +114,6 @@ def shown_settings(options: ShowOptions) -> tuple[ViewSettings, TextSettings]:
 
 def _count(name: str, value: str | None) -> int | None:
     return None if value is None else parse_count(name, value)
-
-
-def _check_combinations(options: ShowOptions) -> None:
-    if options.once and options.count not in (None, "1"):
-        raise UsageError(f"--once conflicts with --count {options.count}", "use only one of them")
 
 
 def _filters(options: ShowOptions) -> tuple[str, ...]:
@@ -143,8 +140,7 @@ def show_text(
     with importing():
         from nettop.output.text import run_text
 
-    if sys.stdout is None:
-        raise NettopError("standard output is closed", "redirect it to a file or a pipe")
+    require_output()
     with ExitStack() as ends:
         # Of a replay nothing is missing at the end.
         requests = ends.enter_context(requested_by_signals(reopens=False)) if replay is None else None

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from nettop import version_of_build
-from nettop.commands.hosts import host_command_option, host_option, show_hosts
+from nettop.commands.hosts import show_hosts
 from nettop.commands.invoker import invoking_user
 from nettop.commands.options import (
     SourceOf,
@@ -73,8 +73,10 @@ class ViewOptions(ShowOptions):
     mechanism: Annotated[list[str] | None, mechanism_option(SHOW)] = None
     follow_namespaces: Annotated[bool, follow_namespaces_option(SHOW)] = False
     demo: Annotated[bool, option("--demo", panel=SHOW, help="Show a recorded example instead of this host")] = False
-    host: Annotated[list[str] | None, host_option(_HOSTS)] = None
-    host_command: Annotated[str, host_command_option(_HOSTS)] = ""
+    host: Annotated[list[str] | None, option("--host", metavar="HOST", panel=_HOSTS, help="Show this host instead, "
+                                             "through ssh; repeat it to see several hosts at once")] = None
+    host_command: Annotated[str, option("--host-command", metavar="COMMAND", panel=_HOSTS, help="Command that runs "
+                                        "nettop on the hosts ('sudo -n nettop', or 'nettop' as root)")] = ""
     version: Annotated[bool, option("--version", is_eager=True, callback=_version, help="Print the version")] = False
     help_all: Annotated[bool, option("--help-all", is_eager=True, callback=_help_all,
                                      help="Show all options and exit")] = False
