@@ -180,7 +180,7 @@ def _export_recording(
     settings: ExportSettings, path: Path, at: str | None, *, keeps_privileges: bool
 ) -> ExitCode:
     """Write what was counted from one moment of a recording to another. Raise Unsupported if it was not recorded."""
-    from nettop.output.export import export_between
+    from nettop.output.export import open_output, write_export
     from nettop.recording.moments import time_text
     from nettop.recording.reader import Readings
 
@@ -203,12 +203,9 @@ def _export_recording(
                 f"{lens.title} was read only once from {time_text(begin_ns)} to {time_text(end_ns)}",
                 "choose a longer --duration, or an earlier --at: what is counted is between two readings",
             )
-        return export_between(
-            settings,
-            began.now,
-            ended.now,
-            recording.host,
-            sys.stdout,
-            sys.stderr,
-            is_early=end_ns > recording.end_ns,
-        )
+        is_early = end_ns > recording.end_ns
+        with open_output(settings.path, sys.stdout) as write:
+            write_export(
+                settings, began.now, ended.now, recording.host, write, sys.stderr, is_early=is_early
+            )
+    return ExitCode.DONE

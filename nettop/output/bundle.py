@@ -65,7 +65,7 @@ def run_bundle(
         )
     remedy = f"free space in {tempfile.gettempdir()}, or set TMPDIR"
     with writing("a temporary file", remedy), tempfile.TemporaryFile() as part:
-        cutter.copy_to(Sink(_append_to(part)), _progress(settings, status))
+        cutter.copy_to(Sink(part.write), _progress(settings, status))
         part.flush()
         members: dict[str, str | IO[bytes]] = {
             _README: _about(settings, recording, cutter, has_doctor=doctor is not None),
@@ -77,13 +77,6 @@ def run_bundle(
             write_bundle(file, members, settings.end_ns)
             file.flush()
     status.report(_summary(settings, recording, cutter))
-
-
-def _append_to(file: IO[bytes]) -> Callable[[bytes], None]:
-    def append(content: bytes) -> None:
-        file.write(content)
-
-    return append
 
 
 def _progress(settings: BundleSettings, status: StatusLine) -> Callable[[int], None]:

@@ -80,7 +80,7 @@ def report_found(
     """
     chosen = [row for row in found if row["cause"] is None and row["kind"] not in settings.ignored]
     chosen.sort(key=lambda row: _SEVERITIES.index(row["severity"]))
-    write_output(stdout, _FORMATS[settings.format](chosen, command), "utf-8")
+    write_output(stdout, "".join(_FORMATS[settings.format](row, command) for row in chosen), "utf-8")
     code = max((each.code for each in lacking), default=ExitCode.DONE)
     Diagnostics(stderr).report_new(map(str, lacking))
     if where and not chosen and code is ExitCode.DONE:
@@ -141,11 +141,7 @@ def _watch(
         status.show("")
 
 
-def _text(rows: Sequence[Mapping[str, Any]], command: str) -> str:
-    return "".join(_paragraph(row, command) for row in rows)
-
-
-def _paragraph(row: Mapping[str, Any], command: str) -> str:
+def _text(row: Mapping[str, Any], command: str) -> str:
     seconds = row["lasted"] / 1e9
     moment = "" if command == "nettop" else f" --at '{_shown_at(row['seen'])}'"
     evidence = f"{command}{moment} --view {row['view']} --filter {shlex.quote(row['filter'])}"
@@ -164,8 +160,8 @@ def _shown_at(seen: str) -> str:
     return exact_text(round(datetime.fromisoformat(seen).timestamp() * 1e6) * 1000)
 
 
-def _jsonl(rows: Sequence[Mapping[str, Any]], _command: str) -> str:
-    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+def _jsonl(row: Mapping[str, Any], _command: str) -> str:
+    return json.dumps(row, ensure_ascii=False) + "\n"
 
 
 _FORMATS = {LineFormat.TEXT: _text, LineFormat.JSONL: _jsonl}

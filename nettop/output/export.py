@@ -58,28 +58,11 @@ def run_export(
         if sampled is None:
             Diagnostics(stderr)("interrupted before the first sample: nothing was written")
             return ExitCode.DONE
-        _write(settings, *sampled, os.uname().nodename, write, stderr, is_early=requests.ending)
+        write_export(settings, *sampled, os.uname().nodename, write, stderr, is_early=requests.ending)
     return ExitCode.DONE
 
 
-def export_between(  # noqa: PLR0917 - an export, and where it goes
-    settings: ExportSettings,
-    began: Snapshot,
-    ended: Snapshot,
-    host: str,
-    stdout: TextIO | None,
-    stderr: TextIO | None,
-    *,
-    is_early: bool,
-) -> ExitCode:
-    """Write the counts between two snapshots of a host, the last of which `is_early`. Raise UsageError, and NettopError
-    if the file cannot be written."""
-    with open_output(settings.path, stdout) as write:
-        _write(settings, began, ended, host, write, stderr, is_early=is_early)
-    return ExitCode.DONE
-
-
-def _write(  # noqa: PLR0917 - an export, and where it goes
+def write_export(  # noqa: PLR0917 - an export, and where it goes
     settings: ExportSettings,
     began: Snapshot,
     ended: Snapshot,
@@ -87,8 +70,10 @@ def _write(  # noqa: PLR0917 - an export, and where it goes
     write: Callable[[str], None],
     stderr: TextIO | None,
     *,
-    is_early: bool = False,
+    is_early: bool,
 ) -> None:
+    """Write the counts between two snapshots of a host, the last of which `is_early`. Raise UsageError, and NettopError
+    if the file cannot be written."""
     lens, table = find_table(settings.view)
     exporter, report = lens_output(lens.id).exporters[table.name], Diagnostics(stderr)
     counted = exporter.difference(ended.tables[table.name], began.tables[table.name])

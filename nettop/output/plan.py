@@ -11,9 +11,6 @@ from nettop.snapshots import find_table
 from nettop.snapshots.findings import FINDINGS
 from nettop.snapshots.schema import RATE, Field, Kind, Lens, Table
 
-_WHOLE = frozenset(Kind) - {Kind.GROUP}
-"""Default kinds of columns for programs: groups are excluded, as they only repeat their parts."""
-
 
 @dataclass(frozen=True, slots=True)
 class Plan:
@@ -37,15 +34,10 @@ def make_plan(settings: Settings) -> Plan:
     query = query_from_settings(text_query(table), settings.view)
     others = (query.sort.field, *query.filter.names)
     compares = query.deltas or table.append or table.name == FINDINGS.name
-    two = compares or any(is_rate(table, name) for name in (*columns, *others))
+    two = compares or any(name.endswith(RATE) and name in table.names for name in (*columns, *others))
     named = (*(settings.view.columns or ()), *others)
     # Per-interval values include closed connections, so that they add up to everything counted.
     return Plan(lens, replace(query, closed=query.closed or two), columns, named, two)
-
-
-def is_rate(table: Table, name: str) -> bool:
-    """Return whether `name` is the rate of one of the table's counters."""
-    return name.endswith(RATE) and name in table.names
 
 
 def field_of(table: Table, name: str) -> Field:
@@ -55,4 +47,4 @@ def field_of(table: Table, name: str) -> Field:
 
 def whole_columns(table: Table) -> tuple[str, ...]:
     """Return every column except groups, which only repeat other columns."""
-    return tuple(field.name for field in table.fields if field.kind in _WHOLE)
+    return tuple(field.name for field in table.fields if field.kind is not Kind.GROUP)

@@ -29,7 +29,7 @@ from nettop.snapshots import find_table, lenses
 from nettop.snapshots.arrays import Array, distinct_rows
 from nettop.snapshots.findings import LENS as FINDINGS
 from nettop.snapshots.schema import RATE, Certainty, Kind, Lens
-from nettop.snapshots.snapshot import Frame, Snapshot
+from nettop.snapshots.snapshot import Frame
 
 PARTS = 8
 """Parts of a span. Two spans of lognormal noise differ in all parts, by as much as the parts do, once in a million."""
@@ -262,15 +262,11 @@ def _read(span: Span, lens: Lens, measures: Sequence[Measure]) -> list[Measured]
         views: dict[str, View] = {}
         for each in measured:
             name = each.table.name
-            if _has(reading.now, name) and _has(reading.before, name):
+            if name in reading.now.tables and name in reading.before.tables:
                 if name not in views:
                     views[name] = View(Frame(reading.now, reading.before), each.query)
                 each.add(views[name])
     return measured
-
-
-def _has(snapshot: Snapshot, table: str) -> bool:
-    return table in snapshot.tables
 
 
 # --- comparing --------------------------------------------------------------------------------------------------

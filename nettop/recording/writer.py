@@ -46,7 +46,9 @@ class Sink:
     """Where chunks go: `append` receives them whole. `size` is how many bytes a file has, `last_group` where its last
     group begins; None without one."""
 
-    def __init__(self, append: Callable[[bytes], None], size: int = 0, last_group: int | None = None) -> None:
+    def __init__(
+        self, append: Callable[[bytes], object], size: int = 0, last_group: int | None = None
+    ) -> None:
         self._append = append
         self.size = size
         self.last_group = last_group

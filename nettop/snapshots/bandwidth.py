@@ -84,10 +84,6 @@ def parse_services(text: str) -> list[tuple[str, int, str]]:
     return services
 
 
-def _check_services(text: str, _interval_s: float) -> None:
-    parse_services(text)
-
-
 INTERFACE = Option(
     "interface",
     "Count only these interfaces, by name, altname or pattern (eth*); repeatable (all that are up, except loopback)",
@@ -125,7 +121,7 @@ SERVICE = Option(
     metavar="NAME=PORT[/PROTO]",
     repeatable=True,
     tables=("services",),
-    check=_check_services,
+    check=lambda text, _interval_s: parse_services(text),
 )
 
 # --- tables ---------------------------------------------------------------------------------------------------

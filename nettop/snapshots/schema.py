@@ -420,7 +420,7 @@ class Option(Generic[V]):
     minimum: float | None = None
     maximum: float | None = None
     tables: tuple[str, ...] = ()
-    check: Callable[[V, float], None] | None = None
+    check: Callable[[V, float], object] | None = None
     log_default: V | None = None
     unattended_default: V | None = None
     key: str = ""

@@ -544,10 +544,6 @@ def parse_ports(text: str) -> list[int]:
     return list(map(int, words))
 
 
-def _check_ports(text: str, _interval_s: float) -> None:
-    parse_ports(text)
-
-
 UDP_PORT = Option(
     "udp_port",
     f"Time requests to this UDP port too; repeatable (always {', '.join(map(str, UDP_PORTS))})",
@@ -555,7 +551,7 @@ UDP_PORT = Option(
     metavar="PORT",
     repeatable=True,
     tables=(SERVICES.name, WAITING.name),
-    check=_check_ports,
+    check=lambda text, _interval_s: parse_ports(text),
 )
 
 # --- lens -------------------------------------------------------------------------------------------------------

@@ -74,7 +74,7 @@ TREATMENTS = {
     "bandwidth.flows.protocol": "declared", "bandwidth.flows.tcp_flags": "tcp_flags",
     "bandwidth.interfaces.kind": "declared",
     "bandwidth.services.service": "service",
-    "connections.groups.group": "group",
+    "connections.groups.group": "place",
     "cpu.categories.note": "scrubbed", "cpu.stacks.stack": "symbols",
     "drops.counters.counter": "declared", "drops.counters.name": "declared", "drops.packets.family": "declared",
     "drops.packets.meaning": "declared", "drops.packets.place": "symbols", "drops.packets.protocol": "declared",

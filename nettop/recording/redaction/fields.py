@@ -20,7 +20,7 @@ _BY_NAME: dict[str, Treatment] = {
 _BY_PLACE: dict[str, Treatment] = {
     place: treatment
     for treatment, places in {
-        texts.group: "connections.groups.group",
+        texts.place: "connections.groups.group",
         texts.symbols: "cpu.stacks.stack drops.packets.place",
         texts.scrubbed: """
             cpu.categories.note findings.findings.kind findings.findings.peer findings.findings.finding

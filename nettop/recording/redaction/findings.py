@@ -149,12 +149,12 @@ def _treatment_in(lens: Lens, table: Table, name: str) -> Treatment | None:
     if name in _PROCESSES:
         return treatments.process
     if name in _ENDPOINTS:
-        return treatments.endpoint
+        return treatments.place
     if field is None or not _has_text(field):
         return None
     if field.kind is Kind.TEXT:
         return treatment_of(lens.id, table.name, field)
-    return treatments.endpoint if field.kind in (Kind.ADDRESS, Kind.ENDPOINT) else treatments.scrubbed
+    return treatments.place if field.kind in (Kind.ADDRESS, Kind.ENDPOINT) else treatments.scrubbed
 
 
 # --- filters ----------------------------------------------------------------------------------------------------

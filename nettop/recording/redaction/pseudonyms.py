@@ -6,7 +6,7 @@ to whoever lacks the key.
 from __future__ import annotations
 
 from base64 import b32encode
-from functools import lru_cache
+from functools import lru_cache, partial
 from hashlib import blake2b
 from ipaddress import ip_network
 from typing import NamedTuple
@@ -74,7 +74,8 @@ class Pseudonyms:
         self.address = lru_cache(_KNOWN)(self._address)
         self.number = lru_cache(_KNOWN)(self._number)
         self.word = lru_cache(_KNOWN)(self._word)
-        self._flips = lru_cache(_KNOWN)(self._flips_after)
+        self._flips = lru_cache(_KNOWN)(partial(self._digest, size=32))
+        """Returns for the byte after some whether each of its bits is flipped: a bit for every beginning of it."""
 
     def _digest(self, purpose: bytes, content: bytes, size: int) -> bytes:
         """Return the pseudo random function of a content; the purposes are independent of each other."""
@@ -117,10 +118,6 @@ class Pseudonyms:
             flips = self._flips(family, raw[:at])
             flipped.append(_flipped_byte(raw[at], flips, kept - 8 * at))
         return bytes(flipped)
-
-    def _flips_after(self, family: bytes, before: bytes) -> bytes:
-        """Return for the byte after these whether each of its bits is flipped: a bit for every beginning of it."""
-        return self._digest(family, before, 32)
 
 
 def _flipped_byte(byte: int, flips: bytes, kept: int) -> int:

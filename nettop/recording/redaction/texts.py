@@ -257,9 +257,8 @@ version: Treatment = partial(_shaped, r"\d+(?:\.\d+)+[\w.+~-]*")
 """Returns the version of a kernel or of nettop, with what its builder added; scrubs any other text."""
 
 
-def scrubbed(texts: Texts, text: str) -> str:
-    """Return free text in place of another."""
-    return texts.scrubbed(text)
+scrubbed: Treatment = Texts.scrubbed
+"""Returns free text in place of another."""
 
 
 def _named(prefix: str, texts: Texts, text: str) -> str:
@@ -288,14 +287,8 @@ def cgroup(texts: Texts, text: str) -> str:
     return "/".join(part if part in _SLICES else texts.name("cg", part) for part in text.split("/"))
 
 
-def group(texts: Texts, text: str) -> str:
-    """Return what sockets have in common in place of another: an address, a network, or a name; keep ports."""
-    replaced = texts.place(text)
-    return texts.name("name", text) if replaced is None else replaced
-
-
-def endpoint(texts: Texts, text: str) -> str:
-    """Return an address or an endpoint in place of another."""
+def place(texts: Texts, text: str) -> str:
+    """Return an address, a network, an endpoint or a name in place of another; keep ports."""
     replaced = texts.place(text)
     return texts.name("name", text) if replaced is None else replaced
 
@@ -305,7 +298,7 @@ def resource(texts: Texts, text: str) -> str:
     if not text.startswith(LOCAL_PORTS_TO):
         return declared(texts, text)
     destination = text.removeprefix(LOCAL_PORTS_TO)
-    return LOCAL_PORTS_TO + (destination and endpoint(texts, destination))
+    return LOCAL_PORTS_TO + (destination and place(texts, destination))
 
 
 def nft(texts: Texts, text: str) -> str:
