@@ -7,7 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack, closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain
 from typing import TextIO
@@ -65,8 +65,7 @@ def run_log(
                 streams = [stream for stream in logged if stream.lens == lens]
                 consumer = Consumer(session, lens, [stream.table for stream in streams], options, event)
                 exits.enter_context(consumer)
-                remarks = Diagnostics(stderr)
-                parts.append(_LensLog(settings, session, sinks, streams, consumer=consumer, report=remarks))
+                parts.append(_LensLog(settings, session, sinks, streams, consumer, Diagnostics(stderr)))
             outages = Outages(session, {stream.lens for stream in logged}, report)
             log = _Log(settings, session, sinks, parts, requests, outages)
             try:
@@ -158,37 +157,29 @@ class _Log:
         return "; ".join([*words, *self.sinks.places()])
 
 
+@dataclass
 class _LensLog:
-    """The log of one lens: each event once, each table when it is due, and each loss when it is known.
+    """The log of one lens: each event once, each table when it is due, and each loss when it is known."""
 
-    `of_losses` is the name of the file for lines about the log itself.
-    """
+    settings: LogSettings
+    session: Session
+    sinks: Sinks
+    streams: list[Stream]
+    consumer: Consumer
+    report: Diagnostics
+    missing: dict[str, str] = field(default_factory=dict)
+    last: Snapshot | None = None
+    due_ns: int | None = None
+    lost: Losses = field(default_factory=Losses)
+    seen: int = 0
 
-    def __init__(
-        self,
-        settings: LogSettings,
-        session: Session,
-        sinks: Sinks,
-        streams: list[Stream],
-        *,
-        consumer: Consumer,
-        report: Diagnostics,
-    ) -> None:
-        self.consumer = consumer
-        self._settings = settings
-        self._session = session
-        self._streams = streams
-        self._events = [stream for stream in streams if stream.table.append]
-        self._tables = [stream for stream in streams if not stream.table.append]
-        self.of_losses = streams[0].name
-        self._report = report
-        self._missing: dict[str, str] = {}
-        self._sinks = sinks
-        self._last: Snapshot | None = None
-        self._due_ns: int | None = None
-        self._losses = Losses()
-        self._seen = 0
-        self._written = {stream.name: 0 for stream in streams}
+    def __post_init__(self) -> None:
+        """Tell the streams of events from the others."""
+        self.events = [stream for stream in self.streams if stream.table.append]
+        self.tables = [stream for stream in self.streams if not stream.table.append]
+        self.of_losses = self.streams[0].name
+        """The name of the file for lines about the log itself."""
+        self.lines = {stream.name: 0 for stream in self.streams}
 
     def write_new(self) -> None:
         """Write what is new since the last call.
@@ -197,25 +188,25 @@ class _LensLog:
         """
         frame = self.consumer.frame
         if frame is not None:
-            with self._session.steps.time(self._streams[0].lens, WRITE):
+            with self.session.steps.time(self.streams[0].lens, WRITE):
                 self._write_frame(frame)
-            self._last = frame.now
+            self.last = frame.now
         self.consumer.raise_failure(has_begun=self.has_begun)
         if (failure := self.consumer.failure) is not None:
-            self._note_missing(time.time_ns(), dict.fromkeys(self._written, failure.what))
+            self._note_missing(time.time_ns(), dict.fromkeys(self.lines, failure.what))
 
     @property
     def has_begun(self) -> bool:
         """True if the first reading has been written."""
-        return self._last is not None
+        return self.last is not None
 
     @property
     def names(self) -> list[str]:
         """Names of the streams."""
-        return list(self._written)
+        return list(self.lines)
 
     def _write_frame(self, frame: Frame) -> None:
-        is_new = frame.now is not self._last
+        is_new = frame.now is not self.last
         if is_new:
             self._write_missing(frame.now)
             self._report_remarks(frame)
@@ -228,33 +219,33 @@ class _LensLog:
     def write_last_losses(self) -> None:
         """Write the losses up to the last reading."""
         if self.consumer.frame is not None:
-            self._last = self.consumer.frame.now
-            self._write_losses(self._last)
+            self.last = self.consumer.frame.now
+            self._write_losses(self.last)
 
     def written(self) -> str:
         """Return how many lines were written, by stream."""
         written = ", ".join(
-            f"{NOT_AVAILABLE if name in self._missing and not count else count} {name}"
-            for name, count in self._written.items()
+            f"{NOT_AVAILABLE if name in self.missing and not count else count} {name}"
+            for name, count in self.lines.items()
         )
-        of_all = f" of {self._seen} events" if self._settings.filters and self._has_events() else ""
+        of_all = f" of {self.seen} events" if self.settings.filters and self._has_events() else ""
         return written + of_all
 
     def losses(self) -> dict[tuple[str, str], int]:
         """Return the losses, by name and cause."""
         # Where events are not available, reporting 0 lost would be misleading.
         causes = (CAUSES["events"], QUEUE_FULL) if self._has_events() else ()
-        return {("events", cause): 0 for cause in causes} | self._losses.totals
+        return {("events", cause): 0 for cause in causes} | self.lost.totals
 
     def counted(self) -> list[str]:
         """Return the kernel's counts."""
-        counts = self._last.counts if self._last else {}
+        counts = self.last.counts if self.last else {}
         return [
-            f"{name} {counts[name]}" for name in lens_output(self._streams[0].lens).totals if name in counts
+            f"{name} {counts[name]}" for name in lens_output(self.streams[0].lens).totals if name in counts
         ]
 
     def _has_events(self) -> bool:
-        return any(stream.name not in self._missing for stream in self._events)
+        return any(stream.name not in self.missing for stream in self.events)
 
     # --- rows ---------------------------------------------------------------------------------------------
 
@@ -263,9 +254,9 @@ class _LensLog:
         frame = self.consumer.frame
         if frame is None:
             return
-        for stream in self._events:
+        for stream in self.events:
             for piece in pieces(self.consumer.rows(stream.table), BLOCK_ROWS):
-                self._seen += len(piece)
+                self.seen += len(piece)
                 batches = {stream.table.name: (piece,)}
                 view = View(Frame(frame.now, None, batches), stream.query)
                 self._put(stream, stream.maker.encoded(view, view.order), len(view.order))
@@ -273,17 +264,17 @@ class _LensLog:
 
     def _is_due(self, snapshot: Snapshot) -> bool:
         """Return whether to log the tables now: at the start, then at the reading closest to each interval's end."""
-        step_ns = round(self._settings.metrics_interval_s * 1e9)
-        if self._due_ns is None:
-            self._due_ns = snapshot.boot_ns
-        early_ns = snapshot.boot_ns + round(self._session.interval_s * 0.5e9) - self._due_ns
+        step_ns = round(self.settings.metrics_interval_s * 1e9)
+        if self.due_ns is None:
+            self.due_ns = snapshot.boot_ns
+        early_ns = snapshot.boot_ns + round(self.session.interval_s * 0.5e9) - self.due_ns
         if early_ns < 0:
             return False
-        self._due_ns += step_ns * (early_ns // step_ns + 1)
+        self.due_ns += step_ns * (early_ns // step_ns + 1)
         return True
 
     def _write_tables(self, frame: Frame) -> None:
-        for stream in self._tables:
+        for stream in self.tables:
             view = View(frame, stream.query)
             order = view.order
             for start in range(0, len(order), BLOCK_ROWS):
@@ -293,31 +284,31 @@ class _LensLog:
 
     def _put(self, stream: Stream, block: bytes, rows: int) -> None:
         if rows:
-            self._written[stream.name] += rows
-            self._sinks.write_block(stream.name, block)
+            self.lines[stream.name] += rows
+            self.sinks.write_block(stream.name, block)
 
     # --- what is not available ------------------------------------------------------------------------------
 
     def _write_missing(self, snapshot: Snapshot) -> None:
         """Write a line for each table that is not available, with the reason."""
-        reasons = {stream.name: snapshot.why_unavailable(stream.table) for stream in self._streams}
+        reasons = {stream.name: snapshot.why_unavailable(stream.table) for stream in self.streams}
         missing = {name: why for name, why in reasons.items() if why is not None}
         self._note_missing(snapshot.wall_ns, missing)
-        if self._last is None:
+        if self.last is None:
             self.consumer.check_available(snapshot)
 
     def _note_missing(self, wall_ns: int, missing: dict[str, str]) -> None:
         for name, why in missing.items():
-            if self._missing.get(name) != why:
-                self._sinks.write(name, missing_line(self._settings.format, wall_ns, name, why))
-        self._missing = missing
+            if self.missing.get(name) != why:
+                self.sinks.write(name, missing_line(self.settings.format, wall_ns, name, why))
+        self.missing = missing
 
     def _report_remarks(self, frame: Frame) -> None:
         """Report the mechanisms in use, and filter terms that cannot match; later only changes."""
-        if news := mechanisms(frame.now, self._last):
-            self._report(news)
-        views = (View(Frame(frame.now), stream.query) for stream in self._streams)
-        self._report.report_new(dict.fromkeys(chain.from_iterable(view.filter_remarks for view in views)))
+        if news := mechanisms(frame.now, self.last):
+            self.report(news)
+        views = (View(Frame(frame.now), stream.query) for stream in self.streams)
+        self.report.report_new(dict.fromkeys(chain.from_iterable(view.filter_remarks for view in views)))
 
     # --- losses -------------------------------------------------------------------------------------------
 
@@ -325,10 +316,10 @@ class _LensLog:
         """Write the losses. Write losses other than events, which a busy host always has, only with the metrics."""
         for what, total in snapshot.lost.items():
             # Lost events do not matter if no events are logged.
-            if self._events if what == "events" else not only_events:
+            if self.events if what == "events" else not only_events:
                 self._write_loss(what, CAUSES.get(what, ""), total)
 
     def _write_loss(self, what: str, cause: str, total: int) -> None:
         """Write a line for losses since the last such line."""
-        for lost in self._losses.new_losses(what, cause, total):
-            self._sinks.write(self.of_losses, lost_line(self._settings.format, time.time_ns(), lost))
+        for lost in self.lost.new_losses(what, cause, total):
+            self.sinks.write(self.of_losses, lost_line(self.settings.format, time.time_ns(), lost))

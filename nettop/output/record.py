@@ -9,7 +9,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple, TextIO
@@ -77,9 +77,7 @@ def run_record(
         exits.callback(session.bus.subscribe(partial(service_manager.alive, session.interval_s)))
         for part in parts:
             exits.enter_context(part.consumer)
-        recorder = _Recorder(
-            settings, session, queue, destination, redactor=redactor, status=StatusLine(stderr)
-        )
+        recorder = _Recorder(settings, session, queue, destination, redactor, StatusLine(stderr))
         try:
             recorder.record(requests, event)
         except Full:
@@ -217,65 +215,56 @@ class _Queue:
         item.part.lost[UNRECORDED_EVENTS] += sum(map(len, item.events))
 
 
+@dataclass
 class _Recorder:
     """A recording in progress."""
 
-    def __init__(
-        self,
-        settings: RecordSettings,
-        session: Session,
-        queue: _Queue,
-        destination: Destination,
-        *,
-        redactor: Redactor | None,
-        status: StatusLine,
-    ) -> None:
-        self.ended_by = ""
-        self._settings = settings
-        self._session = session
-        self._queue = queue
-        self._destination = destination
-        self._redactor = redactor
-        self._status = status
-        self._sink: Sink | None = None
-        self._writer: RecordingWriter | None = None
-        self._began: float | None = None
-        self._reported: Counter[str] = Counter()
-        self._too_large: set[str] = set()
+    settings: RecordSettings
+    session: Session
+    queue: _Queue
+    destination: Destination
+    redactor: Redactor | None
+    status: StatusLine
+    ended_by: str = ""
+    sink: Sink | None = None
+    writer: RecordingWriter | None = None
+    began: float | None = None
+    reported: Counter[str] = field(default_factory=Counter)
+    too_large: set[str] = field(default_factory=set)
 
     @property
     def has_begun(self) -> bool:
         """True if something was recorded."""
-        return self._began is not None
+        return self.began is not None
 
     @property
     def _elapsed_s(self) -> float:
-        return 0.0 if self._began is None else time.monotonic() - self._began
+        return 0.0 if self.began is None else time.monotonic() - self.began
 
     def record(self, requests: Requests, event: WakeEvent) -> None:
         """Record until the end. Raise NettopError, BrokenPipeError, and Full."""
         while not requests.ending and (left := self._left_s()) > 0:
-            self._queue.put_events()
+            self.queue.put_events()
             self._write_queued()
-            self._status.show(self._words())
+            self.status.show(self._words())
             event.wait(timeout_s=min(left, _STEP_S))
         service_manager.stopping()
         self._write_queued()
-        if self._began is not None:
-            part = next(part for part in self._queue.parts if part.failure is None)
+        if self.began is not None:
+            part = next(part for part in self.queue.parts if part.failure is None)
             if missing := part.consumer.read_last(self._write_queued):
-                self._status.report(missing)
+                self.status.report(missing)
             self._write_queued()
             self._require_a_lens(has_begun=False)
 
     def _left_s(self) -> float:
-        duration_s = self._settings.duration_s
+        duration_s = self.settings.duration_s
         return float("inf") if duration_s is None else duration_s - self._elapsed_s
 
     def _write_queued(self) -> None:
         self._note_failures()
-        while (item := self._queue.pop()) is not None:
-            with self._session.steps.time(item.part.lens.id, WRITE):
+        while (item := self.queue.pop()) is not None:
+            with self.session.steps.time(item.part.lens.id, WRITE):
                 self._write(item)
         self._report_losses()
         self._require_a_lens(has_begun=self.has_begun)
@@ -294,57 +283,57 @@ class _Recorder:
             with self._counting_too_large(part, UNRECORDED_READINGS, 1):
                 writer.write(replace(item.reading, lost={**item.reading.lost, **+part.lost}))
                 part.written[""] += 1
-        if self._began is None:
-            self._began = time.monotonic()
+        if self.began is None:
+            self.began = time.monotonic()
             service_manager.ready(f"recording {', '.join(self._recorded())}")
 
     def _writer_at(self, wall_ns: int) -> RecordingWriter:
         """Return the writer, which writes to the file for this time."""
-        sink = self._destination.sink_at(wall_ns)
-        if self._writer is None:
+        sink = self.destination.sink_at(wall_ns)
+        if self.writer is None:
             origin = Group(
                 tuple(self._recorded()),
-                self._session.interval_s,
+                self.session.interval_s,
                 version_of_build(),
                 host_facts(),
                 self._failures(),
             )
-            self._writer = RecordingWriter(sink, origin, self._redactor)
-        elif sink is not self._sink:
-            self._writer.go_on_in(sink)
-        self._sink = sink
-        return self._writer
+            self.writer = RecordingWriter(sink, origin, self.redactor)
+        elif sink is not self.sink:
+            self.writer.go_on_in(sink)
+        self.sink = sink
+        return self.writer
 
     # --- failures -----------------------------------------------------------------------------------------------
 
     def _recorded(self) -> list[str]:
         """Return the lenses that have not failed."""
-        return [part.lens.id for part in self._queue.parts if part.failure is None]
+        return [part.lens.id for part in self.queue.parts if part.failure is None]
 
     def _failures(self) -> dict[str, list[str]]:
-        failures = {part.lens.id: part.failure for part in self._queue.parts}
+        failures = {part.lens.id: part.failure for part in self.queue.parts}
         return {
             lens: [failure.what, failure.remedy] for lens, failure in failures.items() if failure is not None
         }
 
     def _note_failures(self) -> None:
         """Report the lenses that have failed or come back, and name those missing in the recording."""
-        for part in self._queue.parts:
+        for part in self.queue.parts:
             failure = part.consumer.failure
             if (failure is None) == (part.failure is None):
                 continue
             part.failure = failure
-            if self._writer is not None:
-                self._writer.fail(self._failures())
+            if self.writer is not None:
+                self.writer.fail(self._failures())
             title = part.lens.title
-            self._status.report(
+            self.status.report(
                 f"recorded again: {title}" if failure is None else f"not recorded: {title}: {failure.what}"
             )
 
     def _require_a_lens(self, *, has_begun: bool) -> None:
         """Raise the first error if none of the chosen lenses is left; findings alone are about nothing. While a
         recording that `has_begun` goes on, a lens may come back."""
-        chosen = [part for part in self._queue.parts if part.lens is not FINDINGS] or self._queue.parts
+        chosen = [part for part in self.queue.parts if part.lens is not FINDINGS] or self.queue.parts
         if all(part.failure is not None for part in chosen):
             may_come = has_begun and any(part.failure.is_retried for part in chosen if part.failure)
             chosen[0].consumer.raise_failure(has_begun=may_come)
@@ -356,24 +345,24 @@ class _Recorder:
             yield
         except TooLarge as error:
             part.lost[what] += count
-            self._reported[what] += count  # not as what was written too slowly
-            if part.lens.id not in self._too_large:
-                self._too_large.add(part.lens.id)
-                self._status.report(f"not recorded: {part.lens.title}: {error}")
+            self.reported[what] += count  # not as what was written too slowly
+            if part.lens.id not in self.too_large:
+                self.too_large.add(part.lens.id)
+                self.status.report(f"not recorded: {part.lens.title}: {error}")
 
     # --- losses -------------------------------------------------------------------------------------------------
 
     def _report_losses(self) -> None:
         """Report what was not written since the last report."""
-        totals = sum((part.lost for part in self._queue.parts), Counter[str]())
-        for what, count in (totals - self._reported).items():
-            self._status.report(f"lost {count} {what}: the recording is written too slowly")
-        self._reported = totals
+        totals = sum((part.lost for part in self.queue.parts), Counter[str]())
+        for what, count in (totals - self.reported).items():
+            self.status.report(f"lost {count} {what}: the recording is written too slowly")
+        self.reported = totals
 
     def _losses(self) -> str:
         """Return all losses since the first reading, those of sources by lens."""
         losses = []
-        for part in self._queue.parts:
+        for part in self.queue.parts:
             first = part.first_lost or {}
             grown = {what: count - first.get(what, 0) for what, count in part.last_lost.items()}
             losses += [
@@ -386,19 +375,19 @@ class _Recorder:
     # --- messages -----------------------------------------------------------------------------------------------
 
     def _words(self) -> str:
-        if self._began is None:
+        if self.began is None:
             return "attaching …  (Ctrl-C ends)"
-        of_all = "" if self._settings.duration_s is None else f" of {self._settings.duration_s:g} s"
-        size = human(self._destination.written, "bytes")
+        of_all = "" if self.settings.duration_s is None else f" of {self.settings.duration_s:g} s"
+        size = human(self.destination.written, "bytes")
         return f"recording  {self._elapsed_s:.0f} s{of_all}  {size}  (Ctrl-C ends)"
 
     def report_summary(self) -> None:
         """Report how long and what was recorded, how large it is, and what was lost."""
-        if self._began is None:
-            self._status.report("ended before the first reading: nothing was recorded")
+        if self.began is None:
+            self.status.report("ended before the first reading: nothing was recorded")
             return
         by_count: dict[int, list[str]] = {}
-        for part in self._queue.parts:
+        for part in self.queue.parts:
             if part.written[""]:
                 by_count.setdefault(part.written[""], []).append(part.lens.id)
         readings = [
@@ -406,11 +395,11 @@ class _Recorder:
         ]
         events = [
             f"{part.written[table.name]} {part.lens.id}.{table.name}"
-            for part in self._queue.parts
+            for part in self.queue.parts
             for table in part.events
         ]
-        size = human(self._destination.written, "bytes")
+        size = human(self.destination.written, "bytes")
         what = "; ".join(
-            [*readings, *events, f"{size} to {self._destination.place}", f"lost {self._losses()}"]
+            [*readings, *events, f"{size} to {self.destination.place}", f"lost {self._losses()}"]
         )
-        self._status.report(f"recorded {self._elapsed_s:.1f} s{self.ended_by}: {what}")
+        self.status.report(f"recorded {self._elapsed_s:.1f} s{self.ended_by}: {what}")

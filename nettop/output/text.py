@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple, TextIO
 
 from nettop.diagnostics import Diagnostics
@@ -84,20 +84,10 @@ def run_text(
         watched(session, SourceOptions(mechanisms=settings.mechanisms)) if watches else nullcontext(),
         Consumer(session, plan.lens.id, (plan.query.table,), options, columns=plan.named) as consumer,
     ):
-        host = host or os.uname().nodename
         if requests is not None:
             requests.wake = consumer.wake
-        printer = _Printer(
-            settings,
-            plan,
-            session,
-            consumer,
-            stdout=stdout,
-            stderr=stderr,
-            replay=replay,
-            host=host,
-            requests=requests,
-        )
+        shown_host = host or os.uname().nodename if replay is None else replay.host
+        printer = _Printer(settings, plan, session, consumer, stdout, stderr, replay, shown_host, requests)
         outages = Outages(session, (plan.lens.id,), Diagnostics(stderr))
         is_available = False
         shown: Frame | None = None
@@ -122,149 +112,142 @@ def run_text(
                 consumer.read_now()
 
 
+@dataclass
 class _Printer:
     """A printer of snapshots. It prints each new one once, with the banner and remarks on standard error.
 
     Each row of an append table is printed once, in the first output after it was added.
     """
 
-    def __init__(
-        self,
-        settings: Settings,
-        plan: Plan,
-        session: Session,
-        consumer: Consumer,
-        *,
-        stdout: TextIO,
-        stderr: TextIO | None,
-        replay: Replay | None,
-        host: str,
-        requests: Requests | None,
-    ) -> None:
-        self.printed = 0
-        self._requests = requests
-        self._replay = replay
+    settings: Settings
+    plan: Plan
+    session: Session
+    consumer: Consumer
+    stdout: TextIO
+    stderr: TextIO | None
+    replay: Replay | None
+    host: str
+    requests: Requests | None
+    printed: int = 0
+    limit: str = ""
+    last: Snapshot | None = None
+    described: Snapshot | None = None
+    losses: Losses = field(default_factory=Losses)
+    lost_hosts: dict[str, str] = field(default_factory=dict)
+    unlisted: int = 0
+
+    def __post_init__(self) -> None:
+        """Prepare the format."""
+        text = self.settings.text
         # What a recording's first reading has found is as good as the rest.
-        is_found = replay is not None and watches_all(plan.query.table)
-        self._needs_before = plan.needs_two_snapshots and not is_found
-        self._host = host if replay is None else replay.host
-        self._session = session
-        self._consumer = consumer
-        self._limit = ""
-        self._settings = settings
-        self._plan = plan
-        self._stdout = stdout
-        has_banner = settings.text.format is Format.TABLE and not settings.text.data_only
-        self._banner_stream = stderr if has_banner else None
-        self._report = Diagnostics(stderr)
-        self._formatter = _formatter(plan, settings.text, stdout)
+        is_found = self.replay is not None and watches_all(self.plan.query.table)
+        self.needs_before = self.plan.needs_two_snapshots and not is_found
+        has_banner = text.format is Format.TABLE and not text.data_only
+        self.banner_stream = self.stderr if has_banner else None
+        self.report = Diagnostics(self.stderr)
+        self.formatter = _formatter(self.plan, text, self.stdout)
         # Tables for people use the encoding of the locale; programs always expect UTF-8.
-        self._encoding = stdout.encoding if settings.text.format is Format.TABLE else "utf-8"
-        self._resolver = Resolver() if settings.view.resolve else None
-        self._last: Snapshot | None = None
-        self._described: Snapshot | None = None
-        self._losses = Losses()
-        self._lost_hosts: dict[str, str] = {}
-        self._unlisted = 0
+        self.encoding = self.stdout.encoding if text.format is Format.TABLE else "utf-8"
+        self.resolver = Resolver() if self.settings.view.resolve else None
 
     def report_limit(self) -> None:
         """Report, in every format, that --max-overhead makes the output less frequent."""
-        limit = self._session.overhead_limit
-        if limit is not None and str(limit) != self._limit:
-            self._limit = str(limit)
-            self._report(limit.state)
+        limit = self.session.overhead_limit
+        if limit is not None and str(limit) != self.limit:
+            self.limit = str(limit)
+            self.report(limit.state)
 
     def show(self, frame: Frame | None) -> None:
         """Print the frame, unless it was printed before or lacks the earlier snapshot that the output needs."""
         if frame is None:
             return
-        last, self._last = self._last, frame.now
-        if frame.now is last or (self._needs_before and frame.before is None):
+        last, self.last = self.last, frame.now
+        if frame.now is last or (self.needs_before and frame.before is None):
             return
-        with self._session.steps.time(self._plan.lens.id, PRINT):
+        with self.session.steps.time(self.plan.lens.id, PRINT):
             self._print(frame, last)
 
     def show_last(self) -> None:
         """Print what came since the last output, or report that it is missing. Raise the lens's error."""
-        missing = self._consumer.read_last() if self._consumer.frame else ""
-        self._consumer.raise_failure()
-        self._report.report_new([missing] if missing else [])
-        self.show(self._consumer.frame)
+        missing = self.consumer.read_last() if self.consumer.frame else ""
+        self.consumer.raise_failure()
+        self.report.report_new([missing] if missing else [])
+        self.show(self.consumer.frame)
 
     def _print(self, frame: Frame, last: Snapshot | None) -> None:
-        if self._settings.view.deltas and last is not None:
+        if self.settings.view.deltas and last is not None:
             # Compare with the last output rather than the last snapshot, so that deltas add up.
             frame = replace(frame, before=last)
-        view = View(self._with_new_rows(frame), self._plan.query, self._resolver, all_batches=True)
-        if self._resolver is not None and self._settings.text.count == 1:
-            self._resolver.wait(_shown_addresses(view, self._plan.columns), RESOLVE_WAIT_S)
+        view = View(self._with_new_rows(frame), self.plan.query, self.resolver, all_batches=True)
+        if self.resolver is not None and self.settings.text.count == 1:
+            self.resolver.wait(_shown_addresses(view, self.plan.columns), RESOLVE_WAIT_S)
         self._report_state(frame.now)
         self._report_hosts(frame.now)
         self._report_view(view)
-        block = self._formatter(view)
-        self._unlisted += view.unlisted
+        block = self.formatter(view)
+        self.unlisted += view.unlisted
         lost = self._new_losses(frame.now)
         if lost:
-            self._report(f"lost {'; '.join(map(str, lost))}")
-        if self._settings.text.format is Format.JSONL:
+            self.report(f"lost {'; '.join(map(str, lost))}")
+        if self.settings.text.format is Format.JSONL:
             block += "".join(lost_line(LineFormat.JSONL, frame.now.wall_ns, each) for each in lost)
-        write_output(self._stdout, block, self._encoding, self._requests)
+        write_output(self.stdout, block, self.encoding, self.requests)
         self.printed += 1
 
     def _with_new_rows(self, frame: Frame) -> Frame:
         """Return the frame with the rows of an append table that have not been printed yet."""
-        table = self._plan.query.table
+        table = self.plan.query.table
         if not table.append:
             return frame
-        return replace(frame, batches={table.name: tuple(self._consumer.rows(table))})
+        return replace(frame, batches={table.name: tuple(self.consumer.rows(table))})
 
     def _new_losses(self, snapshot: Snapshot) -> list[Lost]:
         """Return losses since the last output that cannot be seen in the rows."""
-        table = self._plan.query.table
+        table = self.plan.query.table
         totals = {(what, CAUSES.get(what, "")): total for what, total in snapshot.notable_losses.items()}
         if table.append:
-            totals[table.name, QUEUE_FULL] = self._consumer.lost(table)
-        totals[f"rows of closed {table.name}", NOT_LISTED] = self._unlisted
-        return [lost for loss, total in totals.items() for lost in self._losses.new_losses(*loss, total)]
+            totals[table.name, QUEUE_FULL] = self.consumer.lost(table)
+        totals[f"rows of closed {table.name}", NOT_LISTED] = self.unlisted
+        return [lost for loss, total in totals.items() for lost in self.losses.new_losses(*loss, total)]
 
     def _report_hosts(self, snapshot: Snapshot) -> None:
         """Report, in every format, the hosts whose rows are missing, and those that are back."""
         lost = {host: why for host, why in snapshot.gaps.items() if why.startswith(LOST_HOST)}
-        before, self._lost_hosts = self._lost_hosts, lost
+        before, self.lost_hosts = self.lost_hosts, lost
         for host in lost.keys() - before.keys():
-            self._report(f"{host} is {lost[host]}")
+            self.report(f"{host} is {lost[host]}")
         for host in before.keys() - lost.keys():
-            self._report(f"{host} is back")
+            self.report(f"{host} is back")
 
     def _report_state(self, snapshot: Snapshot) -> None:
-        if self._banner_stream is None:
+        if self.banner_stream is None:
             return
-        described, self._described = self._described, snapshot
+        described, self.described = self.described, snapshot
         if described is None:
-            lines = [banner(snapshot, self._host, self._settings.interval_s)]
+            lines = [banner(snapshot, self.host, self.settings.interval_s)]
         else:
             lines = [change(described, snapshot)]
-        if self._replay is not None:
+        if self.replay is not None:
             lines.append(rfc3339(snapshot.wall_ns))
-        self._banner_stream.writelines(line + "\n" for line in lines if line)
-        self._banner_stream.flush()
+        self.banner_stream.writelines(line + "\n" for line in lines if line)
+        self.banner_stream.flush()
 
     def _report_view(self, view: View) -> None:
         """Report once, in every format, why rows or owners are missing."""
         remarks = view.filter_remarks
-        if self._replay is None and watches_all(view.table):
-            remarks = [*remarks, *map(str, not_watched(self._session.bus))]
+        if self.replay is None and watches_all(view.table):
+            remarks = [*remarks, *map(str, not_watched(self.session.bus))]
         why = view.snapshot.why_unavailable(view.table)
         if why is not None:
-            remarks = [*remarks, f"{self._plan.lens.id}.{view.table.name} is no longer available: {why}"]
-        elif self._banner_stream is None:  # else the banner reports them
-            reported, gaps = lens_output(self._plan.lens.id).reported_gaps, view.snapshot.gaps
+            remarks = [*remarks, f"{self.plan.lens.id}.{view.table.name} is no longer available: {why}"]
+        elif self.banner_stream is None:  # else the banner reports them
+            reported, gaps = lens_output(self.plan.lens.id).reported_gaps, view.snapshot.gaps
             remarks = [
                 *remarks,
                 *_unavailable_hooks(view),
                 *(f"{name} {gaps[name]}" for name in reported if name in gaps),
             ]
-        self._report.report_new(remarks)
+        self.report.report_new(remarks)
 
 
 def _unavailable_hooks(view: View) -> list[str]:
