@@ -177,7 +177,7 @@ def start_log(options: LogOptions, source_of: SourceOf) -> ExitCode:
                 source_of,
                 user,
                 follow_namespaces=options.follow_namespaces,
-                program_statistics=SELF.id in lenses or settings.max_overhead is not None,
+                program_statistics=SELF.id in lenses,
                 max_overhead=settings.max_overhead,
                 together=lenses,
             )

@@ -48,8 +48,8 @@ def open_session(
     `source_of` creates the source of a lens; None uses the probes. Only the probes need privileges: with other sources
     none are dropped. Screens load more lenses after the first reading, and have no place for warnings.
     `follow_namespaces` enters network namespaces created later. `program_statistics` lets the kernel measure BPF
-    programs while the session is open, at a cost of some 50 ns for each run of each program on the host. `ask_firewall`
-    keeps a thread that may ask for the rules of nftables.
+    programs while the session is open, at a cost of some 50 ns for each run of each program on the host; the option
+    `max_overhead` implies that. `ask_firewall` keeps a thread that may ask for the rules of nftables.
     """
     with importing():
         from nettop.engine.session import Session
@@ -75,7 +75,7 @@ def open_session(
         sys.stderr.write(safe_text(warning) + "\n")
     with ExitStack() as resources:
         compile_in_background(resources)
-        if program_statistics:
+        if program_statistics or options.get("max_overhead") is not None:
             options["open_statistics"] = _open_statistics(resources)
         become_user(user)
         options["drop_privileges"] = partial(

@@ -183,7 +183,6 @@ def start_record(options: RecordOptions, source_of: SourceOf) -> ExitCode:
                 source_of,
                 user,
                 follow_namespaces=options.follow_namespaces,
-                program_statistics=settings.max_overhead is not None,
                 max_overhead=settings.max_overhead,
                 ask_firewall=True,
                 together=settings.lenses,

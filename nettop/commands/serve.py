@@ -210,7 +210,6 @@ def start_serve(options: ServeOptions, source_of: SourceOf) -> ExitCode:
                 source_of,
                 user,
                 follow_namespaces=options.follow_namespaces,
-                program_statistics=settings.max_overhead is not None,
                 max_overhead=settings.max_overhead,
                 together=settings.lenses,
             )

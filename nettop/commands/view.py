@@ -168,7 +168,7 @@ def start_view(options: ViewOptions, source_of: SourceOf) -> ExitCode:
         user,
         on_screen=not options.is_text,
         follow_namespaces=options.follow_namespaces,
-        program_statistics=lens.id == SELF.id or settings.max_overhead is not None,
+        program_statistics=lens.id == SELF.id,
         ask_firewall=not options.is_text or lens is FINDINGS,
         max_overhead=settings.max_overhead,
         together=_attached_first(lens, table) if options.is_text else (),
