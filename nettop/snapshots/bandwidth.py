@@ -135,7 +135,7 @@ _RECEIVED = Field("bytes_received", Kind.COUNTER, "RECV", "bytes received, with 
 _SENT = Field("bytes_sent", Kind.COUNTER, "SENT", "bytes sent, with link-layer headers, without checksum and preamble; "
               "every packet segmented by the interface (GSO) counts with its own headers",
               "u8", "bytes", 10, 94, tone="sent", rate_title="OUT")  # fmt: skip
-_BYTES = Field("bytes", Kind.SUM, "BYTES", "bytes received and sent", width=10, importance=20,
+_BYTES = Field("bytes", Kind.SUM, "BYTES", "bytes received and sent", importance=20,
                parts=("bytes_received", "bytes_sent"))  # fmt: skip
 _PACKETS_RECEIVED = Field("packets_received", Kind.COUNTER, "PKTS IN", "packets received", "u8", "packets", 9, 70,
                           tone="received", rate_title="PPS IN")  # fmt: skip
@@ -340,7 +340,7 @@ FLOWS = Table(
         _BYTES,
         _PACKETS_RECEIVED,
         _PACKETS_SENT,
-        Field("tcp_flags", Kind.TEXT, "FLAGS", "TCP flags seen: F S R P A U E C", "u4", width=8, importance=50),
+        Field("tcp_flags", Kind.TEXT, "FLAGS", "TCP flags seen: F S R P A U E C", "u4", width=8),
         Field("first_seen", Kind.TIME, "FIRST", "the first packet since counting of the flow began", "u8", "ns",
               width=19, importance=15),
         Field("last_seen", Kind.TIME, "LAST", "the last packet", "u8", "ns", width=19, importance=18),

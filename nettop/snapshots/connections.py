@@ -215,14 +215,14 @@ _FIELDS = (
           lens="services"),
     Field("waiting_since", Kind.TIME, "WAITING SINCE", "start of its unanswered request", "u8", "ns", 19, 4,
           lens="services"),
-    Field("owner_source", Kind.ENUM, "OWNER BY", "how the owner was determined", "u1", width=10, importance=4,
+    Field("owner_source", Kind.ENUM, "OWNER BY", "how the owner was determined", "u1", importance=4,
           labels=OWNER_SOURCES),
     Field("local", Kind.ENDPOINT, "LOCAL", "address and port on this machine", width=22, importance=55,
           parts=("local_address", "local_port"), zone="device", binds=True),
     Field("remote", Kind.ENDPOINT, "REMOTE", "address and port of the peer", width=22, importance=95,
           parts=("remote_address", "remote_port"), zone="device"),
     Field("retransmit_ratio", Kind.RATIO, "RETR", "share of data segments that were retransmitted", width=7,
-          importance=50, formula="retransmits ÷ data_packets_sent, at most 1: a retransmitted SYN or FIN is in the "
+          formula="retransmits ÷ data_packets_sent, at most 1: a retransmitted SYN or FIN is in the "
           "numerator only",
           parts=("retransmits", "data_packets_sent"), share=True),
     Field("spurious_ratio", Kind.RATIO, "SPUR %", "share of retransmitted segments that were spurious", width=7,
@@ -236,7 +236,7 @@ _FIELDS = (
           importance=9, formula="accept_queue ÷ backlog", parts=("accept_queue", "backlog")),
     Field("syn_queue_use", Kind.RATIO, "SYNQ %", "fill level of a listener's queue of half-open connections", width=7,
           importance=9, formula="syn_queue ÷ backlog", parts=("syn_queue", "backlog")),
-    Field("bytes", Kind.SUM, "BYTES", "payload sent and received", width=10, importance=33,
+    Field("bytes", Kind.SUM, "BYTES", "payload sent and received", importance=33,
           parts=("bytes_sent", "bytes_received")),
     Field("owner", Kind.GROUP, "PROCESS", "process, PID and container", width=24, importance=100,
           parts=("process", "pid", "container")),
@@ -599,7 +599,7 @@ def _as_event_field(field: Field) -> Field:
 EVENTS = Table(
     name="events",
     fields=(
-        Field("event_id", Kind.KEY, "EVENT ID", "sequence number of the event; lost ones leave gaps", "u8", width=10,
+        Field("event_id", Kind.KEY, "EVENT ID", "sequence number of the event; lost ones leave gaps", "u8",
               importance=2),
         Field("time", Kind.TIME, "TIME", "when the kernel changed the connection's state", "u8", "ns", 27, 96),
         Field("event", Kind.ENUM, "EVENT", "what happened; fail: the connection never opened", "u1",

@@ -293,7 +293,7 @@ PACKETS = Table(
         Field("family", Kind.TEXT, "FAMILY", "network protocol, by its ethertype; the socket's family for a packet "
               "that never left a socket", "u4", width=7, importance=40),
         Field("interface", Kind.TEXT, "IFACE", "the packet's device, or the one it arrived on; if12 is a removed "
-              "device with index 12", "u4", width=10, importance=66),
+              "device with index 12", "u4", importance=66),
         *_NAMESPACE,
         Field("port", Kind.LABEL, "PORT", "the local port of the packet's receiving socket, else of its sender; the "
               "destination port of a received packet without a socket; unknown for a client's: an ephemeral port "
@@ -308,8 +308,7 @@ PACKETS = Table(
               "u8", "bytes", 9, 35, "sum of skb->len"),
         Field("first_seen", Kind.TIME, "FIRST", "time of the refresh that saw the first drop", "u8", "ns",
               width=19, importance=25),
-        Field("last_seen", Kind.TIME, "LAST", "time of the refresh that saw the last drop", "u8", "ns",
-              width=19, importance=50),
+        Field("last_seen", Kind.TIME, "LAST", "time of the refresh that saw the last drop", "u8", "ns", width=19),
     ),
     screen=("reason", "meaning", "place", "protocol", "port", "process", "interface", "namespace", "packets_per_s",
             "packets", "last_seen"),
@@ -497,8 +496,7 @@ COUNTERS = Table(
         Field("counter", Kind.TEXT, "COUNTER", "what happened to the packets", "u4", width=24, importance=100),
         Field("name", Kind.TEXT, "NAME", "the kernel's name, as in nstat or ip -s link", "u4",
               width=24, importance=60),
-        Field("interface", Kind.TEXT, "IFACE", "the device, for a device's counter", "u4",
-              width=10, importance=80),
+        Field("interface", Kind.TEXT, "IFACE", "the device, for a device's counter", "u4", importance=80),
         Field("cpu", Kind.LABEL, "CPU", "the CPU, for a CPU's counter", "u4", width=4, importance=40),
         *_NAMESPACE,
         Field("packets", Kind.COUNTER, "DROPS", "packets counted since the start of the namespace, device or "

@@ -32,7 +32,7 @@ EXPORTERS = Table(
         Field("protocol", Kind.ENUM, "PROTOCOL", "protocol of its datagrams", "u1", width=9, importance=90,
               labels=PROTOCOLS),
         Field("domain", Kind.LABEL, "DOMAIN", "observation domain, source ID, engine, or sFlow sub-agent", "u4",
-              width=8, importance=50),
+              width=8),
         Field("datagrams", Kind.COUNTER, "DATAGRAMS", "datagrams received", "u8", "packets", 10, 80),
         Field("bytes", Kind.COUNTER, "BYTES", "bytes of these datagrams", "u8", "bytes", 10, 45, rate_title="RATE"),
         Field("flows", Kind.COUNTER, "FLOWS", "flows in these datagrams", "u8", "flows", 10, 95, rate_title="FLOWS/s"),

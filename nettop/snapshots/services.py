@@ -472,7 +472,6 @@ CONNECTIONS = Table(
             "LOCAL ISN",
             "initial sequence number of this end, from TCP's counts; of the end that accepted, one more",
             "u4",
-            width=10,
             importance=2,
         ),
         Field(
@@ -481,7 +480,6 @@ CONNECTIONS = Table(
             "REMOTE ISN",
             "initial sequence number of the peer, plus one",
             "u4",
-            width=10,
             importance=2,
         ),
         _WAITED,
