@@ -167,7 +167,7 @@ def answered(sources: Mapping[str, Scripted], path: str, query: bytes = b"") -> 
 
 def test_a_table_is_read_on_request() -> None:
     """The first request for a table waits for its reading."""
-    source = OnRequest([])
+    source = Read(0)
     status, document = answered({"connections": source}, "/api/v1/connections.groups")
     assert (status, document["view"]) == (200, "connections.groups")
     assert source.options is not None
@@ -176,7 +176,7 @@ def test_a_table_is_read_on_request() -> None:
 
 def test_all_rows_are_read_on_request() -> None:
     """All rows, including sockets in TIME_WAIT, are read on request."""
-    source = OnRequest([])
+    source = Read(0)
     assert answered({"connections": source}, "/api/v1/connections")[0] == 200
     assert source.options is not None
     assert not source.options.all_rows
