@@ -14,6 +14,7 @@ import socket
 import struct
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -40,7 +41,6 @@ _SPEED_AT, _SPEED_UNKNOWN = (12, 28), 0xFFFFFFFF
 _DUPLEX_AT, _DUPLEX_UNKNOWN = 14, 0xFF
 _REQUEST = netlink.request(_RTM_GETLINK, netlink.DUMP, netlink.LINK.pack(socket.AF_UNSPEC, 0, 0, 0, 0))
 _ATTEMPTS = 5
-_TIMEOUT_S = 5.0
 _NLM_F_MULTI = 0x2
 _SO_RCVBUFFORCE = 33
 _QUEUE_BYTES = 4 << 20
@@ -145,7 +145,7 @@ class Link:
 
 def read_links() -> list[Link]:
     """Read the devices of the calling thread's network namespace. Raises OSError if the kernel does not answer."""
-    with _channel() as channel:
+    with netlink.open_channel(socket.NETLINK_ROUTE) as channel:
         links, _ = _dump_links(channel)
         return links
 
@@ -158,9 +158,11 @@ class LinkWatch:
     """
 
     def __init__(self) -> None:
-        self._channel = _channel()
+        self._channel = netlink.open_channel(socket.NETLINK_ROUTE)
         try:
-            _enlarge(self._channel)
+            self._channel.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _QUEUE_BYTES)
+            with suppress(PermissionError):
+                self._channel.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _QUEUE_BYTES)
             self._channel.bind((0, _RTMGRP_LINK))
         except BaseException:
             self.close()
@@ -173,19 +175,6 @@ class LinkWatch:
     def close(self) -> None:
         """Close the socket; a second call is a no-op."""
         self._channel.close()
-
-
-def _channel() -> socket.socket:
-    channel = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE)
-    channel.settimeout(_TIMEOUT_S)
-    return channel
-
-
-def _enlarge(channel: socket.socket) -> None:
-    try:
-        channel.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _QUEUE_BYTES)
-    except PermissionError:
-        channel.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _QUEUE_BYTES)
 
 
 def _dump_links(channel: socket.socket) -> tuple[list[Link], list[Link]]:

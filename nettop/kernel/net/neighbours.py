@@ -16,7 +16,6 @@ _RTM_NEWNEIGH, _RTM_GETNEIGH = 28, 30
 _NEIGHBOUR = struct.Struct("=B3xiHBB")
 """struct ndmsg: address family, device, state, flags, type."""
 _NUD_PERMANENT, _NTF_EXT_LEARNED = 0x80, 0x10
-_TIMEOUT_S = 5.0
 
 
 def count_unlimited(family: int) -> int:
@@ -25,10 +24,7 @@ def count_unlimited(family: int) -> int:
     Permanent ones and those that a routing daemon has learned are counted as entries, but are not limited
     (neigh_update_gc_list in net/core/neighbour.c). Raises OSError.
     """
-    with socket.socket(
-        socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE
-    ) as channel:
-        channel.settimeout(_TIMEOUT_S)
+    with netlink.open_channel(socket.NETLINK_ROUTE) as channel:
         channel.send(netlink.request(_RTM_GETNEIGH, netlink.DUMP, _NEIGHBOUR.pack(family, 0, 0, 0, 0)))
         counted, ended = 0, False
         while not ended:

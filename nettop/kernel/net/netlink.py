@@ -28,6 +28,7 @@ ATTRIBUTE = struct.Struct("=HH")
 """struct nlattr: length with this header, type."""
 RESULT = struct.Struct("=i")
 """Start of the body of ERROR and DONE: a negative errno, or 0."""
+_TIMEOUT_S = 5.0
 ANSWER_BYTES = 1 << 16
 """Receive buffer size; the kernel sends at most 32 KiB at once (netlink_recvmsg in net/netlink/af_netlink.c)."""
 
@@ -35,6 +36,13 @@ RTM_NEWLINK, IFLA_IFNAME = 16, 3
 LINK = struct.Struct("=BxHiII")
 """struct ifinfomsg, the body of RTM_NEWLINK before its attributes (include/uapi/linux/rtnetlink.h): address family,
 device type, index, flags, change mask."""
+
+
+def open_channel(protocol: int) -> socket.socket:
+    """Open a socket for a protocol of netlink, with a timeout."""
+    channel = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, protocol)
+    channel.settimeout(_TIMEOUT_S)
+    return channel
 
 
 def request(kind: int, flags: int, body: bytes) -> bytes:

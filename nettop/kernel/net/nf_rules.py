@@ -34,7 +34,6 @@ _NEW_CHAIN, _GET_CHAIN, _NEW_RULE, _GET_RULE = (10 << 8 | kind for kind in (3, 4
 _BODY = struct.Struct("=BBH")
 """struct nfgenmsg: family, version, resource."""
 _KERNEL = (0, 0)
-_TIMEOUT_S = 5.0
 
 _RULE_TABLE, _RULE_CHAIN, _RULE_HANDLE, _RULE_EXPRESSIONS, _RULE_USERDATA = 1, 2, 3, 4, 7
 _CHAIN_TABLE, _CHAIN_NAME, _CHAIN_HOOK, _CHAIN_POLICY, _CHAIN_COUNTERS = 1, 3, 4, 5, 8
@@ -145,10 +144,7 @@ def read_drop_rules(ask: Ask) -> DropRules:
     hooks: dict[Chain, str] = {}
     is_whole = True
     for kind in (_GET_CHAIN, _GET_RULE):
-        with socket.socket(
-            socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_NETFILTER
-        ) as channel:
-            channel.settimeout(_TIMEOUT_S)
+        with netlink.open_channel(_NETLINK_NETFILTER) as channel:
             ask(channel, netlink.request(kind, netlink.DUMP, _BODY.pack(socket.AF_UNSPEC, 0, 0)))
             left, ended = RULES_MAX, False
             while not ended and left > 0:
