@@ -20,7 +20,14 @@ from nettop.errors import NettopError, PermissionMissing, Unsupported
 from nettop.kernel import bpf_syscall as bpf
 from nettop.kernel.host import privileges
 from nettop.kernel.host.privileges import CAP_SYS_ADMIN, FINDING_NAMESPACES, LOADING, how_to_get, missing_for
-from nettop.kernel.host.proc_files import mounts, proc_options, read_required, read_text, stat_words
+from nettop.kernel.host.proc_files import (
+    mounts,
+    proc_options,
+    read_required,
+    read_sockstat,
+    read_text,
+    stat_words,
+)
 from nettop.snapshots.safe_text import safe_bytes, safe_text
 
 BTF_FILE = "/sys/kernel/btf/vmlinux"
@@ -155,8 +162,7 @@ class Host:
 
     def require_bpf_calls(self) -> None:
         """Raise PermissionMissing or Unsupported if bpf(2) does not reach the kernel."""
-        number = bpf.errno_before_kernel()
-        if number:
+        if number := bpf.errno_before_kernel():
             raise self.blocked_call("bpf", number)
 
     def require_no_lockdown(self) -> None:
@@ -190,7 +196,8 @@ class Host:
     def blocked_call(self, call: str, number: int) -> NettopError:
         """Return the error for a system call that fails with this errno before the kernel checks its arguments."""
         why = os.strerror(number).lower()
-        if self._status("Seccomp") == _FILTERED:
+        status = read_text(self.proc / "thread-self/status")
+        if re.search(rf"^Seccomp:\s*{_FILTERED}$", status, re.MULTILINE):
             return PermissionMissing(
                 f"a seccomp filter denies {call}(2) (Seccomp: {_FILTERED} in /proc/self/status): {why}",
                 f"allow {call} in the filter: docker run --security-opt seccomp=PROFILE.json, or =unconfined; "
@@ -202,11 +209,6 @@ class Host:
             f"{call}(2) fails before the kernel handles it, likely in a sandbox: {why}",
             "run nettop outside the sandbox",
         )
-
-    def _status(self, label: str) -> str:
-        """Return the value of a line in the calling thread's status; empty if there is none."""
-        line = re.search(rf"^{label}:\s*(\S+)", read_text(self.proc / "thread-self/status"), re.MULTILINE)
-        return line[1] if line else ""
 
     def how_to_see_owners(self) -> str:
         """Return how to let nettop see the owners of other users' sockets."""
@@ -250,15 +252,11 @@ class Host:
 
     def sockstat(self) -> Sockstat:
         """Return the socket counts of the calling thread's network namespace."""
-        net = self.proc / "thread-self/net"
-        counts: Counter[str] = Counter()
-        for line in (read_text(net / "sockstat") + read_text(net / "sockstat6")).splitlines():
-            protocol, *words = line.split()  # such as TCP: inuse 5 tw 2
-            counts.update({protocol + key: int(n) for key, n in zip(words[::2], words[1::2], strict=False)})
+        counts = Counter(read_sockstat(self.proc, "sockstat", "sockstat6"))
         return Sockstat(
-            tcp=counts["TCP:inuse"] + counts["TCP6:inuse"],
-            udp=counts["UDP:inuse"] + counts["UDP6:inuse"],
-            time_wait=counts["TCP:tw"],
+            tcp=counts["TCP inuse"] + counts["TCP6 inuse"],
+            udp=counts["UDP inuse"] + counts["UDP6 inuse"],
+            time_wait=counts["TCP tw"],
         )
 
     # --- processes ----------------------------------------------------------------------------------------

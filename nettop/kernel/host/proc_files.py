@@ -123,6 +123,18 @@ def is_running(proc: Path, pid: int) -> bool:
     return bool(words) and (words[0] not in "XZ" or words[17] != "1")
 
 
+def read_sockstat(proc: Path, *names: str) -> dict[str, int]:
+    """Return the numbers in these files of the calling thread's namespace: `TCP: inuse 5 tw 2` gives `TCP inuse` and
+    `TCP tw`."""
+    numbers: dict[str, int] = {}
+    for name in names:
+        for line in read_text(proc / "thread-self/net" / name).splitlines():
+            protocol, _, rest = line.partition(":")
+            words = rest.split()
+            numbers |= {f"{protocol} {key}": int(n) for key, n in zip(words[::2], words[1::2], strict=False)}
+    return numbers
+
+
 # --- CPU times ------------------------------------------------------------------------------------------------
 
 

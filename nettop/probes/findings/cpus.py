@@ -3,26 +3,22 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from nettop.kernel.host.proc_files import TICK_NS, read_text
+from nettop.kernel.host.proc_files import read_cpu_times
 from nettop.kernel.net.net_counters import read_softnet
 from nettop.probes.findings.interrupts import Queue
 from nettop.snapshots.findings import CPUS
 from nettop.snapshots.snapshot import Rows, rows_from
 
-_OF_CPU = re.compile(r"^cpu(\d+) (.*)$", re.MULTILINE)
-_SOFTIRQ_AT = 6
-"""Column of softirq time (proc_stat(5))."""
 _SOFTNET = ("processed", "dropped", "squeezed")
 
 
 def read_cpus(proc: Path, queues: Mapping[int, Queue], taken_ns: int) -> Rows:
     """Return a row for each online CPU, with the queue that interrupts it most, if known. The only one has no others to
     compare with."""
-    times = {int(cpu): int(rest.split()[_SOFTIRQ_AT]) * TICK_NS for cpu, rest in _OF_CPU.findall(_stat(proc))}
+    times = {cpu: spent.softirq_ns for cpu, spent in read_cpu_times(proc).items()}
     softnet = read_softnet(proc)
     total, others = sum(times.values()), len(times) - 1
     values = [
@@ -37,7 +33,3 @@ def read_cpus(proc: Path, queues: Mapping[int, Queue], taken_ns: int) -> Rows:
         for cpu, softirq in times.items()
     ]
     return rows_from(CPUS, values, taken_ns)
-
-
-def _stat(proc: Path) -> str:
-    return read_text(proc / "stat")

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import re
 import socket
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from nettop.errors import NettopError
-from nettop.kernel.host.proc_files import read_text
+from nettop.kernel.host.proc_files import read_sockstat, read_text
 from nettop.kernel.net.client_ports import most_used, read_client_ports
 from nettop.kernel.net.neighbours import count_unlimited
 from nettop.probes.findings.growth import Growth, Use
@@ -20,7 +19,6 @@ from nettop.snapshots.findings import FILLING_FROM, LIMITS, LOCAL_PORTS_TO
 from nettop.snapshots.row_ids import row_id
 from nettop.snapshots.snapshot import Rows, rows_from
 
-_IN_SOCKSTAT = re.compile(r"^(\w+):|(\w+) (\d+)", re.MULTILINE)
 _FIRST, _PRESSURE, _LAST = 0, 1, -1
 
 
@@ -70,7 +68,7 @@ _PORTS = Limit(LOCAL_PORTS_TO, "net/ipv4/ip_local_port_range", "", "further conn
 
 def read_limits(proc: Path, *, is_own: bool) -> dict[str, tuple[int, int]]:
     """Return used and maximum amounts by resource, in the calling thread's namespace; omit what this kernel lacks."""
-    sockstat = parse_sockstat(read_text(proc / "thread-self/net/sockstat"))
+    sockstat = read_sockstat(proc, "sockstat")
     amounts = {}
     for limit in _ALL:
         if limit.of_machine and not is_own:
@@ -119,16 +117,6 @@ def _port_use(proc: Path, sockstat: Mapping[str, int]) -> dict[str, tuple[int, i
     raw = busiest.address if busiest.family == socket.AF_INET6 else busiest.address[:4]
     place = endpoint_text(socket.inet_ntop(busiest.family, raw), busiest.port)
     return {f"{LOCAL_PORTS_TO}{place}": (busiest.used, most)}
-
-
-def parse_sockstat(text: str) -> dict[str, int]:
-    """Parse /proc/net/sockstat: `TCP: inuse 5 tw 2` gives `TCP inuse` and `TCP tw`."""
-    numbers, group = {}, ""
-    for heading, name, number in _IN_SOCKSTAT.findall(text):
-        group = heading or group
-        if name:
-            numbers[f"{group} {name}"] = int(number)
-    return numbers
 
 
 def _number_in(proc: Path, name: str, at: int) -> int | None:
