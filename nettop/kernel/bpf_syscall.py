@@ -50,8 +50,8 @@ XDP_GENERIC, XDP_NATIVE = 1 << 1, 1 << 2
 TCX_FIRST = 1 << 3
 """Flag of a TCX link: run before all attached programs (BPF_F_BEFORE)."""
 _LOG_BYTES = 1 << 18
-_RECURSION_MISSES_AT = 208
-"""Offset of recursion_misses in struct bpf_prog_info, the last member read."""
+_RECURSION_MISSES_AT, _PROGRAM_INFO_BYTES = 208, 216
+"""Offset of recursion_misses in struct bpf_prog_info, the last member read, and its end."""
 _RUN_TIME_AT = 192
 """Offset of run_time_ns in struct bpf_prog_info (since 5.1); run_cnt follows it."""
 _MAP_INFO = struct.Struct("=6I")
@@ -145,9 +145,7 @@ def create_map(name: str, attributes: MapAttributes) -> int:
 
 def map_attributes(map_fd: int) -> MapAttributes:
     """Return the attributes of a map."""
-    info = ctypes.create_string_buffer(_MAP_INFO.size)  # the first members of struct bpf_map_info
-    call("bpf_obj_get_info_by_fd", map_fd, info, ctypes.byref(ctypes.c_uint32(len(info))))
-    kind, _, *others = _MAP_INFO.unpack(info.raw)
+    kind, _, *others = _MAP_INFO.unpack(_info(map_fd, _MAP_INFO.size))
     return MapAttributes(kind, *others)
 
 
@@ -172,13 +170,13 @@ def attach_tracing(program: int) -> int:
 
 def recursion_misses(program: int) -> int:
     """Return how often the kernel skipped the program because it was already running on that CPU (since 5.12)."""
-    misses: int = struct.unpack_from("=Q", _program_info(program), _RECURSION_MISSES_AT)[0]
+    misses: int = struct.unpack_from("=Q", _info(program, _PROGRAM_INFO_BYTES), _RECURSION_MISSES_AT)[0]
     return misses
 
 
 def program_runs(program: int) -> tuple[int, int]:
     """Return the program's runs while statistics were enabled, and their run time in ns, summed over CPUs."""
-    time_ns, count = struct.unpack_from("=QQ", _program_info(program), _RUN_TIME_AT)
+    time_ns, count = struct.unpack_from("=QQ", _info(program, _PROGRAM_INFO_BYTES), _RUN_TIME_AT)
     return count, time_ns
 
 
@@ -187,10 +185,10 @@ def open_statistics() -> int:
     return call("bpf_enable_stats", _STATS_RUN_TIME)
 
 
-def _program_info(program: int) -> bytes:
-    """Return the first members of struct bpf_prog_info."""
-    info = ctypes.create_string_buffer(_RECURSION_MISSES_AT + 8)
-    call("bpf_obj_get_info_by_fd", program, info, ctypes.byref(ctypes.c_uint32(len(info))))
+def _info(descriptor: int, size: int) -> bytes:
+    """Return the first members of struct bpf_map_info or bpf_prog_info."""
+    info = ctypes.create_string_buffer(size)
+    call("bpf_obj_get_info_by_fd", descriptor, info, ctypes.byref(ctypes.c_uint32(len(info))))
     return info.raw
 
 

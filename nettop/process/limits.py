@@ -6,6 +6,7 @@ from __future__ import annotations
 import ctypes
 import math
 import os
+import re
 import resource
 from collections.abc import Iterator
 from contextlib import suppress
@@ -121,12 +122,8 @@ def of_processes(below: float = math.inf) -> list[Limit]:
 
 def out_of_memory_kills() -> int | None:
     """Return how many processes the OOM killer has killed; None if /proc does not report it."""
-    with suppress(OSError, ValueError):
-        for line in _VMSTAT.read_text().splitlines():
-            name, _, count = line.partition(" ")
-            if name == "oom_kill":
-                return int(count)
-    return None
+    count = re.search(r"^oom_kill (\d+)$", _text_of(_VMSTAT), re.MULTILINE)
+    return int(count[1]) if count else None
 
 
 def _smallest(controller: str, names: tuple[str, ...]) -> tuple[int, Path] | None:

@@ -151,7 +151,9 @@ class Loader:
         require_loading()
         found = program_cache.find(text)
         if found is None:
-            found = self._compiled(text)
+            if self._compiler is None:
+                self._compiler = Compiler()
+            found = self._compiler.compile(text)
             if not os.geteuid():
                 with contextlib.suppress(OSError, program_cache.Distrusted):
                     program_cache.store(text, found)
@@ -159,12 +161,6 @@ class Loader:
         program = Program(*compiled.load(found, text, earlier, require_loading))
         self._programs.append(program)
         return program
-
-    def _compiled(self, text: ProgramText) -> compiled.Compiled:
-        """Compile a text."""
-        if self._compiler is None:
-            self._compiler = Compiler()
-        return self._compiler.compile(text)
 
 
 @contextlib.contextmanager
