@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
-from typing import ClassVar, NoReturn, TypeVar
+from typing import ClassVar, TypeVar
 
 from nettop.errors import SourceFailed
 from nettop.kernel import bpf_syscall as bpf
@@ -58,12 +58,12 @@ class Probe:
         self._opened.callback(self._entered.close)
         return self._entered
 
-    def _required(self, part: T | None) -> T:
-        """Return a part of the probe that `start` creates. Raises SourceFailed before the start."""
-        return self._not_attached() if part is None else part
-
-    def _not_attached(self) -> NoReturn:
-        raise SourceFailed(f"the {self.lens.id} probe is not attached")
+    def _required(self, part: T | None, hook: HookStatus | None = None) -> T:
+        """Return a part of the probe that `start` creates. Raises SourceFailed before the start, or the error of the
+        `hook` that could not be attached."""
+        if part is None:
+            raise hook.error() if hook else SourceFailed(f"the {self.lens.id} probe is not attached")
+        return part
 
     def _attach_best(self, fallbacks: Fallbacks, attach: Callable[[Mechanism], None]) -> HookStatus:
         return attach_best(fallbacks, attach, self._options.mechanisms)

@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from types import EllipsisType
 from typing import Any
 
 import numpy as np
@@ -105,6 +106,18 @@ def as_list(column: Array) -> list[Any]:
 def take_rows(rows: Array, at: Index | Mask) -> Array:
     """Copy the rows at these positions, or of this mask."""
     return _as_bytes(rows)[at].view(rows.dtype)
+
+
+def copy_columns(
+    rows: Array,
+    source: Array,
+    names: Iterable[str],
+    to: Index | Mask | EllipsisType = ...,
+    of: Index | Mask | EllipsisType = ...,
+) -> None:
+    """Copy the values of these columns `of` some rows of the source, or of all, `to` some rows, or to all."""
+    for name in names:
+        rows[name][to] = source[name][of]
 
 
 def concatenate_rows(first: Array, *others: Array) -> Array:

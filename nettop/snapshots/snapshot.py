@@ -4,16 +4,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
+from types import EllipsisType
 from typing import Any
 
 import numpy as np
 
 from nettop.errors import NettopError
 from nettop.process.clocks import monotonic_ns
-from nettop.snapshots.arrays import Array
+from nettop.snapshots.arrays import Array, Index, Mask
 from nettop.snapshots.hooks import HookStatus
 from nettop.snapshots.schema import Kind, Table
 
@@ -199,6 +200,12 @@ def unknown_value(dtype: np.dtype[Any]) -> Any:
     return np.nan if base.kind == "f" else np.iinfo(base).max
 
 
+def mark_unknown(rows: Array, names: Iterable[str], at: Index | Mask | EllipsisType = ...) -> None:
+    """Set these columns to unknown, in some rows or in all."""
+    for name in names:
+        rows[name][at] = unknown_value(rows.dtype[name])
+
+
 def known(column: Array) -> np.ndarray[Any, np.dtype[np.bool_]]:
     """Return the mask of known values in a stored column. Addresses (two numbers) are always known."""
     if column.ndim > 1:
@@ -229,6 +236,7 @@ def clocks(taken_ns: int) -> tuple[int, int]:
     return time.time_ns() - passed_ns, time.clock_gettime_ns(time.CLOCK_BOOTTIME) - passed_ns
 
 
+_NO_TEXT = np.iinfo(np.uint32).max
 _SPARE_TEXTS = 1024
 """Unused texts that a table may have before it is replaced, which has recordings write all texts again."""
 
@@ -247,6 +255,13 @@ class TextTable:
     def code(self, text: str) -> int:
         """Return the code of `text`, assigning one to a new text."""
         return self._codes.setdefault(text, len(self._codes))
+
+    def codes(self, values: Array, text_of: Callable[[Any], str | None]) -> Array:
+        """Return the code of each value's text, unknown without one. Each distinct value is looked up once."""
+        distinct, places = np.unique(values, return_inverse=True)
+        found = map(text_of, distinct.tolist())
+        codes: Array = np.array([_NO_TEXT if text is None else self.code(text) for text in found], np.uint32)
+        return codes[places]
 
     def frozen(self) -> tuple[str, ...]:
         """Return the texts by code; the same tuple as the last time if there is no new text."""

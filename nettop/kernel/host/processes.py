@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from nettop.kernel.host.facts import ROOT_CGROUP, Host, container_of
-from nettop.snapshots.arrays import Array, distinct_rows, take_rows
+from nettop.snapshots.arrays import Array, copy_columns, distinct_rows, take_rows
 from nettop.snapshots.safe_text import safe_bytes, safe_text
 from nettop.snapshots.snapshot import TextTable, known
 
@@ -84,8 +84,7 @@ class ProcessNames:
         firsts, places = distinct_rows([rows[name][owned] for name in ("pid", "start_time")])
         heads = take_rows(rows, owned[firsts])
         self.name(heads)
-        for name in _FIELDS:
-            rows[name][owned] = heads[name][places]
+        copy_columns(rows, heads, _FIELDS, to=owned, of=places)
 
 
 class Processes:

@@ -21,8 +21,9 @@ from nettop.errors import PermissionMissing, limit_reached
 from nettop.kernel.host import privileges
 from nettop.kernel.host.facts import Host, container_of
 from nettop.kernel.host.privileges import name_of
+from nettop.kernel.host.proc_files import stat_words
 from nettop.kernel.net.namespaces import enter_namespace, find_namespaces
-from nettop.snapshots.arrays import Array, as_list
+from nettop.snapshots.arrays import Array
 from nettop.snapshots.safe_text import safe_text
 from nettop.snapshots.schema import OWN_NAMESPACE
 from nettop.snapshots.snapshot import (
@@ -122,13 +123,10 @@ class Namespaces:
     def _codes(self, inodes: Array) -> Array:
         """Map namespace inode numbers to the codes of their names."""
         starts = np.flatnonzero(np.diff(inodes, prepend=~inodes[:1]))  # rows come in runs of a process
-        distinct, groups = np.unique(inodes[starts], return_inverse=True)
-        named = zip(as_list(distinct), as_list(known(distinct)), strict=True)
-        codes = [
-            self._texts.code(self._names.get(inode, str(inode))) if is_known else _UNKNOWN
-            for inode, is_known in named
-        ]
-        return np.repeat(np.array(codes, "u4")[groups], np.diff(starts, append=len(inodes)))
+        codes = self._texts.codes(
+            inodes[starts], lambda inode: None if inode == _UNKNOWN else self._names.get(inode, str(inode))
+        )
+        return np.repeat(codes, np.diff(starts, append=len(inodes)))
 
     @property
     def lost(self) -> int:
@@ -327,11 +325,8 @@ class Namespaces:
 
     def _start_time(self, path: Path) -> int | None:
         """Return the start time of the path's process in ticks since boot; None once it has exited."""
-        try:
-            fields = (path.parents[1] / "stat").read_bytes().rpartition(b")")[2].split()
-        except OSError:
-            return None
-        return None if fields[0] in (b"Z", b"X") else int(fields[19])
+        words = stat_words(self._proc, int(path.parts[-3]))
+        return int(words[19]) if words and words[0] not in "ZX" else None
 
 
 def _why_hidden() -> str:

@@ -4,14 +4,13 @@ process of the socket with the same addresses and ports."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import cache
 
 import numpy as np
 
 from nettop.kernel.bpf.set_table import SetTable, key_hashes, mix
 from nettop.probes.bandwidth.programs import KEY, TRAFFIC_COLUMNS
-from nettop.snapshots.arrays import Array, Index, as_list, is_uniform, positions, take_rows
+from nettop.snapshots.arrays import Array, Index, is_uniform, positions, take_rows
 from nettop.snapshots.bandwidth import ETHERTYPES, PROTOCOL_NOT_IP
 from nettop.snapshots.connections import SEVERAL
 from nettop.snapshots.ip_protocols import IP_PROTOCOLS
@@ -75,14 +74,6 @@ def has_ports(flows: Array) -> Array:
 def flags_text(flags: int) -> str:
     """Return TCP flags as letters."""
     return "".join(letter for bit, letter in enumerate(_FLAGS) if flags >> bit & 1)
-
-
-def coded(values: Array, texts: TextTable, text_of: Callable[[int], str | None]) -> Array:
-    """Map numbers to the codes of their texts; a number without one is unknown."""
-    distinct, groups = np.unique(values, return_inverse=True)
-    found = map(text_of, as_list(distinct))
-    codes: Array = np.array([_UNKNOWN if text is None else texts.code(text) for text in found], np.uint32)
-    return codes[groups]
 
 
 # --- owners ---------------------------------------------------------------------------------------------------

@@ -30,7 +30,6 @@ from nettop.kernel.bpf.set_table import SetTable, partition
 from nettop.kernel.host.facts import Host
 from nettop.kernel.net.links import Link, LinkWatch, Negotiated, read_links
 from nettop.probes.bandwidth.flows import (
-    coded,
     find_owners,
     flags_text,
     has_ports,
@@ -45,7 +44,6 @@ from nettop.probes.bandwidth.history import (
     ByteTotals,
     OwnCounters,
     RateHistory,
-    Rates,
     UnseenPackets,
 )
 from nettop.probes.bandwidth.interfaces import Counted, CountedInterfaces, state_of
@@ -63,7 +61,7 @@ from nettop.probes.bandwidth.programs import (
 from nettop.probes.probe import Probe
 from nettop.process.clocks import monotonic_ns
 from nettop.query.units import human
-from nettop.snapshots.arrays import Array, positions, take_rows
+from nettop.snapshots.arrays import Array, copy_columns, positions, take_rows
 from nettop.snapshots.bandwidth import (
     CASTS,
     COUNTERS_MODE,
@@ -242,18 +240,13 @@ class Bandwidth(Probe):
         self._counted = CountedInterfaces(self._program)
         self._opened.callback(self._counted.close)
 
-    def _loaded(self) -> Program:
-        if self._program is None:
-            raise self._hooks[0].error()
-        return self._program
-
     def _attach_sent(self, _: Mechanism) -> None:
-        program = self._loaded()
+        program = self._required(self._program, self._hooks[0])
         for name in reversed(SENT_PROGRAMS):
             self._opened.callback(os.close, bpf.attach_tracing(program.functions[name]))
 
     def _open_flows(self, _: Mechanism) -> None:
-        program = self._loaded()
+        program = self._required(self._program, self._hooks[0])
         if self._options[FLOWS_OPTION] == "off":
             raise DisabledByUser("switched off by --flows off", "remove --flows off")
         sets, parts = partition(self._flows_max, SET_ENTRIES)
@@ -537,26 +530,24 @@ class Bandwidth(Probe):
             rows[f"{end}_port"] = flows[f"{end}_port"]
             rows[f"{end}_port"][~has_ports(flows)] = _NO_PORT
         self._put_owners(rows, flows, texts["process"])
-        rows["interface"] = coded(
-            flows["interface"], texts["interface"], lambda number: self._names_in_flows.get(number, "?")
+        rows["interface"] = texts["interface"].codes(
+            flows["interface"], lambda number: self._names_in_flows.get(number, "?")
         )
         carried = flows["protocol"].astype(np.uint32) << 16 | flows["remote_port"]
         carried[flows["protocol"] != PROTOCOL_NOT_IP] &= np.uint32(0xFF0000)
-        rows["protocol"] = coded(carried, texts["protocol"], lambda n: protocol_name(n >> 16, n & 0xFFFF))
-        rows["tcp_flags"] = coded(flows["tcp_flags"], texts["tcp_flags"], flags_text)
+        rows["protocol"] = texts["protocol"].codes(carried, lambda n: protocol_name(n >> 16, n & 0xFFFF))
+        rows["tcp_flags"] = texts["tcp_flags"].codes(flows["tcp_flags"], flags_text)
         rows["tcp_flags"][flows["protocol"] != socket.IPPROTO_TCP] = _UNKNOWN
-        for name in TRAFFIC_COLUMNS:
-            rows[name] = flows[name]
+        copy_columns(rows, flows, TRAFFIC_COLUMNS)
         to_wall = wall_ns - taken_ns
         for name in ("first_seen", "last_seen"):
             rows[name] = flows[name].astype(np.int64) + to_wall
-        evicted = maps.sum_per_cpu(self._loaded().maps["evicted"], 0, EVICTED_SUM)
+        evicted = maps.sum_per_cpu(self._required(self._program).maps["evicted"], 0, EVICTED_SUM)
         total = np.full(FLOWS.dtype.itemsize, 0xFF, np.uint8).view(FLOWS.dtype)
         total["id"] = total["local_address"] = total["remote_address"] = 0
         total["interface"] = texts["interface"].code(EVICTED)
         total["process"] = texts["process"].code(EVICTED)
-        for name in TRAFFIC_COLUMNS:
-            total[name] = evicted[name]
+        copy_columns(total, evicted, TRAFFIC_COLUMNS)
         self._flow_counts = {"flows": len(flows), "flows_evicted": int(evicted["flows"])}
         values = {name: text.frozen() for name, text in texts.items()}
         self._last_flows = Rows(FLOWS, rows, values, taken_ns)
@@ -634,7 +625,10 @@ class Bandwidth(Probe):
             ("Since the start", interface.rates.since_start()),
         ):
             if summary is not None:
-                details[title] = _rates_text(*summary)
+                details[title] = "; peak ".join(
+                    f"{human(received, 'bytes/s')} in, {human(sent, 'bytes/s')} out"
+                    for received, sent in summary
+                )
         return details
 
 
@@ -647,9 +641,3 @@ def _of_uplinks(rows: Array) -> dict[int, tuple[int, ...]]:
         int(row["id"]): tuple(int(row[name]) for name in TRAFFIC_COLUMNS)
         for row in take_rows(rows, np.flatnonzero(is_counted))
     }
-
-
-def _rates_text(average: Rates, peak: Rates) -> str:
-    return "; peak ".join(
-        f"{human(received, 'bytes/s')} in, {human(sent, 'bytes/s')} out" for received, sent in (average, peak)
-    )

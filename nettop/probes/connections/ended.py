@@ -14,7 +14,7 @@ from nettop.probes.connections.socket_rows import ROW, STATE, TCP, UNCONNECTED_S
 from nettop.snapshots.arrays import Array, Mask, concatenate_rows, positions, take_rows
 from nettop.snapshots.connections import DIRECTIONS, NOT_LISTED, SOCKETS
 from nettop.snapshots.schema import BEGAN, Kind
-from nettop.snapshots.snapshot import LISTED_READINGS, Ended, Rows, known, sum_of, unknown_value
+from nettop.snapshots.snapshot import LISTED_READINGS, Ended, Rows, known, mark_unknown, sum_of
 
 LISTED_MAX = 1 << 16
 """Maximum rows listed per reading; the rest are only in the sum."""
@@ -79,15 +79,14 @@ class EndedSockets:
         self.events, self._new = take_rows(events, np.argsort(events["id"], kind="stable")), []
         orphans = exclude_ids(self._open.array, rows["id"])
         names.adopt(orphans, self._open.texts)
-        orphans["state"] = unknown_value(orphans["state"].dtype)
+        mark_unknown(orphans, ("state",))
         rows = merge(rows, orphans)
         dead = np.union1d(self.events["id"], self._dead)
         rows, self._dead = _without_open(rows, dead)
         rows, lost = _without_open(rows, self._unreported(rows))
         self._dead = np.union1d(self._dead, lost)
         closed = (rows["protocol"] == TCP) & (rows["state"] == STATE["CLOSE"])
-        for name in COUNTERS:
-            rows[name][closed] = unknown_value(rows[name].dtype)
+        mark_unknown(rows, COUNTERS, closed)
         self._open = Rows(SOCKETS, take_rows(rows, _is_open(rows)), names.texts(), 0)
         return rows
 

@@ -40,7 +40,7 @@ from nettop.process.clocks import boot_ns
 from nettop.snapshots.arrays import Array, concatenate_rows, positions, take_rows
 from nettop.snapshots.connections import CHILDREN, EVENTS, STILL_FOLLOWED
 from nettop.snapshots.hooks import HookStatus
-from nettop.snapshots.snapshot import Rows, unknown_value
+from nettop.snapshots.snapshot import Rows, mark_unknown
 
 PENDING_MAX = 1 << 16
 """Maximum accept events that wait for their owner; above it, the oldest are delivered without one."""
@@ -285,7 +285,7 @@ class ConnectionEvents:
         events = take_rows(ready, np.argsort(ready["time"], kind="stable"))
         names = ProcessNames(self._processes)
         names.name_any(events)
-        events["reason"][events["event"] < CLOSE] = unknown_value(events["reason"].dtype)
+        mark_unknown(events, ("reason",), events["event"] < CLOSE)
         events["event_id"] = np.arange(self._next_id, self._next_id + len(events), dtype=np.uint64)
         # These events were read before the loss was known: the gap follows them.
         self._next_id += len(events) + self._gap

@@ -8,11 +8,11 @@ import numpy as np
 from nettop.kernel.net.entered_namespaces import Namespaces
 from nettop.probes.connections.event_records import FAIL
 from nettop.probes.connections.socket_rows import has_process
-from nettop.snapshots.arrays import Array, Index, concatenate_rows, take_rows
+from nettop.snapshots.arrays import Array, Index, concatenate_rows, copy_columns, take_rows
 from nettop.snapshots.connections import DIRECTIONS, FAILURES
 from nettop.snapshots.left_rows import ENDED, LeftRows
 from nettop.snapshots.safe_text import safe_bytes
-from nettop.snapshots.snapshot import Ended, Rows, TextTable, unknown_value
+from nettop.snapshots.snapshot import Ended, Rows, TextTable
 
 GROUPS_MAX = 4096
 """Maximum groups listed. The least recently failed are evicted for new ones."""
@@ -104,12 +104,8 @@ class Failures:
         rows = np.zeros(len(groups), FAILURES.dtype)
         rows["id"] = self._last_id + 1 + np.arange(len(groups))
         self._last_id += len(groups)
-        for name in ("remote_address", "port", "netns", "reason", "direction"):
-            rows[name] = groups[name]
-        rows["process"] = unknown_value(rows["process"].dtype)
-        for comm in np.unique(groups["comm"]):
-            if comm:
-                rows["process"][groups["comm"] == comm] = self._texts.code(safe_bytes(bytes(comm)))
+        copy_columns(rows, groups, ("remote_address", "port", "netns", "reason", "direction"))
+        rows["process"] = self._texts.codes(groups["comm"], lambda comm: safe_bytes(comm) if comm else None)
         rows["first_at"] = _NEVER
         return rows
 
@@ -117,8 +113,7 @@ class Failures:
 def _groups(events: Array) -> Array:
     """Return the group of each event. An unknown process has no name; the port is the service's."""
     groups = np.zeros(len(events), _GROUP)
-    for name in ("remote_address", "netns", "reason", "direction"):
-        groups[name] = events[name]
+    copy_columns(groups, events, ("remote_address", "netns", "reason", "direction"))
     owned: Index = np.flatnonzero(has_process(events))
     groups["comm"][owned] = events["comm"][owned]
     inbound = events["direction"] == _INBOUND

@@ -27,7 +27,7 @@ from nettop.snapshots.connections import (
     UNATTRIBUTED,
 )
 from nettop.snapshots.schema import Kind
-from nettop.snapshots.snapshot import Ended, Frame, Rows, Snapshot, known, unknown_value
+from nettop.snapshots.snapshot import Ended, Frame, Rows, Snapshot, known, mark_unknown
 
 GROUPS_MAX = 1 << 14
 """Maximum groups with a row of their own. The least recently used are evicted for new ones; sockets that would need one
@@ -195,8 +195,7 @@ class SocketGroups:
             (view.raw("protocol") == TCP) & ~np.isin(view.raw("state"), UNCONNECTED_STATES) & ~view.gone
         )
         self._rows["connections"] = self._count(places[is_connected])
-        for name in ("rtt_median_us", "rtt_worst_us"):
-            self._rows[name] = unknown_value(GROUPS.dtype[name])
+        mark_unknown(self._rows, ("rtt_median_us", "rtt_worst_us"))
         rtt = view.raw("rtt_us")
         measured = np.flatnonzero(is_connected & known(rtt))
         ordered = measured[np.lexsort((rtt[measured], places[measured]))]
@@ -235,9 +234,7 @@ class SocketGroups:
 def _new_rows(count: int) -> Array:
     """Return rows with all counters at 0 and no names."""
     rows = np.zeros(count, GROUPS.dtype)
-    for field in GROUPS.stored:
-        if field.kind is not Kind.COUNTER:
-            rows[field.name] = unknown_value(GROUPS.dtype[field.name])
+    mark_unknown(rows, (field.name for field in GROUPS.stored if field.kind is not Kind.COUNTER))
     return rows
 
 

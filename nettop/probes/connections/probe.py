@@ -111,7 +111,7 @@ class Connections(Probe):
     @property
     def table(self) -> SocketTable | DiagTable:
         """The socket table. Raises SourceFailed before the start."""
-        return self._not_attached() if self._table is None else self._table
+        return self._table or self._required(None)
 
     def texts(self) -> tuple[ProgramText, ...]:
         """Return the texts of the table, events and UDP counting, and those that follow the processes of a command."""

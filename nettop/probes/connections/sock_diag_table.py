@@ -36,7 +36,7 @@ from nettop.probes.connections.socket_rows import (
     merge,
 )
 from nettop.process.clocks import monotonic_ns
-from nettop.snapshots.arrays import Array, Index, Mask, concatenate_rows, positions, take_rows
+from nettop.snapshots.arrays import Array, Index, Mask, concatenate_rows, copy_columns, positions, take_rows
 from nettop.snapshots.connections import (
     FAMILIES,
     HIDDEN_OWNER,
@@ -273,8 +273,7 @@ def _rows_of_descriptors(rows: Array, inodes: Array, owners: SocketOwners) -> Ar
     socket_at, descriptor_at = _pairs(inodes, owners.inode)
     held = take_rows(rows, socket_at)
     process = owners.processes[owners.process[descriptor_at]]
-    for name in ("pid", "start_time", "comm"):
-        held[name] = process[name]
+    copy_columns(held, process, ("pid", "start_time", "comm"))
     held["descriptor"] = owners.fd[descriptor_at]
     held["owner_source"] = _DESCRIPTOR
     return held

@@ -15,7 +15,17 @@ import numpy as np
 from nettop.kernel.host.facts import Host
 from nettop.kernel.host.processes import Processes, ProcessNames
 from nettop.kernel.net.entered_namespaces import DEVICE_INDEX, Namespaces
-from nettop.snapshots.arrays import Array, Index, Mask, as_list, growth, insert_rows, positions, take_rows
+from nettop.snapshots.arrays import (
+    Array,
+    Index,
+    Mask,
+    as_list,
+    copy_columns,
+    growth,
+    insert_rows,
+    positions,
+    take_rows,
+)
 from nettop.snapshots.connections import (
     APPLICATION,
     CONGESTION,
@@ -178,8 +188,7 @@ def copy_owners(rows: Array, owned: Array, at: Index) -> None:
     """Copy the owners from the rows `owned` at these positions (−1: none) to `rows`."""
     to = np.flatnonzero(at >= 0)
     to = to[known(owned["start_time"][at[to]])]
-    for name in _OWNER if len(to) else ():
-        rows[name][to] = owned[name][at[to]]
+    copy_columns(rows, owned, _OWNER if len(to) else (), to=to, of=at[to])
 
 
 def descriptors_of(row: Array, shared: Array) -> list[tuple[int, int]]:
@@ -267,8 +276,7 @@ def find_limits(rows: Array, before: Array, elapsed_us: float) -> None:
     here = here[known(rows["busy_us"][here]) & known(before["busy_us"][at[here]])]
     there = at[here]
     if elapsed_us < _MIN_INTERVAL_US:
-        for name in ("limited_by", "limited_share"):
-            rows[name][here] = before[name][there]
+        copy_columns(rows, before, ("limited_by", "limited_share"), to=here, of=there)
         return
 
     def grown(name: str) -> Array:

@@ -24,7 +24,7 @@ from nettop.probes.connections.socket_rows import (
     merge,
 )
 from nettop.probes.probe import skipped_runs
-from nettop.snapshots.arrays import Array, positions, take_rows
+from nettop.snapshots.arrays import Array, copy_columns, positions, take_rows
 from nettop.snapshots.connections import FOLLOWED_UDP, HOOK_UDP
 from nettop.snapshots.schema import BEGAN
 from nettop.snapshots.snapshot import Rows, unknown_value
@@ -155,8 +155,7 @@ class UdpTotals:
             final = gone
         last = take_rows(before.array, positions(gone["id"], before.array["id"]))
         names.adopt(last, before.texts)
-        for name in COUNTED:
-            last[name] = final[name]
+        copy_columns(last, final, COUNTED)
         self._ended = {name: ended + int(last[name].sum()) for name, ended in self._ended.items()}
         return last
 

@@ -27,7 +27,7 @@ from nettop.snapshots.cpu import (
 )
 from nettop.snapshots.left_rows import ENDED, LeftRows
 from nettop.snapshots.safe_text import safe_bytes
-from nettop.snapshots.snapshot import Ended, Rows, TextTable, unknown_value
+from nettop.snapshots.snapshot import Ended, Rows, TextTable, mark_unknown
 
 PROCESSES_MAX = 4096
 """Maximum processes with a row; those with the least CPU time are dropped."""
@@ -161,11 +161,11 @@ class ProcessTimes:
         is_outside = pids == _OUTSIDE
         array = np.zeros(len(processes), PROCESSES.dtype)
         array["id"], array["pid"], array["process"] = processes["id"], pids, processes["name"]
-        array["pid"][is_outside] = unknown_value(array.dtype["pid"])
-        array["process"][is_outside] = [
-            self._names.code(outside_name(self._names.frozen()[code]))
-            for code in as_list(array["process"][is_outside])
-        ]
+        mark_unknown(array, ("pid",), is_outside)
+        texts = self._names.frozen()
+        array["process"][is_outside] = self._names.codes(
+            array["process"][is_outside], lambda code: outside_name(texts[code])
+        )
         array["network_ns"] = processes["ns"].sum(axis=1)
         array["softirq_ns"] = processes["ns"][:, RX_SOFTIRQ]
         for entry in CALLS:
@@ -206,17 +206,14 @@ class ProcessTimes:
 
     def _name(self, at: Index, names: Array) -> None:
         """Set the names of processes, which may have changed."""
-        distinct, which = np.unique(names, return_inverse=True)
-        codes = np.array([self._names.code(safe_bytes(name)) for name in as_list(distinct)], np.uint32)
-        self._processes["name"][at] = codes[which]
+        self._processes["name"][at] = self._names.codes(names, safe_bytes)
 
     def _no_process_row(self) -> Array:
         """Return the row of softirqs that served no known process; empty if the time of softirqs is unknown."""
         row = np.zeros(int(self._no_process_ns is not None), PROCESSES.dtype)
         row["id"], row["process"] = FIRST_ID, self._names.code(NO_PROCESS)
         row["network_ns"] = row["softirq_ns"] = self._no_process_ns or 0
-        for name in ("pid", *(TIME_OF[entry] for entry in CALLS)):
-            row[name] = unknown_value(row.dtype[name])
+        mark_unknown(row, ("pid", *(TIME_OF[entry] for entry in CALLS)))
         return row
 
 

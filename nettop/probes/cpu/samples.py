@@ -42,7 +42,7 @@ from nettop.probes.cpu.stacks import (
 from nettop.probes.cpu.ticks import TickTimes
 from nettop.probes.probe import with_types
 from nettop.process.clocks import monotonic_ns
-from nettop.snapshots.arrays import Array, as_list, growth, positions
+from nettop.snapshots.arrays import Array, as_list, copy_columns, growth, positions
 from nettop.snapshots.cpu import CATEGORY_OF, ENTRIES, RX_SOFTIRQ
 from nettop.snapshots.safe_text import safe_bytes
 from nettop.snapshots.snapshot import Rows
@@ -471,7 +471,6 @@ class Samples:
 
 def _sampled_ns(processes: Array, entries: Array | int, ns: Array) -> Array:
     rows = np.zeros(len(processes), SAMPLED_NS)
-    for name in ("started", "pid", "comm"):
-        rows[name] = processes[name]
+    copy_columns(rows, processes, ("started", "pid", "comm"))
     rows["entry"], rows["ns"] = entries, ns
     return rows

@@ -30,7 +30,7 @@ from nettop.snapshots.cpu import (
     TX_SYSCALLS,
     VECTORS,
 )
-from nettop.snapshots.snapshot import Rows, TextTable, unknown_value
+from nettop.snapshots.snapshot import Rows, TextTable, mark_unknown, unknown_value
 
 UNKNOWN_FUNCTION = "[unknown]"
 """Name of an address without a symbol."""
@@ -320,8 +320,7 @@ class StackRows:
         sampled["id"], sampled["entry"], sampled["category"] = ids, ids // of_entry, ids % of_entry
         sampled["samples"], sampled["time_ns"], sampled["note"] = samples[ids], times[ids], no_note
         sampled["entry_samples"] = of_entries[ids // of_entry]
-        for name in ("entry", "samples", "entry_samples", "time_ns"):
-            missing[name] = unknown_value(table.dtype[name])
+        mark_unknown(missing, ("entry", "samples", "entry_samples", "time_ns"))
         missing["id"] = missing["category"] = list(not_available)
         missing["note"] = [texts.code(why) for why in not_available.values()]
         return Rows(CATEGORY_SHARES, table, {"note": texts.frozen()}, taken_ns)

@@ -12,7 +12,7 @@ import numpy as np
 from nettop.kernel.bpf.set_table import key_hashes
 from nettop.kernel.net.links import Link
 from nettop.kernel.net.net_counters import read_backlog_drops
-from nettop.snapshots.arrays import Array, as_list, take_rows
+from nettop.snapshots.arrays import Array, as_list, copy_columns, take_rows
 from nettop.snapshots.drops import COUNTERS, INCLUDED_IN, OF_CPUS, OF_DEVICES, OF_NAMESPACES
 from nettop.snapshots.row_ids import row_ids
 from nettop.snapshots.snapshot import Rows, TextTable
@@ -31,11 +31,6 @@ Devices = Mapping[tuple[int, int], str]
 """Names of devices, by namespace and index."""
 
 
-def no_measures() -> Array:
-    """Return no counters at all."""
-    return np.zeros(0, MEASURE)
-
-
 def read_measures(namespaces: Iterable[tuple[int, Mapping[str, int], Sequence[Link]]], proc: Path) -> Array:
     """Return the drop counters of namespaces and of their devices, and those of all CPUs, as MEASURE."""
     of_cpus = (
@@ -50,8 +45,7 @@ def counter_rows(measures: Array, devices: Devices, taken_ns: int) -> Rows:
     rows = np.zeros(len(measures), COUNTERS.dtype)
     rows["id"] = row_ids(key_hashes(measures, np.dtype(_MEASURED)))
     rows["name"] = rows["counter"] = measures["name"]
-    for name in ("netns", "cpu", "packets"):
-        rows[name] = measures[name]
+    copy_columns(rows, measures, ("netns", "cpu", "packets"))
     rows["included_in"] = _included_in(measures, rows["id"])
     rows["interface"], interfaces = device_names(measures["netns"], measures["ifindex"], devices)
     texts = {"name": NAMES, "counter": list(_COUNTERS_SHOWN.values()), "interface": interfaces}
@@ -70,11 +64,8 @@ def device_names(netns: Array, ifindex: Array, devices: Devices) -> tuple[Array,
 
 def encode_texts(values: Array, text_of: Callable[[int], str | None]) -> tuple[Array, Sequence[str]]:
     """Map numbers to the codes of their texts; return codes and texts. Each distinct number is looked up once."""
-    distinct, groups = np.unique(values, return_inverse=True)
     table = TextTable()
-    texts = map(text_of, distinct.tolist())
-    codes = np.array([UNKNOWN if text is None else table.code(text) for text in texts], "u4")
-    return codes[groups], table.frozen()
+    return table.codes(values, text_of), table.frozen()
 
 
 def _included_in(measures: Array, ids: Array) -> Array:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import socket
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -32,12 +32,12 @@ from nettop.kernel.net.client_ports import read_client_ports
 from nettop.kernel.net.links import Link, read_links
 from nettop.kernel.net.net_counters import read_counters
 from nettop.probes.drops.counters import (
+    MEASURE,
     NAMES,
     NUMBERS,
     counter_rows,
     device_names,
     encode_texts,
-    no_measures,
     read_measures,
 )
 from nettop.probes.drops.ports import COUNTERS as UNSEEN
@@ -226,11 +226,10 @@ class NamespaceCounters(NamedTuple):
 
 def read_namespace(proc: Path) -> NamespaceCounters:
     """Read the counters of the calling thread's namespace."""
-    counters, listeners = read_counters(proc), read_listeners()
-    try:
-        return NamespaceCounters(counters, listeners, read_links())
-    except OSError:
-        return NamespaceCounters(counters, listeners, None)
+    counters, listeners, links = read_counters(proc), read_listeners(), None
+    with suppress(OSError):
+        links = read_links()
+    return NamespaceCounters(counters, listeners, links)
 
 
 # --- the source -------------------------------------------------------------------------------------------------
@@ -289,14 +288,11 @@ class Drops(Probe):
         self._programs.append(self._count.program)
 
     def _require_reasons(self, _: Mechanism) -> None:
-        if self._count is None:
-            raise self._hooks[0].error()
-        if not self._count.reasons.has_reasons:
+        if not self._required(self._count, self._hooks[0]).reasons.has_reasons:
             raise Refused(_NO_REASONS)
 
     def _require_symbols(self, _: Mechanism) -> None:
-        if self._count is None:
-            raise self._hooks[0].error()
+        self._required(self._count, self._hooks[0])
         if not len(self._symbols):
             raise why_hidden(self._host.proc)
 
@@ -309,7 +305,9 @@ class Drops(Probe):
         if self._count:
             self._add_unseen(by_namespace, is_first=False)
         self._name_devices(by_namespace)
-        measures = self._measures(by_namespace)
+        read = ((netns, each.counters, each.links or ()) for netns, each in by_namespace.items())
+        # None if the user switched them off.
+        measures = read_measures(read, self._host.proc) if self._hooks[-1].mechanism else np.zeros(0, MEASURE)
         snapshot = Snapshot(
             LENS.id,
             wall_ns,
@@ -385,13 +383,6 @@ class Drops(Probe):
             for netns, namespace in by_namespace.items()
             for link in namespace.links or ()
         }
-
-    def _measures(self, by_namespace: Mapping[int, NamespaceCounters]) -> Array:
-        """Return the counters of namespaces, devices and CPUs; none if the user switched them off."""
-        if self._hooks[-1].mechanism is None:
-            return no_measures()
-        read = ((netns, each.counters, each.links or ()) for netns, each in by_namespace.items())
-        return read_measures(read, self._host.proc)
 
     def _place_codes(self) -> Array:
         """Return the place of each kind of drop as a code into `_places`; _UNKNOWN if the kernel hides its symbols."""

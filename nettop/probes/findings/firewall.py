@@ -51,7 +51,7 @@ def firewall_rows(by_namespace: Mapping[int, DropRules], sockets: Rows | None, t
             "handle": rule.handle,
             "hook": rule.hook,
             "action": "reject" if rule.is_reject else "drop",
-            "affects": _affects(rule),
+            "affects": "port" if rule.port is not None else "some" if rule.conditional else "all",
             "protocol": rule.protocol,
             "port": rule.port,
             "process": process,
@@ -80,9 +80,3 @@ def _processes(
     owners, _, _ = find_owners(keys, sockets.array)
     names, rows = sockets.texts["process"], sockets.array
     return [(names[rows["process"][at]], int(rows["pid"][at])) if at >= 0 else (None, None) for at in owners]
-
-
-def _affects(rule: DropRule) -> str:
-    if rule.port is not None:
-        return "port"
-    return "some" if rule.conditional else "all"

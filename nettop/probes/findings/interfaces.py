@@ -32,17 +32,17 @@ class Interfaces:
             if not link.is_loopback
         ]
         self._own = {id_: self._counted(id_, link) for id_, _, link, _ in found}
-        values = [_values(*each, boot_ns) | _growth(self._own[each[0]]) for each in found]
+        values = [
+            _values(*each, boot_ns)
+            | {name: self._own[each[0]].growth(parts) for name, parts in OWN_COUNTERS.items()}
+            for each in found
+        ]
         return rows_from(INTERFACES, values, taken_ns)
 
     def _counted(self, id_: int, link: Link) -> OwnCounters:
         own = self._own.get(id_) or OwnCounters(link.statistics)
         own.add(link.statistics)
         return own
-
-
-def _growth(own: OwnCounters) -> dict[str, int]:
-    return {name: own.growth(parts) for name, parts in OWN_COUNTERS.items()}
 
 
 def _values(id_: int, netns: int, link: Link, negotiated: Negotiated, boot_ns: int) -> dict[str, Any]:

@@ -126,8 +126,7 @@ class Findings(Probe):
     def _failed(self) -> dict[str, int]:
         """Return how many connections have failed so far, for the marks of a recording."""
         frame = self._frames.get(CONNECTIONS.id)
-        counts = {} if frame is None else frame.now.counts
-        return {name: counts[name] for name in (FAILED,) if name in counts}
+        return {FAILED: frame.now.counts[FAILED]} if frame is not None and FAILED in frame.now.counts else {}
 
     def _is_due(self, boot_ns: int) -> bool:
         """Return whether to read the counters now; with many namespaces, not each time."""

@@ -72,11 +72,7 @@ class CollectorState(Probe):
     def read(self, taken_ns: int) -> Snapshot:
         """Return the collector's current state; no rows if none runs."""
         documents: dict[str, Any] = {}
-
-        def fetch(_: Mechanism) -> None:
-            documents.update(self._documents())
-
-        hook = self._attach_best(_FALLBACKS, fetch)
+        hook = self._attach_best(_FALLBACKS, lambda _: documents.update(self._documents()))
         return Snapshot(
             LENS.id,
             *clocks(taken_ns),

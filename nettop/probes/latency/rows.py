@@ -13,7 +13,7 @@ from nettop.kernel.bpf.program import Program
 from nettop.kernel.bpf.set_table import SetTable, mix
 from nettop.probes.latency.programs import CLASSES, COUNTED_STAGES, COUNTS, FOLLOWED_SET, SET_ENTRIES, TERMS
 from nettop.process.clocks import monotonic_ns
-from nettop.snapshots.arrays import Array, take_rows
+from nettop.snapshots.arrays import Array, copy_columns, take_rows
 from nettop.snapshots.connections import FAMILIES as SOCKET_FAMILIES
 from nettop.snapshots.connections import PROTOCOLS as SOCKET_PROTOCOLS
 from nettop.snapshots.connections import STATES
@@ -32,7 +32,7 @@ from nettop.snapshots.latency import (
     WIRE_SOCKET,
 )
 from nettop.snapshots.row_ids import row_ids
-from nettop.snapshots.snapshot import Rows, known, unknown_value
+from nettop.snapshots.snapshot import Rows, known, mark_unknown, unknown_value
 
 
 def _number(labels: Mapping[int, str], label: str) -> int:
@@ -131,8 +131,7 @@ def _mark_unknown(rows: Array, measured: frozenset[int]) -> None:
     for stage in STAGES:
         of_stage = rows["stage"] == stage
         names = UNKNOWN_TERMS.get(stage, ()) if stage in measured else (*TERMS, "waiting", "latency")
-        for name in names:
-            rows[name][of_stage] = unknown_value(rows.dtype[name])
+        mark_unknown(rows, names, of_stage)
 
 
 def stage_rows(classes: Array, measured: frozenset[int], taken_ns: int) -> Rows:
@@ -170,8 +169,7 @@ def bucket_rows(protocols: Rows) -> Rows:
     by_class = protocols.array
     of_row, bucket = np.nonzero(by_class["latency"])
     rows = np.zeros(len(bucket), BUCKET_TABLE.dtype)
-    for name in ("stage", "protocol", "family"):
-        rows[name] = by_class[name][of_row]
+    copy_columns(rows, by_class, ("stage", "protocol", "family"), of=of_row)
     edges = np.array([*BUCKETS.edges, unknown_value(rows.dtype["below"])], np.uint64)
     rows["id"] = by_class["id"][of_row] << np.uint64(_BUCKET_BITS) | bucket.astype(np.uint64)
     rows["at_least"], rows["below"] = edges[bucket], edges[bucket + 1]

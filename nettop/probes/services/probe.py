@@ -142,17 +142,15 @@ class Services(Probe):
     def _walk_storage(self, calls: HookStatus, mechanism: Mechanism) -> None:
         """Read connections from socket storage instead of through descriptors. Raises Refused and OSError."""
         (name,) = mechanism.programs
-        if self._program is None:
-            raise calls.error()
-        if name not in self._program.functions:
-            raise Refused(self._program.refused.get(name, "kprobes cannot use socket storage"))
-        self._rows = Iterator(self._program.functions[name], CONNECTION, self._program.maps["turns"])
+        program = self._required(self._program, calls)
+        if name not in program.functions:
+            raise Refused(program.refused.get(name, "kprobes cannot use socket storage"))
+        self._rows = Iterator(program.functions[name], CONNECTION, program.maps["turns"])
         self._opened.callback(self._rows.close)
 
     def _attach_udp(self, loader: Loader, calls: HookStatus, _: Mechanism) -> None:
         """Time UDP requests, with the tables of the program for TCP. Raises what UdpRequests raises."""
-        if self._program is None:
-            raise calls.error()
+        self._required(self._program, calls)
         ports = (*UDP_PORTS, *parse_ports(self._options[UDP_PORT]))
         self._udp = UdpRequests(self._host, loader, ports)
         self._opened.callback(self._udp.close)
@@ -210,7 +208,7 @@ class Services(Probe):
             ended=ended,
             counts=counts,
             lost=lost,
-            hooks=self._hooks or self._not_attached(),
+            hooks=self._required(self._hooks or None),
         )
 
     def _read_counts(self) -> Counts:
@@ -246,11 +244,8 @@ class Services(Probe):
         if self._udp is None:
             return np.zeros(0, OPEN_REQUEST)
         requests = self._udp.read()
-        for name, counted in (
-            ("unanswered", self._udp.unanswered),
-            ("unanswered_ns", self._udp.unanswered_ns),
-        ):
-            tallies[name] += counted[: len(tallies)]
+        tallies["unanswered"] += self._udp.unanswered[: len(tallies)]
+        tallies["unanswered_ns"] += self._udp.unanswered_ns[: len(tallies)]
         return requests
 
     def describe(self, key: int) -> dict[str, str]:

@@ -12,7 +12,7 @@ from nettop.kernel.bpf.set_table import mix
 from nettop.kernel.host.processes import ProcessNames
 from nettop.probes.services.programs import FIRST_SLOT, HISTOGRAMS, SUMS
 from nettop.probes.services.usual import UsualTimes
-from nettop.snapshots.arrays import Array, Mask, as_list, concatenate_rows, positions, take_rows
+from nettop.snapshots.arrays import Array, Mask, as_list, concatenate_rows, copy_columns, positions, take_rows
 from nettop.snapshots.connections import NO_YES
 from nettop.snapshots.row_ids import row_ids
 from nettop.snapshots.schema import row_dtype
@@ -32,7 +32,7 @@ from nettop.snapshots.services import (
     UDP,
     WAITING,
 )
-from nettop.snapshots.snapshot import Rows, known, unknown_value
+from nettop.snapshots.snapshot import Rows, known, mark_unknown, unknown_value
 
 _SERVICE_ROW, _CONNECTION_ROW, _WAITING_ROW = (
     row_dtype(table, process_columns.COLUMNS) for table in (SERVICES, CONNECTIONS, WAITING)
@@ -87,8 +87,8 @@ class Withheld:
         for at in np.flatnonzero(~marked & np.isin(rows["id"], list(self._until))):
             for name in (*HISTOGRAMS, *_TIME_COLUMNS):
                 rows[name][at] -= self._until[int(rows["id"][at])][name]
-        for name in (*HISTOGRAMS, *_TIME_COLUMNS, "recent_p99", "usual_p99", "waiting", "oldest", "stalled"):
-            rows[name][marked] = unknown_value(rows.dtype[name])
+        unknown = (*HISTOGRAMS, *_TIME_COLUMNS, "recent_p99", "usual_p99", "waiting", "oldest", "stalled")
+        mark_unknown(rows, unknown, marked)
         rows["speed"][marked] = NORMAL
 
     def forget(self, numbers: Array) -> None:
@@ -116,11 +116,9 @@ def service_rows(
     shown = shown[np.argsort(counted.numbers[shown])]
     rows = _unknown_rows(len(shown), _SERVICE_ROW)
     rows["id"] = counted.numbers[shown]
-    for name in ("side", "protocol", "port", "netns", *_OWNER):
-        rows[name] = services[name][shown]
+    copy_columns(rows, services, ("side", "protocol", "port", "netns", *_OWNER), of=shown)
     rows["address"] = _addresses(services["address"][shown])
-    for name in (*SUMS, *HISTOGRAMS):
-        rows[name] = tallies[name][shown]
+    copy_columns(rows, tallies, (*SUMS, *HISTOGRAMS), of=shown)
     rows["timed"] = rows["response"].sum(axis=1)
     rows["answers"] = rows["timed"] + rows["overlaps"]
     rows["pattern"] = _patterns(rows)
@@ -134,8 +132,7 @@ def service_rows(
     names.name_any(rows)
     is_others = rows["id"] < FIRST_SLOT
     rows["process"][is_others] = names.code(OTHERS)
-    for name in ("protocol", "port", "netns"):
-        rows[name][is_others] = unknown_value(rows.dtype[name])
+    mark_unknown(rows, ("protocol", "port", "netns"), is_others)
     rows["side"][is_others] = rows["id"][is_others]
     usual.set_columns(rows, counted.taken_ns)
     withheld.set_columns(rows)
@@ -154,12 +151,8 @@ def _count_requests(rows: Array, counted: Counts) -> None:
     _count_waiting(rows, at[at >= 0], since, since, counted.taken_ns)
     is_others = rows["id"] < FIRST_SLOT
     is_udp, is_dns = rows["protocol"] == UDP, rows["port"] == DNS_PORT
-    for names, are_unknown in (
-        (_ONLY_TCP, is_udp & ~is_others),
-        (_ONLY_DNS, ~(is_udp & is_dns) & ~is_others),
-    ):
-        for name in names:
-            rows[name][are_unknown] = unknown_value(rows.dtype[name])
+    mark_unknown(rows, _ONLY_TCP, is_udp & ~is_others)
+    mark_unknown(rows, _ONLY_DNS, ~(is_udp & is_dns) & ~is_others)
 
 
 def _patterns(rows: Array) -> Array:
@@ -182,8 +175,8 @@ def client_rows(counted: Counts, services: Rows) -> Rows:
     rows["answers"] = rows["response"].sum(axis=1)
     at = positions(rows["service"], services.array["id"])
     is_known = at >= 0  # the others belong to services that left
-    for name in ("process", "port", "netns", "namespace"):
-        rows[name][is_known] = services.array[name][at[is_known]]
+    named = ("process", "port", "netns", "namespace")
+    copy_columns(rows, services.array, named, to=is_known, of=at[is_known])
     connections = counted.connections[counted.connections["side"] == SERVED]
     ends = _ends(connections["service"], connections["remote_address"])
     of_row = _ends(heads["service"], heads["address"])
@@ -194,8 +187,7 @@ def client_rows(counted: Counts, services: Rows) -> Rows:
     rows["waiting"] = rows["connections"] = 0
     _count_connections(rows, connections, numbers, counted.taken_ns)
     marked = _are_marked(rows["service"], services)
-    for name in ("response", "response_ns", "waiting", "oldest"):
-        rows[name][marked] = unknown_value(rows.dtype[name])
+    mark_unknown(rows, ("response", "response_ns", "waiting", "oldest"), marked)
     rows = take_rows(rows, np.flatnonzero(is_known))
     rows = take_rows(rows, np.argsort(rows["id"], kind="stable"))
     return Rows(CLIENTS, rows, services.texts, counted.taken_ns)
@@ -210,8 +202,8 @@ def connection_rows(counted: Counts, services: Rows, names: ProcessNames) -> tup
     # The process of a connection that is not yet accepted is the one that serves.
     at = positions(rows["service"], services.array["id"])
     borrowed = ~known(rows["start_time"]) & (at >= 0) & (rows["side"] == SERVED)
-    for name in ("process", "pid", "cgroup", "container"):
-        rows[name][borrowed] = services.array[name][at[borrowed]]
+    owner = ("process", "pid", "cgroup", "container")
+    copy_columns(rows, services.array, owner, to=borrowed, of=at[borrowed])
     texts = names.texts()
     waiting = _waiting(rows)
     connections = take_rows(rows, np.arange(len(connections)))
@@ -226,13 +218,10 @@ def _connections(counted: Counts, services: Rows) -> Array:
     connections = counted.connections
     connections = take_rows(connections, np.argsort(connections["id"], kind="stable"))
     rows = _unknown_rows(len(connections), _CONNECTION_ROW)
-    for name in _CONNECTION_COPIED:
-        rows[name] = connections[name]
-    for name in ("queued_ns", "queued_answers"):
-        rows[name][connections["side"] != SERVED] = unknown_value(rows.dtype[name])
+    copy_columns(rows, connections, _CONNECTION_COPIED)
+    mark_unknown(rows, ("queued_ns", "queued_answers"), connections["side"] != SERVED)
     has_owner = connections["has_owner"] == 1
-    for name in _OWNER:
-        rows[name][has_owner] = connections[name][has_owner]
+    copy_columns(rows, connections, _OWNER, to=has_owner, of=has_owner)
     for name in ("local_address", "remote_address"):
         rows[name] = _addresses(connections[name])
     is_waiting = (connections["open_since"] > 0) & ~_are_marked(rows["service"], services)
@@ -252,14 +241,12 @@ def _requests(counted: Counts) -> Array:
     for column in (*requests["address"].T, requests["port"], requests["number"], requests["side"]):
         identity = mix(identity, column.astype(np.uint64))
     rows["id"] = row_ids(identity)
-    for name in ("service", "side", "netns", "local_port"):
-        rows[name] = requests[name]
+    copy_columns(rows, requests, ("service", "side", "netns", "local_port"))
     rows["remote_port"] = requests["port"]
     rows["local_address"] = _addresses(requests["local_address"])
     rows["remote_address"] = _addresses(requests["address"])
     has_owner = requests["start_time"] > 0
-    for name in _OWNER:
-        rows[name][has_owner] = requests[name][has_owner]
+    copy_columns(rows, requests, _OWNER, to=has_owner, of=has_owner)
     age = np.maximum(counted.taken_ns - requests["since"].astype(np.int64), 0)
     rows["waited"], rows["since"], rows["inferred"] = age, counted.wall_ns - age, _NOT_INFERRED
     return rows
@@ -270,8 +257,7 @@ def _waiting(rows: Array) -> Array:
     is_waiting = np.flatnonzero(known(rows["waited"]))
     waiting = take_rows(rows, is_waiting[np.argsort(rows["id"][is_waiting], kind="stable")])
     result = np.zeros(len(waiting), _WAITING_ROW)
-    for name in _WAITING_ROW.names or ():
-        result[name] = waiting[name]
+    copy_columns(result, waiting, _WAITING_ROW.names or ())
     return result
 
 

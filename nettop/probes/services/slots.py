@@ -16,7 +16,7 @@ import numpy as np
 from nettop.kernel import bpf_syscall as bpf
 from nettop.kernel.bpf import maps
 from nettop.probes.services.programs import FIRST_SLOT, KEY, SERVICE, SERVICES_MAX, TALLY, partitions
-from nettop.snapshots.arrays import Array, Index, as_list
+from nettop.snapshots.arrays import Array, Index, as_list, copy_columns
 
 _FREE_MIN, _FREE_TARGET = SERVICES_MAX // 2, SERVICES_MAX * 3 // 4
 """With fewer free slots than the first, idle services leave until the second is reached."""
@@ -92,6 +92,5 @@ class ServiceSlots:
 def _keys(services: Array, slots: Index) -> Array:
     """Return the programs' keys of the services in these slots: KEY (n,)."""
     keys = np.zeros(len(slots), KEY)
-    for name in KEY.names or ():
-        keys[name] = services[name][slots]
+    copy_columns(keys, services, KEY.names or (), of=slots)
     return keys

@@ -30,7 +30,7 @@ from nettop.probes.services.udp_programs import (
     program_text,
 )
 from nettop.process.clocks import monotonic_ns
-from nettop.snapshots.arrays import Array, Index, positions
+from nettop.snapshots.arrays import Array, Index, copy_columns, positions
 from nettop.snapshots.services import HOOK_UDP_REQUESTS, TIMEOUT_S
 
 _NUMBER = np.dtype("u8")
@@ -134,6 +134,5 @@ def _joined(keys: Array, requests: Array) -> Array:
     """Return the columns of both in one array."""
     rows = np.zeros(len(keys), OPEN_REQUEST)
     for columns in (keys, requests):
-        for name in columns.dtype.names or ():
-            rows[name] = columns[name]
+        copy_columns(rows, columns, columns.dtype.names or ())
     return rows
