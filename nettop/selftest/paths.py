@@ -44,6 +44,12 @@ class TrafficPath:
     netns: int = 0
     unavailable: str = ""
 
+    def ends(self) -> tuple[TrafficProcess, TrafficProcess]:
+        """Return the client and the server. Raises CommandFailed if nothing can be sent."""
+        if self.unavailable:
+            raise CommandFailed(self.unavailable)
+        return self.client, self.server
+
 
 @contextmanager
 def traffic_paths() -> Iterator[tuple[TrafficPath, ...]]:
@@ -122,24 +128,19 @@ def compare_datagrams(
 
 def _send_datagrams(path: TrafficPath, family: str, count: int) -> None:
     """Send datagrams to a bound socket that nobody reads. Raise CommandFailed if that fails."""
-    if path.unavailable:
-        raise CommandFailed(path.unavailable)
-    port = path.server.run("bind_udp", "datagrams", path.server_address[family])
-    path.client.run("bind_udp", "datagrams", path.client_address[family])
-    path.client.run(
-        "send_datagrams", "datagrams", (path.server_address[family], port), count, _DATAGRAM_BYTES
-    )
-    for end in (path.client, path.server):
+    client, server = path.ends()
+    port = server.run("bind_udp", "datagrams", path.server_address[family])
+    client.run("bind_udp", "datagrams", path.client_address[family])
+    client.run("send_datagrams", "datagrams", (path.server_address[family], port), count, _DATAGRAM_BYTES)
+    for end in (client, server):
         end.run("close", "datagrams")
 
 
 def send_to_closed_port(path: TrafficPath, family: str, count: int) -> None:
     """Send datagrams to a port that was just closed. Raises CommandFailed."""
-    if path.unavailable:
-        raise CommandFailed(path.unavailable)
-    port = path.server.run("bind_udp", "closed", path.server_address[family])
-    path.server.run("close", "closed")
-    path.client.run("bind_udp", "drops", path.client_address[family])
-    to = path.server_address[family], port
-    path.client.run("send_datagrams", "drops", to, count, _DATAGRAM_BYTES)
-    path.client.run("close", "drops")
+    client, server = path.ends()
+    port = server.run("bind_udp", "closed", path.server_address[family])
+    server.run("close", "closed")
+    client.run("bind_udp", "drops", path.client_address[family])
+    client.run("send_datagrams", "drops", (path.server_address[family], port), count, _DATAGRAM_BYTES)
+    client.run("close", "drops")

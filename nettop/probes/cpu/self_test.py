@@ -42,12 +42,11 @@ def run(source: Source, paths: Sequence[TrafficPath]) -> list[SelfTestResult]:
 
 def _send(path: TrafficPath) -> int:
     """Make the client send to a socket that no process reads; return its CPU time. Raises CommandFailed."""
-    if path.unavailable:
-        raise CommandFailed(path.unavailable)
-    port = path.server.run("bind_udp", "load", path.server_address[_FAMILY])
-    path.client.run("bind_udp", "load", path.client_address[_FAMILY])
-    cpu_ns: int = path.client.run("send_load", "load", (path.server_address[_FAMILY], port), LOAD_NS)
-    for end in (path.client, path.server):
+    client, server = path.ends()
+    port = server.run("bind_udp", "load", path.server_address[_FAMILY])
+    client.run("bind_udp", "load", path.client_address[_FAMILY])
+    cpu_ns: int = client.run("send_load", "load", (path.server_address[_FAMILY], port), LOAD_NS)
+    for end in (client, server):
         end.run("close", "load")
     return cpu_ns
 

@@ -31,13 +31,11 @@ def run(source: Source, paths: Sequence[TrafficPath]) -> list[SelfTestResult]:
     why = snapshot.why_unavailable(SERVICES)
     if why is not None:
         return [SelfTestResult(LENS.id, "answers", skipped=f"not available: {why}")]
+    results = _run_tcp(source, paths)
     why = snapshot.why_not(HOOK_UDP_REQUESTS.name)
     if why is not None:
-        return [
-            *_run_tcp(source, paths),
-            SelfTestResult(LENS.id, "UDP answers", skipped=f"not available: {why}"),
-        ]
-    return _run_tcp(source, paths) + _run_udp(source, paths)
+        return [*results, SelfTestResult(LENS.id, "UDP answers", skipped=f"not available: {why}")]
+    return results + _run_udp(source, paths)
 
 
 def _run_tcp(source: Source, paths: Sequence[TrafficPath]) -> list[SelfTestResult]:
@@ -91,9 +89,7 @@ def _compare_time(what: str, took_ns: int | None, least_ns: int, most_ns: int) -
 def _exchange_datagrams(path: TrafficPath, family: str, port: int, count: int) -> tuple[int, int]:
     """Send datagrams to a port, and an answer to each; return the least and most ns that the answers may have taken
     in all. Raises CommandFailed."""
-    if path.unavailable:
-        raise CommandFailed(path.unavailable)
-    client, server = path.client, path.server
+    client, server = path.ends()
     server.run("bind_udp", "answer", path.server_address[family], port)
     back = path.client_address[family], client.run("bind_udp", "request", path.client_address[family])
     least_ns = most_ns = 0
@@ -114,11 +110,9 @@ def _exchange_datagrams(path: TrafficPath, family: str, port: int, count: int) -
 
 def _exchange(path: TrafficPath, family: str, count: int) -> int:
     """Send requests over a connection, and an answer to each; return the port. Raises CommandFailed."""
-    if path.unavailable:
-        raise CommandFailed(path.unavailable)
-    client, server, address = path.client, path.server, path.server_address[family]
-    port = int(server.run("listen", "requests", address))
-    client.run("connect", "request", address, port)
+    client, server = path.ends()
+    port = int(server.run("listen", "requests", path.server_address[family]))
+    client.run("connect", "request", path.server_address[family], port)
     server.run("accept", "requests", "answer")
     for _ in range(count):
         client.run("send", "request", _REQUEST_BYTES)
