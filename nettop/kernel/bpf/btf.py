@@ -169,10 +169,8 @@ class Btf:
         for member, member_type, bits, width in self._members(type_id):
             if member == name:
                 return bits, member_type, width
-            if not member:
-                hit = self._look_up(self._bare(member_type), name)
-                if hit:
-                    return bits + hit[0], *hit[1:]
+            if not member and (hit := self._look_up(self._bare(member_type), name)):
+                return bits + hit[0], *hit[1:]
         return None
 
     def _members(self, type_id: int) -> Iterator[tuple[str, int, int, int]]:

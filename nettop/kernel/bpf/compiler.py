@@ -31,8 +31,6 @@ from nettop.writing import memory_file
 _MAX_REQUEST_BYTES = 1 << 20
 _OLDEST_BCC = (0, 26)
 """The oldest version tested. Older ones do not declare all helpers: bpf_get_func_ret came with Linux 5.17."""
-_METHODS = ("dump_func",)
-"""The methods of bcc.BPF that nettop uses."""
 _NOT_AS_RELEASED = "if the file was modified, reinstall nettop: scripts/install-deps.sh"
 _Operands = Callable[[bytes], tuple[dict[int, str], dict[int, str]]]
 _HOOKS: dict[str, tuple[int, Callable[[Btf, str], int]]] = {
@@ -73,11 +71,10 @@ def import_bcc() -> Any:
     except (ImportError, OSError, AttributeError, MemoryError) as error:
         what = f"cannot import bcc: {str(error) or type(error).__name__}"
         return limit_reached("cannot import bcc", error) or Unsupported(what, _remedy_for_bcc())
-    lacking = [name for name in _METHODS if not hasattr(getattr(bcc, "BPF", None), name)]
-    if lacking:
+    if not hasattr(getattr(bcc, "BPF", None), "dump_func"):
         place = getattr(bcc, "__file__", None) or ", ".join(getattr(bcc, "__path__", ()))
         return Unsupported(
-            f"the module bcc at {place} is not the BPF compiler: it has no BPF.{lacking[0]}",
+            f"the module bcc at {place} is not the BPF compiler: it has no BPF.dump_func",
             f"remove {place} (if installed by pip: pip uninstall bcc), then run scripts/install-deps.sh again",
         )
     version = str(getattr(bcc, "__version__", ""))

@@ -38,11 +38,15 @@ def read_per_cpu(map_fd: int, index: int, dtype: np.dtype[Any]) -> Array:
 
 def sum_per_cpu(map_fd: int, index: int, dtype: np.dtype[Any] = _NUMBER) -> Array:
     """Read element `index` of a per-CPU array, summed over all CPUs: a zero-dimensional array of `dtype`."""
-    by_cpu = read_per_cpu(map_fd, index, dtype)
-    total = np.zeros((), dtype)
-    for name in dtype.names or (...,):
-        total[name] = by_cpu[name].sum(axis=0, dtype=np.uint64)
-    return total
+    return sum_last_axis(read_per_cpu(map_fd, index, dtype))
+
+
+def sum_last_axis(values: Array) -> Array:
+    """Return the sums over the last axis, such as that of the values of all CPUs."""
+    sums: Array = np.zeros(values.shape[:-1], values.dtype)
+    for name in values.dtype.names or (...,):
+        sums[name] = values[name].sum(axis=values.ndim - 1, dtype=np.uint64)
+    return sums
 
 
 def read_each(map_fd: int, keys: Array, dtype: np.dtype[Any], *, delete: bool = False) -> tuple[Array, Array]:

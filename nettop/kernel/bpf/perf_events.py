@@ -217,8 +217,7 @@ def require_perf_events() -> None:
 def why_refused(error: OSError, host: Host | None = None) -> Exception:
     """Return PermissionMissing or Unsupported for an event that could not be opened; other errors unchanged."""
     host = host or Host()
-    blocked = _errno_before_kernel()
-    if blocked:
+    if blocked := _errno_before_kernel():
         return host.blocked_call("perf_event_open", blocked)
     if error.errno in (errno.ENOENT, errno.ENOSYS):
         return Unsupported("this kernel has no perf events", "use a kernel with CONFIG_PERF_EVENTS")

@@ -67,7 +67,8 @@ class Loader:
         self._programs: list[Program] = []
         self._pending: deque[Future[Program]] = deque()
         self._thread = ThreadPoolExecutor(1, "loader")
-        self._ready = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_SEMAPHORE)
+        self.descriptor = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_SEMAPHORE)
+        """Readable while the next answer is ready."""
         try:
             self._thread.submit(privileges.keep_only, privileges.for_loading(privileges.LOADER)).result()
         except BaseException as error:
@@ -75,11 +76,6 @@ class Loader:
             if isinstance(error, RuntimeError):  # no thread can be started
                 raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN)) from error
             raise
-
-    @property
-    def descriptor(self) -> int:
-        """A descriptor that is readable while the next answer is ready."""
-        return self._ready
 
     def load(self, text: ProgramText) -> Program:
         """Load one text, then close the loader. Raises what `answer` raises."""
@@ -90,7 +86,7 @@ class Loader:
     def request(self, text: ProgramText) -> None:
         """Queue a text to be loaded after earlier ones, whose tables it may share."""
         loading = self._thread.submit(self._load, text)
-        loading.add_done_callback(lambda _: os.eventfd_write(self._ready, 1))
+        loading.add_done_callback(lambda _: os.eventfd_write(self.descriptor, 1))
         self._pending.append(loading)
 
     def answer(self) -> Program:
@@ -102,7 +98,7 @@ class Loader:
         try:
             return self._pending.popleft().result()
         finally:
-            os.eventfd_read(self._ready)
+            os.eventfd_read(self.descriptor)
 
     def open_probes(self, function: str, at_return: bool) -> dict[str, int]:
         """Open probes at a kernel function's entry or return, one per symbol, with the loader's privileges.
@@ -132,7 +128,7 @@ class Loader:
 
     def close(self) -> None:
         """Stop the compiler and unload programs that nobody waited for; a second call is a no-op."""
-        if self._ready < 0:
+        if self.descriptor < 0:
             return
         if self._compiler is not None:
             self._compiler.kill()
@@ -142,8 +138,8 @@ class Loader:
                 loading.result().close()
         if self._compiler is not None:
             self._compiler.close()
-        os.close(self._ready)
-        self._ready = -1
+        os.close(self.descriptor)
+        self.descriptor = -1
 
     # --- in the thread ----------------------------------------------------------------------------------------
 

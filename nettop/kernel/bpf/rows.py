@@ -14,21 +14,15 @@ def row_header(name: str, dtype: np.dtype[Any], inside: tuple[str, np.dtype[Any]
     If `inside` is given, a name and a dtype, the struct starts with a member `struct name name` in place of the dtype's
     fields.
     """
-    first: list[str] = []
+    lines = [f"struct {name} {{"]
     fields = sorted(_fields(dtype), key=lambda field: field[1])
     if inside is not None:
-        first = [f"  struct {inside[0]} {inside[0]};"]
+        lines.append(f"  struct {inside[0]} {inside[0]};")
         fields = [field for field in fields if field[1] >= inside[1].itemsize]
-    lines = [
-        f"struct {name} {{",
-        *first,
-        *(f"  {_declaration(field, form)};" for field, _, form in fields),
-        "};",
-    ]
-    lines += [
-        f'_Static_assert(__builtin_offsetof(struct {name}, {field}) == {at}, "{field}");'
-        for field, at, _ in fields
-    ]
+    lines += [f"  {_declaration(field, form)};" for field, _, form in fields]
+    lines.append("};")
+    for field, at, _ in fields:
+        lines.append(f'_Static_assert(__builtin_offsetof(struct {name}, {field}) == {at}, "{field}");')
     lines.append(f'_Static_assert(sizeof(struct {name}) == {dtype.itemsize}, "size of {name}");')
     return "\n".join(lines) + "\n"
 
