@@ -339,8 +339,7 @@ def container_of(cgroup: str) -> str | None:
     Recognizes the paths of Docker, containerd, Podman, CRI-O and runc, with the systemd and cgroupfs drivers, of LXC,
     LXD, Proxmox and ECS, and of machines registered with systemd-machined.
     """
-    container = _innermost_container(cgroup)
-    if container is not None:
+    if container := _innermost_container(cgroup):
         return container
     units = _UNIT.findall(cgroup)
     return _MONITORED.sub(r"\1", units[-1]) if units else None

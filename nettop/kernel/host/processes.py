@@ -99,7 +99,9 @@ class Processes:
         self._found: dict[tuple[int, ...], str | None] = {}
         self._earlier = self._found
         """Control groups by process, and by css_set and id: tasks of a css_set share them."""
-        self._by_id = _GroupsById(host)
+        self._path_of: dict[int, str] = {}
+        """Paths of control groups by id, for processes that are gone; listed again if an id is missing."""
+        self._listing_due_at = 0.0
         self.vanished = 0
 
     def begin(self) -> ProcessNames:
@@ -120,7 +122,8 @@ class Processes:
         # The kernel soon uses the address of a css_set again, but not a group's id, which v1 hierarchies lack.
         group = self._recall(identity) or (self._recall(of_set) if group_id != ROOT_CGROUP else None)
         if group is None and identity not in self._found and identity not in self._earlier:
-            group = self._read_group(pid, group_id) or self._recall(of_set)
+            read = self._host.cgroup(pid) or self._listed_path(group_id)
+            group = safe_text(read) if read else self._recall(of_set)
             self.vanished += is_last_chance and group is None
         if has_set and (group is not None or is_last_chance):
             self._found[identity] = group
@@ -141,27 +144,14 @@ class Processes:
             details[f"Command {pid}"] = self._host.command_line(pid) or "–"
         return details
 
-    def _read_group(self, pid: int, group_id: int) -> str | None:
-        read = self._host.cgroup(pid) or self._by_id.path(group_id)
-        return None if read is None else safe_text(read)
-
-
-class _GroupsById:
-    """Control groups by id, for processes that are gone; listed again if an id is missing."""
-
-    def __init__(self, host: Host) -> None:
-        self._host = host
-        self._paths: dict[int, str] = {}
-        self._due_at = 0.0
-
-    def path(self, group_id: int) -> str | None:
+    def _listed_path(self, group_id: int) -> str | None:
         """Return the path of a control group; None if it has none, or if listing again would be too soon."""
         begun = time.monotonic()
-        if group_id not in self._paths and group_id != _UNKNOWN and begun >= self._due_at:
-            self._paths = self._host.cgroups_by_id()
+        if group_id not in self._path_of and group_id != _UNKNOWN and begun >= self._listing_due_at:
+            self._path_of = self._host.cgroups_by_id()
             ended = time.monotonic()
-            self._due_at = ended + _PAUSE_PER_LISTING * (ended - begun)
-        return self._paths.get(group_id)
+            self._listing_due_at = ended + _PAUSE_PER_LISTING * (ended - begun)
+        return self._path_of.get(group_id)
 
 
 def outside_name(name: str = "") -> str:

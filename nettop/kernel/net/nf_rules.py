@@ -89,11 +89,6 @@ class DropRule:
     hook: str | None = None
     """Where the kernel evaluates the chain; None if other chains jump to it."""
 
-    @property
-    def place(self) -> Chain:
-        """The chain that it is in."""
-        return self.family, self.table, self.chain
-
 
 @dataclass(frozen=True, slots=True)
 class DropRules:
@@ -152,7 +147,8 @@ def read_drop_rules(ask: Ask) -> DropRules:
                 found += some
                 left -= visited
             is_whole = is_whole and ended
-    return DropRules(tuple(replace(rule, hook=hooks.get(rule.place)) for rule in found), is_whole)
+    placed = (replace(rule, hook=hooks.get((rule.family, rule.table, rule.chain))) for rule in found)
+    return DropRules(tuple(placed), is_whole)
 
 
 def parse_reply(reply: bytes, hooks: dict[Chain, str]) -> tuple[list[DropRule], int, bool]:
