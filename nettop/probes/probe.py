@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from typing import ClassVar, TypeVar
 
 from nettop.errors import SourceFailed
@@ -54,8 +54,7 @@ class Probe:
 
     def _share_namespaces(self) -> Namespaces:
         """Begin to follow the namespaces, until `close`."""
-        self._entered = shared_namespaces(self._host)
-        self._opened.callback(self._entered.close)
+        self._entered = self._opened.enter_context(closing(shared_namespaces(self._host)))
         return self._entered
 
     def _required(self, part: T | None, hook: HookStatus | None = None) -> T:

@@ -8,7 +8,7 @@ import re
 import socket
 from collections import deque
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any
@@ -221,8 +221,7 @@ class Bandwidth(Probe):
         for fallbacks, step in zip(_FALLBACKS, steps, strict=True):
             self._hooks = (*self._hooks, self._attach_best(fallbacks, step))
         with suppress(OSError):
-            self._watch = LinkWatch()
-            self._opened.callback(self._watch.close)
+            self._watch = self._opened.enter_context(closing(LinkWatch()))
         links, left = self._read_links()
         self._require_interfaces()
         self._follow(links, left)
@@ -233,12 +232,10 @@ class Bandwidth(Probe):
         self._host.require_bpf()
         has_flows = self._options[FLOWS_OPTION] == "on"
         text = program_text(self.namespaces.own, flows_max=self._flows_max if has_flows else None)
-        self._program = net_loader(self._host).load(text)
+        self._program = self._opened.enter_context(closing(net_loader(self._host).load(text)))
         self._programs.append(self._program)
-        self._opened.callback(self._program.close)
         self._set_services(self._program)
-        self._counted = CountedInterfaces(self._program)
-        self._opened.callback(self._counted.close)
+        self._counted = self._opened.enter_context(closing(CountedInterfaces(self._program)))
 
     def _attach_sent(self, _: Mechanism) -> None:
         program = self._required(self._program, self._hooks[0])
@@ -309,10 +306,6 @@ class Bandwidth(Probe):
                 error = unknown_word("interface", word, self._names)
                 raise UsageError(error.what, f"{error.remedy}\nto wait for it, use a pattern: {word}*")
 
-    def _gaps(self) -> dict[str, str]:
-        absent = " or ".join(self._absent())
-        return {NO_INTERFACE: f"{absent} matches no interface yet"} if absent else {}
-
     def _follow(self, links: Mapping[_Key, Link], left: Mapping[_Key, Link]) -> list[_Interface]:
         """Start counting new interfaces; return the removed ones with their final counts."""
         gone = {
@@ -368,6 +361,9 @@ class Bandwidth(Probe):
         ended = {name: self._removed[name].add(rows) for name, rows in left.items()}
         if self._flows is not None and FLOWS.name in self._options.tables:
             tables[FLOWS.name], ended[FLOWS.name] = self._flow_rows(self._flows, taken_ns, wall_ns)
+        gaps = self.namespaces.gaps()
+        if absent := self._absent():
+            gaps[NO_INTERFACE] = f"{' or '.join(absent)} matches no interface yet"
         return Snapshot(
             LENS.id,
             wall_ns,
@@ -378,7 +374,7 @@ class Bandwidth(Probe):
             | self.namespaces.counts(),
             lost=self._lost(),
             hooks=self._hooks,
-            gaps=self.namespaces.gaps() | self._gaps(),
+            gaps=gaps,
             ended=ended,
         )
 
@@ -499,7 +495,7 @@ class Bandwidth(Probe):
     ) -> Rows:
         """Return a row for each counted interface and each of these kinds of packets that it carried."""
         counted = [(each, each.counts) for each in interfaces if each.counts is not None]
-        rows = np.zeros(len(counted) * len(kinds), table.dtype).reshape(len(counted), len(kinds))
+        rows = np.zeros((len(counted), len(kinds)), table.dtype)
         _, _, split = table.stored[:3]
         for of_interface, (interface, (received, sent)) in zip(rows, counted, strict=True):
             number = interface.generation << 32 | interface.link.index
@@ -509,15 +505,9 @@ class Bandwidth(Probe):
             for unit in ("packets", "bytes"):
                 of_interface[f"{unit}_received"] = received[unit][kinds.start : kinds.stop]
                 of_interface[f"{unit}_sent"] = sent[unit][kinds.start : kinds.stop]
-        rows = take_rows(
-            rows.ravel(), np.flatnonzero((rows["packets_received"] + rows["packets_sent"]).ravel())
-        )
-        return Rows(
-            table,
-            take_rows(rows, np.argsort(rows["id"])),
-            {"interface": self._texts.frozen(), **texts},
-            taken_ns,
-        )
+        rows = take_rows(rows.ravel(), (rows["packets_received"] + rows["packets_sent"]).ravel() > 0)
+        rows = take_rows(rows, np.argsort(rows["id"]))
+        return Rows(table, rows, {"interface": self._texts.frozen(), **texts}, taken_ns)
 
     def _flow_rows(self, table: SetTable, taken_ns: int, wall_ns: int) -> tuple[Rows, Ended]:
         """Return the flows, and the sums of those that were evicted."""

@@ -128,14 +128,13 @@ _DEFINES = {
 def defines() -> dict[str, int]:
     """Return the constants of the programs, passed with -D."""
     fit = _CALLERS_BYTES // (_CALLER_BYTES + _CALLER_BYTES_PER_CPU * maps.possible_cpus())
-    callers_max = max(_CALLERS_MIN, min(_CALLERS_MAX, fit))
     host = Host()
-    of_host = {
-        "CALLERS_MAX": callers_max,
+    return {
+        **_DEFINES,
+        "CALLERS_MAX": max(_CALLERS_MIN, min(_CALLERS_MAX, fit)),
         "REAL_TIME": int(host.is_real_time()),
         **process_columns.pid_defines(host),
     }
-    return _DEFINES | of_host
 
 
 def header() -> str:

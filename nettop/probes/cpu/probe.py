@@ -8,6 +8,7 @@ than the clock does. With `--times exact`, hooks time what this kernel can hook.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 
@@ -141,18 +142,13 @@ class Cpu(Probe):
         check_chosen(FALLBACKS, self._options.mechanisms)
         self._frequency_hz = self._options[FREQUENCY]
         self._host.require_bpf()
-        loader = Loader()
-        try:
+        with closing(Loader()) as loader:
             loader.request(program_text())
-            self._program = loader.answer()
+            self._program = self._opened.enter_context(closing(loader.answer()))
             self._programs.append(self._program)
-            self._opened.callback(self._program.close)
-            self._times = EntryTimes(self._program)
-            self._opened.callback(self._times.close)
+            self._times = self._opened.enter_context(closing(EntryTimes(self._program)))
             self._attach(loader)
             self._program.keep_only({*self._times.programs(), *cpu_samples.FUNCTIONS})
-        finally:
-            loader.close()
         stat = read_cpu_times(self._host.proc)
         self._stat_at_first = {cpu: spent.softirq_ns for cpu, spent in stat.items()}
         if not stat:
@@ -297,11 +293,9 @@ class Cpu(Probe):
                 array[f"{name}_ns"] = vector_ns[cpus, vector]
         array["stat_softirq_ns"] = _UNKNOWN
         if stat:
-            spent_ns = [stat[cpu].softirq_ns for cpu in as_list(cpus)]
-            array["stat_softirq_ns"] = [
-                max(0, ns - self._stat_at_first.setdefault(cpu, ns))
-                for cpu, ns in zip(as_list(cpus), spent_ns, strict=True)
-            ]
+            spent_ns = {cpu: stat[cpu].softirq_ns for cpu in as_list(cpus)}
+            self._stat_at_first = spent_ns | self._stat_at_first
+            array["stat_softirq_ns"] = [max(0, ns - self._stat_at_first[cpu]) for cpu, ns in spent_ns.items()]
         return Rows(CPUS, array, {}, taken_ns)
 
     def _process_rows(

@@ -77,11 +77,9 @@ class UnseenSyns:
         port = ports.pop() if len(ports) == 1 else 0
         for name in COUNTERS.keys() & counters.keys():
             # The packets were read before the counters; drops in between are seen in the next reading.
-            values = {"counted": counters[name], "seen": seen.get(name, 0)}
-            counted, dropped_in_sight = (
-                self._growth((netns, name, what), value, is_first=is_first) for what, value in values.items()
-            )
-            self._owed[netns, name] += counted - dropped_in_sight
+            counted = self._growth((netns, name, "counted"), counters[name], is_first=is_first)
+            in_sight = self._growth((netns, name, "seen"), seen.get(name, 0), is_first=is_first)
+            self._owed[netns, name] += counted - in_sight
             if self._owed[netns, name] > 0:
                 self.counts[netns, name, port] += self._owed.pop((netns, name))
 

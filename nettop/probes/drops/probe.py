@@ -173,9 +173,9 @@ class DropCount:
         """Compile, load and attach. Raises NettopError or OSError if the host or the user's rights do not allow it."""
         self.kinds_max = kinds_max
         self.reasons = read_drop_reasons()
-        self.program = loader.load(program_text(self.reasons, read_client_ports(), kinds_max))
         with ExitStack() as opened:
-            opened.callback(self.program.close)
+            text = program_text(self.reasons, read_client_ports(), kinds_max)
+            self.program = opened.enter_context(closing(loader.load(text)))
             attach_program(self.program, loader, PROGRAM, opened)
             self._opened = opened.pop_all()
 
@@ -184,10 +184,7 @@ class DropCount:
         bpf.set_element(self.program.maps["header_ports"], bytes(4), bytes(_HEADER_PORTS.itemsize))
         each = np.dtype((COUNT, (maps.possible_cpus(),)))
         kinds, counts = maps.read_all(self.program.maps["counted"], KIND, each)
-        totals = np.zeros(len(kinds), COUNT)
-        for name in COUNT.names or ():
-            totals[name] = counts[name].sum(axis=1)
-        return kinds, totals
+        return kinds, maps.sum_last_axis(counts)
 
     def lost(self) -> dict[str, int]:
         """Count the drops that are in no row: the map was full, or the CPU was already counting another drop."""
@@ -283,8 +280,7 @@ class Drops(Probe):
         self._host.require_bpf()
         with closing(Loader()) as loader:
             self._symbols.refresh()  # while the loader starts up
-            self._count = DropCount(loader, self._kinds_max)
-        self._opened.callback(self._count.close)
+            self._count = self._opened.enter_context(closing(DropCount(loader, self._kinds_max)))
         self._programs.append(self._count.program)
 
     def _require_reasons(self, _: Mechanism) -> None:
@@ -386,17 +382,17 @@ class Drops(Probe):
 
     def _place_codes(self) -> Array:
         """Return the place of each kind of drop as a code into `_places`; _UNKNOWN if the kernel hides its symbols."""
-        locations, groups = np.unique(self._kinds["location"], return_inverse=True)
+        locations = self._kinds["location"]
         if not self._sites.keys() >= set(locations.tolist()) and self._symbols.refresh():
             self._sites = dict(_UNSEEN_SITES)
-        codes = np.full(len(locations), _UNKNOWN, "u4")
-        for number, location in enumerate(locations.tolist()):
-            if location not in self._sites:
-                self._sites[location] = self._symbols.find(location)
-            site = self._sites[location]
-            if site is not None or len(self._symbols):  # do not show an address that the kernel hides
-                codes[number] = self._places.code(site[0] if site else f"{location:#x}")
-        return codes[groups]
+        return self._places.codes(locations, self._place)
+
+    def _place(self, location: int) -> str | None:
+        if location not in self._sites:
+            self._sites[location] = self._symbols.find(location)
+        if site := self._sites[location]:
+            return site[0]
+        return f"{location:#x}" if len(self._symbols) else None  # an address that the kernel hides
 
     def _evict(self, by_namespace: Mapping[int, NamespaceCounters]) -> None:
         """Evict the least recent drops when the map is nearly full, and the SYNs of removed namespaces."""

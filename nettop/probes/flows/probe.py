@@ -105,8 +105,7 @@ class CollectorState(Probe):
             raise refusal(error.exit_code, error.what, error.remedy) from error
 
     def _urls(self) -> tuple[str, ...]:
-        given = self._options[COLLECTOR]
-        if given:
+        if given := self._options[COLLECTOR]:
             return (given,)
         system, *_ = collector_urls(SYSTEM_FLOWS_DIR)
         return tuple(dict.fromkeys((system, *collector_urls(default_flows_dir()))))

@@ -80,8 +80,7 @@ class CountsTable:
         places = np.arange(COUNTED_STAGES * CLASSES, dtype=np.uint32)
         each = np.dtype((COUNTS, (maps.possible_cpus(),)))
         by_cpu, _ = maps.read_each(self._program.maps["counted"], places, each)
-        for name in COUNTS.names or ():
-            counted[name] = by_cpu[name].sum(axis=1, dtype=np.uint64).reshape(counted[name].shape)
+        copy_columns(counted, maps.sum_last_axis(by_cpu).reshape(_SHAPE), COUNTS.names or ())
         counted["unmatched"] += self._stale
         return rows
 

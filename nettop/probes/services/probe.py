@@ -11,6 +11,7 @@ from functools import partial
 import numpy as np
 
 from nettop.kernel import bpf_syscall as bpf
+from nettop.kernel.bpf import maps
 from nettop.kernel.bpf.iterator import Iterator, RowBuffer
 from nettop.kernel.bpf.mechanisms import Mechanism, Refused, check_chosen
 from nettop.kernel.bpf.program import Loader, Program, net_loader
@@ -120,11 +121,9 @@ class Services(Probe):
         self._host.require_bpf()
         with ExitStack() as opened:
             loader.request(program_text(mechanism in BY_ADDRESS))
-            program = loader.answer()
-            opened.callback(program.close)
+            program = opened.enter_context(closing(loader.answer()))
             self._open_maps(program, opened)
-            self._rows = walk = Iterator(program.functions[WALK], CONNECTION)
-            opened.callback(walk.close)
+            self._rows = walk = opened.enter_context(closing(Iterator(program.functions[WALK], CONNECTION)))
             # Whether a connection is served or used must be known before a call on it is seen.
             attach_program(program, loader, CHANGES, opened)
             _set_phase(program, LISTENERS_PHASE)
@@ -152,8 +151,7 @@ class Services(Probe):
         """Time UDP requests, with the tables of the program for TCP. Raises what UdpRequests raises."""
         self._required(self._program, calls)
         ports = (*UDP_PORTS, *parse_ports(self._options[UDP_PORT]))
-        self._udp = UdpRequests(self._host, loader, ports)
-        self._opened.callback(self._udp.close)
+        self._udp = self._opened.enter_context(closing(UdpRequests(self._host, loader, ports)))
         self._programs.append(self._udp.program)
 
     def _open_maps(self, program: Program, opened: ExitStack) -> None:
@@ -217,10 +215,8 @@ class Services(Probe):
         taken = int(np.frombuffer(self._whole, TOTALS)[0]["taken"])
         count, parts = min(FIRST_SLOT + taken, SERVICES_MAX), partitions()
         services = np.frombuffer(self._services, SERVICE, count).copy()
-        each = np.frombuffer(self._tallies, TALLY, count * parts).reshape(count, parts)
-        tallies = np.zeros(count, TALLY)
-        for name in TALLY.names or ():
-            tallies[name] = each[name].sum(axis=1)
+        each = np.frombuffer(self._tallies, TALLY, count * parts)
+        tallies = maps.sum_last_axis(each.reshape(count, parts))
         del each
         requests = self._read_requests(tallies)
         connections = self._rows.read(self._buffer)

@@ -56,7 +56,9 @@ class ServiceSlots:
         self._used_ns[: len(services)][is_used] = now_ns
         came_back: Index = self._leaving[is_used[self._leaving]]
         left: Index = self._leaving[~is_used[self._leaving]]
-        self._restore(services, came_back)
+        # Services that are in use again may already have another slot.
+        for slot, key in zip(as_list(came_back), _keys(services, came_back), strict=True):
+            bpf.add_element(self._fds["known"], key.tobytes(), self._numbers[slot].tobytes())
         free = self._given - taken + len(left)
         is_idle = ~is_used & (services["began_at"] > 0)
         is_idle[left] = False
@@ -82,11 +84,6 @@ class ServiceSlots:
             self._given += 1
         if len(slots):
             bpf.set_element(self._fds["given"], bytes(4), np.uint64(self._given).tobytes())
-
-    def _restore(self, services: Array, slots: Index) -> None:
-        """Restore services that are in use again to the programs' map, unless they already have another slot."""
-        for slot, key in zip(as_list(slots), _keys(services, slots), strict=True):
-            bpf.add_element(self._fds["known"], key.tobytes(), self._numbers[slot].tobytes())
 
 
 def _keys(services: Array, slots: Index) -> Array:

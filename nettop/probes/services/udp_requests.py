@@ -6,7 +6,7 @@ from __future__ import annotations
 import mmap
 import os
 from collections.abc import Iterable
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 
 import numpy as np
 
@@ -53,13 +53,11 @@ class UdpRequests:
             cgroup = _open_root_cgroup(host)
             opened.callback(os.close, cgroup)
             loader.request(program_text())
-            self.program = loader.answer()
-            opened.callback(self.program.close)
+            self.program = opened.enter_context(closing(loader.answer()))
             self._questions = opened.enter_context(
                 mmap.mmap(self.program.maps["questions"], SERVICES_MAX * QUESTION.itemsize)
             )
-            walk = Iterator(self.program.functions[WALK], _NUMBER)
-            opened.callback(walk.close)
+            walk = opened.enter_context(closing(Iterator(self.program.functions[WALK], _NUMBER)))
             self._set_ports(ports)
             for name in HOOKS:
                 link = loader.attach_to_cgroup(self.program.functions[name], bpf.CGROUP_HOOKS[name], cgroup)
@@ -98,7 +96,10 @@ class UdpRequests:
         is_over = over_at <= now_ns
         self._count(keys[is_over], over_at[is_over], requests[is_over])
         maps.delete_all(self.program.maps["closed"], cookies)
-        return _joined(keys[~is_over], requests[~is_over])
+        waiting = np.zeros(np.count_nonzero(~is_over), OPEN_REQUEST)
+        for columns in (keys, requests):
+            copy_columns(waiting, columns, columns.dtype.names or (), of=~is_over)
+        return waiting
 
     def _count(self, keys: Array, over_at: Array, requests: Array) -> None:
         table = self.program.maps["requests"]
@@ -128,11 +129,3 @@ def _open_root_cgroup(host: Host) -> int:
     if place is None:
         raise Unsupported("the root of the control groups is not mounted here", HOOK_UDP_REQUESTS.remedy)
     return os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-
-
-def _joined(keys: Array, requests: Array) -> Array:
-    """Return the columns of both in one array."""
-    rows = np.zeros(len(keys), OPEN_REQUEST)
-    for columns in (keys, requests):
-        copy_columns(rows, columns, columns.dtype.names or ())
-    return rows
