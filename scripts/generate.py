@@ -164,10 +164,10 @@ is `sent` or `received`.
   servers scrape, one may see an evicted series return at 0, which `rate` handles.
 - **Labels** have the same values as everywhere in nettop: in the tables, in REST and in CSV. `namespace` is the name
   of a network namespace; `nettop_namespace_info` has its inode number, `netns`.
-- **Histograms** have some of the fine histogram's edges, each about three times the previous one: latency those from
-  1 µs to 1 s, services those from 0.1 ms to 10 s. Of `queued` and `service` there are only the sum and the count. The
-  sum is computed from the midpoints of the fine buckets, within 3.2 % (pairs: 12.5 %). While a histogram is empty, it
-  has only the bucket `+Inf`.
+- **Histograms** have the fine histogram's edges that are powers of four, in nanoseconds: latency from 1 µs to 1.1 s,
+  services from 0.26 ms to 4.3 s. Of pairs, `queued` and `service` there are only the sum and the count. The sum is
+  computed from the midpoints of the fine buckets, within 3.2 % (pairs: 12.5 %). While a histogram is empty, it has only
+  the bucket `+Inf`.
 - Metrics that this kernel or host cannot provide have no series; `nettop_hook_info` names the mechanism in use, or
   `n/a`. A label without a value is `(none)`.
 - `nettop_connections_sockets` excludes sockets in TIME_WAIT, which are only counted: `nettop_connections_time_wait`.
@@ -183,7 +183,7 @@ KNOWN = (
     ("ebpf-prometheus-metrics", "`packets_count`",
      "`nettop_bandwidth_protocol_packets_total` by `protocol`, `nettop_latency_by_pair_seconds_count` by addresses"),
     ("ebpf-prometheus-metrics", "`latency_histogram`",
-     '`nettop_latency_by_pair_seconds_bucket`; for all hosts `nettop_latency_seconds_bucket{stage="ip"}`'),
+     '`nettop_latency_seconds_bucket{stage="ip"}`; by addresses `nettop_latency_by_pair_seconds_sum` and `_count`'),
     ("Network Metrics Sampler", "`bandwidth_bps`",
      '`8 * sum(rate(nettop_bandwidth_bytes_total{backing="uplink"}[1m]))`'),
     ("Network Metrics Sampler", "`packets_per_sec`",

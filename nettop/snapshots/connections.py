@@ -251,9 +251,9 @@ _COUNTED_BY_GROUP = ("bytes_sent", "bytes_received", "data_packets_sent", "retra
 """Every group with a series has these, and groups come and go: others would make thousands of series an hour."""
 
 
-def _top(name: str, rows: str = "") -> Metrics:
+def _top(name: str, rows: str = "", limit: int = 10) -> Metrics:
     """Return metrics of sockets grouped by `name`, for the groups with the most traffic."""
-    return Metrics((name,), _COUNTED_BY_GROUP, rows, prefix=f"connections_by_{name}", top=name, limit=20)
+    return Metrics((name,), _COUNTED_BY_GROUP, rows, prefix=f"connections_by_{name}", top=name, limit=limit)
 
 
 RETRANSMITS_WARN_ABOVE = 0.01
@@ -572,7 +572,8 @@ SOCKETS = Table(
         Metrics(("protocol",), _COUNTED),
         _top("process", "sockets"),
         _top("container", "sockets"),
-        _top("port", "sockets"),
+        # More than of the others, because an alert names the port.
+        _top("port", "sockets", limit=20),
         # No count of rows: it would include idle sockets, so every address of a busy server would be named at each
         # reading.
         _top("remote"),

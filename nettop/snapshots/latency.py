@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from nettop.snapshots.histograms import Buckets
-from nettop.snapshots.schema import Field, Hook, Kind, Lens, Metrics, Option, Table
+from nettop.snapshots.schema import SUM_ONLY, Field, Hook, Kind, Lens, Metrics, Option, Table
 
 # --- names of numbers ----------------------------------------------------------------------------------------
 
@@ -32,7 +32,6 @@ FAMILIES = {0: "IPv4", 1: "IPv6"}
 
 BUCKETS = Buckets(first_bit=6, last_bit=34, divided_by_bits=4)
 """64 ns to 17 s, within 3.2 %."""
-_EDGES = {"latency": (1_000, 1_000_000_000)}
 PAIR_BUCKETS = Buckets(first_bit=6, last_bit=34, divided_by_bits=2)
 """Coarser buckets for pairs, as there are many: within 12.5 %."""
 
@@ -134,10 +133,10 @@ PROTOCOL_TABLE = Table(
     uses=_USES,
     metrics=(
         Metrics(
-            ("stage", "protocol", "family"),
-            ("latency", "seen", "matched", "dropped", "unmatched", "waiting"),
+            ("stage", "protocol"),
+            ("latency", "seen", "dropped", "unmatched", "waiting"),
             prefix="latency",
-            edges=_EDGES,
+            edges={"latency": (1_000, 1_100_000_000)},
         ),
     ),
 )
@@ -166,7 +165,7 @@ PAIR_TABLE = Table(
     begins_at_zero=True,
     metrics=(
         Metrics(("stage", "source", "destination", "protocol"), ("latency",), prefix="latency_by_pair", top="pair",
-                limit=10, edges=_EDGES),
+                limit=10, edges={"latency": SUM_ONLY}),
     ),
 )  # fmt: skip
 BUCKET_TABLE = Table(

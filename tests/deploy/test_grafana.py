@@ -17,7 +17,7 @@ from nettop.flows.pipeline import LEDGER
 from nettop.flows.spool import DROPPED
 from nettop.flows.store.schema import DATABASE, TABLES, as_names_query
 from nettop.flows.top import REST, ROLLUPS, key_expression
-from nettop.serve.metrics.families import EDGES_MAX, count_families, series_sets
+from nettop.serve.metrics.families import chosen_edges, count_families, series_sets
 from nettop.serve.metrics.series import EVICTED
 from nettop.settings import DEFAULT_QUERY_LISTEN
 from nettop.snapshots import lenses
@@ -269,7 +269,7 @@ UNKNOWN = Lens(
 
 def test_a_new_lens_needs_no_edit(monkeypatch: pytest.MonkeyPatch) -> None:
     """All metrics of a new lens are shown, histograms in a repeated row per value of their first label."""
-    assert LATENCIES.count > EDGES_MAX
+    assert LATENCIES.count > len(chosen_edges(LATENCIES))
     monkeypatch.setattr(dashboards, "lenses", lambda: (UNKNOWN,))
     (text,) = dashboards.dashboards().values()
     made: Json = json.loads(text)

@@ -27,7 +27,7 @@ from nettop.query.filter import parse_filter
 from nettop.serve.api.traffic import HOST, Traffic
 from nettop.serve.http.limits import ServerCounts
 from nettop.serve.metrics.exposition import metrics_routes
-from nettop.serve.metrics.families import EDGES_MAX, ROWS, chosen_edges, count_families, series_sets
+from nettop.serve.metrics.families import ROWS, chosen_edges, count_families, series_sets
 from nettop.serve.metrics.places import WINDOW_S
 from nettop.serve.metrics.series import (
     EVICTED,
@@ -331,7 +331,7 @@ def test_histograms(waits: list[int]) -> None:
     assert value is not None
     *listed, together = value.tolist()
     edges = [WAITS.edges[at] for at in chosen_edges(WAITS)]
-    assert len(edges) <= EDGES_MAX
+    assert edges == [4**power for power in range(3, 18)]
     assert np.cumsum(listed).tolist() == [*(sum(w < edge for w in waits) for edge in edges), len(waits)]
     assert together == (counts * WAITS.middles).sum()
 

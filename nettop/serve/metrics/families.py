@@ -14,8 +14,6 @@ from nettop.snapshots.histograms import Buckets
 from nettop.snapshots.schema import ALL_EDGES, Field, Kind, Lens, Metrics, Spread, Table
 
 NAMESPACE = "nettop"
-EDGES_MAX = 19
-"""Maximum edges of a classic histogram, without +Inf."""
 DIRECTION = "direction"
 ROWS = ""
 """In place of a column: the number of rows."""
@@ -95,14 +93,12 @@ def count_families(lens: Lens) -> list[Family]:
     return [_family(lens.id, [(field.name, field)]) for field in lens.counts]
 
 
-def chosen_edges(buckets: Buckets) -> tuple[int, ...]:
-    """Return the positions of at most EDGES_MAX bucket edges, evenly spaced on the buckets' logarithmic scale.
+def chosen_edges(buckets: Buckets) -> range:
+    """Return the positions of the bucket edges that a classic histogram lists, each four times the previous one.
 
     The count below an edge is the sum of the buckets before it.
     """
-    last = buckets.count - 1
-    steps = min(EDGES_MAX, last) - 1
-    return tuple(1 + (last - 1) * step // steps for step in range(steps + 1))
+    return range(1, buckets.count, 2 << buckets.divided_by_bits)
 
 
 def _default_metrics(table: Table) -> tuple[Metrics, ...]:
