@@ -5,7 +5,7 @@ token no reasons are given: probes need no secret."""
 from __future__ import annotations
 
 import os
-from collections.abc import MutableMapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from starlette.requests import Request
@@ -15,18 +15,14 @@ from nettop import __version__
 from nettop.serve.problems import RETRY_SOON
 
 HEALTH_PATH, LIVE_PATH = "/health", "/live"
-_WITHOUT_TOKEN = "nettop.without_token"  # noqa: S105 - a name in the ASGI scope
-
-
-def mark_without_token(scope: MutableMapping[str, Any]) -> None:
-    """Limit the answer to this request to "ok" or "not ok"."""
-    scope[_WITHOUT_TOKEN] = True
+WITHOUT_TOKEN = "nettop.without_token"  # noqa: S105 - a name in the ASGI scope
+"""Set in the scope of a request that may be answered only "ok" or "not ok"."""
 
 
 def health_response(request: Request, reasons: Sequence[str], **details: Any) -> Response:
     """Return 200, or 503 if there are `reasons`, with reasons and details unless the request lacks the token."""
     status, headers = (503, RETRY_SOON) if reasons else (200, None)
-    if request.scope.get(_WITHOUT_TOKEN):
+    if request.scope.get(WITHOUT_TOKEN):
         return PlainTextResponse("not ok\n" if reasons else "ok\n", status, headers)
     document = {
         "status": "failing" if reasons else "ok",

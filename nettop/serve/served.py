@@ -157,7 +157,7 @@ class Publications:
         self._published = asyncio.Event()
         self.ending = asyncio.Event()
         """Set when the open streams must end."""
-        self.close: Callable[[], None] = session.bus.subscribe(self._publish)
+        self.close: Callable[[], None] = session.bus.subscribe(lambda: self._call(self._wake))
 
     async def wait(self) -> None:
         """Wait for the next publication or the end."""
@@ -178,9 +178,6 @@ class Publications:
         """End the open streams."""
         self.end()
         self.ending = asyncio.Event()
-
-    def _publish(self) -> None:
-        self._call(self._wake)
 
     def _call(self, function: Callable[[], None]) -> None:
         with suppress(RuntimeError):  # the loop closed while the session was publishing

@@ -7,7 +7,7 @@ import re
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Final, Literal, TypeVar
+from typing import Final, TypeVar
 from urllib.parse import parse_qsl
 
 from nettop.errors import UsageError, unknown_word
@@ -15,11 +15,10 @@ from nettop.query.filter import Filter, combined, parse_filter
 from nettop.query.query import Query, checked_columns, parse_sort
 from nettop.serve.problems import Problem, as_problem
 from nettop.serve.served import Served
-from nettop.snapshots import find_table, view_name
+from nettop.snapshots import find_table
 from nettop.snapshots.schema import RATE, Kind, Lens, Table
 
-Format = Literal["json", "csv"]
-FORMATS: Final[Mapping[str, Format]] = {"json": "json", "csv": "csv"}
+FORMATS: Final = {"json": "json", "csv": "csv"}
 BOOLEANS: Final = {"true": True, "false": False}
 
 FILTER: Final = "filter"
@@ -48,12 +47,7 @@ class Wanted:
     query: Query
     columns: tuple[str, ...]
     limit: int | None
-    format: Format
-
-    @property
-    def view(self) -> str:
-        """Name of the table, as in a path."""
-        return view_name(self.lens, self.query.table)
+    format: str
 
 
 def default_columns(table: Table) -> tuple[str, ...]:
@@ -128,8 +122,9 @@ def _wanted(served: Served, lens: Lens, table: Table, given: Mapping[str, list[s
     shown = _filter(served, table, given.get(FILTER, []))
     with _parameter("sort"):
         sort = parse_sort(table, chosen.get("sort", table.sort))
+    names = chosen.get("columns")
     with _parameter("columns"):
-        columns = _columns(table, chosen.get("columns"))
+        columns = default_columns(table) if names is None else checked_columns(names.split(","), table.names)
     used = {*columns, sort.field, *shown.names}
     query = Query(
         table,
@@ -152,10 +147,6 @@ def _filter(served: Served, table: Table, of_request: list[str]) -> Filter:
     with _parameter(FILTER):
         filters += [parse_filter(table, text) for text in of_request]
     return combined(table, filters)
-
-
-def _columns(table: Table, text: str | None) -> tuple[str, ...]:
-    return default_columns(table) if text is None else checked_columns(text.split(","), table.names)
 
 
 def _limit(text: str) -> int:

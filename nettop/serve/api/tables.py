@@ -29,6 +29,7 @@ from nettop.query.view import View
 from nettop.serve.api.parameters import Wanted, bad_parameter, given_parameters, parse_streamed, parse_wanted
 from nettop.serve.problems import RETRY_SOON, Problem, problem_document
 from nettop.serve.served import Publications, Served
+from nettop.snapshots import view_name
 from nettop.snapshots.snapshot import Frame
 
 MEDIA_TYPES: Final = {"json": "application/json", "csv": "text/csv; charset=utf-8; header=present"}
@@ -131,15 +132,13 @@ def current_frame(served: Served, lens: str) -> Frame:
     if failure is not None:
         raise lens_problem(lens, failure)
     if frame is None:
-        what, remedy = f"{lens} has not been read yet", "retry in a moment"
-        raise Problem(503, what, remedy, headers=RETRY_SOON)
+        raise Problem(503, f"{lens} has not been read yet", "retry in a moment", headers=RETRY_SOON)
     return frame
 
 
 def lens_problem(lens: str, failure: NettopError) -> Problem:
     """Return the problem (503) for the failure of a lens."""
-    what, remedy = f"{lens}: {failure.what}", failure.remedy
-    return Problem(503, what, remedy, headers=RETRY_SOON)
+    return Problem(503, f"{lens}: {failure.what}", failure.remedy, headers=RETRY_SOON)
 
 
 def table_pieces(
@@ -156,7 +155,7 @@ def table_pieces(
         return
     head: dict[str, object] = {
         **more,
-        "view": wanted.view,
+        "view": view_name(wanted.lens, view.table),
         "time": rfc3339(frame.now.wall_ns),
         "interval_s": view.elapsed_s,
         "shown": len(at),
@@ -303,8 +302,8 @@ def _queries(served: Served, raw_query: bytes) -> dict[str, Wanted]:
     """Return the parsed views of a stream by their text. Raise Problem (400)."""
     texts = given_parameters(raw_query, (VIEW,), VIEW).get(VIEW, [])
     if not 1 <= len(texts) <= MAX_VIEWS:
-        what, remedy = f"{len(texts)} views given", f"give 1 to {MAX_VIEWS}, as in ?view=connections"
-        raise bad_parameter(VIEW, what, remedy)
+        remedy = f"give 1 to {MAX_VIEWS}, as in ?view=connections"
+        raise bad_parameter(VIEW, f"{len(texts)} views given", remedy)
     return {text: _streamed(served, text) for text in texts}
 
 

@@ -6,7 +6,6 @@ from __future__ import annotations
 import asyncio
 import errno
 import socket
-from abc import abstractmethod
 from collections.abc import Callable
 
 from nettop.errors import TOO_MANY_FILES
@@ -22,15 +21,12 @@ _NO_RESOURCES = (*TOO_MANY_FILES, errno.ENOBUFS, errno.ENOMEM)
 class Accepted(asyncio.Protocol):
     """Interface of a connection to the acceptor."""
 
-    @abstractmethod
     def evict(self) -> None:
         """Close the connection to make room for another."""
 
-    @abstractmethod
     def shutdown(self) -> None:
         """Close the connection once no request is being answered."""
 
-    @abstractmethod
     def abort(self) -> None:
         """Close the connection now."""
 
@@ -157,7 +153,6 @@ class Acceptor:
         client.setblocking(False)
         connection = self._connect(self)
         self._open.add(connection)
-        self._counts.accepted += 1
         self._counts.open_connections = len(self._open)
         task = self._loop.create_task(self._join(client, connection))
         self._joining.add(task)

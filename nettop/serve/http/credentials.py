@@ -48,9 +48,8 @@ class Credentials:
 def read_credentials(settings: ServeSettings) -> Credentials:
     """Read the files in the settings. Raise UsageError for unusable files, PermissionMissing for unreadable ones."""
     token = None if settings.token_file is None else _read_token(settings.token_file)
-    tls = None
-    if settings.cert is not None and settings.key is not None:
-        tls = _tls_context(settings.cert, settings.key)
+    cert, key = settings.cert, settings.key
+    tls = None if cert is None or key is None else _tls_context(cert, key)
     return Credentials(settings, token, tls)
 
 

@@ -10,12 +10,12 @@ import base64
 import binascii
 import hmac
 import socket
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from email.utils import formatdate
 from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
-from nettop.serve.health import HEALTH_PATH, LIVE_PATH, mark_without_token
+from nettop.serve.health import HEALTH_PATH, LIVE_PATH, WITHOUT_TOKEN
 from nettop.serve.http.credentials import Credentials
 from nettop.serve.http.listeners import Endpoint
 from nettop.serve.problems import Problem, problem_response
@@ -68,14 +68,16 @@ class Guard:
                 return None
             if values or scope["path"] not in (HEALTH_PATH, LIVE_PATH):
                 return _unauthorized(scope["path"], is_wrong=bool(values))
-            mark_without_token(scope)
+            scope[WITHOUT_TOKEN] = True
         if scope["server"] is not None and scope["server"][0].startswith("/"):
             return None  # a Unix socket: its mode controls access, and browsers cannot connect
         # A browser sends exactly one Host header: none means no browser; if there are several, check all.
         hosts = [value for name, value in scope["headers"] if name == b"host"]
         if all(is_own_host(host, self._names) for host in hosts):
             return None
-        return _misdirected(scope["path"], hosts[0])
+        what = f"{hosts[0].decode('latin-1')!r} is not a known name of this host"
+        remedy = "use localhost or the IP address, or set --token-file and send its token"
+        return problem_response(Problem(421, what, remedy), scope["path"])
 
 
 def common_headers(headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
@@ -86,9 +88,8 @@ def common_headers(headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, 
     return headers + [header for header in common if header[0] not in present]
 
 
-def own_names(endpoints: Iterable[Endpoint]) -> frozenset[str]:
+def own_names(endpoints: Collection[Endpoint]) -> frozenset[str]:
     """Return the names of this host: hostname and listen names, and beyond loopback the fully qualified name."""
-    endpoints = list(endpoints)
     names = {socket.gethostname(), *(endpoint.host for endpoint in endpoints)}
     if not all(endpoint.is_local for endpoint in endpoints):
         names.add(socket.getfqdn())
@@ -131,12 +132,6 @@ def _unauthorized(path: str, *, is_wrong: bool) -> Response:
     response = problem_response(Problem(401, what, remedy), path)
     response.raw_headers.extend(_CHALLENGES)
     return response
-
-
-def _misdirected(path: str, host: bytes) -> Response:
-    what = f"{host.decode('latin-1')!r} is not a known name of this host"
-    remedy = "use localhost or the IP address, or set --token-file and send its token"
-    return problem_response(Problem(421, what, remedy), path)
 
 
 def _folded(name: str) -> str:

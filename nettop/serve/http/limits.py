@@ -61,8 +61,6 @@ class Limits:
 class ServerCounts:
     """Counters of the server."""
 
-    accepted: int = 0
-    """Connections accepted."""
     open_connections: int = 0
     """Currently open connections."""
     answers: Counter[str] = field(default_factory=Counter)

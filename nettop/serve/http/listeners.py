@@ -8,7 +8,7 @@ import errno
 import os
 import socket
 import stat
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from ipaddress import ip_address
@@ -86,18 +86,14 @@ def checked_listen(settings: ServeSettings, option: str = "--listen") -> tuple[E
     for word in settings.listen:
         for endpoint in endpoints_of(word, option):
             endpoints.setdefault((endpoint.family, endpoint.address), endpoint)
-    if settings.token_file is None and not settings.insecure_listen:
-        _refuse_remote(endpoints.values())
-    return tuple(endpoints.values())
-
-
-def _refuse_remote(endpoints: Iterable[Endpoint]) -> None:
-    for endpoint in endpoints:
-        if not endpoint.is_local:
+    is_guarded = settings.token_file is not None or settings.insecure_listen
+    for endpoint in endpoints.values():
+        if not (is_guarded or endpoint.is_local):
             raise UsageError(
                 f"{endpoint.word} is reachable from other hosts without authentication",
                 "require a token with --token-file FILE, or allow everybody with --insecure-listen",
             )
+    return tuple(endpoints.values())
 
 
 def _host_and_port(word: str, option: str) -> tuple[str, int]:

@@ -29,7 +29,6 @@ from nettop.snapshots.hooks import NOT_AVAILABLE
 from nettop.snapshots.schema import Kind
 from nettop.snapshots.snapshot import Rows
 
-ESTIMATED = "; the sum is estimated from bucket midpoints, within the histogram's error"
 _OWN = {
     "build_info": (Kind.GAUGE, "the version of nettop"),
     "namespace_info": (Kind.GAUGE, "a network namespace: its inode number, as lsns shows it, by its name"),
@@ -87,10 +86,6 @@ class _Metrics(Collector):
             own = list(self._of_nettop())
         yield from (*of_lenses, *own)
 
-    def describe(self) -> Iterator[Metric]:
-        """Yield nothing, so that the registry does not collect the metrics to learn their names."""
-        yield from ()
-
     def _of_lenses(self) -> Iterator[Metric]:
         for totals in self._totals.series:
             totals.mark_listed()
@@ -98,7 +93,7 @@ class _Metrics(Collector):
         for lens in self._served.lenses:
             for field, family in zip(lens.counts, count_families(lens), strict=True):
                 numbers = self._totals.gauges if field.kind is Kind.GAUGE else self._totals.counts
-                metric = _metric(family)
+                metric = Metric(family.name, family.help, family.kind.value)
                 if (lens.id, field.name) in numbers:
                     metric.add_sample(family.sample_name, {}, numbers[lens.id, field.name])
                 yield metric
@@ -107,7 +102,7 @@ class _Metrics(Collector):
         for name, samples in self._samples().items():
             kind, text = _OWN[name]
             family = Family(f"{NAMESPACE}_{name}", text, kind, ())
-            metric = _metric(family)
+            metric = Metric(family.name, family.help, family.kind.value)
             for labels, value in samples:
                 metric.add_sample(family.sample_name, labels, value)
             yield metric
@@ -161,14 +156,9 @@ def metrics_paths() -> dict[str, Any]:
     return {"/metrics": path}
 
 
-def _metric(family: Family) -> Metric:
-    note = ESTIMATED if family.kind is Kind.HISTOGRAM else ""
-    return Metric(family.name, family.help + note, family.kind.value)
-
-
 def _of_family(family: Family, totals: SeriesTotals) -> Metric:
     """Return a metric with the known values of each series."""
-    metric = _metric(family)
+    metric = Metric(family.name, family.help, family.kind.value)
     for key, slot in totals.series():
         for label, column in family.columns:
             value = totals.value(column, slot)

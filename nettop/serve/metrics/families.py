@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from nettop.query.filter import Filter, parse_filter
@@ -90,7 +90,7 @@ def series_sets(lens: Lens) -> list[SeriesSet]:
 
 def count_families(lens: Lens) -> list[Family]:
     """Return the metrics of a lens as a whole."""
-    return [_family(lens.id, [(field.name, field)]) for field in lens.counts]
+    return [_family(lens.id, [field]) for field in lens.counts]
 
 
 def chosen_edges(buckets: Buckets) -> range:
@@ -111,16 +111,16 @@ def _default_metrics(table: Table) -> tuple[Metrics, ...]:
 
 def _series_set(lens: Lens, table: Table, metrics: Metrics) -> SeriesSet:
     prefix = metrics.prefix or view_name(lens, table).replace(".", "_")
-    grouped: dict[str, list[tuple[str, Field]]] = {}
+    grouped: dict[str, list[Field]] = {}
     families = []
     for value in metrics.values:
         if isinstance(value, Spread):
             families.append(_spread(prefix, value, table))
         else:
             field = table.by_name[value]
-            grouped.setdefault(_name(prefix, field), []).append((value, field))
+            grouped.setdefault(_name(prefix, field), []).append(field)
     families += [
-        _family(prefix, columns, metrics.edges.get(columns[0][0], ALL_EDGES)) for columns in grouped.values()
+        _family(prefix, fields, metrics.edges.get(fields[0].name, ALL_EDGES)) for fields in grouped.values()
     ]
     rows = None
     if metrics.rows:
@@ -129,22 +129,18 @@ def _series_set(lens: Lens, table: Table, metrics: Metrics) -> SeriesSet:
     return SeriesSet(lens, table, metrics, tuple(families), rows, parse_filter(table, metrics.filter))
 
 
-def _family(
-    prefix: str, columns: list[tuple[str, Field]], edges_within: tuple[float, float] = ALL_EDGES
-) -> Family:
+def _family(prefix: str, fields: list[Field], edges_within: tuple[float, float] = ALL_EDGES) -> Family:
     """Return the metric of one column, or of one column per direction."""
-    first = columns[0][1]
-    directions = [_direction(field) for _, field in columns]
+    first = fields[0]
+    directions = [_direction(field) for field in fields]
     text = first.help
     if any(directions):
-        text = "; ".join(
-            f"{each}: {field.help}" for each, (_, field) in zip(directions, columns, strict=True)
-        )
+        text = "; ".join(f"{each}: {field.help}" for each, field in zip(directions, fields, strict=True))
     return Family(
         _name(prefix, first),
         text,
         first.kind,
-        tuple((direction, column) for direction, (column, _) in zip(directions, columns, strict=True)),
+        tuple((direction, field.name) for direction, field in zip(directions, fields, strict=True)),
         DIRECTION if any(directions) else "",
         TIMES.get(first.unit, 1.0),
         first.buckets,
@@ -154,11 +150,8 @@ def _family(
 
 def _spread(prefix: str, spread: Spread, table: Table) -> Family:
     columns = tuple(spread.columns.items())
-    first = table.by_name[columns[0][1]]
-    named = Field(spread.name, first.kind, "", spread.help, unit=first.unit)
-    return Family(
-        _name(prefix, named), spread.help, first.kind, columns, spread.label, TIMES.get(first.unit, 1.0)
-    )
+    first = replace(table.by_name[columns[0][1]], name=spread.name, help=spread.help)
+    return replace(_family(prefix, [first]), columns=columns, label=spread.label)
 
 
 def _direction(field: Field) -> str:

@@ -140,14 +140,10 @@ class Places:
             if other is not None:
                 left.append(self._leave(other))
             if self._free:
-                self._give(key, now_s + UNSEEN_S if stays else now_s)
+                self._places[key] = self._free.pop()
+                self._unseen_until[key] = now_s + UNSEEN_S if stays else now_s
                 room -= stays
         return left
-
-    def _give(self, key: Key, unseen_until: float) -> None:
-        """Give a group a free place."""
-        self._places[key] = self._free.pop()
-        self._unseen_until[key] = unseen_until
 
     def _ranked(self) -> Index:
         """Return the rows of candidates, largest first; among equals, those with a place first, then the newest, which

@@ -8,9 +8,8 @@ rows come and go, and two sets made from the same table have the same sum.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import cache
 from typing import Any
 
 import numpy as np
@@ -151,22 +150,15 @@ def _keys(declared: SeriesSet, view: View, at: Index) -> tuple[list[Key], Index]
 
 def _label(view: View, name: str, at: Index) -> tuple[list[str], Index]:
     """Return the distinct values of a label in some rows, as displayed by frontends, and each row's index in them."""
-    grouper = _groupers(view.table.groupings).get(name)
-    if grouper is not None:
-        numbers, names_of = grouper(view, at)
+    groupings = view.table.groupings
+    groupers: Mapping[str, Any] = importlib.import_module(groupings).GROUPERS if groupings else {}
+    if name in groupers:
+        numbers, names_of = groupers[name](view, at)
         distinct, places = np.unique(numbers, return_inverse=True)
         return _distinct(names_of(as_list(distinct)), places)
     firsts, places = distinct_rows([view.raw(column)[at] for column in view.table.columns_of(name)])
     values = view.values(name, at[firsts])
     return _distinct([NO_GROUP if value in (None, "") else str(value) for value in values], places)
-
-
-@cache
-def _groupers(module: str) -> Mapping[str, Callable[[View, Index], Any]]:
-    groupers: Mapping[str, Callable[[View, Index], Any]] = (
-        importlib.import_module(module).GROUPERS if module else {}
-    )
-    return groupers
 
 
 def _distinct(texts: list[str], places: Index) -> tuple[list[str], Index]:
