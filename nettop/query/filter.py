@@ -47,9 +47,8 @@ from nettop.snapshots.schema import Field, Kind, Table
 _TEXTUAL = frozenset({Kind.TEXT, Kind.ENUM, Kind.ADDRESS})
 """Kinds with few distinct texts as values, which `Columns.texts` returns."""
 
-_EQUAL = ("=", "!=")
 _CONTAIN = ("~", "!~")
-_NAMED = (*_EQUAL, *_CONTAIN)
+_NAMED = ("=", "!=", *_CONTAIN)
 _ORDERED = tuple(COMPARE)
 _OPPOSITES = {"!=": "=", "!~": "~"}
 
@@ -206,7 +205,8 @@ class _Parser:
             rest = _PLAIN.match(self._text, self._token_at)
             end = max(self._at, rest.end() if rest else self._token_at + 1)
             term = self._text[self._term_at : end].strip()
-            raise FilterError(error.what, error.remedy, self._text, self._token_at, term) from None
+            named = "" if error.what.startswith(f"{term} ") else term  # once is enough
+            raise FilterError(error.what, error.remedy, self._text, self._token_at, named) from None
         return test
 
     # --- combining terms ---
@@ -232,16 +232,12 @@ class _Parser:
         if self._take(_NOT):
             test = opposite(self._factor())
         elif self._take(_OPEN):
-            test = self._in_parentheses()
+            opened_at = self._token_at
+            test = self._or_terms()
+            self._close(opened_at)
         else:
             test = self._term()
         self._depth -= 1
-        return test
-
-    def _in_parentheses(self) -> Test:
-        opened_at = self._token_at
-        test = self._or_terms()
-        self._close(opened_at)
         return test
 
     def _close(self, opened_at: int) -> None:
@@ -335,10 +331,12 @@ class _Parser:
             if amount and factor_of(amount[2], unit) is not None:
                 self._take(_AMOUNT)
                 return self._noted(amount[0])
-        quoted = self._quoted()
-        if quoted is not None:
-            return quoted
+        if quoted := self._take(_QUOTED):
+            return self._noted(re.sub(r"\\(.)", r"\1", quoted[2], flags=re.DOTALL))
         self._token_at = self._at
+        if self._text.startswith(tuple(_QUOTES), self._at):
+            remedy = 'write "…", followed by a space'
+            raise UsageError("the quote is not closed, or has no space after it", remedy)
         plain = self._take(_PLAIN if unit is None else _PLAIN_AMOUNT)
         if plain is None:
             remedy = 'write it after the operator; "" is the empty text, and quotes allow parentheses'
@@ -349,18 +347,6 @@ class _Parser:
         """Return a value that was just taken, and note where it is."""
         self.values.append(_Value(self._compared, self._token_at, self._token_end, text))
         return text
-
-    def _quoted(self) -> str | None:
-        quoted = self._take(_QUOTED)
-        if quoted:
-            return self._noted(re.sub(r"\\(.)", r"\1", quoted[2], flags=re.DOTALL))
-        if self._text.startswith(tuple(_QUOTES), self._at):
-            self._token_at = self._at
-            raise UsageError(
-                "the quote is not closed, or has no space after it",
-                'write "…", followed by a space',
-            )
-        return None
 
     def _bare(self) -> Test:
         """Parse bare words with commas between them, of which one has to match."""
@@ -429,7 +415,7 @@ def _pattern(text: str) -> str:
     sign = next((sign for sign in _SIGNS.findall(text) if sign != "*"), None)
     if sign is not None:
         remedy = f"write {quote(text)} to find the text itself; * matches any text"
-        raise UsageError(f"{sign} has no meaning in {text}", remedy)
+        raise UsageError(f"{sign} has no meaning {'here' if sign == text else f'in {text}'}", remedy)
     return Pattern(text) if "*" in text else text
 
 
@@ -474,7 +460,8 @@ def _checked_unit(table: Table, name: str, op: str) -> str | None:
     """Return the unit of a column's amounts; None if it has none. Raise UsageError if it does not support `op`."""
     field = table.by_name.get(name)
     if field is not None and field.kind is Kind.HISTOGRAM:
-        raise _not_comparable(table, field, op)
+        instead = ", ".join(table.quantiles_of(name)) or "another field"
+        raise UsageError(f"{name} is a histogram, which {op} cannot compare", f"compare {instead} instead")
     allowed, make = _MAKERS.get(field.kind, (_ORDERED, None)) if field is not None else (_ORDERED, None)
     if op not in allowed:
         raise UsageError(f"{name} does not support {op}", f"use one of: {' '.join(allowed)}")
@@ -548,11 +535,6 @@ def _endpoint(field: Field, op: str, value: str) -> Test:
     return all_of(
         known_test(field.name), _endpoint_equals(field, match) if match else _in_network(field, value)
     )
-
-
-def _not_comparable(table: Table, field: Field, op: str) -> UsageError:
-    instead = ", ".join(table.quantiles_of(field.name)) or "another field"
-    return UsageError(f"{field.name} is a histogram, which {op} cannot compare", f"compare {instead} instead")
 
 
 _MAKERS: dict[Kind, tuple[Sequence[str], Callable[[Field, str, str], Test]]] = {

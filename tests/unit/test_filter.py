@@ -513,10 +513,25 @@ def test_forms_that_mean_nothing_are_refused(typed: str, what: str, remedy: str)
 @pytest.mark.parametrize("sign", "$;?\\^{}`")
 def test_a_sign_without_a_meaning_is_refused_or_quoted(sign: str, form: str) -> None:
     """Without quotes it is refused; in quotes it is text."""
-    with pytest.raises(FilterError, match="has no meaning in"):
+    with pytest.raises(FilterError, match=r"has no meaning (in|here)"):
         parse_filter(SOCKETS, form.format(sign))
     each = [{"process": "nginx"}, {"process": f"ng{sign}inx"}]
     assert passed(each, quote(f"ng{sign}in")) == passed(each, f"process='ng{quote(sign)[1:-1]}inx'") == [2]
+
+
+@pytest.mark.parametrize(
+    ("typed", "what"),
+    [
+        ("/py.*/", "filter: /py.*/ has no meaning here"),
+        ("process=/py.*/", "filter term ‘process=/py.*/’: /py.*/ has no meaning here"),
+        ("py.?", "filter term ‘py.?’: ? has no meaning in py.?"),
+    ],
+)
+def test_a_part_without_a_meaning_is_named_once(typed: str, what: str) -> None:
+    """Do not repeat the value if the whole of it has no meaning, nor the term."""
+    with pytest.raises(FilterError) as caught:
+        parse_filter(SOCKETS, typed)
+    assert caught.value.what == what
 
 
 def test_words_beside_each_other_are_still_words() -> None:
