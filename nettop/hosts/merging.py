@@ -52,8 +52,9 @@ class Pair:
 
 def merge(lens: Lens, hosts: Mapping[str, Pair], moment: Moment) -> Snapshot:
     """Return the last readings of all hosts as one snapshot of `lens`, whose tables have the column `host`."""
-    pairs = list(hosts.values())
-    is_whole = all(_is_whole(pair) for pair in pairs)
+    is_whole = all(
+        pair.before is None or pair.before.boot_ns >= pair.now.complete_since_ns for pair in hosts.values()
+    )
     return _merged(
         lens,
         {host: pair.now for host, pair in hosts.items()},
@@ -224,10 +225,6 @@ def _ended(table: Table, hosts: Mapping[str, Pair], taken_ns: int) -> Ended | No
         totals.append(of_host(table, ended.total, host, pair.now.missing))
         count += ended.count
     return Ended(tuple(pieces), united(table, totals), count) if totals else None
-
-
-def _is_whole(pair: Pair) -> bool:
-    return pair.before is None or pair.before.boot_ns >= pair.now.complete_since_ns
 
 
 def _counts(counts: Sequence[Mapping[str, int]]) -> dict[str, int]:

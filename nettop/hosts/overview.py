@@ -11,7 +11,7 @@ import numpy as np
 
 from nettop.hosts.hosts import Hosts, Link
 from nettop.hosts.merging import Moment, earlier
-from nettop.hosts.pairing import Pairing
+from nettop.hosts.source import RemoteSource
 from nettop.query.found import listed
 from nettop.recording.reader import Reading
 from nettop.snapshots.connections import LENS as CONNECTIONS
@@ -21,29 +21,16 @@ from nettop.snapshots.hosts import HOSTS, HOSTS_LENS, LIVE, LOST, LOST_HOST
 from nettop.snapshots.hosts import STATES as HOST_STATES
 from nettop.snapshots.row_ids import row_id
 from nettop.snapshots.snapshot import Frame, Snapshot, rows_from
-from nettop.snapshots.source import SourceOptions
 
 _ESTABLISHED = next(number for number, name in STATES.items() if name == "ESTABLISHED")
 _COUNTS = ("bytes_sent", "bytes_received", "connected", "accepted", "failed", "time_wait")
 
 
-class OverviewSource:
-    """The source of the lens of hosts, from the readings of connections and findings; see
-    nettop.snapshots.source.ReplayingSource."""
+class OverviewSource(RemoteSource):
+    """The source of the lens of hosts, from the readings of connections and findings."""
 
     def __init__(self, hosts: Hosts) -> None:
-        self._hosts = hosts
-        self._is_used = False
-        self._pairing = Pairing(hosts.interval_s, hosts.clock)
-        self._before: Snapshot | None = None
-
-    def configure(self, options: SourceOptions) -> None:
-        """Ignore the options."""
-
-    def start(self) -> None:
-        """Have connections and findings recorded on every host."""
-        self._hosts.use(CONNECTIONS.id)
-        self._is_used = True
+        super().__init__(hosts, CONNECTIONS)
 
     def read(self, taken_ns: int) -> Snapshot:
         """Return a row for each host, with its newest findings. Its rates are those of its own interval."""
@@ -55,20 +42,6 @@ class OverviewSource:
         then = {host: pair.before for host, pair in pairs.items() if pair.before is not None}
         self._before = _snapshot(then, {}, {}, earlier(moment, pairs)) if then else None
         return _snapshot({host: pair.now for host, pair in pairs.items()}, findings, lost, moment)
-
-    def leap(self) -> tuple[bool, Snapshot | None]:
-        """Return that the last reading follows the one before, and what to compare it with."""
-        return False, self._before
-
-    def describe(self, key: int) -> dict[str, str]:  # noqa: ARG002 - everything is in the row
-        """Return nothing."""
-        return {}
-
-    def close(self) -> None:
-        """Let the hosts end the recording."""
-        if self._is_used:
-            self._hosts.release(CONNECTIONS.id)
-            self._is_used = False
 
 
 def _snapshot(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The source of a lens on several hosts."""
+"""The sources of lenses on several hosts."""
 
 from __future__ import annotations
 
@@ -23,29 +23,55 @@ LOST = "host lost"
 """The kind of the finding about a host without readings."""
 
 
-class HostsSource:
-    """The source of a lens whose rows come from several hosts; see nettop.snapshots.source.ReplayingSource.
+class RemoteSource:
+    """A source that reads a lens on several hosts; see nettop.snapshots.source.ReplayingSource."""
 
-    Each reading of a host is compared with the one of that host that was shown before, however long ago that was.
-    """
+    _with_events = False
 
     def __init__(self, hosts: Hosts, lens: Lens) -> None:
         self._hosts = hosts
         self._lens = lens
         self._is_used = False
-        self._shown: Snapshot | None = None
         self._pairing = Pairing(hosts.interval_s, hosts.clock)
-        self._lost: dict[str, str] = {}
         self._before: Snapshot | None = None
-        self._events: tuple[Rows, ...] = ()
 
     def configure(self, options: SourceOptions) -> None:
         """Ignore the options: everything is recorded."""
 
     def start(self) -> None:
         """Have the lens recorded on every host; readings come later."""
-        self._hosts.use(self._lens.id, with_events=True)
+        self._hosts.use(self._lens.id, with_events=self._with_events)
         self._is_used = True
+
+    def leap(self) -> tuple[bool, Snapshot | None]:
+        """Return that the last reading follows the one before, and what to compare it with, unless that is the last
+        one: each host's reading before was merged into it."""
+        return False, self._before
+
+    def describe(self, key: int) -> dict[str, str]:  # noqa: ARG002 - there is nothing of any row
+        """Return nothing: such details are read from the running kernel."""
+        return {}
+
+    def close(self) -> None:
+        """Let the hosts end the recording."""
+        if self._is_used:
+            self._hosts.release(self._lens.id, with_events=self._with_events)
+            self._is_used = False
+
+
+class HostsSource(RemoteSource):
+    """The source of a lens whose rows come from several hosts.
+
+    Each reading of a host is compared with the one of that host that was shown before, however long ago that was.
+    """
+
+    _with_events = True
+
+    def __init__(self, hosts: Hosts, lens: Lens) -> None:
+        super().__init__(hosts, lens)
+        self._shown: Snapshot | None = None
+        self._lost: dict[str, str] = {}
+        self._events: tuple[Rows, ...] = ()
 
     def read(self, taken_ns: int) -> Snapshot:
         """Return the newest readings of all hosts, merged; the same snapshot again until there is another.
@@ -83,11 +109,6 @@ class HostsSource:
                 batches.append(concatenate_batches(table, pieces))
         return tuple(batches)
 
-    def leap(self) -> tuple[bool, Snapshot | None]:
-        """Return that the last reading follows the one before, and what to compare it with, unless that is the last
-        one: each host's reading before was merged into it."""
-        return False, self._before
-
     def wakeups(self) -> tuple[int, ...]:
         """Return no descriptors: events come with the readings."""
         return ()
@@ -100,16 +121,6 @@ class HostsSource:
         """Return the events up to the last reading."""
         events, self._events = self._events, ()
         return events
-
-    def describe(self, key: int) -> dict[str, str]:  # noqa: ARG002 - there is nothing of any row
-        """Return nothing: such details are read from the running kernel."""
-        return {}
-
-    def close(self) -> None:
-        """Let the hosts end the recording."""
-        if self._is_used:
-            self._hosts.release(self._lens.id, with_events=True)
-            self._is_used = False
 
 
 def _with_lost(lens: Lens, merged: Snapshot, lost: Mapping[str, Link], moment: Moment) -> Snapshot:

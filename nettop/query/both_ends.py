@@ -45,11 +45,7 @@ class _End:
     def name(self) -> str:
         """The process, and its host if there are several."""
         words = [self["process"] or UNATTRIBUTED, *([] if self["pid"] is None else [str(self["pid"])])]
-        return " ".join([*words, "on", self[HOST.name]]) if self.has_host else " ".join(words)
-
-    @property
-    def has_host(self) -> bool:
-        return HOST.name in self.view.table.by_name
+        return " ".join([*words, "on", self[HOST.name]] if HOST.name in self.view.table.by_name else words)
 
 
 def both_ends(connections: Frame | None, services: Frame | None, key: int) -> dict[str, str]:

@@ -13,7 +13,7 @@ import numpy as np
 from nettop.query.filter import Filter, combined, parse_filter, quote
 from nettop.query.place import PLACES_MAX, Place, place_of
 from nettop.query.query import Query, screen_query
-from nettop.query.related_rows import common_value, same_rows
+from nettop.query.related_rows import common_process, same_rows
 from nettop.query.sentences import sentence
 from nettop.query.units import TIMES, UNKNOWN
 from nettop.query.values import values_of
@@ -214,7 +214,7 @@ def _finding(view: View, parsed: ParsedRule, identity: Mapping[str, Any], at: In
         sentence(rule.says, view, at),
         sentence(rule.advice, view, at),
         len(at),
-        common_value(view, "process", at) if "process" in table.by_name else None,
+        common_process(view, at) if "process" in table.by_name else None,
         identity.get("port", identity.get("local_port", identity.get("remote_port"))),
         place_of(view, at[:PLACES_MAX]),
         table.name,

@@ -19,7 +19,7 @@ from nettop.snapshots.snapshot import Frame
 def causes_of(view: View, at: int, found: Frame | None) -> list[str]:
     """Return what explains the row at `at` of a view: the sentences of the findings that it belongs to, or of their
     causes."""
-    rows = [] if found is None else listed(found, explained=True)
+    rows = listed(found, explained=True)
     sentences = {row["id"]: row["finding"] for row in rows}
     causes = []
     for row in rows:
@@ -32,10 +32,10 @@ def causes_of(view: View, at: int, found: Frame | None) -> list[str]:
     return list(dict.fromkeys(causes))
 
 
-def listed(frame: Frame, *, explained: bool = False) -> list[dict[str, Any]]:
-    """Return the findings of a reading by rank, with all fields; `explained` adds those that others explain. A row
-    without a severity, which no rule makes, is left out."""
-    if FINDINGS.name not in frame.now.tables:
+def listed(frame: Frame | None, *, explained: bool = False) -> list[dict[str, Any]]:
+    """Return the findings of a reading, if there is one, by rank, with all fields; `explained` adds those that others
+    explain. A row without a severity, which no rule makes, is left out."""
+    if frame is None or FINDINGS.name not in frame.now.tables:
         return []
     view = View(Frame(frame.now), replace(screen_query(FINDINGS), all_rows=explained))
     names = [column.name for column in FINDINGS.fields]

@@ -219,28 +219,19 @@ class JoinedRows:
         return self.before_at >= 0
 
     @cached_property
-    def _is_timed(self) -> Mask:
-        """The mask of the rows whose interval is known."""
-        return ~np.isnan(self.elapsed_by_row)
-
-    @cached_property
-    def _left_at(self) -> Index:
-        """Positions in the previous snapshot of rows that are no longer listed."""
-        left = np.ones(0 if self.before is None else len(self.before), bool)
-        left[self._listed_before_at[self._listed_before_at >= 0]] = False
-        return np.flatnonzero(left)
-
-    @cached_property
     def _gone_rows(self) -> Array:
         """Copies of the rows that disappeared since the previous snapshot, with this snapshot's text codes."""
         return concatenate_rows(self.now.array[:0], *map(self._with_texts, self._gone))
 
-    @property
+    @cached_property
     def _gone(self) -> list[Rows]:
+        """The rows of the previous snapshot that are no longer listed."""
         before = self.before
         if not self._shows_gone or before is None or before.array.dtype != self.now.array.dtype:
             return []
-        return [replace(before, array=take_rows(before.array, self._left_at))]
+        left = np.ones(len(before), bool)
+        left[self._listed_before_at[self._listed_before_at >= 0]] = False
+        return [replace(before, array=take_rows(before.array, np.flatnonzero(left)))]
 
     @cached_property
     def _earlier_rows(self) -> Array:
@@ -285,7 +276,7 @@ class JoinedRows:
         begins = self._begins_at_zero & ~was_known & is_counted
         then[begins] = 0
         grew = now >= then if now.ndim == 1 else (now >= then).all(axis=1)
-        valid = (was_known | begins) & present(field, now) & grew & self._is_timed
+        valid = (was_known | begins) & present(field, now) & grew & ~np.isnan(self.elapsed_by_row)
         numbers = now - then
         numbers[~valid] = 0
         return ColumnValues(numbers, valid)

@@ -43,11 +43,10 @@ def other_ends(view: View, at: Index) -> Index:
 
 def listeners(view: View, at: Index) -> Index:
     """Return the listeners on the port of these connections."""
-    is_listener = same_rows(view, ("local_port", "netns"), at[0]) & (view.raw("state") == LISTEN)
-    return np.flatnonzero(is_listener)
+    return np.flatnonzero(same_rows(view, ("local_port", "netns"), at[0]) & (view.raw("state") == LISTEN))
 
 
-def common_value(view: View, name: str, at: Index) -> Any:
-    """Return the value that all rows at `at` have in a column; None if they differ, or there is no row."""
-    values = set(values_of(view, name, at))
-    return values.pop() if len(values) == 1 else None
+def common_process(view: View, at: Index) -> str | None:
+    """Return the process of all rows at `at`; None if they have several, or there is no row."""
+    processes: set[str | None] = set(values_of(view, "process", at))
+    return processes.pop() if len(processes) == 1 else None

@@ -10,7 +10,7 @@ import numpy as np
 
 from nettop.query.address import endpoint_text
 from nettop.query.place import ANY_ADDRESS
-from nettop.query.related_rows import common_value, listeners, other_ends, same_rows
+from nettop.query.related_rows import common_process, listeners, other_ends, same_rows
 from nettop.query.units import RATIO, TIMES, UNKNOWN, human, unit_of
 from nettop.query.values import values_of
 from nettop.query.view import View
@@ -88,8 +88,7 @@ def _reader(view: View, at: Index) -> str | None:
     """Return the process at the other end of these connections, if it is only one and has not read what came."""
     ends = other_ends(view, at)
     has_unread = view.raw("receive_queue")[ends] > 0
-    name: str | None = common_value(view, "process", ends[has_unread & ~_reads(view, ends)])
-    return name if has_unread.all() else None
+    return common_process(view, ends[has_unread & ~_reads(view, ends)]) if has_unread.all() else None
 
 
 def _reads(view: View, at: Index) -> Mask:
@@ -110,14 +109,12 @@ def _unread(view: View, at: Index) -> str | None:
 
 def _other_end(view: View, at: Index) -> str | None:
     """Return the process at the other end of these connections, if it is on this host and there is only one."""
-    name: str | None = common_value(view, "process", other_ends(view, at))
-    return name
+    return common_process(view, other_ends(view, at))
 
 
 def _listener(view: View, at: Index) -> str | None:
     """Return the process that listens on the port of these connections."""
-    name: str | None = common_value(view, "process", listeners(view, at))
-    return name
+    return common_process(view, listeners(view, at))
 
 
 def _time_wait(view: View, _: Index) -> str | None:
@@ -142,17 +139,13 @@ def _sender(view: View, at: Index) -> str | None:
     is_there = (view.raw("remote_address") == address).all(axis=1)
     has_any = values_of(view, "local_address", at[:1])[0] in ANY_ADDRESS
     is_sender &= view.raw("netns") == netns if has_any else is_there
-    name: str | None = common_value(view, "process", np.flatnonzero(is_sender))
-    return name
+    return common_process(view, np.flatnonzero(is_sender))
 
 
 def _client(view: View, at: Index) -> str | None:
     """Return the process on this host that uses this service, at the same address; None unless there is just one."""
-    is_used = view.raw("side") != view.raw("side")[at[0]]
-    is_used &= view.raw("port") == view.raw("port")[at[0]]
-    is_used &= (view.raw("address") == view.raw("address")[at[0]]).all(axis=1)
-    name: str | None = common_value(view, "process", np.flatnonzero(is_used))
-    return name
+    is_used = same_rows(view, ("port", "address"), at[0]) & (view.raw("side") != view.raw("side")[at[0]])
+    return common_process(view, np.flatnonzero(is_used))
 
 
 _FROM_ELSEWHERE = {

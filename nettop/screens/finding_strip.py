@@ -3,13 +3,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from typing import Any
 
 from textual.geometry import Size
 from textual.strip import Strip
 
 from nettop.errors import NettopError
-from nettop.query.finding_tracker import GONE_AFTER_NS
 from nettop.query.found import listed
 from nettop.query.times import SECOND_NS
 from nettop.screens.actions import BY_ID, key_name
@@ -25,51 +25,17 @@ LINES_MAX = 3
 _ROLES = {Severity.PROBLEM: Role.BAD, Severity.WARNING: Role.WARN, Severity.HINT: Role.TEXT}
 
 
-@dataclass(frozen=True, slots=True)
-class ShownFinding:
-    """A finding as the screens show it. `view` and `filter` select the rows that show it."""
-
-    id: int
-    severity: Severity
-    sentence: str
-    lasted_ns: int
-    unseen_ns: int
-    view: str
-    filter: str
-
-    @property
-    def is_gone(self) -> bool:
-        """True if no row has shown it for a while."""
-        return self.unseen_ns >= GONE_AFTER_NS
-
-
-def shown_findings(frame: Frame | None) -> list[ShownFinding]:
-    """Return the findings that no other finding explains, the worst first."""
-    return [
-        ShownFinding(
-            row["id"],
-            Severity(row["severity"]),
-            row["finding"],
-            row["lasted"],
-            row["unseen"],
-            row["view"],
-            row["filter"],
-        )
-        for row in (listed(frame) if frame else ())
-    ]
-
-
 def place_after(frame: Frame | None, view: str, filter_text: str) -> int:
     """Return the place, among the findings shown, after the one whose rows these are; 0 without.
 
     What a lens sees that was opened for them may explain it by now: that counts as the same one.
     """
-    rows = listed(frame, explained=True) if frame else []
+    rows = listed(frame, explained=True)
     of_rows = (
         row["cause"] or row["id"] for row in rows if (row["view"], row["filter"]) == (view, filter_text)
     )
     first = next(of_rows, None)
-    ids = [finding.id for finding in shown_findings(frame)]
+    ids = [finding["id"] for finding in listed(frame)]
     return ids.index(first) + 1 if first in ids else 0
 
 
@@ -81,7 +47,7 @@ class FindingStrip(Lines):
     def __init__(self, id: str | None = None) -> None:  # noqa: A002
         super().__init__(id=id)
         self._read_ns: int | None = None
-        self._findings: list[ShownFinding] = []
+        self._findings: list[dict[str, Any]] = []
         self._failure = ""
 
     def show(self, frame: Frame | None, failure: NettopError | None = None) -> None:
@@ -94,7 +60,7 @@ class FindingStrip(Lines):
             return
         before = self._findings, self._failure
         self._read_ns, self._failure = read_ns, cause
-        self._findings = shown_findings(frame)
+        self._findings = listed(frame)
         if (self._findings, cause) != before:
             self.styles.height = len(self._shown)
             self.redraw()
@@ -119,24 +85,25 @@ class FindingStrip(Lines):
             text = f"   {WARNING} nobody looks for problems: {self._failure}"
             return (Span(elide_end(text, max(width - 1, 0)), Role.BAD),)
         finding = self._findings[number]
+        severity = Severity(finding["severity"])
         key = key_name(BY_ID["next_finding"].keys[0]) if number == 0 else " "
-        word = "" if finding.severity is Severity.PROBLEM else f"{finding.severity.value}: "
+        word = "" if severity is Severity.PROBLEM else f"{severity.value}: "
         more = len(self._findings) - LINES_MAX if number == LINES_MAX - 1 else 0
         after = [Span(f"  {_when(finding)}", Role.DIM)]
         if more > 0:
             after += [Span(f"  +{more} more ", Role.WARN), Span(FINDINGS_LENS.digit, Role.KEY)]
-        before = [Span(f" {key} ", Role.KEY), Span(f"{WARNING} {word}", _ROLES[finding.severity])]
+        before = [Span(f" {key} ", Role.KEY), Span(f"{WARNING} {word}", _ROLES[severity])]
         room = width - width_of(before) - width_of(after) - 1
-        action = f"app.finding({finding.id})"
-        sentence = Span(elide_end(finding.sentence, max(room, 0)), _ROLES[finding.severity], action=action)
+        action = f"app.finding({finding['id']})"
+        sentence = Span(elide_end(finding["finding"], max(room, 0)), _ROLES[severity], action=action)
         return (*before, sentence, *after)
 
 
-def _when(finding: ShownFinding) -> str:
+def _when(finding: Mapping[str, Any]) -> str:
     """Return how long it has lasted, or for how long it has not been seen."""
-    if finding.unseen_ns >= SECOND_NS:
-        return f"not for {finding.unseen_ns // SECOND_NS} s"
-    seconds = finding.lasted_ns // SECOND_NS
+    if finding["unseen"] >= SECOND_NS:
+        return f"not for {finding['unseen'] // SECOND_NS} s"
+    seconds = finding["lasted"] // SECOND_NS
     for unit, size in (("h", 3600), ("min", 60), ("s", 1)):
         if seconds >= size:
             return f"for {seconds // size} {unit}"

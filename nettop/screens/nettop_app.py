@@ -13,9 +13,11 @@ from textual.message import Message
 
 from nettop.engine.session import Lease
 from nettop.errors import NettopError, PermissionMissing, Unsupported, UsageError
+from nettop.query.finding_tracker import GONE_AFTER_NS
+from nettop.query.found import listed
 from nettop.screens.actions import BY_ID, bindings
 from nettop.screens.context import ScreenContext, TableRef
-from nettop.screens.finding_strip import ShownFinding, place_after, shown_findings
+from nettop.screens.finding_strip import place_after
 from nettop.screens.lens import LensScreen, make_screen
 from nettop.screens.terminal_app import TerminalApp
 from nettop.screens.textual_internals import screens_in_mode, start_in_mode
@@ -192,15 +194,15 @@ class NettopApp(TerminalApp, inherit_bindings=False):
     async def action_next_finding(self) -> None:
         """Open the rows that show the selected or the first finding, or else the one after that whose rows are shown;
         after the last, show all rows. A finding that has gone has no rows to show."""
-        findings, screen = self._findings, self.lens_screen
+        screen = self.lens_screen
         if screen.table.name == FINDINGS.main.name and screen.rows.key is not None:
             await self.action_finding(screen.rows.key)
             return
         frame = self.context.session.bus.frame(FINDINGS.id)
         start = place_after(frame, screen.view_name, screen.state.query.filter.text)
-        following = next((finding for finding in findings[start:] if not finding.is_gone), None)
-        if following is not None:
-            await self.action_finding(following.id)
+        following = (finding for finding in listed(frame)[start:] if finding["unseen"] < GONE_AFTER_NS)
+        if (finding := next(following, None)) is not None:
+            await self.action_finding(finding["id"])
         elif start:
             screen.set_filter("")
         else:
@@ -208,17 +210,11 @@ class NettopApp(TerminalApp, inherit_bindings=False):
 
     async def action_finding(self, key: int) -> None:
         """Open the rows that show a finding."""
-        finding = next((finding for finding in self._findings if finding.id == key), None)
-        if finding is not None and self._is_listed(finding.view):
-            await self.action_view(finding.view)
-            self.lens_screen.set_filter(finding.filter)
-
-    @property
-    def _findings(self) -> list[ShownFinding]:
-        return shown_findings(self.context.session.bus.frame(FINDINGS.id))
-
-    def _is_listed(self, view: str) -> bool:
-        return any(lens.id == find_table(view)[0].id for lens in self.context.lenses)
+        shown = {lens.id for lens in self.context.lenses}
+        for finding in listed(self.context.session.bus.frame(FINDINGS.id)):
+            if finding["id"] == key and find_table(finding["view"])[0].id in shown:
+                await self.action_view(finding["view"])
+                self.lens_screen.set_filter(finding["filter"])
 
     def _lease_findings(self) -> None:
         """Look for findings as long as the app runs. Only now: the first screen does not wait for them."""

@@ -116,24 +116,15 @@ def stack_counts(rows: Rows) -> list[StackCount]:
     ]
 
 
-def flame_tree(
-    counts: Iterable[StackCount],
-    title: str = "all",
-    sort: FlameSort = FlameSort.SAMPLES,
-    *,
-    by_cpu: bool = False,
-) -> FlameNode:
-    """Build a tree with the root `title`, below it the entry points (below their CPU if `by_cpu`), then the
-    functions."""
-    stacks = _Stacks(counts, by_cpu=by_cpu)
-    return stacks.node(title, range(len(stacks.paths)), 0, OTHER, sort)
+def flame_tree(counts: Iterable[StackCount], sort: FlameSort = FlameSort.SAMPLES) -> FlameNode:
+    """Build a tree with the root `all`, below it the entry points, then the functions."""
+    stacks = _Stacks(counts, sort)
+    return stacks.node("all", range(len(stacks.paths)), 0, OTHER)
 
 
-def path_of(count: StackCount, *, by_cpu: bool = False) -> tuple[str, ...]:
-    """Return the names from the root to a stack's innermost function: the CPU if `by_cpu`, the entry point, the
-    frames."""
-    entry = ENTRIES.get(count.entry, "unknown")
-    return (f"CPU {count.cpu}", entry, *count.frames) if by_cpu else (entry, *count.frames)
+def path_of(count: StackCount) -> tuple[str, ...]:
+    """Return the names from the root to a stack's innermost function: the entry point, the frames."""
+    return ENTRIES.get(count.entry, "unknown"), *count.frames
 
 
 def category_totals(counts: Iterable[StackCount]) -> dict[int, tuple[int, int]]:
@@ -217,14 +208,15 @@ class StackHistory:
 class _Stacks:
     """Stacks sorted by path, so that the stacks below a node are contiguous, with cumulative sums."""
 
-    def __init__(self, counts: Iterable[StackCount], *, by_cpu: bool) -> None:
-        by_path = sorted(((path_of(count, by_cpu=by_cpu), count) for count in counts), key=itemgetter(0))
+    def __init__(self, counts: Iterable[StackCount], sort: FlameSort) -> None:
+        by_path = sorted(((path_of(count), count) for count in counts), key=itemgetter(0))
+        self._sort = sort
         self.paths = [path for path, _ in by_path]
         self._samples = [0, *accumulate(count.samples for _, count in by_path)]
         self._time_ns = [0, *accumulate(count.time_ns for _, count in by_path)]
         self._own = [0, *accumulate(count.samples if count.category == NETTOP else 0 for _, count in by_path)]
 
-    def node(self, symbol: str, some: range, depth: int, above: int, sort: FlameSort) -> FlameNode:
+    def node(self, symbol: str, some: range, depth: int, above: int) -> FlameNode:
         """Return the node of the stacks in `some`, `depth` names from the root; `above` is its caller's category."""
         first, after = some.start, some.stop
         samples = self._samples[after] - self._samples[first]
@@ -232,10 +224,9 @@ class _Stacks:
         own = self._own[after] - self._own[first]
         named = CATEGORY_OF.get(symbol, above)
         category = NETTOP if 0 < samples == own else named
-        below = partial(self._children, some, depth, named, sort)
-        return FlameNode(symbol, samples, time_ns, category, below)
+        return FlameNode(symbol, samples, time_ns, category, partial(self._children, some, depth, named))
 
-    def _children(self, some: range, depth: int, above: int, sort: FlameSort) -> tuple[FlameNode, ...]:
+    def _children(self, some: range, depth: int, above: int) -> tuple[FlameNode, ...]:
         """Return a node for each name at `depth`; stacks that end there sort first."""
         nodes, paths, at, end = [], self.paths, some.start, some.stop
         while at < end and len(paths[at]) == depth:
@@ -243,9 +234,9 @@ class _Stacks:
         while at < end:
             symbol = paths[at][depth]
             after = bisect_right(paths, symbol, at, end, key=itemgetter(depth))
-            nodes.append(self.node(symbol, range(at, after), depth + 1, above, sort))
+            nodes.append(self.node(symbol, range(at, after), depth + 1, above))
             at = after
-        if sort is FlameSort.SAMPLES:
+        if self._sort is FlameSort.SAMPLES:
             nodes.sort(key=lambda node: -node.samples)  # stable: ties stay sorted by name
         return tuple(nodes)
 

@@ -90,10 +90,10 @@ def test_growth() -> None:
 
 
 def test_tree() -> None:
-    """Below the title are the entry points, below them the functions; samples add up towards the root."""
+    """Below the root are the entry points, below them the functions; samples add up towards the root."""
     rows = stack_rows([stack_row(TCP, 5), stack_row(WAKE, 30, cpu=1), stack_row(SEND, 10, entry=TX_SYSCALLS)])
-    tree = flame_tree(stack_counts(rows), "everything")
-    assert (tree.symbol, tree.samples, tree.time_ns, tree.own_samples) == ("everything", 45, 45_000_000, 0)
+    tree = flame_tree(stack_counts(rows))
+    assert (tree.symbol, tree.samples, tree.time_ns, tree.own_samples) == ("all", 45, 45_000_000, 0)
     assert [(child.symbol, child.samples) for child in tree.children] == [
         ("RX softirq", 35),
         ("TX syscalls", 10),
@@ -101,19 +101,12 @@ def test_tree() -> None:
     assert (node_of(tree, "tcp_v4_rcv").samples, node_of(tree, "tcp_v4_rcv").own_samples) == (35, 5)
 
 
-def test_tree_by_cpu() -> None:
-    """With `by_cpu` each CPU has its own tree below the root."""
-    tree = flame_tree(stack_counts(stack_rows([stack_row(TCP, 5), stack_row(TCP, 6, cpu=1)])), by_cpu=True)
-    assert [(child.symbol, child.samples) for child in tree.children] == [("CPU 1", 6), ("CPU 0", 5)]
-    assert [child.symbol for child in tree.children[0].children] == ["RX softirq"]
-
-
 def test_order_of_children() -> None:
     """Children are sorted by width or by name, whatever the order of the rows."""
     counts = stack_counts(stack_rows([stack_row("c", 1), stack_row("a", 1), stack_row("b", 9)]))
     for in_any_order in (counts, counts[::-1]):
         assert [child.symbol for child in flame_tree(in_any_order).children[0].children] == ["b", "a", "c"]
-        by_name = flame_tree(in_any_order, sort=FlameSort.NAME)
+        by_name = flame_tree(in_any_order, FlameSort.NAME)
         assert [child.symbol for child in by_name.children[0].children] == ["a", "b", "c"]
 
 
@@ -138,10 +131,10 @@ def test_category_of_nettop_itself() -> None:
     assert node_of(tree, "tcp_v4_rcv").category == NUMBER_OF["TCP"]
 
 
-@given(example_stacks.counts, st.sampled_from(FlameSort), st.booleans())
-def test_samples_are_conserved(counts: list[StackCount], sort: FlameSort, by_cpu: bool) -> None:
+@given(example_stacks.counts, st.sampled_from(FlameSort))
+def test_samples_are_conserved(counts: list[StackCount], sort: FlameSort) -> None:
     """Children never exceed their parent; own samples sum up to all, and each path keeps its own."""
-    tree = flame_tree(counts, sort=sort, by_cpu=by_cpu)
+    tree = flame_tree(counts, sort)
     assert tree.samples == sum(count.samples for count in counts)
     assert tree.time_ns == sum(count.time_ns for count in counts)
     all_rows = list(nodes(tree))
@@ -150,7 +143,7 @@ def test_samples_are_conserved(counts: list[StackCount], sort: FlameSort, by_cpu
     assert sum(node.own_samples for node in all_rows) == tree.samples
     own: Counter[tuple[str, ...]] = Counter()
     for count in counts:
-        own[path_of(count, by_cpu=by_cpu)] += count.samples
+        own[path_of(count)] += count.samples
     assert own == +Counter(dict(own_samples(tree)))
 
 

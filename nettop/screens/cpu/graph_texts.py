@@ -79,7 +79,7 @@ class CountedStacks:
 
     def tree(self) -> FlameNode | None:
         """Return the counted stacks as a tree; None if there are none."""
-        return flame_tree(self.counts, sort=self.sort) if self.counts else None
+        return flame_tree(self.counts, self.sort) if self.counts else None
 
     def below(self, path: Path) -> list[StackCount]:
         """Return the counted stacks that pass through a frame."""
