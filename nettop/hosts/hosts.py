@@ -140,12 +140,8 @@ class Hosts:
 
     def newest(self, lens: str) -> dict[str, Reading]:
         """Return the newest reading of each host that has one; call it from one thread."""
-        readings = {}
-        for link in self._links_of(lens):
-            reading = self._read(link, lens)
-            if reading is not None:
-                readings[link.host] = reading
-        return readings
+        readings = {link.host: self._read(link, lens) for link in self._links_of(lens)}
+        return {host: reading for host, reading in readings.items() if reading is not None}
 
     def take_events(self, lens: str) -> dict[str, list[Rows]]:
         """Remove and return the events of each host that came with the readings so far."""

@@ -182,7 +182,6 @@ class _Parser:
         self._term_at = 0
         self._token_at = 0
         self._depth = 0
-        self._token_end = 0
         self._compared: tuple[str, ...] = ()
         self.names: list[str] = []
         """The columns compared so far."""
@@ -330,9 +329,9 @@ class _Parser:
             amount = _AMOUNT.match(self._text, self._at)
             if amount and factor_of(amount[2], unit) is not None:
                 self._take(_AMOUNT)
-                return self._noted(amount[0])
+                return self._noted(amount, amount[0])
         if quoted := self._take(_QUOTED):
-            return self._noted(re.sub(r"\\(.)", r"\1", quoted[2], flags=re.DOTALL))
+            return self._noted(quoted, re.sub(r"\\(.)", r"\1", quoted[2], flags=re.DOTALL))
         self._token_at = self._at
         if self._text.startswith(tuple(_QUOTES), self._at):
             remedy = 'write "…", followed by a space'
@@ -341,11 +340,11 @@ class _Parser:
         if plain is None:
             remedy = 'write it after the operator; "" is the empty text, and quotes allow parentheses'
             raise UsageError("the value is missing", remedy)
-        return self._noted(_pattern(plain[0]))
+        return self._noted(plain, _pattern(plain[0]))
 
-    def _noted(self, text: str) -> str:
-        """Return a value that was just taken, and note where it is."""
-        self.values.append(_Value(self._compared, self._token_at, self._token_end, text))
+    def _noted(self, match: re.Match[str], text: str) -> str:
+        """Return a value, and note where it is."""
+        self.values.append(_Value(self._compared, match.start(), match.end(), text))
         return text
 
     def _bare(self) -> Test:
@@ -369,7 +368,7 @@ class _Parser:
         if endpoints and match:
             return any_of(*(_endpoint_equals(field, match) for field in endpoints))
         addresses = [field for field in self._table.fields if field.kind is Kind.ADDRESS]
-        if addresses and _networks(_without_zone(word)):
+        if addresses and _networks(word):
             return any_of(*(_in_network(field, word) for field in addresses))
         return _anywhere(self._table, word)
 
@@ -389,7 +388,7 @@ class _Parser:
         """Consume a match at this position and the space after it; None if there is none."""
         match = pattern.match(self._text, self._at)
         if match:
-            self._token_at, self._token_end = match.start(), match.end()
+            self._token_at = match.start()
             space = _SPACE.match(self._text, match.end())
             self._at = space.end() if space else match.end()
         return match
@@ -573,10 +572,13 @@ def _enum_label(field: Field, text: str) -> str:
 
 
 def _networks(text: str) -> list[Network]:
-    """Parse an address or network, IPv4 in IPv6 form like the rows', or `localhost`; empty if it is none of these."""
+    """Parse an address or network, IPv4 in IPv6 form like the rows', or `localhost`, with or without a zone; empty if
+    it is none of these."""
+    if zoned := _ZONED.fullmatch(text):
+        return _networks(zoned["address"])
     if text.casefold() == "localhost":
         return [*_networks("127.0.0.0/8"), *_networks("::1")]
-    if "%" in text:  # a zone, which ip_network would drop
+    if "%" in text:  # no zone, which ip_network would drop
         return []
     try:
         network = ipaddress.ip_network(text.removeprefix("[").removesuffix("]"), strict=False)
@@ -588,16 +590,11 @@ def _networks(text: str) -> list[Network]:
     return [network]
 
 
-def _without_zone(text: str) -> str:
-    zoned = _ZONED.fullmatch(text)
-    return zoned["address"] if zoned else text
-
-
 def _in_network(field: Field, text: str) -> Test:
     """Match rows whose address (the field, or an endpoint's first part) is in a network, and in the zone given
     after a %."""
     name = field.parts[0] if field.parts else field.name
-    networks = _networks(_without_zone(text))
+    networks = _networks(text)
     if not networks:
         remedy = "write 10.0.0.7, 10.0.0.0/8 or 2001:db8::/32; ~ finds a part of an address"
         raise UsageError(f"{text!r} is not an address or network", remedy)

@@ -22,9 +22,7 @@ def causes_of(view: View, at: int, found: Frame | None) -> list[str]:
     rows = listed(found, explained=True)
     sentences = {row["id"]: row["finding"] for row in rows}
     causes = []
-    for row in rows:
-        if row["unseen"] or not row["filter"]:
-            continue
+    for row in (row for row in rows if row["filter"] and not row["unseen"]):
         with suppress(NettopError):  # of a recording by another version
             is_same = find_table(row["view"])[1].name == view.table.name
             if is_same and parse_filter(view.table, row["filter"]).mask(view)[at]:

@@ -162,11 +162,6 @@ class JoinedRows:
         return np.arange(end - len(self._gone_rows), end)
 
     @property
-    def with_last_values(self) -> int:
-        """The number of rows that are in the newest snapshot or ended with their last values; they come first."""
-        return len(self.now) + len(self._ended_rows)
-
-    @property
     def closed(self) -> tuple[Rows, ...]:
         """The listed rows that left the table since the previous snapshot, with their texts."""
         return (*self._ended, *self._gone)
@@ -345,21 +340,15 @@ def _of_host(frame: Frame, table: Table, host: str) -> Frame:
 
 
 def _snapshot_of(snapshot: Snapshot, table: Table, host: str) -> Snapshot:
-    rows, ended = snapshot.tables.get(table.name), snapshot.ended.get(table.name)
-    return replace(
-        snapshot,
-        tables={} if rows is None else {table.name: _rows_of(rows, host)},
-        ended={}
-        if ended is None
-        else {
-            table.name: replace(
-                ended,
-                rows=tuple(_rows_of(each, host) for each in ended.rows),
-                total=_rows_of(ended.total, host),
-            )
-        },
-        hosts={},
-    )
+    tables = {name: _rows_of(rows, host) for name, rows in snapshot.tables.items() if name == table.name}
+    ended = {
+        name: replace(
+            left, rows=tuple(_rows_of(r, host) for r in left.rows), total=_rows_of(left.total, host)
+        )
+        for name, left in snapshot.ended.items()
+        if name == table.name
+    }
+    return replace(snapshot, tables=tables, ended=ended, hosts={})
 
 
 def _rows_of(rows: Rows, host: str) -> Rows:

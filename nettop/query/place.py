@@ -66,15 +66,9 @@ class Place:
                 return False
         if self._is_walled_off(other) or self._never_sees(other) or not self._may_meet(other, here):
             return False
-        pairs: list[tuple[frozenset[Any], frozenset[Any]]] = [
-            (self.ports, other.ports),
-            (self.pids, other.pids),
-            (self.interfaces, other.interfaces),
-            (self.cpus, other.cpus),
-        ]
         is_of_interface = other.interfaces and not (other.ports or other.pids)
-        if not is_of_interface:
-            pairs.append((self.namespaces, other.namespaces))
+        names = ("ports", "pids", "interfaces", "cpus", *(() if is_of_interface else ("namespaces",)))
+        pairs = ((getattr(self, name), getattr(other, name)) for name in names)
         shared = (not ours.isdisjoint(theirs) for ours, theirs in pairs if ours and theirs)
         return next(shared, not is_of_interface or bool(self.cpus))
 
@@ -144,7 +138,9 @@ def place_of(view: View, at: Index) -> Place:
     namespaces = values_of(view, "netns", at) if "netns" in known else [None] * len(at)
     interfaces = values_of(view, "interface", at) if "interface" in known else ()
     is_used = distinct_values(view, ("side",), at) == {"used"}
-    owned = _owned(view, at)
+    # Connections that no process has accepted yet are those of their listener.
+    is_unowned = view.table is SOCKETS and not distinct_values(view, ("pid",), at)
+    owned = listeners(view, at)[:PLACES_MAX] if is_unowned else at
     return Place(
         ports=distinct_values(view, ("local_port", "remote_port", "port"), at),
         pids=distinct_values(view, ("pid",), owned),
@@ -164,13 +160,6 @@ def place_of(view: View, at: Index) -> Place:
         is_outbound=is_used or _directions(view, at) == {"outbound"},
         is_inward=_is_inward(view, at),
     )
-
-
-def _owned(view: View, at: Index) -> Index:
-    """Return the rows that have the processes of these. Connections that no process has accepted yet are those of their
-    listener."""
-    is_unowned = view.table is SOCKETS and not distinct_values(view, ("pid",), at)
-    return listeners(view, at)[:PLACES_MAX] if is_unowned else at
 
 
 def _programs(view: View, at: Index) -> frozenset[tuple[Any, ...]]:

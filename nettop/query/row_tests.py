@@ -70,8 +70,7 @@ def text_test(name: str, matches: TextMatcher) -> Test:
 
     def test(columns: Columns) -> Mask:
         texts, places = columns.texts(name)
-        passes = np.zeros(len(texts) + 1, bool)
-        passes[:-1] = [matches(text) for text in texts]
+        passes = np.array([*map(matches, texts), False])
         passed: Mask = passes[places]
         return passed
 

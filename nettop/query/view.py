@@ -140,7 +140,7 @@ class View(Columns):
         counted = self.table.by_name[name.removesuffix(RATE)] if field is None else field
         if is_difference and not self.is_whole and counted.kind in (Kind.COUNTER, Kind.SUM):
             return None
-        listed = self.with_last_values if is_difference else len(self.now)
+        listed = len(self.now) + (len(self._ended_rows) if is_difference else 0)
         if listed < self.size and not with_closed:
             at = at[(at < listed) | self.rest[at]]
         if field is not None and field.kind is Kind.QUANTILE:
