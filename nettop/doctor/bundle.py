@@ -56,9 +56,8 @@ _PLAIN_KEYS = frozenset({"verdict", "id", "title", "hook", "mechanism", "fields"
 def bundle_of(report: Report) -> bytes:
     """Return the bundle, a gzipped tar archive."""
     redactor = Redactor(names_here())
-    plain = report.as_json()
     parts = {
-        "report.json": json.dumps(redactor.values(plain), indent=2),
+        "report.json": json.dumps(redactor.values(report.as_json()), indent=2),
         "report.txt": redactor.text("\n".join(report_lines(report))),
         "kernel-config.txt": "\n".join(_CONFIG.findall(_kernel_config())),
         "kernel-messages.txt": redactor.text("\n".join(_kernel_messages())),
@@ -144,13 +143,10 @@ class Redactor:
         return value if key in _PLAIN_KEYS else self.values(value)
 
     def _address(self, match: re.Match[str]) -> str:
-        text, address = match[0], _parsed(match[0])
-        while address is None and text.endswith((".", ":")):  # punctuation after it
+        text = match[0]
+        while (address := _parsed(text)) is None and text.endswith((".", ":")):  # punctuation after it
             text = text[:-1]
-            address = _parsed(text)
-        if address is None:
-            return match[0]
-        if address.is_loopback or address.is_unspecified:
+        if address is None or address.is_loopback or address.is_unspecified:
             return match[0]
         return self._token(f"ipv{address.version}", str(address)) + match[0][len(text) :]
 

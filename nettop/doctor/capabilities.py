@@ -14,14 +14,13 @@ from nettop.kernel.host.facts import Host
 from nettop.kernel.host.privileges import KNOWN, how_to_get, name_of
 
 _PROGRAMS = {privileges.CAP_BPF: "load BPF programs", privileges.CAP_PERFMON: "let them read kernel memory"}
-_OTHER_USES = {
+USED = _PROGRAMS | {
     privileges.CAP_SYS_ADMIN: "enter other network namespaces",
     privileges.CAP_NET_ADMIN: "check hooks in a private network namespace",
     privileges.CAP_SYS_PTRACE: "find namespaces through other users' processes",
     privileges.CAP_DAC_READ_SEARCH: "read other users' open files",
     privileges.CAP_SYSLOG: "name the kernel functions that drop packets",
 }
-USED = _PROGRAMS | _OTHER_USES
 """The capabilities that nettop uses, each with its purpose."""
 
 

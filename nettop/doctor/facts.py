@@ -15,13 +15,13 @@ from nettop.doctor.deadline import STEP_S, within
 from nettop.doctor.report import PERF_EVENTS, USER_CHOICES, Check, LensReport, Verdict, bad, stops_programs
 from nettop.doctor.toolchain import (
     check_bcc,
-    check_btf_loads,
     check_libbpf,
     check_numpy,
     check_program_cache,
     check_python,
 )
 from nettop.errors import NettopError, SourceFailed, Unsupported, numpy_error
+from nettop.kernel.bpf.btf import Btf
 from nettop.kernel.bpf.kprobes import why_no_kprobes
 from nettop.kernel.bpf.perf_events import require_perf_events
 from nettop.kernel.bpf.program_text import PART_OF_NETTOP
@@ -101,7 +101,8 @@ def check_btf(root: Path) -> Check:
     try:
         Host(root).require_btf()
         size = (root / BTF_FILE.lstrip("/")).stat().st_size
-        return check_btf_loads(size)
+        Btf().close()
+        return Check("btf", "BTF", f"{size:,} bytes, readable by libbpf", data=size)
     except NettopError as error:
         return bad("btf", "BTF", error, 0)
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The toolchain that compiles and loads BPF programs: BTF as read by libbpf, bcc with its LLVM, Python."""
+"""The toolchain that compiles and loads BPF programs: bcc with its LLVM, Python."""
 
 from __future__ import annotations
 
@@ -15,18 +15,11 @@ from pathlib import Path
 from nettop.doctor.report import Check, Verdict, bad
 from nettop.errors import Unsupported, limit_reached, numpy_error
 from nettop.kernel.bpf import program_cache
-from nettop.kernel.bpf.btf import Btf
 
 _TIMEOUT_S = 60.0
 _INSTALL = "run scripts/install-deps.sh again"
 _COMPILE = "run sudo nettop compile"
 _CLEAN = f"remove it, then {_COMPILE}"
-
-
-def check_btf_loads(size: int) -> Check:
-    """Check that libbpf reads the kernel's types, `size` bytes. Raise Unsupported if it does not."""
-    Btf().close()
-    return Check("btf", "BTF", f"{size:,} bytes, readable by libbpf", data=size)
 
 
 def check_python(_: Path) -> Check:
