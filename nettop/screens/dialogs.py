@@ -363,8 +363,7 @@ def help_lines(screen: LensScreen, width: int = 80) -> list[Line]:
         lines += _section(group.upper(), actions, width)
     lines += _section("TABLES", [(t.name, about) for t, about in _tables(screen)], width)
     if screen.has_rows:
-        examples = filter_help(screen.table)
-        lines += _section("FILTER", examples, width)
+        lines += _section("FILTER", filter_help(screen.table), width)
     rules = [
         (rule.name, f"{rule.help}. Shown {threshold(rule)}: {rule.filter}") for rule in screen.table.rules
     ]

@@ -16,7 +16,6 @@ from nettop.errors import FilterError, UsageError
 from nettop.widgets.bar import Bar, BarItem, item
 from nettop.widgets.themes import Background, Role
 
-_EXAMPLE = "words match anywhere · field=value · field > number · or not ( )"
 _TEXT_AT = 2
 """Offset in cells of the upper line's text from the lower line's."""
 
@@ -37,13 +36,13 @@ class FilterBox(Vertical):
         self,
         check: Callable[[str], str],
         leave: Callable[[str | None], Awaitable[None]],
-        text: str = "",
-        example: str | None = None,
-        prompt: str = "/",
+        text: str,
+        example: str,
+        prompt: str,
     ) -> None:
         super().__init__(id="filter-box")
         self._check, self._leave = check, leave
-        self.input = Input(text, placeholder=example or _EXAMPLE, compact=True, select_on_focus=False)
+        self.input = Input(text, placeholder=example, compact=True, select_on_focus=False)
         self._prompt = Bar(Background.PANEL, id="filter-prompt")
         self._prompt.show([item((prompt, Role.KEY))])
         self._effect = Bar(Background.PANEL, id="filter-effect")

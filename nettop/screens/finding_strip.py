@@ -52,9 +52,7 @@ class FindingStrip(Lines):
 
     def show(self, frame: Frame | None, failure: NettopError | None = None) -> None:
         """Show the findings of a reading, or why there are none: the last ones would look as if they lasted."""
-        if failure is not None:
-            frame = None
-        cause = "" if failure is None else failure.what
+        cause, frame = ("", frame) if failure is None else (failure.what, None)
         read_ns = None if frame is None else frame.now.boot_ns
         if (read_ns, cause) == (self._read_ns, self._failure):
             return
@@ -64,11 +62,6 @@ class FindingStrip(Lines):
         if (self._findings, cause) != before:
             self.styles.height = len(self._shown)
             self.redraw()
-
-    @property
-    def text(self) -> str:
-        """What is shown, without styles."""
-        return "\n".join("".join(span.text for span in self._line(n, self.size.width)) for n in self._shown)
 
     @property
     def _shown(self) -> range:

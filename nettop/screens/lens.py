@@ -27,7 +27,7 @@ from nettop.screens.query_screen import QueryScreen
 from nettop.settings import ViewSettings
 from nettop.snapshots import lens_part
 from nettop.snapshots.arrays import Index
-from nettop.snapshots.schema import Field, Kind, Option, Table
+from nettop.snapshots.schema import Kind, Option, Table
 from nettop.snapshots.snapshot import Frame
 from nettop.snapshots.source import SourceOptions
 from nettop.widgets.bar import BarItem
@@ -96,6 +96,7 @@ class LensScreen(QueryScreen, inherit_bindings=False):
         tables = len(self.lens.tables) > 1
         fields = (*self.table.fields, *self.totals_history.fields)
         has_addresses = any(field.kind is Kind.ADDRESS for field in self.table.fields)
+        has_byte_rates = any(f.unit == "bytes/s" or (f.unit == "bytes" and f.has_rate) for f in fields)
         options = {f"option_{o.name}" for o in self.lens.options if self._is_offered(o)}
         return {
             **dict.fromkeys(("lens", "next_lens", "previous_lens"), lambda: several),
@@ -107,13 +108,11 @@ class LensScreen(QueryScreen, inherit_bindings=False):
             # Also while the view loads: text typed after this key must not run as commands.
             "filter": lambda: True,
             **{a.id: (lambda: False) for a in ACTIONS if a.group == GRAPH},
-            "keep_closed": lambda: False,
+            **dict.fromkeys(("keep_closed", "copy_command"), lambda: False),
             "explain": lambda: self.details_open,
-            "copy_command": lambda: False,
             "next_trouble": lambda: self.table is not self.lens.main or self.is_shown(),
             **{name: partial(options.__contains__, name) for name in OPTIONS},
-            "details": lambda: self.is_shown() and len(self.rows.order) > 0,
-            "copy": lambda: self.is_shown() and len(self.rows.order) > 0,
+            **dict.fromkeys(("details", "copy"), lambda: self.is_shown() and len(self.rows.order) > 0),
             "follow": lambda: self.is_shown() and len(self.rows.order) > 0 and not self.table.append,
             "freeze": lambda: self.context.player is not None or self.is_shown() or self.frozen is not None,
             "back": lambda: self.details_open or self.opened_from is not None,
@@ -125,7 +124,7 @@ class LensScreen(QueryScreen, inherit_bindings=False):
             "all_rows": lambda: self.is_shown() and bool(self.table.default_filter),
             "bars": lambda: self.is_shown() and self.rows.has_room_for_bars,
             "host_names": lambda: self.is_shown() and has_addresses,
-            "unit": lambda: self.is_shown() and any(map(_has_byte_rate, fields)),
+            "unit": lambda: self.is_shown() and has_byte_rates,
             "average": lambda: self.context.next_average_s != self.context.average_s,
         }
 
@@ -275,17 +274,16 @@ class LensScreen(QueryScreen, inherit_bindings=False):
 
     async def action_jump(self) -> None:
         """Open a box for the moment to go to."""
-        await self.open_box(self._moment_text, "", f"UTC: {EXAMPLES}", prompt=":", apply=self._jump)
+        await self.open_box(self._moment_text, self._jump, "", f"UTC: {EXAMPLES}", ":")
 
     def _moment_of(self, text: str) -> int:
         """Return the moment that a text names. Raise UsageError if there is none."""
-        player = self._player
-        recording = player.recording
+        recording = self._player.recording
         return parse_moment(
             text,
             begin_ns=recording.begin_ns,
             end_ns=recording.end_ns,
-            here_ns=player.wall_ns,
+            here_ns=self._player.wall_ns,
             now_ns=time.time_ns(),
         )
 
@@ -310,11 +308,7 @@ class LensScreen(QueryScreen, inherit_bindings=False):
     def action_play_faster(self, step: int = 1) -> None:
         """Play at the next higher or lower (−1) speed."""
         player = self._player
-        others = [
-            speed for speed in player.speeds if (speed > player.speed if step > 0 else speed < player.speed)
-        ]
-        if others:
-            player.speed = min(others) if step > 0 else max(others)
+        player.speed = _beside(player.speeds, player.speed, step)
         self.context.session.set_interval(player.interval_s)
         self._show_moment()
 
@@ -399,11 +393,8 @@ class LensScreen(QueryScreen, inherit_bindings=False):
 
     def action_slower(self, step: int = 1) -> None:
         """Switch to the next longer (`step` 1) or shorter (−1) interval."""
-        now = self.context.interval_s
-        others = [s for s in INTERVALS_S if (s > now if step > 0 else s < now)]
-        if others:
-            self.context.interval_s = min(others) if step > 0 else max(others)
-            self.context.session.set_interval(self.context.interval_s)
+        self.context.interval_s = _beside(INTERVALS_S, self.context.interval_s, step)
+        self.context.session.set_interval(self.context.interval_s)
         self.draw_lines()
 
     def remember(self, key: str, value: str | Mapping[str, tuple[str, ...] | None]) -> None:
@@ -414,8 +405,10 @@ class LensScreen(QueryScreen, inherit_bindings=False):
             self.notify(f"not remembered: {error.what}; {error.remedy}", severity="warning", markup=False)
 
 
-def _has_byte_rate(field: Field) -> bool:
-    return field.unit == "bytes/s" or (field.unit == "bytes" and field.has_rate)
+def _beside(choices: Sequence[float], now: float, step: int) -> float:
+    """Return the next larger (`step` 1) or smaller (−1) choice; `now` after the last one."""
+    others = [each for each in choices if (each > now if step > 0 else each < now)]
+    return (min if step > 0 else max)(others, default=now)
 
 
 def make_screen(

@@ -104,7 +104,8 @@ class NettopApp(TerminalApp, inherit_bindings=False):
             return
         if not self._has_shown and bus.frame(self._shown.lens.id) is not None:
             self._has_shown = True
-            self._lease_findings()
+            if self.context.has_findings:  # as long as the app runs; the first screen does not wait for them
+                self._findings_lease = self.context.session.enable(FINDINGS.id, _FINDINGS_OPTIONS)
         if self.lens_screen.is_mounted:
             self.lens_screen.show_newest()
 
@@ -215,11 +216,6 @@ class NettopApp(TerminalApp, inherit_bindings=False):
             if finding["id"] == key and find_table(finding["view"])[0].id in shown:
                 await self.action_view(finding["view"])
                 self.lens_screen.set_filter(finding["filter"])
-
-    def _lease_findings(self) -> None:
-        """Look for findings as long as the app runs. Only now: the first screen does not wait for them."""
-        if self.context.has_findings:
-            self._findings_lease = self.context.session.enable(FINDINGS.id, _FINDINGS_OPTIONS)
 
     def _attach_shown(self) -> None:
         """Attach the current lens, with the options of its screens."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from textual.message import Message
@@ -16,6 +17,8 @@ from nettop.screens import headline
 from nettop.screens.table_screen import TableScreen
 from nettop.screens.table_state import TableState
 from nettop.snapshots.snapshot import Frame
+
+FILTER_EXAMPLE = "words match anywhere · field=value · field > number · or not ( )"
 
 
 class QueryScreen(TableScreen, inherit_bindings=False):
@@ -31,7 +34,6 @@ class QueryScreen(TableScreen, inherit_bindings=False):
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self._columns = self.context.columns.get(self.view_name)
-        self._apply: Callable[[str], None] = self.apply_text
         self._chosen_elsewhere: Mapping[str, object] = {}
 
     def on_screen_resume(self) -> None:
@@ -119,25 +121,22 @@ class QueryScreen(TableScreen, inherit_bindings=False):
 
     async def action_filter(self) -> None:
         """Open the filter box."""
-        await self.open_box(self.filter_effect, self.state.query.filter.text)
+        await self.open_box(self.filter_effect, self.set_filter, self.state.query.filter.text)
 
     async def open_box(
         self,
         check: Callable[[str], str],
+        apply: Callable[[str], None],
         text: str,
-        example: str | None = None,
-        *,
+        example: str = FILTER_EXAMPLE,
         prompt: str = "/",
-        apply: Callable[[str], None] | None = None,
     ) -> None:
-        """Open an input box, unless it is open. `check` returns the effect of its text; by default, `apply` is
-        `apply_text`."""
+        """Open an input box, unless it is open. `check` returns the effect of its text, which `apply` gets."""
         from nettop.screens.filter_box import FilterBox  # not needed for the first screen
 
         if not self.query(FilterBox):
             self.add_class("-typing")
-            self._apply = apply or self.apply_text
-            box = FilterBox(check, self._leave_box, text, example, prompt)
+            box = FilterBox(check, partial(self._leave_box, apply), text, example, prompt)
             await self.mount(box, before=self.footer)
             self.set_focus(box.input)
             self.draw_lines()
@@ -152,7 +151,7 @@ class QueryScreen(TableScreen, inherit_bindings=False):
         rows = f"{rows} rows" if text.strip() else f"all {rows.partition(' of ')[2]} rows"
         return "; ".join([rows, *view.filter_remarks])
 
-    async def _leave_box(self, text: str | None) -> None:
+    async def _leave_box(self, apply: Callable[[str], None], text: str | None) -> None:
         """Close the box, and apply its text unless that is None."""
         self.remove_class("-typing")
         await self.query("#filter-box").remove()
@@ -160,11 +159,7 @@ class QueryScreen(TableScreen, inherit_bindings=False):
         if text is None:
             self.draw_lines()
         else:
-            self._apply(text)
-
-    def apply_text(self, text: str) -> None:
-        """Apply the text of the box."""
-        self.set_filter(text)
+            apply(text)
 
     # --- the lens's other tables --------------------------------------------------------------------------
 

@@ -244,10 +244,9 @@ class TableScreen(MeasuredScreen[None], inherit_bindings=False):
     def show_frame(self, frame: Frame) -> None:
         """Show a new frame."""
         self._frame, self._attaching_since, self._came_at = frame, None, self.context.clock()
-        last = None if self.view is None else self.view.frame
-        before = frame.before
-        follows = last is not None and before is not None and last.now.boot_ns >= before.boot_ns
-        self._last_view = self.view if follows else None
+        last, before = self.view, frame.before
+        follows = last is not None and before is not None and last.snapshot.boot_ns >= before.boot_ns
+        self._last_view = last if follows else None
         if self.refresh_once and self.frozen is not None:
             self.lens_state.frozen = Frozen(frame, self.context.clock())
         self.refresh_once = False
@@ -297,18 +296,17 @@ class TableScreen(MeasuredScreen[None], inherit_bindings=False):
         self.set_class(True, "-notice")
 
     def _count_seconds(self) -> None:
-        if self.is_current and self.time_line is not None:
-            self.time_line.redraw()
-        if not self.is_current or (
-            self.frozen is None and self._attaching_since is None and self._late_s() is None
-        ):
+        if not self.is_current:
             return
+        if self.time_line is not None:
+            self.time_line.redraw()
         if self._attaching_since is not None:
             self.show_newest()
-        elif self.context.names is not None:  # more may have been resolved
-            self.update_view()
-        else:
-            self.draw_lines()
+        elif self.frozen is not None or self._late_s() is not None:
+            if self.context.names is not None:  # more may have been resolved
+                self.update_view()
+            else:
+                self.draw_lines()
 
     def _late_s(self) -> float | None:
         """Return the age of the newest reading if there should have been others since; None if not."""
@@ -333,8 +331,7 @@ class TableScreen(MeasuredScreen[None], inherit_bindings=False):
             self.headline_bar.show([])
         elif (self.view, width) != self._headline_drawn:
             self._headline_drawn = (self.view, width)
-            snapshot = self.view.snapshot
-            ending = headline.status_items(snapshot, self.context.session.late)
+            ending = headline.status_items(self.view.snapshot, self.context.session.late)
             self.headline_bar.show([*self.headline(self.view), *ending])
         if self.frozen is None and self.table.name != FINDINGS.name:
             bus = self.context.session.bus
@@ -384,11 +381,8 @@ class TableScreen(MeasuredScreen[None], inherit_bindings=False):
             facts["Finding"] = "; ".join(causes)
         if at is not None and (opened := view.table.by_name.get("opened_at")) is not None:
             opened_ns = view.raw(opened.name)[at]
-            facts |= (
-                {"Age": human((view.snapshot.wall_ns - int(opened_ns)) / 1e9, "s")}
-                if known(opened_ns)
-                else {}
-            )
+            if known(opened_ns):
+                facts["Age"] = human((view.snapshot.wall_ns - int(opened_ns)) / 1e9, "s")
         if (self.lens.id, self.table.name) in OF_ENDS:
             facts |= both_ends(bus.frame(OF_ENDS[0][0]), bus.frame(OF_ENDS[1][0]), key)
         return facts

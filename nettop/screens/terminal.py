@@ -146,9 +146,17 @@ class TerminalDriver(LinuxDriver):
         self._output = TerminalOutput(cast(Any, sys.__stdout__).fileno(), self._terminal_gone)
         self._file = cast(Any, self._output)
 
-    def write(self, data: str) -> None:
-        """Queue a text for the terminal, waiting for room; on exit, make room."""
-        self._put(data)
+    def write(self, data: str | None) -> None:
+        """Queue a text for the terminal, or None to end its writer, waiting for room; on exit, make room."""
+        thread = self._writer_thread
+        while thread is not None and thread.is_alive():
+            try:
+                thread._queue.put(data, timeout=_STALL_S)
+            except Full:
+                if self._output.is_dropping:
+                    self._unblock()
+            else:
+                return
 
     def drop_output(self) -> None:
         """Drop all output until the terminal is restored. May be called from signal handlers."""
@@ -166,20 +174,9 @@ class TerminalDriver(LinuxDriver):
 
     def close(self) -> None:
         """Wait until the terminal is restored, unless it has stalled."""
-        self._put(None)
+        self.write(None)
         if self._writer_thread is not None:
             self._writer_thread.join(_RESTORE_S)
-
-    def _put(self, text: str | None) -> None:
-        thread = self._writer_thread
-        while thread is not None and thread.is_alive():
-            try:
-                thread._queue.put(text, timeout=_STALL_S)
-            except Full:
-                if self._output.is_dropping:
-                    self._unblock()
-            else:
-                return
 
     def _unblock(self) -> None:
         """Unblock the thread that waits for the terminal: discard the kernel's output queue.

@@ -44,11 +44,6 @@ class TimeLine(Lines):
         """Return the line."""
         return [self.strip(self._line(size.width), size.width, Background.PANEL)]
 
-    @property
-    def text(self) -> str:
-        """What is shown, without styles."""
-        return "".join(span.text for span in self._line(self.size.width))
-
     def _line(self, width: int) -> Line:
         player, recording = self._player, self._player.recording
         state = "▶" if not (player.is_paused or player.is_at_end) else "‖" if not player.is_at_end else "■"
@@ -90,7 +85,5 @@ class TimeLine(Lines):
         cell = event.x - self._first
         if 0 <= cell < self._cells:
             recording = self._player.recording
-            whole = recording.end_ns - recording.begin_ns
-            self.post_message(
-                self.Pressed(f"go_to({recording.begin_ns + whole * cell // max(1, self._cells - 1)})")
-            )
+            passed_ns = (recording.end_ns - recording.begin_ns) * cell // max(1, self._cells - 1)
+            self.post_message(self.Pressed(f"go_to({recording.begin_ns + passed_ns})"))

@@ -89,11 +89,6 @@ class Bar(Lines):
             self._items = shown
             self.redraw()
 
-    @property
-    def text(self) -> str:
-        """The text currently shown."""
-        return self.strips(self.size)[0].text
-
     def strips(self, size: Size) -> list[Strip]:
         """Return the line."""
         return [self.strip(self.clickable(self._spans(size.width)), size.width, self._ground)] * size.height

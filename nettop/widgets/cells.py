@@ -171,10 +171,8 @@ def noted_cells(
 def whole_texts(view: View, columns: Sequence[Column], at: Index, row_style: RowStyle) -> list[list[str]]:
     """Return the unelided texts of columns for the rows at `at`. Bars are left out."""
     texts = []
-    for column in columns:
+    for column in (each for each in columns if not each.bar):
         name, field = column.sort, declared(view.table, column.sort)
-        if column.bar:
-            continue
         width = column.width if field.kind is Kind.HISTOGRAM else _UNLIMITED
         whole = replace(
             column, name=name, field=field, unit=unit_of(view.table, name), width=width, brief=False

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple
 
 import numpy as np
 
@@ -17,26 +16,20 @@ LISTED_CLOSED = 12
 """The most closed rows of one process that are listed; more become a fold."""
 
 
-class Lines(NamedTuple):
-    """The lines of a table: the position of a row each. `folds` has the positions of a fold's rows, by the first."""
-
-    order: Index
-    folds: Mapping[int, Index]
-
-
-def fold_closed(view: View, by: str) -> Lines:
-    """Return the view's lines, with closed rows folded where many have the same text in the column `by`."""
+def fold_closed(view: View, by: str) -> tuple[Index, Mapping[int, Index]]:
+    """Return the view's lines, with closed rows folded where many have the same text in the column `by`: the position
+    of a row each, and the positions of a fold's rows, by the first."""
     closed = view.order[(view.gone & ~view.rest)[view.order]]
     if len(closed) <= LISTED_CLOSED:
-        return Lines(view.order, {})
+        return view.order, {}
     texts = view.texts(by)[1][closed]
     distinct, counts = np.unique(texts, return_counts=True)
     members = [closed[texts == text] for text in distinct[counts > LISTED_CLOSED]]
     if not members:
-        return Lines(view.order, {})
+        return view.order, {}
     folds = {int(rows[0]): rows for rows in members}
     order = view.order[~np.isin(view.order, np.concatenate([rows[1:] for rows in members]))]
-    return Lines(_sorted(view, order, folds), folds)
+    return _sorted(view, order, folds), folds
 
 
 def _sorted(view: View, order: Index, folds: Mapping[int, Index]) -> Index:

@@ -41,6 +41,11 @@ class Lines(Widget):
         """Return all lines in their current state."""
         raise NotImplementedError
 
+    @property
+    def text(self) -> str:
+        """The lines that are shown, without styles."""
+        return "\n".join(strip.text for strip in self.strips(self.size))
+
     def redraw(self) -> None:
         """Redraw the changed lines. Without a size, leave all of them to the next refresh."""
         size, before = self.size, self._made

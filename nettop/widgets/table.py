@@ -168,17 +168,15 @@ class LiveTable(Scrollable, can_focus=True):
 
     def _find_chosen(self) -> None:
         if self.key is not None and self.view is not None:
-            append = self.view.table.append
-            at = self._place_of(self.key) if self._is_followed else None
-            if at is not None:
+            if not self._is_followed:
+                self._set_choice(self.at)
+            elif (at := self._place_of(self.key)) is not None:
                 self.at = at
-            elif self._is_followed:
+            else:
                 # The row is gone: select the one at its position. An append table evicts old rows at the far end,
                 # where no other takes their position.
                 is_kept = bool((self.view.raw(self.view.table.key) == self.key).any())
-                self.choose(None if append and not is_kept else self.at)
-            else:
-                self._set_choice(self.at)
+                self.choose(None if self.view.table.append and not is_kept else self.at)
         if self._scrolls_to_choice:
             self._scroll_to_chosen()
         self.top = self.bounded(self.top)

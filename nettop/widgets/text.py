@@ -49,11 +49,8 @@ def fit(text: str, width: int, *, left: bool) -> str:
     """Return the text in exactly `width` cells: aligned left or right, elided at its end if too long."""
     if text.isascii() and len(text) <= width:
         return text.ljust(width) if left else text.rjust(width)
-    cells = cell_len(text)
-    if cells > width:
-        text = elide_end(text, width)
-        cells = cell_len(text)
-    pad = " " * (width - cells)
+    text = elide_end(text, width)
+    pad = " " * (width - cell_len(text))
     return text + pad if left else pad + text
 
 

@@ -750,7 +750,7 @@ async def test_a_filter_that_no_cpu_passes() -> None:
 async def test_a_chosen_cpu_that_is_left_out() -> None:
     """If the chosen CPU is filtered out, as when idle, the same key moves on."""
     async with on_cpu(options={"filters": ("network_ns_per_s>5%",)}, size=(100, 24)) as (run, screen):
-        screen._choose_cpu(3)
+        screen.action_cpu(3)
         assert screen.graph_notice.text == "cpu3 is left out by the filter or the limit u shows another CPU"
         await press(run, "u")
         assert screen.stacks.cpu == 0

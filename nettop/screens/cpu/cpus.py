@@ -264,19 +264,17 @@ class CpuScreen(CpuTable):
         """Show only the stacks of the next (`step` 1) or previous (−1) CPU, or those of all CPUs."""
         cpus = self._cpus()
         at = cpus.index(self.stacks.cpu) if self.stacks.cpu in cpus else 0
-        self._choose_cpu(cpus[(at + step) % len(cpus)])
+        self.stacks.cpu = cpus[(at + step) % len(cpus)]
+        self._count_again()
 
     def _cpus(self) -> list[int | None]:
         """Return None for all CPUs, then the CPUs that pass the filter."""
         return [None, *(self.view.raw("cpu")[rows_of(self.view, None)].tolist() if self.view else ())]
 
-    def _choose_cpu(self, cpu: int | None) -> None:
-        self.stacks.cpu = cpu
-        self._count_again()
-
     def action_cpu(self, cpu: int) -> None:
         """Show only the stacks of a clicked CPU, or those of all CPUs if it is clicked again."""
-        self._choose_cpu(None if cpu == self.stacks.cpu else cpu)
+        self.stacks.cpu = None if cpu == self.stacks.cpu else cpu
+        self._count_again()
 
     def action_next_entry(self) -> None:
         """Zoom into the next entry point that has samples; after the last, show all of them."""
@@ -323,7 +321,7 @@ class CpuScreen(CpuTable):
     def action_clear(self) -> None:
         """Clear the search, then the zoom, then the selection, then the filter."""
         if self.graph.words:
-            self.apply_text("")
+            self._search("")
         elif self.graph.zoom:
             self.graph.zoom_to_all()
         elif self.graph.chosen is not None:
@@ -339,9 +337,9 @@ class CpuScreen(CpuTable):
 
     async def action_filter(self) -> None:
         """Open the search box."""
-        await self.open_box(self.texts.search_effect, self.graph.words, _SEARCH_EXAMPLE)
+        await self.open_box(self.texts.search_effect, self._search, self.graph.words, _SEARCH_EXAMPLE)
 
-    def apply_text(self, text: str) -> None:
+    def _search(self, text: str) -> None:
         """Search for the text of the box."""
         self.graph.highlight(text.strip())
         self.texts.search()

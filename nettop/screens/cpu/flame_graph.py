@@ -388,18 +388,12 @@ class FlameGraph(Scrollable, can_focus=True):
         if event.button == _RIGHT_BUTTON or (number == 0 and self.zoom):
             self.zoom_out()
             return
-        block = self.block_at(event.x, number)
-        if block is None:
-            return
-        if block.path == self.chosen and not block.merged:
+        x = event.x - _MARGIN
+        block = next((each for each in self._blocks(number) if each.start <= x < each.end), None)
+        if block is not None and block.path == self.chosen and not block.merged:
             self.zoom_in()
-        else:
+        elif block is not None:
             self.choose(block.path)
-
-    def block_at(self, x: int, number: int) -> Block | None:
-        """Return the block at cell `x` of a row."""
-        blocks = self._blocks(number)
-        return next((block for block in blocks if block.start <= x - _MARGIN < block.end), None)
 
     def on_resize(self) -> None:
         """Lay out in the new width, and keep the selected frame visible in the new height."""
