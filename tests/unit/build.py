@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from nettop.process.clocks import boot_ns
 from nettop.query.filter import parse_filter
 from nettop.query.query import Query, parse_sort
 from nettop.query.view import View
@@ -25,8 +26,10 @@ Row = dict[str, Any]
 Carried = tuple[tuple[str, str], ...]
 Tables = dict[str, TextTable]
 
-TAKEN_NS = 1_000_000_000_000
-"""When the snapshot before was taken, on the monotonic clock."""
+_FIRST_NS, _PERIOD_NS = 1000 * 10**9, 5040 * 10**9
+TAKEN_NS = _FIRST_NS + max(0, boot_ns() - _FIRST_NS) // _PERIOD_NS * _PERIOD_NS
+"""When the snapshot before was taken, on the monotonic clock: in the last 84 minutes, as serve refuses older readings.
+It differs between hosts by a multiple of 84 minutes, so that intervals of graphs begin at the same readings."""
 
 WALL_NS = 1_795_000_000_123_456_789
 """2026-11-18, on the wall clock at the same moment."""

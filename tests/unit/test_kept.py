@@ -5,12 +5,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from nettop.cli import run
 from nettop.errors import ExitCode
+from nettop.process.clocks import boot_ns
 from nettop.recording.reader import Readings
 from nettop.recording.recording import open_recording
 from nettop.serve.metrics.totals import Totals
@@ -97,7 +99,7 @@ def test_serve(lens: Lens, kept: Kept) -> None:
         with open_recording(DEMO) as recording:
             moments = recording.moments_between(lens, recording.begin_ns, recording.end_ns)
             for _, reading in Readings(recording, lens).each(moments):
-                publish(served, reading.now)
+                publish(served, replace(reading.now, boot_ns=boot_ns()))
                 totals.catch_up()
                 for table in lens.tables:
                     answer = await ask(app, f"/api/v1/{lens.id}.{table.name}", "deltas=true&all=true")
