@@ -78,8 +78,8 @@ export function createConnections(renew) {
   all.checked = recall("all", false);
   table.showSort(sort);
 
-  const query = () =>
-    viewQuery("connections", { columns: SHOWN_COLUMNS, sort, filter, limit: limit.value, all: String(all.checked) });
+  const query = (chosen = filter) =>
+    viewQuery("connections", { columns: SHOWN_COLUMNS, sort, filter: chosen, limit: limit.value, all: String(all.checked) });
 
   function sortBy(column) {
     const first = column.isNumber && column.name !== "pid" ? `-${column.sort}` : column.sort;
@@ -102,23 +102,22 @@ export function createConnections(renew) {
   // the previous filter stay.
   async function change() {
     attempts += 1;
-    const mine = attempts, before = filter;
-    filter = box.value.trim();
-    const wanted = query();
+    const mine = attempts, typed = box.value.trim(), wanted = query(typed);
+    let answered = null;
     try {
       const answer = await read(wanted);
       if (mine !== attempts) return;
-      showFilterProblem(answer.problem?.status === 400 ? answer.problem : null);
-      if (answer.problem?.status === 400) {
-        filter = before;
-        return;
-      }
-      if (answer.document !== null) take(wanted, answer.document);
-      draw();
+      const isInvalid = answer.problem?.status === 400;
+      showFilterProblem(isInvalid ? answer.problem : null);
+      if (isInvalid) return;
+      answered = answer.document;
     } catch {
       // The server is unreachable: the stream reports it, and applies the filter when it reconnects.
     }
     if (mine !== attempts) return;
+    filter = typed;
+    if (answered !== null) take(wanted, answered);
+    draw();
     remember("filter", filter);
     renew();
   }
