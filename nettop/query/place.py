@@ -67,8 +67,14 @@ class Place:
         if self._is_walled_off(other) or self._never_sees(other) or not self._may_meet(other, here):
             return False
         is_of_interface = other.interfaces and not (other.ports or other.pids)
-        names = ("ports", "pids", "interfaces", "cpus", *(() if is_of_interface else ("namespaces",)))
-        pairs = ((getattr(self, name), getattr(other, name)) for name in names)
+        pairs: list[tuple[frozenset[Any], frozenset[Any]]] = [
+            (self.ports, other.ports),
+            (self.pids, other.pids),
+            (self.interfaces, other.interfaces),
+            (self.cpus, other.cpus),
+        ]
+        if not is_of_interface:
+            pairs.append((self.namespaces, other.namespaces))
         shared = (not ours.isdisjoint(theirs) for ours, theirs in pairs if ours and theirs)
         return next(shared, not is_of_interface or bool(self.cpus))
 
