@@ -109,7 +109,7 @@ class _Subcommands(Mapping[str, Any]):
 def _parser_of(name: str) -> Any:
     module: Any = importlib.import_module(f"nettop.commands.{name}")
     options = getattr(module, f"{name.title()}Options")
-    _STARTS[options] = getattr(module, f"start_{name}", _start_help)
+    _STARTS[options] = _start_help if name == "help" else getattr(module, f"start_{name}")
     alone = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich")
     context = getattr(module, "CONTEXT", None)
     alone.command(name, help=module.HELP, epilog=module.EXAMPLES, context_settings=context)(options)
