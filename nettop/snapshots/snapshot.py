@@ -236,7 +236,7 @@ def clocks(taken_ns: int) -> tuple[int, int]:
     return time.time_ns() - passed_ns, time.clock_gettime_ns(time.CLOCK_BOOTTIME) - passed_ns
 
 
-_NO_TEXT = np.iinfo(np.uint32).max
+_NO_TEXT = unknown_value(np.dtype(np.uint32))
 _SPARE_TEXTS = 1024
 """Unused texts that a table may have before it is replaced, which has recordings write all texts again."""
 
