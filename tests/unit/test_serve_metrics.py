@@ -22,7 +22,6 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 from starlette.applications import Starlette
 
 from nettop.engine.session import Session
-from nettop.process.clocks import boot_ns
 from nettop.query.filter import parse_filter
 from nettop.serve.api.traffic import HOST, Traffic
 from nettop.serve.http.limits import ServerCounts
@@ -55,8 +54,6 @@ from tests.unit.build import TAKEN_NS, Row, make_rows
 from tests.unit.serving import make_served
 
 DEADLINE_S = 60.0
-BEGAN_NS = boot_ns()
-"""When the first reading is taken: now, or it would be late on a host that has run for long."""
 EVERY_SET = [declared for lens in (*lenses(), SELF) for declared in series_sets(lens)]
 WAITS = Buckets(first_bit=6, last_bit=34, divided_by_bits=4)
 JOBS = Table(
@@ -93,8 +90,7 @@ def reading(
     """Return a snapshot of the lens."""
     taken_ns = TAKEN_NS + round(at_s * 1e9)
     made = make_rows(sorted(rows, key=lambda row: row["id"]), lens.main, taken_ns, (), texts)
-    read_ns = BEGAN_NS + round(at_s * 1e9)
-    return Snapshot(lens.id, taken_ns, read_ns, {lens.main.name: made}, **of_snapshot)
+    return Snapshot(lens.id, taken_ns, taken_ns, {lens.main.name: made}, **of_snapshot)
 
 
 def job(number: int, user: str | None, sent: int = 0, **others: Any) -> Row:
