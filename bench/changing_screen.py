@@ -17,6 +17,7 @@ from nettop.probes.connections.socket_rows import ROW
 from nettop.screens.app import run_app
 from nettop.settings import Settings, ViewSettings
 from nettop.snapshots.connections import LENS, SOCKETS
+from nettop.snapshots.findings import LENS as FINDINGS
 from nettop.snapshots.schema import Kind
 from nettop.snapshots.snapshot import Rows, Snapshot
 from nettop.snapshots.source import SourceOptions
@@ -67,6 +68,16 @@ class Changing:
         """Do nothing: there is nothing to detach."""
 
 
+class Nothing(Changing):
+    """A source of findings that finds nothing: its rows would be another reading in each refresh."""
+
+    def __init__(self) -> None: ...
+
+    def read(self, taken_ns: int) -> Snapshot:
+        """Return a snapshot without tables."""
+        return Snapshot(FINDINGS.id, time.time_ns(), time.clock_gettime_ns(time.CLOCK_BOOTTIME), {})
+
+
 def first_rows(count: int) -> "np.ndarray[tuple[int], np.dtype[np.void]]":
     """Return `count` connections of three processes, each with its own peer."""
     rows = np.zeros(count, ROW)
@@ -86,7 +97,7 @@ def main() -> None:
     count, clock, sort, nth = sys.argv[1:5]
     source = Changing(int(count), int(clock), int(nth))
     settings = Settings(0.7, ViewSettings(sort=sort))
-    with Session(settings.interval_s, lambda lens: source) as session:
+    with Session(settings.interval_s, {LENS.id: source, FINDINGS.id: Nothing()}.__getitem__) as session:
         run_app(settings, session)
 
 

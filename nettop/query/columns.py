@@ -9,14 +9,17 @@ from functools import cached_property
 import numpy as np
 
 from nettop.query.address import address_text, distinct_addresses
-from nettop.query.joined_rows import ColumnValues, JoinedRows, cached_by_name, present
-from nettop.snapshots.arrays import Array, Mask, positions
+from nettop.query.joined_rows import ColumnValues, JoinedRows, cached_by_name, present, rows_with
+from nettop.snapshots.arrays import Array, Index, Mask, positions
 from nettop.snapshots.histograms import Buckets
 from nettop.snapshots.schema import RATE, Field, Kind
 from nettop.snapshots.snapshot import Frame, Snapshot, known
 
 FEW_COUNTS = 10
 """A histogram with fewer counts has no meaningful quantiles."""
+
+_FEW_OF = 4
+"""Rows are read by themselves if they are at most one in so many."""
 
 Names = Callable[[bytes], "str | None"]
 """Function that returns the name of a 16-byte address; None if it is unknown."""
@@ -33,9 +36,11 @@ class Columns(JoinedRows):
     recent: Snapshot | None = None
     """An older snapshot than the previous one: histograms with few counts in the interval count from it."""
     _names: Names | None = None
-    _last: Columns | None = None
-    """The columns of the previous frame: a row that disappeared without last values keeps the rates of its last
-    interval, and so its place."""
+    _some_at: Index | None = None
+    _some: Columns
+    left: Columns | None = None
+    """The previous frame's columns of rows that have left it since: a row that disappeared without last values keeps
+    the rates of its last interval, and so its place."""
 
     @property
     def has_rest(self) -> bool:
@@ -45,10 +50,11 @@ class Columns(JoinedRows):
     @cached_property
     def empty_rest(self) -> Mask:
         """The mask of rows of the rest that have counted nothing."""
-        empty, at = self.rest.copy(), np.flatnonzero(self.rest)
+        empty = self.rest.copy()
         counters = [field.name for field in self.table.fields if field.kind is Kind.COUNTER]
-        for name in counters if len(at) else ():
-            empty[at] &= (self.difference(name).numbers if self.deltas else self.raw(name))[at] == 0
+        for name in counters if empty.any() else ():
+            counted = self.rest_growth(name) if self.deltas else self.rest_total(name)
+            empty[self.rest] &= counted[self._places[self.rest] - self._rest_begin] == 0
         return empty
 
     # --- columns ----------------------------------------------------------------------------------------
@@ -173,6 +179,33 @@ class Columns(JoinedRows):
         columns.deltas = True
         return columns
 
+    def some(self, at: Index) -> tuple[Columns, Index]:
+        """Return columns that have the rows at `at`, and where: of these alone if they are few."""
+        if len(at) * _FEW_OF > self.size or self._has_histograms:
+            return self, at
+        if self._some_at is None or not np.array_equal(self._some_at, at):
+            self._some_at, self._some = at, SomeColumns(self, at)
+        return self._some, np.arange(len(at))
+
+    def only(self, keys: Array) -> Columns | None:
+        """Return the columns of the newest snapshot's rows with these keys, from copies of the rows; None if there are
+        none."""
+        if not len(keys):
+            return None
+        before = self.frame.before
+        frame = Frame(
+            rows_with(self.frame.now, self.table, keys), before and rows_with(before, self.table, keys)
+        )
+        columns = Columns(frame, self.table)
+        columns.deltas, columns.recent = self.deltas, self.recent
+        return columns
+
+    @cached_property
+    def _has_histograms(self) -> bool:
+        """True if a column has histograms: such tables have few rows, and their counts may be from several
+        intervals."""
+        return any(field.kind is Kind.HISTOGRAM for field in self.table.fields)
+
     # --- making columns ---------------------------------------------------------------------------------
 
     def _recent_counts(self, name: str) -> ColumnValues:
@@ -185,7 +218,7 @@ class Columns(JoinedRows):
 
     def _keep_gone_values(self, name: str, made: ColumnValues) -> ColumnValues:
         """Return the column with gone rows set to their values in the previous frame's columns."""
-        last, gone = self._last, self.just_gone_at
+        last, gone = self.left, self.just_gone_at
         if last is None or last.deltas != self.deltas or not len(gone):
             return made
         was = last.column(name) if made.numbers.ndim == 1 else last.histogram_counts(name)
@@ -236,6 +269,41 @@ class Columns(JoinedRows):
             return texts, places
         names = map(self.name_of, distinct)
         return [f"{text} {name}" if name else text for text, name in zip(texts, names, strict=True)], places
+
+
+_SHARED = (
+    "frame", "table", "now", "before", "elapsed_s", "is_whole", "missing", "deltas", "recent", "_names", "left",
+    "_left", "_parts", "_ended_rows", "_gone_rows", "_rest_begin", "_earlier_begin", "_listed_before_at", "_by_host",
+)  # fmt: skip
+"""What is the same for any of the rows."""
+
+
+class SomeColumns(Columns):
+    """The columns of some rows of others, computed for these rows alone."""
+
+    def __init__(self, whole: Columns, at: Index) -> None:
+        self.__dict__ |= {name: getattr(whole, name) for name in _SHARED}
+        self.size, self._places = len(at), at
+        self.before_at = whole.before_at[at]
+        self._has_same_rows = False
+
+    @cached_by_name
+    def raw(self, name: str) -> Array:
+        """Return the rows' values in a stored column."""
+        if not self.gone.any():
+            return self.now.values(name, self._places)
+        made = np.empty(self.size, self.now.array.dtype[name])
+        begin = 0
+        for part in self._parts:
+            mine = (self._places >= begin) & (self._places < begin + len(part))
+            made[mine] = part[name][self._places[mine] - begin]
+            begin += len(part)
+        return made
+
+    def _values_before(self, name: str) -> Array:
+        if self.before is None or not len(self.before):
+            return np.zeros_like(self.raw(name))
+        return self.before.values(name, self.before_at)
 
 
 def _ranks(texts: list[str]) -> Array:

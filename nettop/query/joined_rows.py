@@ -134,14 +134,19 @@ class JoinedRows:
         return sum(map(len, self._parts))
 
     @cached_property
+    def _places(self) -> Index:
+        """The positions of the rows in `_parts`."""
+        return np.arange(self.size)
+
+    @cached_property
     def gone(self) -> Mask:
         """The mask of rows that are not in the newest snapshot."""
-        return np.arange(self.size) >= len(self.now)
+        return self._places >= len(self.now)
 
     @cached_property
     def just_gone(self) -> Mask:
         """The mask of rows that have gone since the previous snapshot."""
-        return self.gone & (np.arange(self.size) < self.size - len(self._earlier_rows))
+        return self.gone & (self._places < self._earlier_begin)
 
     @cached_property
     def appeared(self) -> Mask:
@@ -151,15 +156,15 @@ class JoinedRows:
     @cached_property
     def rest(self) -> Mask:
         """The mask of the rows, if any, that sum up ended rows that are not listed."""
-        at = np.arange(self.size) - len(self.now) - len(self._ended_rows)
+        at = self._places - self._rest_begin
         rest: Mask = (at >= 0) & (at < (0 if self._left is None else len(self._left.total)))
         return rest
 
     @property
     def just_gone_at(self) -> Index:
         """Positions of the rows that disappeared since the previous snapshot without last values."""
-        end = self.size - len(self._earlier_rows)
-        return np.arange(end - len(self._gone_rows), end)
+        begin = self._earlier_begin - len(self._gone_rows)
+        return np.flatnonzero((self._places >= begin) & (self._places < self._earlier_begin))
 
     @property
     def closed(self) -> tuple[Rows, ...]:
@@ -185,6 +190,14 @@ class JoinedRows:
         return (self.now.array, *(part for part in parts[1:] if len(part)))
 
     @cached_property
+    def _rest_begin(self) -> int:
+        return len(self.now) + len(self._ended_rows)
+
+    @cached_property
+    def _earlier_begin(self) -> int:
+        return sum(map(len, self._parts)) - len(self._earlier_rows)
+
+    @cached_property
     def _ended_rows(self) -> Array:
         """Last values of listed rows that ended since the previous snapshot."""
         return concatenate_rows(self.now.array[:0], *map(self._with_texts, self._ended))
@@ -207,6 +220,11 @@ class JoinedRows:
         """Positions of all rows in the previous snapshot; −1 for a row that is new, or has no new value to compare."""
         listed = self._listed_before_at
         return np.concatenate([listed, np.full(self.size - len(listed), -1)])
+
+    @cached_property
+    def _has_same_rows(self) -> bool:
+        """True if the previous snapshot has these rows at the same positions."""
+        return self.before is not None and np.array_equal(self.before_at, np.arange(len(self.before)))
 
     @cached_property
     def _was_there(self) -> Mask:
@@ -252,34 +270,50 @@ class JoinedRows:
         """Return a counter's growth in the last interval, with that of the rest. A counter that went back has none."""
         added = self.growth(name)
         if self._left is not None and self.rest.any():
-            rest = np.array([rows.unlisted_growth(name) for rows in self._by_host or [self]], np.uint64)
+            rest = self.rest_growth(name)[self._places[self.rest] - self._rest_begin]
             added.numbers[self.rest] = rest
             added.known[self.rest] = rest > 0
         return added
 
+    def rest_total(self, name: str) -> Array:
+        """Return a counter's total in each row of the rest."""
+        return np.concatenate([rows.array[name] for rows in self._totals])
+
+    def rest_growth(self, name: str) -> Array:
+        """Return a counter's growth in the last interval in each row of the rest."""
+        return np.array([rows.unlisted_growth(name) for rows in self._by_host or [self]], np.uint64)
+
     def growth(self, name: str) -> ColumnValues:
         """Return the growth in the last interval of each row's counter, or of its histogram's counts."""
-        now, was_there = self.raw(name), self._was_there
+        now = self.raw(name)
         if self.before is None or self.elapsed_s is None:
             return ColumnValues(np.zeros_like(now), np.zeros(len(now), bool))
-        then = self.before.column(name)[self.before_at] if len(self.before) else np.zeros_like(now)
-        then[~was_there] = 0
         previous, field = self.frame.before, self.table.by_name[name]
+        then = self._values_before(name)
+        was_known = self._was_there & present(field, then)
+        valid = was_known
         # A row that is new, or had no value yet, was at 0 before if the column was being counted.
-        is_counted = previous is not None and name not in previous.missing
-        was_known = was_there & present(field, then)
-        begins = self._begins_at_zero & ~was_known & is_counted
-        then[begins] = 0
+        if previous is not None and name not in previous.missing and not was_known.all():
+            begins = self._begins_at_zero & ~was_known
+            then = np.where(begins if then.ndim == 1 else begins[:, None], then.dtype.type(0), then)
+            valid = was_known | begins
         grew = now >= then if now.ndim == 1 else (now >= then).all(axis=1)
-        valid = (was_known | begins) & present(field, now) & grew & ~np.isnan(self.elapsed_by_row)
+        valid = valid & present(field, now) & grew & ~np.isnan(self.elapsed_by_row)
         numbers = now - then
         numbers[~valid] = 0
         return ColumnValues(numbers, valid)
 
+    def _values_before(self, name: str) -> Array:
+        """Return the values in the previous snapshot, of any row where a row was not in it."""
+        if self.before is None or not len(self.before):
+            return np.zeros_like(self.raw(name))
+        column = self.before.column(name)
+        return column if self._has_same_rows else column[self.before_at]
+
     @cached_property
     def _begins_at_zero(self) -> Mask:
         """The mask of rows that the source saw begin, so their counters started at 0."""
-        listed = np.arange(self.size) < len(self._listed_before_at)
+        listed = self._places < len(self._listed_before_at)
         if self.table.begins_at_zero:
             return listed
         has_flag = BEGAN in (self.now.array.dtype.names or ())
@@ -328,6 +362,16 @@ def _with_texts_of(rows: Rows, others: Rows) -> Rows:
     }
     texts = {name: [*rows.texts[name], *added] for name, added in more.items() if added}
     return replace(rows, texts={**rows.texts, **texts}) if texts else rows
+
+
+def rows_with(snapshot: Snapshot, table: Table, keys: Array) -> Snapshot:
+    """Return a snapshot with copies of one table's rows that have these keys, and nothing that ended."""
+    kept = {
+        name: replace(rows, array=take_rows(rows.array, np.isin(rows.array[table.key], keys)))
+        for name, rows in snapshot.tables.items()
+        if name == table.name
+    }
+    return replace(snapshot, tables=kept, ended={})
 
 
 def _of_host(frame: Frame, table: Table, host: str) -> Frame:

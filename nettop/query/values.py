@@ -25,6 +25,7 @@ def values_of(columns: Columns, name: str, at: Index) -> list[Any]:
     """
     if name in columns.missing:
         return [None] * len(at)
+    columns, at = columns.some(at)
     field = columns.table.by_name.get(name)
     make = None if field is None else _OF_KIND.get(field.kind)
     return _numbers(columns, name, at) if field is None or make is None else make(columns, field, at)

@@ -24,8 +24,8 @@ class View(Columns):
     """The columns of a frame seen through a query: the rows shown, their order, and their totals.
 
     `order` are the positions of the rows that match the filters, sorted. If the query keeps closed or gone rows, they
-    follow those of the newest snapshot (see JoinedRows), as do `earlier` ones. `last` is the view of the previous
-    frame.
+    follow those of the newest snapshot (see JoinedRows), as do `earlier` ones. `last` are the columns of the previous
+    frame, or what the view of the same frame has `left` of them.
     """
 
     def __init__(
@@ -33,7 +33,7 @@ class View(Columns):
         frame: Frame,
         query: Query,
         names: Names | None = None,
-        last: View | None = None,
+        last: Columns | None = None,
         *,
         all_batches: bool = False,
         earlier: Rows | None = None,
@@ -45,9 +45,9 @@ class View(Columns):
         self.query = query
         self.deltas = query.deltas
         self.recent = recent
-        self._names, self._last = names, last
-        if last is not None:
-            last._last = None  # keep two frames, not all of them
+        self._names = names
+        # Copies of few rows: a frame that is no longer shown keeps no reading in memory.
+        self.left = None if last is None else last.only(self.raw(self.table.key)[self.just_gone_at])
 
     @property
     def snapshot(self) -> Snapshot:
@@ -63,10 +63,18 @@ class View(Columns):
     @cached_property
     def order(self) -> Index:
         """Positions of the rows to show, sorted."""
-        passes = self.scope & self.query.filter.mask(self)
-        shown = np.flatnonzero(passes & ~self.empty_rest)
-        ordered = shown[self._sorted(shown)]
+        ordered = self._matching[self._sorted(self._matching)]
         return ordered if self.query.limit is None else ordered[: self.query.limit]
+
+    @cached_property
+    def shown(self) -> Index:
+        """Positions of the rows to show, ascending."""
+        return self._matching if self.query.limit is None else np.sort(self.order)
+
+    @cached_property
+    def _matching(self) -> Index:
+        """Positions of the rows that match the filters, ascending."""
+        return np.flatnonzero(self.scope & self.query.filter.mask(self) & ~self.empty_rest)
 
     @property
     def is_full(self) -> bool:
@@ -146,14 +154,15 @@ class View(Columns):
         if field is not None and field.kind is Kind.QUANTILE:
             return self._merged_quantile(field, at)
         column = self.column(name)
-        numbers = column.numbers[at][column.known[at]]
+        known = column.known[at]
+        numbers = column.numbers[at] if known.all() else column.numbers[at[known]]
         return float(numbers.sum(dtype=np.float64)) if len(numbers) else None
 
     @cached_by_name
     def largest(self, name: str) -> float:
         """Return the largest known number of a column among the rows shown; 0 if there is none."""
         column = self.column(name)
-        return float(np.where(column.known, column.numbers, 0)[self.order].max(initial=0))
+        return float(np.where(column.known, column.numbers, 0)[self.shown].max(initial=0))
 
     def per_second(self, count: int) -> float | None:
         """Convert a count since the previous snapshot to a rate; None without a previous one."""

@@ -14,6 +14,7 @@ from textual.containers import Container
 
 from nettop.engine.own_cost import VIEW
 from nettop.query.both_ends import OF_ENDS, both_ends
+from nettop.query.columns import Columns
 from nettop.query.found import causes_of
 from nettop.query.units import human, unit_of
 from nettop.query.view import View
@@ -86,7 +87,7 @@ class TableScreen(MeasuredScreen[None], inherit_bindings=False):
         self._frame: Frame | None = None
         self._attaching_since: float | None = None
         self._came_at = 0.0
-        self._last_view: View | None = None
+        self._last: Columns | None = None
         self._headline_drawn: tuple[View, int] | None = None
         self.first_line = Bar(Background.PANEL, gap=0, id="first-line")
         self.headline_bar = Bar(id="headline")
@@ -183,7 +184,7 @@ class TableScreen(MeasuredScreen[None], inherit_bindings=False):
 
     def release_view(self) -> None:
         """Release the rows of a hidden or closed screen."""
-        self._frame = self.view = self._last_view = self._headline_drawn = None
+        self._frame = self.view = self._last = self._headline_drawn = None
         self.details.forget()
         self.rows.release_view()
         self.totals_history.forget_rows()
@@ -246,7 +247,7 @@ class TableScreen(MeasuredScreen[None], inherit_bindings=False):
         self._frame, self._attaching_since, self._came_at = frame, None, self.context.clock()
         last, before = self.view, frame.before
         follows = last is not None and before is not None and last.snapshot.boot_ns >= before.boot_ns
-        self._last_view = last if follows else None
+        self._last = last if follows else None
         if self.refresh_once and self.frozen is not None:
             self.lens_state.frozen = Frozen(frame, self.context.clock())
         self.refresh_once = False
@@ -280,10 +281,11 @@ class TableScreen(MeasuredScreen[None], inherit_bindings=False):
             frame,
             query,
             self.context.names,
-            self._last_view,
+            self._last,
             earlier=self.closed_rows,
             recent=self.recent,
         )
+        self._last = self.view.left
         self.totals_history.add(self.view)
         self.rows.show(self.view, self.state.names)
 

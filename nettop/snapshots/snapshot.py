@@ -47,6 +47,11 @@ class Rows:
             self._columns[name] = copied
         return self._columns[name]
 
+    def values(self, name: str, at: Index) -> Array:
+        """Return a stored column's values of the rows at `at`, without copying the others."""
+        values: Array = self._columns.get(name, self.array[name])[at]
+        return values
+
 
 LISTED_READINGS = 2
 """Readings in which a row that left a table is listed: a frame may compare with the last reading but one."""

@@ -52,8 +52,9 @@ def flags_of(view: View, at: Index, **masks: Mask) -> list[RowFlags]:
 
 def is_zero(view: View, column: str, at: Index) -> Mask:
     """Return a mask of the rows where this column is zero."""
-    values = view.column(column)
-    zero: Mask = values.known[at] & (values.numbers[at] == 0)
+    rows, places = view.some(at)
+    values = rows.column(column)
+    zero: Mask = values.known[places] & (values.numbers[places] == 0)
     return zero
 
 
@@ -205,8 +206,9 @@ def bar_cells(view: View, column: Column, at: Index, flags: Sequence[RowFlags]) 
 
 def _numbers(view: View, name: str, at: Index) -> list[float]:
     """Return a column's numbers at these rows, 0 where unknown."""
-    column = view.column(name)
-    return as_list(np.where(column.known[at], column.numbers[at], 0.0))
+    rows, places = view.some(at)
+    column = rows.column(name)
+    return as_list(np.where(column.known[places], column.numbers[places], 0.0))
 
 
 def _subdued(role: Role, row: RowFlags) -> Role:
@@ -324,7 +326,7 @@ def fit_endpoint(endpoint: str | None, width: int) -> str | None:
 
 def total_cells(view: View, columns: Sequence[Column]) -> list[Cell]:
     """Return the cells of the totals: the number of rows in the first, sums and overall ratios in the others."""
-    at, count = view.order, int((~view.gone[view.order]).sum())
+    at, count = view.shown, int((~view.gone[view.shown]).sum())
     # A full table has evicted rows: its size is only a lower bound.
     number = f"≥{count:,}" if view.is_full and count == view.size else f"{count:,}"
     labels, width = (f"─ total {number}", f"─ {number}", number), columns[0].width

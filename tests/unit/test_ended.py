@@ -21,7 +21,9 @@ from nettop.probes.connections.event_records import CLOSE, EVENT
 from nettop.probes.connections.groupings import GROUPERS
 from nettop.probes.connections.groups import SocketGroups
 from nettop.probes.connections.socket_rows import ROW, STATE, TCP
+from nettop.query.columns import SomeColumns
 from nettop.query.query import text_query
+from nettop.query.values import values_of
 from nettop.query.view import View
 from nettop.snapshots.arrays import Array
 from nettop.snapshots.connections import DIRECTIONS, GROUPINGS, GROUPS, NOT_LISTED, OTHER_GROUPS, SOCKETS
@@ -172,6 +174,29 @@ def test_a_row_of_its_own_has_what_lost_events_counted(steps: list[tuple[str, in
             assert total == source.shown
         else:
             source.happen(step, number, is_lost=at in lost)
+
+
+@given(STEPS, st.sets(st.integers(0, 59)), st.data())
+def test_some_rows_alone_have_the_values_that_they_have_among_all(
+    steps: list[tuple[str, int]], lost: set[int], data: st.DataObject
+) -> None:
+    """A screen reads the visible rows without the others: open, ended, not listed, gone and earlier ones."""
+    source = Source()
+    source.read()
+    for at, (step, number) in enumerate([*steps, ("read", 0), ("hide", 0), ("read", 0)]):
+        if step == "read":
+            source.read()
+        else:
+            source.happen(step, number, is_lost=at in lost)
+    oldest, *_, before, now = (snapshot for snapshot in source.snapshots)
+    query = replace(DIFFERENCES, gone=True)
+    last = View(Frame(before, oldest), query)
+    view = View(Frame(now, before), query, last=last, earlier=oldest.tables[SOCKETS.name])
+    chosen = np.array(data.draw(st.lists(st.integers(0, max(0, view.size - 1)), max_size=view.size)), np.intp)
+    some = SomeColumns(view, chosen)
+    for name in SOCKETS.names:
+        whole = values_of(view, name, np.arange(view.size))
+        assert values_of(some, name, np.arange(len(chosen))) == [whole[at] for at in chosen.tolist()]
 
 
 def test_an_interval_that_was_watched_in_part() -> None:

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import dataclasses
-import gc
 import math
 import weakref
 from functools import cmp_to_key
@@ -246,16 +245,15 @@ def test_codes_and_numbers_without_a_text_or_label_are_unknown(shown: int) -> No
     assert view.values("state", at) == [None, *["ESTABLISHED"] * 3][:shown]
 
 
-def test_only_the_view_before_is_kept() -> None:
-    """A view lets go of the one before the last, or every frame would stay in memory."""
-    first, second = (make_view(make_frame([{"id": 1}], [{"id": 1}])) for _ in range(2))
-    forgotten = weakref.ref(first)
-    second = View(second.frame, second.query, last=first)
-    del first
-    assert forgotten() is not None
-    third = View(second.frame, second.query, last=second)
-    gc.collect()
-    assert (forgotten(), third.size) == (None, 1)
+def test_a_view_keeps_no_reading_before_its_own() -> None:
+    """A view has copies of the rows that left, and keeps neither the view before nor its rows."""
+    last = make_view(make_frame([{"id": 1}, {"id": 2}], [{"id": 1}, {"id": 2}]))
+    now = make_frame([{"id": 1}], [{"id": 1}]).now
+    view = View(Frame(now, last.snapshot), replace(last.query, gone=True), last=last)
+    kept = weakref.ref(last), weakref.ref(last.before.array)
+    del last
+    assert [each() for each in kept] == [None, None]
+    assert view.left is not None and len(view.left.now) == 1
 
 
 def test_without_an_earlier_snapshot_nothing_is_new_or_gone() -> None:
