@@ -19,7 +19,7 @@ _FEW_PER_ROW = 8
 
 def positions(keys: Array, among: Array) -> Index:
     """Return the position of each key in the sorted `among`, or −1. Shape of `keys`."""
-    if not len(among):
+    if not (len(keys) and len(among)):
         return np.full(len(keys), -1, np.intp)
     if np.array_equal(keys, among):
         return np.arange(len(keys))
@@ -130,12 +130,17 @@ def insert_rows(rows: Array, at: Index, others: Array) -> Array:
     return np.insert(_as_bytes(rows), at, _as_bytes(others)).view(rows.dtype)
 
 
+def delete_rows(rows: Array, at: Index) -> Array:
+    """Copy the rows without those at these positions."""
+    return np.delete(_as_bytes(rows), at).view(rows.dtype)
+
+
 def replace_rows(rows: Array, left: Index, came: Index) -> Array:
     """Copy the rows without those at `left`, with zeroed rows that get the positions `came`. Both ascend."""
     replaced = np.zeros(len(rows) - len(left) + len(came), rows.dtype)
     is_kept = np.ones(len(replaced), bool)
     is_kept[came] = False
-    _as_bytes(replaced)[is_kept] = np.delete(_as_bytes(rows), left)
+    _as_bytes(replaced)[is_kept] = _as_bytes(delete_rows(rows, left))
     return replaced
 
 

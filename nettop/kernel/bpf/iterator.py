@@ -19,20 +19,20 @@ class RowBuffer:
     """A reusable buffer for reading iterators; grows as needed."""
 
     def __init__(self, size: int = 256 << 10) -> None:
-        self._bytes = bytearray(size)
+        self._bytes = np.empty(size, np.uint8)
 
     def fill(self, descriptor: int, dtype: np.dtype[Any]) -> Array:
         """Read `descriptor` to its end as rows of `dtype`, valid until the next call."""
         used = 0
         while True:
             if len(self._bytes) - used < _READ_BYTES:
-                self._bytes = self._bytes + bytes(len(self._bytes))
-            with memoryview(self._bytes) as view, view[used : used + _READ_BYTES] as free:
-                count = os.readv(descriptor, [free])
+                smaller, self._bytes = self._bytes, np.empty(2 * len(self._bytes), np.uint8)
+                self._bytes[:used] = smaller[:used]
+            count = os.readv(descriptor, [self._bytes[used : used + _READ_BYTES].data])
             if not count:
                 break
             used += count
-        return np.frombuffer(self._bytes, dtype, used // dtype.itemsize)
+        return self._bytes[: used - used % dtype.itemsize].view(dtype)
 
 
 class Iterator:

@@ -11,7 +11,7 @@ from nettop.kernel.host.processes import ProcessNames
 from nettop.kernel.net.entered_namespaces import Namespaces
 from nettop.probes.connections.event_records import EVENT, FAIL
 from nettop.probes.connections.socket_rows import ROW, STATE, TCP, UNCONNECTED_STATES, exclude_ids, merge
-from nettop.snapshots.arrays import Array, Mask, concatenate_rows, positions, take_rows
+from nettop.snapshots.arrays import Array, Mask, concatenate_rows, delete_rows, positions, take_rows
 from nettop.snapshots.connections import DIRECTIONS, NOT_LISTED, SOCKETS
 from nettop.snapshots.schema import BEGAN, Kind
 from nettop.snapshots.snapshot import LISTED_READINGS, Ended, Rows, known, mark_unknown, sum_of
@@ -36,7 +36,7 @@ class EndedSockets:
     def __init__(self) -> None:
         self.events: Array = _NO_EVENTS
         self._new: list[Array] = []
-        self._open = Rows(SOCKETS, _NO_ROWS, {}, 0)
+        self._last = Rows(SOCKETS, _NO_ROWS, {}, 0)
         self._still_open: Array | None = None
         self._dead: Array = np.zeros(0, np.uint64)
         self._of_events, self._of_others, self._missing, self._lost = (
@@ -77,17 +77,18 @@ class EndedSockets:
         """
         events = concatenate_rows(_NO_EVENTS, *self._new)
         self.events, self._new = take_rows(events, np.argsort(events["id"], kind="stable")), []
-        orphans = exclude_ids(self._open.array, rows["id"])
-        names.adopt(orphans, self._open.texts)
+        gone = exclude_ids(self._last.array, rows["id"])
+        orphans = take_rows(gone, _is_open(gone))
+        names.adopt(orphans, self._last.texts)
         mark_unknown(orphans, ("state",))
         rows = merge(rows, orphans)
         dead = np.union1d(self.events["id"], self._dead)
         rows, self._dead = _without_open(rows, dead)
         rows, lost = _without_open(rows, self._unreported(rows))
         self._dead = np.union1d(self._dead, lost)
-        closed = (rows["protocol"] == TCP) & (rows["state"] == STATE["CLOSE"])
+        closed = np.flatnonzero((rows["state"] == STATE["CLOSE"]) & (rows["protocol"] == TCP))
         mark_unknown(rows, COUNTERS, closed)
-        self._open = Rows(SOCKETS, take_rows(rows, _is_open(rows)), names.texts(), 0)
+        self._last = Rows(SOCKETS, rows, names.texts(), 0)
         return rows
 
     def _unreported(self, rows: Array) -> Array:
@@ -169,8 +170,10 @@ def _is_open(rows: Array) -> Mask:
 
 def _without_open(rows: Array, ended: Array) -> tuple[Array, Array]:
     """Remove open connections with an id in `ended` (sorted) from the rows; return the rest and the removed ids."""
-    is_dead = _is_open(rows) & (positions(rows["id"], ended) >= 0)
-    return take_rows(rows, ~is_dead), rows["id"][is_dead]
+    at = positions(ended, rows["id"])
+    at = at[at >= 0]
+    dead = at[_is_open(take_rows(rows, at))]
+    return delete_rows(rows, dead) if len(dead) else rows, rows["id"][dead]
 
 
 def _rows_of(events: Array) -> Array:

@@ -7,6 +7,7 @@ programs write.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
@@ -21,6 +22,7 @@ from nettop.snapshots.arrays import (
     Mask,
     as_list,
     copy_columns,
+    distinct_rows,
     growth,
     insert_rows,
     positions,
@@ -228,19 +230,24 @@ def exclude_owned(rows: Array, owned_ids: Array) -> Array:
 def infer_directions(rows: Array) -> None:
     """Infer that a connection of unknown direction is inbound if a socket of its namespace listens on its local
     port."""
-    port = rows["netns"].astype(np.uint64) << np.uint64(16) | rows["local_port"]
-    listening = np.unique(port[rows["state"] == STATE["LISTEN"]])
-    connects = np.isin(rows["protocol"], (TCP, MPTCP))
-    connected = connects & known(rows["remote_port"]) & ~known(rows["direction"])
-    inbound = positions(port, listening) >= 0
-    rows["direction"][connected] = np.where(inbound[connected], _INBOUND, _OUTBOUND)
+
+    def ports(at: Index) -> Array:
+        ports: Array = rows["netns"][at].astype(np.uint64) << np.uint64(16) | rows["local_port"][at]
+        return ports
+
+    connected = np.flatnonzero(~known(rows["direction"]) & known(rows["remote_port"]))
+    connected = connected[np.isin(rows["protocol"][connected], (TCP, MPTCP))]
+    listening = np.unique(ports(np.flatnonzero(rows["state"] == STATE["LISTEN"])))
+    is_inbound = positions(ports(connected), listening) >= 0
+    rows["direction"][connected] = np.where(is_inbound, _INBOUND, _OUTBOUND)
 
 
 def name_congestion_control(rows: Array) -> None:
     """Set the algorithms' numbers from their names."""
     with_name = np.flatnonzero(known(rows["busy_us"]))
-    names, places = np.unique(rows["algorithm"][with_name], return_inverse=True)
-    numbers = [_ALGORITHMS.get(name.decode("ascii", "replace"), 0) for name in as_list(names)]
+    names = rows["algorithm"][with_name]
+    firsts, places = distinct_rows([names.view(np.uint64).reshape(-1, 2)])  # as texts they compare slowly
+    numbers = [_ALGORITHMS.get(name.decode("ascii", "replace"), 0) for name in as_list(names[firsts])]
     rows["congestion_control"][with_name] = np.array(numbers, np.uint8)[places]
 
 
@@ -273,8 +280,11 @@ def find_limits(rows: Array, before: Array, elapsed_us: float) -> None:
     """
     at = positions(rows["id"], before["id"])
     here = np.flatnonzero(at >= 0)
-    here = here[known(rows["busy_us"][here]) & known(before["busy_us"][at[here]])]
     there = at[here]
+    # The counters of a socket in CLOSE were hidden: it has restarted at 0.
+    was_counted = known(before["busy_us"][there]) | (before["state"][there] == STATE["CLOSE"])
+    both = known(rows["busy_us"][here]) & was_counted
+    here, there = here[both], there[both]
     if elapsed_us < _MIN_INTERVAL_US:
         copy_columns(rows, before, ("limited_by", "limited_share"), to=here, of=there)
         return
@@ -282,6 +292,8 @@ def find_limits(rows: Array, before: Array, elapsed_us: float) -> None:
     def grown(name: str) -> Array:
         return growth(rows[name][here], before[name][there]).astype(np.int64)
 
+    was_busy = (grown("busy_us") > 0) | (grown("data_packets_sent") > 0)
+    here, there = here[was_busy], there[was_busy]
     busy, receiver, send_buffer = map(grown, ("busy_us", "receiver_limited_us", "send_buffer_limited_us"))
     in_flight = np.maximum(busy - receiver - send_buffer, 0)
     sent = grown("data_packets_sent")
@@ -306,9 +318,8 @@ def find_limits(rows: Array, before: Array, elapsed_us: float) -> None:
     times[APPLICATION] = np.maximum(elapsed_us - sum(times.values()), 0)
     by_limit = np.array(list(times.values()), np.float64)
     longest = by_limit.argmax(axis=0)
-    was_busy = (busy > 0) | (sent > 0)
-    rows["limited_by"][here[was_busy]] = np.array(list(times), np.uint8)[longest[was_busy]]
-    rows["limited_share"][here[was_busy]] = np.minimum(by_limit.max(axis=0)[was_busy] / elapsed_us, 1)
+    rows["limited_by"][here] = np.array(list(times), np.uint8)[longest]
+    rows["limited_share"][here] = np.minimum(by_limit.max(axis=0) / elapsed_us, 1)
 
 
 def count_hashed(rows: Array) -> dict[int, SocketCounts]:
@@ -317,15 +328,18 @@ def count_hashed(rows: Array) -> dict[int, SocketCounts]:
     TCP sockets in CLOSE and UDP sockets without a port are in no table. Requests in SYN_RECV and minisockets in
     TIME_WAIT are in one, but not counted: neither has queues.
     """
-    inodes, place = np.unique(rows["netns"], return_inverse=True)
+    firsts, places = distinct_rows([rows["netns"]])
     has_queue = known(rows["send_queue"]) | known(rows["backlog"])
     tcp = (rows["protocol"] == TCP) & (rows["state"] != STATE["CLOSE"]) & has_queue
     udp = (rows["protocol"] == UDP) & known(rows["local_port"])
-    half_open = np.where(known(rows["syn_queue"]), rows["syn_queue"], 0)
+    listeners = np.flatnonzero(known(rows["syn_queue"]))
     sums = (
-        np.bincount(place, counted, len(inodes)).astype(int).tolist() for counted in (tcp, udp, half_open)
+        np.bincount(places[tcp], minlength=len(firsts)),
+        np.bincount(places[udp], minlength=len(firsts)),
+        np.bincount(places[listeners], rows["syn_queue"][listeners], len(firsts)).astype(int),
     )
-    return {inode: SocketCounts(*counts) for inode, *counts in zip(inodes.tolist(), *sums, strict=True)}
+    counts = zip(*map(as_list, sums), strict=True)
+    return dict(zip(as_list(rows["netns"][firsts]), itertools.starmap(SocketCounts, counts), strict=True))
 
 
 def count_waiting_for_fin(rows: Array) -> int:

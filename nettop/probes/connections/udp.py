@@ -27,7 +27,7 @@ from nettop.probes.probe import skipped_runs
 from nettop.snapshots.arrays import Array, copy_columns, positions, take_rows
 from nettop.snapshots.connections import FOLLOWED_UDP, HOOK_UDP
 from nettop.snapshots.schema import BEGAN
-from nettop.snapshots.snapshot import Rows, unknown_value
+from nettop.snapshots.snapshot import Rows, known, unknown_value
 
 COUNTED = ("bytes_sent", "bytes_received", "messages_sent", "messages_received")
 UDP_TOTALS = np.dtype([(name, "u8") for name in COUNTED])
@@ -115,11 +115,13 @@ class UdpTotals:
 
     def _give_owners(self, rows: Array, entries: Array, names: ProcessNames) -> None:
         """Give a socket without a file descriptor, such as one of io_uring, to the process that used it first."""
-        at = positions(rows["id"], entries["id"])
-        at[has_process(rows) | (rows["held_by"] == HELD_BY_KERNEL)] = -1
-        here = np.flatnonzero(at >= 0)
+        at = positions(entries["id"], rows["id"])
+        of = np.flatnonzero(at >= 0)
+        here = at[of]
+        may_lack = ~known(rows["start_time"][here]) & (rows["held_by"][here] != HELD_BY_KERNEL)
+        here, of = here[may_lack], of[may_lack]
         used = take_rows(rows, here)
-        copy_owners(used, entries, at[here])
+        copy_owners(used, entries, of)
         names.name_any(used)
         rows[here] = used
 
