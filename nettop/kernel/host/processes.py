@@ -56,18 +56,19 @@ class ProcessNames:
         Reads the columns pid, start_time, css_set, cgroup_id and comm. A row with a start time but no PID is a process
         outside nettop's PID namespace, and is named as such.
         """
-        is_next = [rows[name][1:] != rows[name][:-1] for name in ("pid", "start_time")]
-        starts = np.flatnonzero(np.append([True], is_next[0] | is_next[1]))[: len(rows)]
+        pids, started = (np.ascontiguousarray(rows[name]) for name in ("pid", "start_time"))
+        is_next = (pids[1:] != pids[:-1]) | (started[1:] != started[:-1])
+        starts = np.flatnonzero(np.append([True], is_next))[: len(rows)]
         codes = np.full((len(_FIELDS), len(starts)), _UNKNOWN, np.uint32)
         heads = rows[starts]
         columns = (heads[name].tolist() for name in ("pid", "start_time", "css_set", "cgroup_id", "comm"))
-        for at, (pid, started, css_set, group_id, comm) in enumerate(zip(*columns, strict=True)):
-            if started == _NO_START_TIME:
+        for at, (pid, start_time, css_set, group_id, comm) in enumerate(zip(*columns, strict=True)):
+            if start_time == _NO_START_TIME:
                 continue
             name = safe_bytes(comm)
             codes[0, at] = self.code(outside_name(name) if pid == _UNKNOWN else name)
             group = self._processes.find_group(
-                (pid, started, css_set), group_id, is_last_chance=self._is_reading
+                (pid, start_time, css_set), group_id, is_last_chance=self._is_reading
             )
             if group is not None:
                 codes[1, at] = self._tables["cgroup"].code(group)

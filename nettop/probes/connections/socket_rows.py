@@ -279,21 +279,22 @@ def find_limits(rows: Array, before: Array, elapsed_us: float) -> None:
     that had nothing to send gets no limit, and an interval below _MIN_INTERVAL_US keeps the previous one.
     """
     at = positions(rows["id"], before["id"])
-    here = np.flatnonzero(at >= 0)
+    here = np.flatnonzero((at >= 0) & known(rows["busy_us"]))
     there = at[here]
-    # The counters of a socket in CLOSE were hidden: it has restarted at 0.
-    was_counted = known(before["busy_us"][there]) | (before["state"][there] == STATE["CLOSE"])
-    both = known(rows["busy_us"][here]) & was_counted
-    here, there = here[both], there[both]
     if elapsed_us < _MIN_INTERVAL_US:
         copy_columns(rows, before, ("limited_by", "limited_share"), to=here, of=there)
         return
 
+    differs = [rows[name][here] != before[name][there] for name in ("busy_us", "data_packets_sent")]
+    moved = np.flatnonzero(differs[0] | differs[1])
+    # The last counters of a socket in CLOSE were hidden: it began again at 0.
+    here, there = here[moved], there[moved]
+    was_counted = known(before["busy_us"][there]) | (before["state"][there] == STATE["CLOSE"])
+    here, there = here[was_counted], there[was_counted]
+
     def grown(name: str) -> Array:
         return growth(rows[name][here], before[name][there]).astype(np.int64)
 
-    was_busy = (grown("busy_us") > 0) | (grown("data_packets_sent") > 0)
-    here, there = here[was_busy], there[was_busy]
     busy, receiver, send_buffer = map(grown, ("busy_us", "receiver_limited_us", "send_buffer_limited_us"))
     in_flight = np.maximum(busy - receiver - send_buffer, 0)
     sent = grown("data_packets_sent")
@@ -318,8 +319,9 @@ def find_limits(rows: Array, before: Array, elapsed_us: float) -> None:
     times[APPLICATION] = np.maximum(elapsed_us - sum(times.values()), 0)
     by_limit = np.array(list(times.values()), np.float64)
     longest = by_limit.argmax(axis=0)
-    rows["limited_by"][here] = np.array(list(times), np.uint8)[longest]
-    rows["limited_share"][here] = np.minimum(by_limit.max(axis=0) / elapsed_us, 1)
+    was_busy = (busy > 0) | (sent > 0)
+    rows["limited_by"][here[was_busy]] = np.array(list(times), np.uint8)[longest[was_busy]]
+    rows["limited_share"][here[was_busy]] = np.minimum(by_limit.max(axis=0)[was_busy] / elapsed_us, 1)
 
 
 def count_hashed(rows: Array) -> dict[int, SocketCounts]:
@@ -329,10 +331,13 @@ def count_hashed(rows: Array) -> dict[int, SocketCounts]:
     TIME_WAIT are in one, but not counted: neither has queues.
     """
     firsts, places = distinct_rows([rows["netns"]])
-    has_queue = known(rows["send_queue"]) | known(rows["backlog"])
-    tcp = (rows["protocol"] == TCP) & (rows["state"] != STATE["CLOSE"]) & has_queue
-    udp = (rows["protocol"] == UDP) & known(rows["local_port"])
-    listeners = np.flatnonzero(known(rows["syn_queue"]))
+    protocol, state = np.ascontiguousarray(rows["protocol"]), np.ascontiguousarray(rows["state"])
+    has_queue = known(rows["send_queue"]) | (state == STATE["LISTEN"])
+    tcp = (protocol == TCP) & (state != STATE["CLOSE"]) & has_queue
+    udp = np.flatnonzero(protocol == UDP)
+    udp = udp[known(rows["local_port"][udp])]
+    listeners = np.flatnonzero(state == STATE["LISTEN"])
+    listeners = listeners[known(rows["syn_queue"][listeners])]
     sums = (
         np.bincount(places[tcp], minlength=len(firsts)),
         np.bincount(places[udp], minlength=len(firsts)),
