@@ -10,7 +10,15 @@ import numpy as np
 from nettop.kernel.host.processes import ProcessNames
 from nettop.kernel.net.entered_namespaces import Namespaces
 from nettop.probes.connections.event_records import EVENT, FAIL
-from nettop.probes.connections.socket_rows import ROW, STATE, TCP, UNCONNECTED_STATES, exclude_ids, merge
+from nettop.probes.connections.socket_rows import (
+    ROW,
+    STATE,
+    TCP,
+    UNCONNECTED_STATES,
+    exclude_ids,
+    is_closed,
+    merge,
+)
 from nettop.snapshots.arrays import Array, Mask, concatenate_rows, delete_rows, positions, take_rows
 from nettop.snapshots.connections import DIRECTIONS, NOT_LISTED, SOCKETS
 from nettop.snapshots.schema import BEGAN, Kind
@@ -86,8 +94,7 @@ class EndedSockets:
         rows, self._dead = _without_open(rows, dead)
         rows, lost = _without_open(rows, self._unreported(rows))
         self._dead = np.union1d(self._dead, lost)
-        closed = np.flatnonzero((rows["state"] == STATE["CLOSE"]) & (rows["protocol"] == TCP))
-        mark_unknown(rows, COUNTERS, closed)
+        mark_unknown(rows, COUNTERS, np.flatnonzero(is_closed(rows)))
         self._last = Rows(SOCKETS, rows, names.texts(), 0)
         return rows
 

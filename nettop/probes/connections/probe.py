@@ -40,6 +40,7 @@ from nettop.probes.connections.socket_rows import (
     descriptors_of,
     find_limits,
     infer_directions,
+    is_closed,
     name_congestion_control,
     set_answers,
 )
@@ -48,7 +49,7 @@ from nettop.probes.connections.udp import UDP_FALLBACKS, UdpTotals
 from nettop.probes.probe import Probe
 from nettop.process.clocks import monotonic_ns
 from nettop.reading import has_data
-from nettop.snapshots.arrays import Array
+from nettop.snapshots.arrays import Array, take_rows
 from nettop.snapshots.connections import (
     COUNT_UDP,
     FAILURES,
@@ -106,6 +107,7 @@ class Connections(Probe):
         self._no_udp: tuple[HookStatus, ...] = ()
         self._services: Snapshot | None = None
         self._last = Rows(SOCKETS, np.zeros(0, ROW), {}, 0)
+        self._closed: Array = self._last.array  # with counters, which rows of sockets in CLOSE do not show
         self._whole_since_ns = 0
 
     @property
@@ -263,7 +265,9 @@ class Connections(Probe):
             rows, udp_ended = self._udp.read(rows, self._last, names)
         infer_directions(rows)
         name_congestion_control(rows)
-        find_limits(rows, self._last.array, (taken_ns - self._last.taken_ns) / 1e3)
+        for before in (self._last.array, self._closed):
+            find_limits(rows, before, (taken_ns - self._last.taken_ns) / 1e3)
+        self._closed = take_rows(rows, is_closed(rows))
         set_answers(rows, self._services)
         self._last = Rows(SOCKETS, rows, names.texts(), taken_ns)
         if events:

@@ -227,6 +227,12 @@ def exclude_owned(rows: Array, owned_ids: Array) -> Array:
     )
 
 
+def is_closed(rows: Array) -> Mask:
+    """Return a mask of TCP sockets that are not connected, yet held by a process."""
+    closed: Mask = (rows["state"] == STATE["CLOSE"]) & (rows["protocol"] == TCP)
+    return closed
+
+
 def infer_directions(rows: Array) -> None:
     """Infer that a connection of unknown direction is inbound if a socket of its namespace listens on its local
     port."""
@@ -287,9 +293,8 @@ def find_limits(rows: Array, before: Array, elapsed_us: float) -> None:
 
     differs = [rows[name][here] != before[name][there] for name in ("busy_us", "data_packets_sent")]
     moved = np.flatnonzero(differs[0] | differs[1])
-    # The last counters of a socket in CLOSE were hidden: it began again at 0.
     here, there = here[moved], there[moved]
-    was_counted = known(before["busy_us"][there]) | (before["state"][there] == STATE["CLOSE"])
+    was_counted = known(before["busy_us"][there])
     here, there = here[was_counted], there[was_counted]
 
     def grown(name: str) -> Array:
