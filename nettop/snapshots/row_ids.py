@@ -6,7 +6,7 @@ Among a million rows, two collide once in ten thousand readings.
 
 from __future__ import annotations
 
-from hashlib import blake2b
+from _blake2 import blake2b  # hashlib would load OpenSSL too: 3 MB
 from typing import TYPE_CHECKING
 
 import numpy as np

@@ -7,11 +7,11 @@ the kernel's build and types. Whatever is not an entry of root's is ignored, and
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import json
 import os
 import stat
+from _blake2 import blake2b  # hashlib would load OpenSSL too: 3 MB
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
@@ -101,7 +101,8 @@ def key_of(text: ProgramText) -> bytes:
     """Return the digest of everything that the compiled text depends on. Raises OSError if a source is missing."""
     fields = asdict(replace(text, values=dict.fromkeys(text.values, 0), entries={}, shared=()))
     fields["sources"] = [(Path(source).name, Path(source).read_bytes().hex()) for source in text.sources]
-    return hashlib.sha256(json.dumps([_FORMAT, _environment(), fields], sort_keys=True).encode()).digest()
+    described = json.dumps([_FORMAT, _environment(), fields], sort_keys=True)
+    return blake2b(described.encode(), digest_size=_DIGEST_BYTES).digest()
 
 
 @cache
@@ -176,7 +177,7 @@ def _decoded(key: bytes, content: bytes) -> Compiled:
 
 def _digest(key: bytes, content: bytes) -> bytes:
     """Return the digest of an entry: it includes the key, so that no entry passes for another."""
-    return hashlib.sha256(key + content).digest()
+    return blake2b(key + content, digest_size=_DIGEST_BYTES).digest()
 
 
 def _write(directory: int, name: str, content: bytes) -> None:
