@@ -16,23 +16,20 @@ _READ_BYTES = 64 << 10
 
 
 class RowBuffer:
-    """A reusable buffer for reading iterators; grows as needed."""
+    """Room for the rows of an iterator, which grows as needed. Only what was read takes memory, while it is used."""
 
-    def __init__(self, size: int = 256 << 10) -> None:
-        self._bytes = np.empty(size, np.uint8)
+    def __init__(self) -> None:
+        self._size = 256 << 10
 
     def fill(self, descriptor: int, dtype: np.dtype[Any]) -> Array:
-        """Read `descriptor` to its end as rows of `dtype`, valid until the next call."""
-        used = 0
-        while True:
-            if len(self._bytes) - used < _READ_BYTES:
-                smaller, self._bytes = self._bytes, np.empty(2 * len(self._bytes), np.uint8)
-                self._bytes[:used] = smaller[:used]
-            count = os.readv(descriptor, [self._bytes[used : used + _READ_BYTES].data])
-            if not count:
-                break
+        """Read `descriptor` to its end as rows of `dtype`."""
+        filled, used = np.empty(self._size, np.uint8), 0
+        while count := os.readv(descriptor, [filled[used : used + _READ_BYTES].data]):
             used += count
-        return self._bytes[: used - used % dtype.itemsize].view(dtype)
+            if self._size - used < _READ_BYTES:
+                self._size *= 2
+                filled = np.concatenate([filled[:used], np.empty(self._size - used, np.uint8)])
+        return filled[: used // dtype.itemsize * dtype.itemsize].view(dtype)
 
 
 class Iterator:
@@ -44,7 +41,7 @@ class Iterator:
         self._link = bpf.link(program, bpf.TRACE_ITER, table=table)
 
     def read(self, buffer: RowBuffer) -> Array:
-        """Read all current rows of the kernel's table into `buffer`, valid until its next use.
+        """Read all current rows of the kernel's table into `buffer`.
 
         A socket iterator walks the network namespace of the calling thread.
         """

@@ -209,8 +209,7 @@ class SocketTable(Table):
             bpf.set_element(self._program.maps["listed"], bytes(4), bits.to_bytes(4, sys.byteorder))
             begun_ns = monotonic_ns()
             tables = [
-                self._iterators[name].read(self._unattributed_buffer).copy()
-                for name in (TCP_TABLE, UDP_TABLE)
+                self._iterators[name].read(self._unattributed_buffer) for name in (TCP_TABLE, UDP_TABLE)
             ]
             return _Walk(concatenate_rows(*tables), begun_ns, monotonic_ns() - begun_ns, search)
 
