@@ -13,8 +13,7 @@ from functools import partial
 from json.encoder import encode_basestring
 
 from nettop.formats.cells import Cell, Spelling, column_cells, join_rows
-from nettop.formats.rows import time_first
-from nettop.query.batches import PIECE_ROWS
+from nettop.formats.rows import in_pieces, time_first
 from nettop.query.times import rfc3339
 from nettop.query.view import View
 from nettop.snapshots.arrays import Index
@@ -37,10 +36,10 @@ def document(head: Mapping[str, object], view: View, columns: Sequence[str], at:
     yield json.dumps(head, separators=_COMPACT)[:-1] + ',"rows":['
     keys = [f',"{name}":' for name in columns]
     pieces = ("{" + keys[0][1:], *keys[1:], "},")
-    for start in range(0, len(at), PIECE_ROWS):
-        some = at[start : start + PIECE_ROWS]
-        rows = json_rows(view, columns, some, pieces).decode()
-        yield rows if start + PIECE_ROWS < len(at) else rows[:-1]
+    comma = ""
+    for some in in_pieces(at):
+        yield comma + json_rows(view, columns, some, pieces).decode()[:-1]
+        comma = ","
     yield "]}"
 
 
@@ -62,7 +61,11 @@ class JsonLines:
 
     def __call__(self, view: View) -> str:
         """Format one line for each row of the view."""
-        return self.lines(view, view.order)
+        return "".join(self.pieces(view))
+
+    def pieces(self, view: View) -> Iterator[str]:
+        """Yield these lines in pieces."""
+        return (self.lines(view, at) for at in in_pieces(view.order))
 
     def lines(self, view: View, at: Index) -> str:
         """Format one line for each of the rows at `at`."""

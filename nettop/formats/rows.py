@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+from nettop.query.batches import PIECE_ROWS
+from nettop.snapshots.arrays import Index
 from nettop.snapshots.histograms import histogram_text
 from nettop.snapshots.schema import Table
 
@@ -20,6 +22,12 @@ def time_first(columns: tuple[str, ...]) -> tuple[tuple[str, ...], bool]:
     if "time" not in columns:
         return columns, False
     return ("time", *(name for name in columns if name != "time")), True
+
+
+def in_pieces(at: Index) -> Iterator[Index]:
+    """Yield the positions of the rows that are formatted at once."""
+    for start in range(0, len(at), PIECE_ROWS):
+        yield at[start : start + PIECE_ROWS]
 
 
 def format_values(

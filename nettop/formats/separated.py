@@ -9,8 +9,9 @@ are untrusted.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 
-from nettop.formats.rows import format_rows, format_values, time_first
+from nettop.formats.rows import format_rows, format_values, in_pieces, time_first
 from nettop.query.times import rfc3339
 from nettop.query.view import View
 from nettop.snapshots.arrays import Index
@@ -33,9 +34,15 @@ class Separated:
 
     def __call__(self, view: View) -> str:
         """Format one line for each row of the view, with the header before the first view."""
-        header = self.header if self._is_first else ""
+        return "".join(self.pieces(view))
+
+    def pieces(self, view: View) -> Iterator[str]:
+        """Yield these lines in pieces."""
+        if self._is_first:
+            yield self.header
         self._is_first = False
-        return header + self.lines(view, view.order)
+        for at in in_pieces(view.order):
+            yield self.lines(view, at)
 
     def lines(self, view: View, at: Index) -> str:
         """Format one line for each of the rows at `at`."""

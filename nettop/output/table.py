@@ -8,18 +8,21 @@ spaces within text become `_` (csv and jsonl keep the text unchanged).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from nettop.formats.rows import format_values
+from nettop.formats.rows import format_values, in_pieces
 from nettop.output.plan import field_of
 from nettop.query.units import RATIO, TIMES, UNKNOWN, unit_of
 from nettop.query.view import View
+from nettop.snapshots.arrays import Index
 from nettop.snapshots.hooks import NOT_AVAILABLE
 from nettop.snapshots.schema import Kind, Table
 
 _GAP = "  "
+_BETWEEN = "\0"
+"""A character that no cell has."""
 _BOLD, _PLAIN = "\x1b[1m", "\x1b[0m"
 AMOUNTS = frozenset({Kind.COUNTER, Kind.GAUGE, Kind.RATIO, Kind.SUM, Kind.QUANTILE})
 """Kinds of columns that are right-aligned: numbers that measure something, not those that identify something."""
@@ -56,22 +59,30 @@ class AlignedTable:
 
     def __call__(self, view: View) -> str:
         """Format the header and a line for each row of the view, after an empty line for all but the first view."""
-        at = view.order
-        cells = [
+        return "".join(self.pieces(view))
+
+    def pieces(self, view: View) -> Iterator[str]:
+        """Yield these lines in pieces, once all rows have shown how wide the columns are."""
+        rows = []
+        for at in in_pieces(view.order):
+            cells = self._cells(view, at)
+            self._widths = list(map(max, self._widths, map(_widest, cells)))
+            rows.append([_BETWEEN.join(map(str, column)) for column in cells])  # a tenth of the memory
+        (top,) = self._rows([[header] for header in self._headers])
+        bold, plain = (_BOLD, _PLAIN) if self._terminal is not None and self._terminal.bold else ("", "")
+        yield f"{self._between}{bold}{top}{plain}\n"
+        self._between = "\n"
+        for joined in rows:
+            yield "\n".join(self._rows([column.split(_BETWEEN) for column in joined])) + "\n"
+
+    def _cells(self, view: View, at: Index) -> list[list[Any]]:
+        """Return the cells of each column for the rows at `at`."""
+        return [
             [NOT_AVAILABLE] * len(at)
             if name in view.missing
             else _cells(view.values(name, at), decimals, word if words else str)
             for name, decimals, words in zip(self._columns, self._decimals, self._words, strict=True)
         ]
-        self._widths = list(map(max, self._widths, map(_widest, cells)))
-        lines = self._rows([[header] for header in self._headers]) + self._rows(cells)
-        if self._terminal is not None:
-            width = self._terminal.width()
-            lines = [cut(line, width) for line in lines]
-            if self._terminal.bold:
-                lines[0] = _BOLD + lines[0] + _PLAIN
-        between, self._between = self._between, "\n"
-        return between + "\n".join(lines) + "\n"
 
     def _rows(self, cells: Sequence[list[Any]]) -> list[str]:
         """Format a line for each row of these columns. One `%` per row pads all columns without wide characters."""
@@ -83,7 +94,11 @@ class AlignedTable:
             plain = ends or _all_integers(column) or _is_narrow(column)
             pads.append("%s" if ends or not plain else f"%{width}s" if self._right[place] else f"%-{width}s")
             padded.append(column if plain else [self._padded(place, cell) for cell in column])
-        return list(map(_GAP.join(pads).__mod__, zip(*padded, strict=True)))
+        lines = map(_GAP.join(pads).__mod__, zip(*padded, strict=True))
+        if self._terminal is None:
+            return list(lines)
+        width = self._terminal.width()
+        return [cut(line, width) for line in lines]
 
     def _padded(self, place: int, cell: str) -> str:
         spaces = " " * (self._widths[place] - cell_width(cell))

@@ -39,7 +39,7 @@ from nettop.snapshots.snapshot import Frame, Snapshot
 from nettop.snapshots.source import SourceOptions
 from nettop.writing import write_output
 
-Formatter = Callable[[View], str]
+Formatter = JsonLines | Separated | AlignedTable
 RESOLVE_WAIT_S = 2.0
 """Seconds that --once waits for the names of the addresses shown."""
 
@@ -184,15 +184,19 @@ class _Printer:
         self._report_state(frame.now)
         self._report_hosts(frame.now)
         self._report_view(view)
-        block = self.formatter(view)
+        for piece in self.formatter.pieces(view):
+            self._write(piece)
         self.unlisted += view.unlisted
         lost = self._new_losses(frame.now)
         if lost:
             self.report(f"lost {'; '.join(map(str, lost))}")
         if self.settings.text.format is Format.JSONL:
-            block += "".join(lost_line(LineFormat.JSONL, frame.now.wall_ns, each) for each in lost)
-        write_output(self.stdout, block, self.encoding, self.requests)
+            for each in lost:
+                self._write(lost_line(LineFormat.JSONL, frame.now.wall_ns, each))
         self.printed += 1
+
+    def _write(self, lines: str) -> None:
+        write_output(self.stdout, lines, self.encoding, self.requests)
 
     def _with_new_rows(self, frame: Frame) -> Frame:
         """Return the frame with the rows of an append table that have not been printed yet."""
