@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import os
-import resource
 import threading
 import time
 from collections import defaultdict
@@ -17,6 +16,7 @@ from typing import NamedTuple
 from nettop.engine.bus import Bus
 from nettop.engine.own_cost import ITERATOR, READ, OwnCost, kernel_bytes_of, programs_of
 from nettop.engine.pace import Pace, percent
+from nettop.process.limits import resident_memory
 from nettop.snapshots.hooks import NOT_AVAILABLE, HookStatus
 from nettop.snapshots.own_cost import COSTS, HOOK_PROGRAMS, SELF
 from nettop.snapshots.safe_text import safe_bytes, safe_text
@@ -25,7 +25,6 @@ from nettop.snapshots.source import SourceOptions
 
 _STATISTICS = "BPF statistics"
 _TASKS = Path("/proc/self/task")
-_STATM = Path("/proc/self/statm")
 _THREAD_CLOCK = 6
 """The low bits of the ID of a thread's CPU clock (CPUCLOCK_PERTHREAD_MASK | CPUCLOCK_SCHED in the kernel)."""
 
@@ -113,7 +112,7 @@ class OwnCostSource:
             self._cost.release_statistics()
 
     def _total(self, kernel_bytes: int, lost: int) -> Cost:
-        resident = int(_STATM.read_bytes().split()[1]) * resource.getpagesize()
+        resident = resident_memory()
         note = (
             None
             if self._cost.counts_programs

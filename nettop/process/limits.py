@@ -10,6 +10,7 @@ import re
 import resource
 from collections.abc import Iterator
 from contextlib import suppress
+from itertools import product
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
@@ -21,7 +22,12 @@ _CGROUPS = Path("/sys/fs/cgroup")
 _OWN_GROUPS = Path("/proc/self/cgroup")
 _NO_LIMIT = 1 << 60
 """Larger values mean no limit in the memory controller of cgroup v1."""
-_VMSTAT = Path("/proc/vmstat")
+_VMSTAT, _MEMINFO, _STATM = Path("/proc/vmstat"), Path("/proc/meminfo"), Path("/proc/self/statm")
+_GROUP_FILES = (
+    ("memory.max", "memory.current", "inactive_file"),
+    ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+)
+"""A control group's limit and use of memory, and the name of the part that it can drop: of version 2, then of 1."""
 
 
 class Limit(NamedTuple):
@@ -118,6 +124,28 @@ def of_processes(below: float = math.inf) -> list[Limit]:
             Limit(f"nettop's control group may have {count:,} processes and threads ({file})", remedy)
         )
     return limits[::-1]
+
+
+def resident_memory() -> int:
+    """Return how many bytes of memory this process takes."""
+    return int(_STATM.read_text().split()[1]) * resource.getpagesize()
+
+
+def available_memory() -> int:
+    """Return how many bytes the host and this process's control groups can still give, caches that they can drop
+    included."""
+    left = [_number_of("MemAvailable:", _MEMINFO) << 10]
+    for folder, (most, used, cache) in product(_groups("memory"), _GROUP_FILES):
+        limit, usage = _text_of(folder / most), _text_of(folder / used)
+        if limit.isdecimal() and usage.isdecimal():
+            left.append(int(limit) - int(usage) + _number_of(cache, folder / "memory.stat"))
+    return max(0, min(left))
+
+
+def _number_of(name: str, file: Path) -> int:
+    """Return the number after this name in a file; 0 without one."""
+    number = re.search(rf"^{name} +(\d+)", _text_of(file), re.MULTILINE)
+    return int(number[1]) if number else 0
 
 
 def out_of_memory_kills() -> int | None:

@@ -835,7 +835,10 @@ HOOK_UDP = Hook("udp", "bytes and messages of UDP sockets", ("messages_sent", "m
 
 NOT_LISTED = "(closed, not listed)"
 """Process name in the row that sums up ended connections without their own row."""
+NOT_KEPT = "(closed, or without a row)"
+"""The same while open sockets have no row either."""
 WITHOUT_LISTING = "ends not listed"
+WITHOUT_ROW = "sockets without a row"
 WITHOUT_GROUP = "groups without a row"
 OTHER_GROUPS, ENDED_GROUPS = "(others)", "(ended)"
 """The rows that sum up groups beyond the maximum, and groups without a socket for a while."""
@@ -881,6 +884,16 @@ RING_SIZE = Option(
     tables=(EVENTS.name, FAILURES.name, GROUPS.name),
     check=_check_ring_size,
 )
+MAX_MEMORY = Option(
+    "max_memory",
+    "Memory that nettop may take, about: sockets beyond it have no row; 0 means a quarter of what is available, for "
+    "rows",
+    default=0,
+    metavar="SIZE",
+    unit="bytes",
+    minimum=0,
+    maximum=1 << 40,
+)
 GROUP = Option(
     "group",
     "Property to group the sockets by",
@@ -915,13 +928,15 @@ LENS = Lens(
         "(their `uncounted`)",
         "connection records": "connections that had no room for a record: their events lack the time of opening",
         WITHOUT_LISTING: f"ended connections beyond the maximum per reading: their counts are only in {NOT_LISTED}",
+        WITHOUT_ROW: "sockets without a row of their own, because `--max-memory` has no room for it: their counts are "
+        f"only in {NOT_KEPT}",
         WITHOUT_GROUP: f"groups that share the row {OTHER_GROUPS}, at each reading, because too many are in use at "
         "once",
         "followed processes": "children of the command that had no room to be followed",
         "udp messages": "messages of UDP sockets that had no room for an entry, or that the kernel skipped; totals of "
         "the host include the former",
     },
-    options=(RING_SIZE, GROUP, COUNT_UDP),
+    options=(RING_SIZE, GROUP, COUNT_UDP, MAX_MEMORY),
     counts=(
         Field("connected", Kind.COUNTER, "CONNECTED", "connections opened from here"),
         Field("accepted", Kind.COUNTER, "ACCEPTED", "connections accepted"),

@@ -14,8 +14,10 @@ from hypothesis import strategies as st
 from nettop.kernel.host.facts import Host
 from nettop.kernel.host.processes import Processes
 from nettop.kernel.net.entered_namespaces import Namespaces
+from nettop.probes.connections import bound as row_bound
 from nettop.probes.connections import ended as ended_sockets
 from nettop.probes.connections import groups as socket_groups
+from nettop.probes.connections.bound import RowBound, rows_within
 from nettop.probes.connections.ended import EndedSockets, mark_begun
 from nettop.probes.connections.event_records import CLOSE, EVENT
 from nettop.probes.connections.groupings import GROUPERS
@@ -26,7 +28,15 @@ from nettop.query.query import text_query
 from nettop.query.values import values_of
 from nettop.query.view import View
 from nettop.snapshots.arrays import Array
-from nettop.snapshots.connections import DIRECTIONS, GROUPINGS, GROUPS, NOT_LISTED, OTHER_GROUPS, SOCKETS
+from nettop.snapshots.connections import (
+    DIRECTIONS,
+    GROUPINGS,
+    GROUPS,
+    NOT_KEPT,
+    NOT_LISTED,
+    OTHER_GROUPS,
+    SOCKETS,
+)
 from nettop.snapshots.snapshot import Frame, Rows, Snapshot, unknown_value
 
 OUTBOUND = next(number for number, name in DIRECTIONS.items() if name == "outbound")
@@ -54,6 +64,7 @@ class Source:
     snapshots: list[Snapshot] = field(default_factory=list)
     opened: int = 0
     has_lost: bool = False
+    bound: RowBound = field(default_factory=lambda: RowBound(1000))
     counted: int = 0
     """What connections had sent that have ended, as the kernel adds it up."""
 
@@ -113,7 +124,10 @@ class Source:
         rows = self.ended.follow(table, names)
         mark_begun(rows)
         namespaces = Namespaces()
-        left = self.ended.read(rows[:0], {}, names, namespaces, taken)
+        ended, rows = rows[:0], self.bound.choose(rows)
+        left = self.ended.read(
+            ended, self.bound.sums, names, namespaces, taken, without_row=self.bound.hidden
+        )
         sockets = Rows(SOCKETS, rows, names.texts(), taken)
         tables = {SOCKETS.name: namespaces.with_names(sockets)}
         self.snapshots.append(Snapshot("connections", taken, taken, tables, ended={SOCKETS.name: left}))
@@ -142,10 +156,11 @@ STEPS = st.lists(
 )
 
 
-@given(STEPS)
-def test_each_byte_is_in_one_row(steps: list[tuple[str, int]]) -> None:
-    """Between any two readings the rows sum up to the bytes sent."""
-    source = Source()
+@pytest.mark.parametrize("most", [1000, 2, 0])
+@given(steps=STEPS)
+def test_each_byte_is_in_one_row(most: int, steps: list[tuple[str, int]]) -> None:
+    """Between any two readings the rows sum up to the bytes sent, however few sockets have a row."""
+    source = Source(bound=RowBound(most))
     sent = [0]
     source.read()
     for step, number in steps:
@@ -161,10 +176,13 @@ def test_each_byte_is_in_one_row(steps: list[tuple[str, int]]) -> None:
             assert difference(after, source.snapshots[then]) == sent[now] - sent[then]
 
 
-@given(STEPS, st.sets(st.integers(0, 59)))
-def test_a_row_of_its_own_has_what_lost_events_counted(steps: list[tuple[str, int]], lost: set[int]) -> None:
+@pytest.mark.parametrize("most", [1000, 2])
+@given(steps=STEPS, lost=st.sets(st.integers(0, 59)))
+def test_a_row_of_its_own_has_what_lost_events_counted(
+    most: int, steps: list[tuple[str, int]], lost: set[int]
+) -> None:
     """Whichever ends the ring loses, the rows of all readings sum up to the bytes sent."""
-    source = Source()
+    source = Source(bound=RowBound(most))
     total = 0.0
     source.read()
     for at, (step, number) in enumerate([*steps, ("read", 0)]):
@@ -314,6 +332,46 @@ def test_an_older_row_of_what_has_ended_does_not_come_back() -> None:
     ]
     source.open.remove(stale)
     assert difference(source.read(), snapshots[-1]) == 0
+
+
+# --- the bound on memory ---------------------------------------------------------------------------------------
+
+
+def test_sockets_beyond_the_bound_have_no_row() -> None:
+    """The first ones keep their rows; the others are counted once, and only in the row for the rest."""
+    source = Source(bound=RowBound(3))
+    open_ = [source.begin(1000, is_new=False) for _ in range(5)]
+    first = source.read()
+    for connection in open_:
+        source.send(connection, 7)
+    source.end(open_[0])
+    late = source.begin(500_009, is_new=False)
+    second = source.read()
+    view = View(Frame(second, first), DIFFERENCES)
+    rest = view.order[view.rest[view.order]]
+    assert (source.bound.found, len(second.tables[SOCKETS.name])) == (2, 3)
+    assert view.values("process", rest) == [NOT_KEPT]
+    assert view.values("bytes_sent", rest) == [14]
+    assert difference(second, first) == 35
+    source.send(late, 11)
+    source.end(open_[4])
+    third = source.read()
+    assert difference(third, second) == 11
+    assert not third.ended[SOCKETS.name].rows[-1].array["id"].tolist()
+    totals = View(Frame(third), replace(text_query(SOCKETS), closed=True))
+    every = np.arange(totals.size)
+    assert totals.total("bytes_sent", every, with_closed=True) == 5 * 1007 + 500_020
+
+
+@pytest.mark.parametrize(("available", "rows"), [(1 << 30, 65_536), (100 << 20, 6_400), (0, 1_000)])
+def test_rows_within_a_quarter_of_what_is_available(
+    monkeypatch: pytest.MonkeyPatch, available: int, rows: int
+) -> None:
+    """Without --max-memory the rows take a quarter at most; with it, what the process does not take already."""
+    monkeypatch.setattr(row_bound, "available_memory", lambda: available)
+    monkeypatch.setattr(row_bound, "resident_memory", lambda: 40 << 20)
+    assert rows_within(0) == rows
+    assert rows_within(48 << 20) == 2048
 
 
 # --- groups -------------------------------------------------------------------------------------------------

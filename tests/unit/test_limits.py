@@ -68,6 +68,44 @@ def test_groups_without_a_limit(groups: Path, text: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("files", "left"),
+    [
+        ({}, 800 << 10),
+        ({"pod/app/memory.max": "500000", "pod/app/memory.current": "300000"}, 200_000),
+        (
+            {
+                "pod/memory.max": "500000",
+                "pod/memory.current": "300000",
+                "pod/memory.stat": "anon 9\ninactive_file 70000",
+            },
+            270_000,
+        ),
+        (
+            {
+                "memory/pod/app/memory.limit_in_bytes": "500000",
+                "memory/pod/app/memory.usage_in_bytes": "450000",
+                "memory/pod/app/memory.stat": "inactive_file 1\ntotal_inactive_file 50000",
+            },
+            100_000,
+        ),
+        ({"pod/app/memory.max": "max", "pod/app/memory.current": "300000"}, 800 << 10),
+        ({"pod/app/memory.max": "500000", "pod/app/memory.current": "600000"}, 0),
+    ],
+    ids=("host", "own", "above with a cache", "old hierarchy", "without a limit", "exceeded"),
+)
+def test_available_memory(
+    groups: Path, monkeypatch: pytest.MonkeyPatch, files: dict[str, str], left: int
+) -> None:
+    """The host or a control group has the least left, counting the caches that it can drop."""
+    put(groups / "meminfo", "MemTotal:  900 kB\nMemAvailable:    800 kB\n")
+    monkeypatch.setattr(limits, "_MEMINFO", groups / "meminfo")
+    for name, text in files.items():
+        put(groups / name, f"{text}\n")
+    assert limits.available_memory() == left
+    assert limits.resident_memory() > 1 << 20
+
+
+@pytest.mark.parametrize(
     "error",
     [RuntimeError("can't start new thread"), BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))],
     ids=("thread", "process"),

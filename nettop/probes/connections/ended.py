@@ -20,7 +20,7 @@ from nettop.probes.connections.socket_rows import (
     merge,
 )
 from nettop.snapshots.arrays import Array, Mask, concatenate_rows, delete_rows, positions, take_rows
-from nettop.snapshots.connections import DIRECTIONS, NOT_LISTED, SOCKETS
+from nettop.snapshots.connections import DIRECTIONS, NOT_KEPT, NOT_LISTED, SOCKETS
 from nettop.snapshots.schema import BEGAN, Kind
 from nettop.snapshots.snapshot import LISTED_READINGS, Ended, Rows, known, mark_unknown, sum_of
 
@@ -32,6 +32,7 @@ LISTED_NS = 120 * 10**9
 COUNTERS = tuple(field.name for field in SOCKETS.fields if field.kind is Kind.COUNTER)
 _SEEN = [number for number, name in DIRECTIONS.items() if not name.endswith("?")]
 _NO_EVENTS, _NO_ROWS = np.zeros(0, EVENT), np.zeros(0, ROW)
+_NO_IDS = _NO_ROWS["id"]
 
 
 class EndedSockets:
@@ -119,24 +120,26 @@ class EndedSockets:
         names: ProcessNames,
         namespaces: Namespaces,
         taken_ns: int,
+        *,
+        without_row: Array = _NO_IDS,
     ) -> Ended:
         """Return the connections that ended before this reading, and the rows of `others` (ROW).
 
-        `untracked` holds counters, cumulative since the start, that belong to no row.
+        `untracked` holds counters, cumulative since the start, that belong to no row, among them those of the open
+        sockets `without_row` (sorted ids).
         """
         _add_up(self._of_others, others)
         self.not_listed += max(0, len(self.events) - LISTED_MAX)
-        rows = merge(_rows_of(self.events[-LISTED_MAX:]), others)
+        rows = exclude_ids(merge(_rows_of(self.events[-LISTED_MAX:]), others), without_row)
         rows["state"] = STATE["CLOSE"]
         names.name_any(rows)
         self._count += len(self.events) + len(others)
         total = np.full(ROW.itemsize, 0xFF, np.uint8).view(ROW)
         total["id"] = 0
-        total["process"] = names.code(NOT_LISTED)
+        total["process"] = names.code(NOT_KEPT if len(without_row) else NOT_LISTED)
         for name in COUNTERS:
-            total[name] = (
-                self._of_events[name] + self._of_others[name] + self._lost[name] + untracked.get(name, 0)
-            )
+            counted = self._of_events[name] + self._of_others[name] + self._lost[name]
+            total[name] = max(0, counted + untracked.get(name, 0))
         listed, sum_of_all = (
             namespaces.with_names(Rows(SOCKETS, each, names.texts(), taken_ns)) for each in (rows, total)
         )

@@ -8,6 +8,7 @@ are unavailable or not permitted.
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
@@ -28,6 +29,7 @@ from nettop.kernel.host.privileges import FINDING_NAMESPACES, NOTHING
 from nettop.kernel.host.processes import user_name
 from nettop.kernel.net.entered_namespaces import shared_namespaces
 from nettop.kernel.net.hook_check import HookCheck
+from nettop.probes.connections.bound import RowBound, rows_within
 from nettop.probes.connections.ended import EndedSockets, mark_begun
 from nettop.probes.connections.events import ConnectionEvents, EventsStatus
 from nettop.probes.connections.groups import SocketGroups
@@ -59,10 +61,12 @@ from nettop.snapshots.connections import (
     HOOK_SOCKETS,
     HOOK_UNATTRIBUTED,
     LENS,
+    MAX_MEMORY,
     RING_SIZE,
     SOCKETS,
     WITHOUT_GROUP,
     WITHOUT_LISTING,
+    WITHOUT_ROW,
 )
 from nettop.snapshots.hooks import HookStatus
 from nettop.snapshots.services import LENS as SERVICES
@@ -102,6 +106,7 @@ class Connections(Probe):
         self._table_hooks: tuple[HookStatus, ...] = ()
         self._no_events: tuple[HookStatus, ...] = ()
         self._ended = EndedSockets()
+        self._bound: RowBound | None = None
         self._groups = SocketGroups()
         self._udp: UdpTotals | None = None
         self._no_udp: tuple[HookStatus, ...] = ()
@@ -276,11 +281,16 @@ class Connections(Probe):
         if events and events.works:
             events.collect()  # connections that ended while the table was read
             rows = self._ended.follow(rows, names)
-        untracked = self._udp.untracked if self._udp else {}
-        ended = self._ended.read(udp_ended, untracked, names, table.namespaces, taken_ns)
         mark_begun(rows)
         if table.lists_unattributed:
             counts["unattributed"] = int(np.count_nonzero(~known(rows["pid"]) & ~known(rows["process"])))
+        bound = self._bound = self._bound or RowBound(rows_within(self._options[MAX_MEMORY]))
+        rows = bound.choose(rows)
+        untracked = Counter(self._udp.untracked if self._udp else {})
+        untracked.update(bound.sums)
+        ended = self._ended.read(
+            udp_ended, untracked, names, table.namespaces, taken_ns, without_row=bound.hidden
+        )
         sockets = Rows(SOCKETS, rows, names.texts(), taken_ns)
         tables, left = {SOCKETS.name: table.namespaces.with_names(sockets)}, {SOCKETS.name: ended}
         if FAILURES.name in self._options.tables and events:
@@ -290,6 +300,7 @@ class Connections(Probe):
             "namespaces": table.lost_namespaces,
             "processes": table.processes.vanished,
             WITHOUT_LISTING: self._ended.not_listed,
+            WITHOUT_ROW: bound.found,
         }
         udp = self._udp.status() if self._udp else EventsStatus({}, {}, self._no_udp)
         snapshot = Snapshot(

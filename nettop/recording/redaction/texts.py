@@ -28,8 +28,8 @@ from nettop.snapshots.snapshot import NAMESPACES_PARTLY_SEEN, PARTLY_SEEN
 _OWN_NAMES = frozenset({
     "", OWN_NAMESPACE, bandwidth.REMOVED, bandwidth.EVICTED, bandwidth.OTHER_SERVICES, connections.OTHER_GROUPS,
     connections.ENDED_GROUPS, connections.NO_GROUP, connections.UNATTRIBUTED, connections.KERNEL_OWNER,
-    connections.SEVERAL, connections.HIDDEN_OWNER, connections.NOT_LISTED, cpu.NO_PROCESS, left_rows.ENDED,
-    services.OTHERS, "nettop",
+    connections.SEVERAL, connections.HIDDEN_OWNER, connections.NOT_LISTED, connections.NOT_KEPT, cpu.NO_PROCESS,
+    left_rows.ENDED, services.OTHERS, "nettop",
     *(name for name, _, _ in bandwidth.SERVICES), *connections.STATES.values(),
 })  # fmt: skip
 """What nettop writes in place of names, and names that it gives itself."""
