@@ -28,7 +28,9 @@ class RowBuffer:
             used += count
             if self._size - used < _READ_BYTES:
                 self._size *= 2
-                filled = np.concatenate([filled[:used], np.empty(self._size - used, np.uint8)])
+                grown = np.empty(self._size, np.uint8)
+                grown[:used] = filled[:used]  # the rest stays untouched, and takes no memory
+                filled = grown
         return filled[: used // dtype.itemsize * dtype.itemsize].view(dtype)
 
 
