@@ -2,15 +2,14 @@
 // TCP connections that open, close and fail between two readings of the table. Every state change of a socket
 // passes inet_sock_set_state before the state changes. A task that changes it while holding the socket's lock
 // belongs to the process that uses the socket; any other task was only interrupted by a packet. struct event,
-// struct totals, socket_rows.bpf.h and hook_check.bpf.h are prepended to this file.
+// struct totals, socket_rows.bpf.h, hook_check.bpf.h and owners.bpf.h are prepended to this file.
 
 #include <nettop/value.h>
 
 #define EADDRNOTAVAIL 99
 #define ECONNABORTED 103
 #define NSEC_PER_USEC 1000
-#define PF_KTHREAD 0x00200000 /* include/linux/sched.h */
-#define SOCK_DEAD 0           /* a bit of skc_flags, include/net/sock.h */
+#define SOCK_DEAD 0 /* a bit of skc_flags, include/net/sock.h */
 
 BPF_RINGBUF_OUTPUT(events, 1); // as large as `entries` says
 
@@ -26,27 +25,12 @@ BPF_PERCPU_ARRAY(running, u32, 1);
 // 0, added atomically.
 BPF_PERCPU_ARRAY(host, struct totals, WRITERS);
 
-// In boot time: when a connection was last accepted; then, written by nettop, the time until which all
-// accepted connections have a known owner, 0 while some have none. At WATCHED: the number of entries in
-// shared_sockets.
-BPF_ARRAY(owned_until, u64, WATCHED + 1);
-
-// Sockets held by several processes, by cookie, and which of them uses each.
-BPF_HASH(shared_sockets, u64, struct shared_socket, SHARED_MAX);
-
 #ifdef FOLLOWED_MAX
-// Thread groups whose connections are wanted, by the kernel's number; udp.bpf.c looks here too.
-BPF_HASH(followed, u32, u8, FOLLOWED_MAX);
-
 struct bpf_iter__task {
   struct bpf_iter_meta *meta;
   struct task_struct *task;
 };
 #endif
-
-static __always_inline bool is_tcp_or_mptcp(struct sock *sk) {
-  return sk->sk_protocol == IPPROTO_TCP || sk->sk_protocol == IPPROTO_MPTCP;
-}
 
 static __always_inline struct totals *totals_of(int writer) { return host.lookup(&writer); }
 
@@ -56,12 +40,6 @@ static __always_inline struct totals *totals_of(int writer) { return host.lookup
     if (shared)                                                                                              \
       __sync_fetch_and_add(&shared->field, 1);                                                               \
   } while (0)
-
-static __always_inline bool may_lack_owner(void) {
-  int last = 0, until = 1;
-  u64 *accepted = owned_until.lookup(&last), *owned = owned_until.lookup(&until);
-  return accepted && owned && *accepted >= *owned;
-}
 
 static __always_inline void reset_connection(struct connection *connection) {
   __builtin_memset(connection, 0xff, sizeof(*connection));
@@ -97,49 +75,6 @@ static __always_inline void forget_connection(u64 cookie) {
   for (int slot = 0; slot < GROUP_SIZE; slot++)
     if (group->cookies[slot] == cookie)
       group->cookies[slot] = 0;
-}
-
-// An MPTCP subflow belongs to the process that owns the MPTCP socket.
-static __always_inline void inherit_owner(struct connection *connection, u64 holder) {
-  if (!connection || holder == UNKNOWN || has_owner(connection))
-    return;
-  struct connection *of_holder = connection_of(holder);
-  if (of_holder && has_owner(of_holder)) {
-    COPY_OWNER(connection, of_holder);
-    connection->is_followed = of_holder->is_followed;
-  }
-}
-
-// Returns whether nettop itself is the caller. nettop locks each socket that its walk passes, so it may
-// handle a packet that arrives meanwhile; and it holds each file that it passes, so it may release the last
-// reference to a file that an exiting process had open.
-static __always_inline bool is_reader(void) {
-  int first = 0;
-  u32 *tgid = reader.lookup(&first);
-  return tgid && *tgid == bpf_get_current_pid_tgid() >> 32;
-}
-
-// Makes the calling process, which uses the socket, its owner. A process that closes a socket may only have
-// inherited it, so it becomes the owner only if there is no other. The same goes for a kernel thread, which
-// closes what io_uring or a lost message held. It never owns MPTCP sockets: it opens and closes subflows on
-// behalf of the owner of the MPTCP socket. `sk` is NULL where the caller cannot be such a thread.
-static __always_inline void set_owner(struct connection *connection, u8 source, struct sock *sk) {
-  struct task_struct *task = (struct task_struct *)bpf_get_current_task_btf();
-  if (!connection || ((source == OWNER_CLOSE || task->flags & PF_KTHREAD) && has_owner(connection)) ||
-      (source == OWNER_CLOSE && is_reader()))
-    return;
-  if (sk && task->flags & PF_KTHREAD) {
-    struct tcp_sock *tp = (struct tcp_sock *)bpf_skc_to_tcp_sock((void *)sk);
-    u64 holder = tp ? holder_of(tp) : UNKNOWN;
-    inherit_owner(connection, holder);
-    if (!tp || holder != UNKNOWN)
-      return;
-  }
-  put_connection_owner(connection, task, source);
-#ifdef FOLLOWED_MAX
-  u32 tgid = task->tgid;
-  connection->is_followed = followed.lookup(&tgid) ? 1 : 0;
-#endif
 }
 
 static __always_inline void put_connection(struct event *event, struct connection *connection) {
@@ -369,35 +304,6 @@ int tp_btf__nested(u64 *ctx) {
   volatile u32 *is_running = running.lookup(&first);
   if (is_running && *is_running)
     note_change(ctx, WRITER_NESTED);
-  return 0;
-}
-
-// Of the processes that hold a socket, the user is the one that sends or receives.
-static __always_inline void note_user(struct sock *sk) {
-  int at = WATCHED;
-  u64 cookie = sk->skc_cookie, *watched = owned_until.lookup(&at);
-  struct shared_socket *shared = watched && *watched ? shared_sockets.lookup(&cookie) : NULL;
-  if (!shared)
-    return;
-  struct task_struct *task = (struct task_struct *)bpf_get_current_task_btf();
-  u32 pid = visible_pid(task);
-  if (pid == shared->owner)
-    shared->owner_used = 1;
-  else if (!(task->flags & PF_KTHREAD))
-    shared->user = pid;
-}
-
-// The first message shows which process uses an accepted connection: it sends or receives in its own context.
-// The accepting process may hand the connection to a child, and the owner found by a reading may be any
-// process that holds it.
-static __always_inline int set_owner_by_message(struct sock *sk, int slot) {
-  note_user(sk);
-  if (!may_lack_owner() || !is_tcp_or_mptcp(sk) || is_hook_check(sk, slot))
-    return 0;
-  struct connection *connection = connection_of(sk->skc_cookie);
-  if (connection && (!has_owner(connection) || connection->owner_source == OWNER_ACCEPT ||
-                     connection->owner_source == OWNER_DESCRIPTOR))
-    set_owner(connection, OWNER_MESSAGE, NULL);
   return 0;
 }
 

@@ -24,12 +24,10 @@ CHANGES = "tp_btf__inet_sock_set_state"
 NESTED = "tp_btf__nested@inet_sock_set_state"
 """Program that handles a state change when the kernel skips the first one because it is already running on this CPU."""
 
-_MESSAGES = (
-    Mechanism(
-        "tp_btf/sock_send_length + sock_recv_length", ("tp_btf__sock_send_length", "tp_btf__sock_recv_length")
-    ),
-    Mechanism("tp_btf/tcp_rcv_space_adjust", ("tp_btf__tcp_rcv_space_adjust",)),
+BY_MESSAGES = Mechanism(
+    "tp_btf/sock_send_length + sock_recv_length", ("tp_btf__sock_send_length", "tp_btf__sock_recv_length")
 )
+_MESSAGES = (BY_MESSAGES, Mechanism("tp_btf/tcp_rcv_space_adjust", ("tp_btf__tcp_rcv_space_adjust",)))
 """Every message passes the first mechanism (since 6.3), every read the second."""
 
 # No fallback gives the same events: a raw tracepoint cannot call the helper that returns the cookie, which joins an
@@ -152,6 +150,14 @@ class Hooks:
         except BaseException:
             self._detach(self._links.keys() - before)
             raise
+
+    def has(self, mechanism: Mechanism) -> bool:
+        """Return whether a mechanism's programs are attached."""
+        return self._links.keys() >= set(mechanism.programs)
+
+    def detach(self, mechanism: Mechanism) -> None:
+        """Detach a mechanism's programs."""
+        self._detach(mechanism.programs)
 
     def _attach(self, name: str) -> None:
         """Attach a program by a link, or by a probe at each symbol of the function."""

@@ -33,7 +33,7 @@ from nettop.probes.connections.bound import RowBound, rows_within
 from nettop.probes.connections.ended import EndedSockets, mark_begun
 from nettop.probes.connections.events import ConnectionEvents, EventsStatus
 from nettop.probes.connections.groups import SocketGroups
-from nettop.probes.connections.hooks import FALLBACKS, unavailable
+from nettop.probes.connections.hooks import BY_MESSAGES, FALLBACKS, unavailable
 from nettop.probes.connections.programs import events_text, table_text, udp_text
 from nettop.probes.connections.sock_diag_table import SOCK_DIAG, DiagTable
 from nettop.probes.connections.socket_rows import (
@@ -47,7 +47,7 @@ from nettop.probes.connections.socket_rows import (
     set_answers,
 )
 from nettop.probes.connections.socket_table import OWNED_MECHANISM, UNATTRIBUTED_MECHANISM, WALKS, SocketTable
-from nettop.probes.connections.udp import UDP_FALLBACKS, UdpTotals
+from nettop.probes.connections.udp import UDP_BY_MESSAGES, UDP_FALLBACKS, UdpTotals
 from nettop.probes.probe import Probe
 from nettop.process.clocks import monotonic_ns
 from nettop.reading import has_data
@@ -225,10 +225,15 @@ class Connections(Probe):
         try:
             if self._options[COUNT_UDP] == "off":
                 raise DisabledByUser("switched off by --udp off", "remove --udp off")
-            loader.request(udp_text(follows=self._options.follow is not None and self._events is not None))
+            events = self._events.hooks if self._events else None
+            sets_owners = events is not None and events.has(BY_MESSAGES)
+            follows = events is not None and self._options.follow is not None
+            loader.request(udp_text(sets_owners=sets_owners, follows=follows))
             yield
             program = self._next_program(loader)
             self._udp = UdpTotals(program, loader=loader, chosen=self._options.mechanisms, check=self._check)
+            if events and sets_owners and self._udp.hooks.has(UDP_BY_MESSAGES):
+                events.detach(BY_MESSAGES)
         except NettopError as error:
             self._no_udp = unavailable((UDP_FALLBACKS,), error)
         for attached in (self._events, self._udp):

@@ -100,7 +100,7 @@ _EVENT_MAPS = (
     "scratch",
     "running",
 )
-_UDP_MAPS = ("udp_sockets", "new_rows", "untracked", "sending", "hook_check")
+_UDP_MAPS = ("udp_sockets", "new_rows", "untracked", "sending", "hook_check", "owned_until", "shared_sockets")
 _SHARED = ("boot_to_wall", "connection_groups", "connections", "reader")
 """Maps of all texts, which share them. Those that nettop does not read are listed for `kernel_bytes`."""
 
@@ -123,12 +123,10 @@ def events_text(ring_bytes: int, followed: int | None) -> ProgramText:
     """
     slots = slots_of(FALLBACKS)
     return _text(
-        ("hook_check.bpf.h", "events.bpf.c"),
+        ("hook_check.bpf.h", "owners.bpf.h", "events.bpf.c"),
         functions=(*slots, *((FOLLOWED, *FOLLOW_HOOKS) if followed else ())),
         maps=_EVENT_MAPS + (("followed",) if followed else ()),
         defines={
-            "SHARED_MAX": SHARED_MAX,
-            "WATCHED": WATCHED,
             **_slot_numbers(slots),
             **({"FOLLOWED_MAX": FOLLOWED_MAX} if followed else {}),
             "WRITERS": len(WRITERS),
@@ -141,14 +139,15 @@ def events_text(ring_bytes: int, followed: int | None) -> ProgramText:
     )
 
 
-def udp_text(*, follows: bool = False) -> ProgramText:
+def udp_text(*, sets_owners: bool = False, follows: bool = False) -> ProgramText:
     """Return the text that counts UDP messages; which shares the maps of the walks or the events loaded before.
 
-    With `follows`, which requires the events, also count the messages of the followed processes separately.
+    Both flags require the events. With `sets_owners`, the programs at tracepoints also set owners of connections; with
+    `follows`, also count the messages of the followed processes separately.
     """
     slots = slots_of((UDP_FALLBACKS,))
     return _text(
-        ("hook_check.bpf.h", "udp.bpf.c"),
+        ("hook_check.bpf.h", "owners.bpf.h", "udp.bpf.c"),
         functions=tuple(slots),
         maps=_UDP_MAPS + ((FOLLOWED_TOTALS,) if follows else ()),
         defines={
@@ -158,6 +157,7 @@ def udp_text(*, follows: bool = False) -> ProgramText:
             **_slot_numbers(slots),
         },
         optional=tuple(slots),
+        values={"SETS_OWNERS": int(sets_owners)},
     )
 
 
@@ -185,6 +185,8 @@ def _text(
         **{f"IPPROTO_{name.upper()}": number for number, name in PROTOCOLS.items()},
         "US_PER_TICK": us_per_tick(),
         "CONNECTION_GROUPS": CONNECTION_GROUPS,
+        "SHARED_MAX": SHARED_MAX,
+        "WATCHED": WATCHED,
         "GROUP_SIZE": GROUP_SIZE,
         "STATE_UNCONN": STATE["UNCONN"],
         "HELD_BY_PROCESS": HELD_BY_PROCESS,
@@ -216,5 +218,5 @@ def _text(
         optional=optional,
         values=values or {},
         entries=entries or {},
-        shared=(*_SHARED, "followed"),
+        shared=(*_SHARED, "owned_until", "shared_sockets", "followed"),
     )

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0
 // Bytes and messages of UDP sockets, from the return value of each send or receive call. A message is what
 // one call transfers, however many datagrams the kernel turns it into (UDP_SEGMENT, UDP_GRO). struct row,
-// struct udp_totals, socket_rows.bpf.h and hook_check.bpf.h are prepended to this file.
+// struct udp_totals, socket_rows.bpf.h, hook_check.bpf.h and owners.bpf.h are prepended to this file.
 
+#include <nettop/value.h>
 #include <uapi/linux/ptrace.h>
 
 #define SOCK_DGRAM 2
@@ -23,7 +24,6 @@ BPF_PERCPU_ARRAY(untracked, struct udp_totals, 1);
 
 #ifdef FOLLOWED_MAX
 // Traffic of the followed thread groups on any socket, whoever opened it, with or without a row.
-BPF_HASH(followed, u32, u8, FOLLOWED_MAX);
 BPF_PERCPU_ARRAY(of_followed, struct udp_totals, 1);
 #endif
 
@@ -68,9 +68,12 @@ static __always_inline void count_followed(u64 length, bool is_sent) {
 #endif
 }
 
-static __always_inline void count(struct sock *sk, u64 cookie, u64 length, bool is_sent) {
-  count_followed(length, is_sent);
+// No socket of the hook check has a row: only messages of others find one at once.
+static __always_inline void count(struct sock *sk, u64 cookie, u64 length, bool is_sent, int slot) {
   struct row *row = cookie ? udp_sockets.lookup(&cookie) : NULL;
+  if (!row && is_hook_check(sk, slot))
+    return;
+  count_followed(length, is_sent);
   if (!row && cookie)
     row = new_row(sk, cookie, is_sent);
   if (row) {
@@ -89,17 +92,26 @@ static __always_inline bool is_udp(u16 protocol, u16 type, u16 family) {
 }
 
 static __always_inline int note(struct sock *sk, int length, bool is_sent, int slot) {
-  if (is_udp(sk->sk_protocol, sk->sk_type, sk->skc_family) && !is_hook_check(sk, slot) && length >= 0)
-    count(sk, cookie_of(sk), length, is_sent);
+  if (is_udp(sk->sk_protocol, sk->sk_type, sk->skc_family) && length >= 0)
+    count(sk, cookie_of(sk), length, is_sent, slot);
   return 0;
 }
 
-int tp_btf__udp_sent(u64 *ctx) { return note((struct sock *)ctx[0], ctx[1], true, CALLED_tp_btf__udp_sent); }
+// A second program at a tracepoint costs more than both do in one: these also set the owners of connections.
+static __always_inline int note_message(struct sock *sk, int length, bool is_sent, int slot) {
+  if (VALUE(SETS_OWNERS))
+    set_owner_by_message(sk, slot);
+  return note(sk, length, is_sent, slot);
+}
+
+int tp_btf__udp_sent(u64 *ctx) {
+  return note_message((struct sock *)ctx[0], ctx[1], true, CALLED_tp_btf__udp_sent);
+}
 
 // Peeked messages stay in the queue; the error queue returns part of what was sent.
 int tp_btf__udp_received(u64 *ctx) {
   int length = ctx[2] & (MSG_PEEK | MSG_ERRQUEUE) ? -1 : ctx[1];
-  return note((struct sock *)ctx[0], length, false, CALLED_tp_btf__udp_received);
+  return note_message((struct sock *)ctx[0], length, false, CALLED_tp_btf__udp_received);
 }
 
 int fexit__udp_sendmsg(u64 *ctx) {
@@ -127,10 +139,10 @@ static __always_inline int note_copied(struct sock *sk, int length, bool is_sent
   bpf_probe_read_kernel(&protocol, sizeof(protocol), &sk->sk_protocol);
   bpf_probe_read_kernel(&type, sizeof(type), &sk->sk_type);
   bpf_probe_read_kernel(&family, sizeof(family), &sk->skc_family);
-  if (!is_udp(protocol, type, family) || is_hook_check(sk, slot) || length < 0)
+  if (!is_udp(protocol, type, family) || length < 0)
     return 0;
   bpf_probe_read_kernel(&cookie, sizeof(cookie), &sk->skc_cookie);
-  count(sk, cookie, length, is_sent);
+  count(sk, cookie, length, is_sent, slot);
   return 0;
 }
 

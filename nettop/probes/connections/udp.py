@@ -36,15 +36,17 @@ UDP_TOTALS = np.dtype([(name, "u8") for name in COUNTED])
 FOLLOWED_TOTALS = "of_followed"
 """The map with the totals of the followed processes."""
 
+UDP_BY_MESSAGES = Mechanism(
+    "tp_btf/sock_send_length + sock_recv_length",
+    ("tp_btf__udp_sent@sock_send_length", "tp_btf__udp_received@sock_recv_length"),
+)
+"""Its programs pass every message of any socket, so they set the owners of TCP connections too."""
 # A kretprobe on a function that receives cannot be used: it tracks only a few calls at once, and these block.
 # skb_consume_udp is called at the end of each successful receive.
 UDP_FALLBACKS = Fallbacks(
     HOOK_UDP,
     (
-        Mechanism(
-            "tp_btf/sock_send_length + sock_recv_length",
-            ("tp_btf__udp_sent@sock_send_length", "tp_btf__udp_received@sock_recv_length"),
-        ),
+        UDP_BY_MESSAGES,
         Mechanism(
             "fexit/udp_sendmsg + udpv6_sendmsg + fentry/skb_consume_udp",
             ("fexit__udp_sendmsg", "fexit__udpv6_sendmsg", "fentry__skb_consume_udp"),
