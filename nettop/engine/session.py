@@ -195,15 +195,15 @@ class Session:
         """Refreshes skipped because the previous one took too long."""
         return self._cost.late
 
-    def sample_now(self, *, is_last: bool = False) -> Future[None]:
-        """Refresh every attached lens at once, without moving the next deadline.
+    def sample_now(self, *, is_last: bool = False, restarts: bool = False) -> Future[None]:
+        """Refresh every attached lens at once; the next deadline stays, unless this `restarts` the interval.
 
         The future completes after a reading that began after this call, also of the lenses that are being attached.
         `is_last` ends a reading in progress before its next lens: the new one reads them all.
         """
         request: Future[None] = Future()
         self._is_superseded = is_last
-        self._post(lambda: self._requests.append(request))
+        self._post(partial(self._request, request, restarts=restarts))
         return request
 
     def set_interval(self, interval_s: float) -> None:
@@ -250,6 +250,11 @@ class Session:
         self._event.set()
 
     # --- in the sampler thread --------------------------------------------------------------------------
+
+    def _request(self, request: Future[None], *, restarts: bool) -> None:
+        self._requests.append(request)
+        if restarts:
+            self._deadline = time.monotonic()
 
     def _run(self) -> None:
         self._deadline = time.monotonic() + self.interval_s

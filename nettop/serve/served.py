@@ -92,13 +92,13 @@ class Served:
                 self.session.set_interval(max(self._chosen_s, UNWATCHED_INTERVAL_S))
 
     async def freshen(self, *lenses: str) -> None:
-        """Read all lenses now, unless the last reading of each of these is no older than the chosen interval. Those of
-        a recording are as old as it is."""
+        """Read all lenses now, in place of the next reading that is due, unless the last reading of each of these is no
+        older than the chosen interval. Those of a recording are as old as it is."""
         ages = [self.age_s(lens) for lens in lenses if self.session.bus.failure(lens) is None]
         if any(age_s is None or age_s > self._chosen_s for age_s in ages):
             with suppress(TimeoutError):
                 async with asyncio.timeout(_FRESH_WITHIN_S):
-                    await asyncio.wrap_future(self.session.sample_now())
+                    await asyncio.wrap_future(self.session.sample_now(restarts=True))
 
     async def start_reading(self, lens: str, table: Table, *, all_rows: bool) -> None:
         """Start reading a table and wait for its first reading: some tables are read only on demand.

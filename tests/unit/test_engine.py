@@ -199,6 +199,19 @@ def test_slow_attaching_does_not_shorten_the_first_interval() -> None:
     assert engine.late == 0
 
 
+@pytest.mark.parametrize(("restarts", "deadline"), [(False, 105.0), (True, 107.0)])
+def test_a_request_may_restart_the_interval(restarts: bool, deadline: float) -> None:
+    """A reading on request comes before the next deadline, or in place of it."""
+    engine = Session(5.0, lambda lens: Source())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(session_module.time, "monotonic", lambda: 102.0)
+        engine._deadline = 105.0
+        engine.sample_now(restarts=restarts)
+        engine._run_tasks()
+        assert engine._next_deadline() == deadline
+    assert engine.late == 0
+
+
 class Told(Source):
     """A source that notes how many readings were skipped."""
 
