@@ -6,12 +6,10 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import re
 from collections import deque
 from collections.abc import Collection, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from nettop.errors import TOO_MANY_FILES, Unsupported
 from nettop.kernel import bpf_syscall as bpf
@@ -190,7 +188,5 @@ def net_loader(host: Host, *, needs_net: bool = True) -> Loader:
 
 def _locked_bytes(descriptor: int) -> int:
     """Return the kernel memory of a program or map, in bytes."""
-    found = re.search(
-        r"^memlock:\s*(\d+)$", Path(f"/proc/self/fdinfo/{descriptor}").read_text(), re.MULTILINE
-    )
-    return int(found[1]) if found else 0
+    with open(f"/proc/self/fdinfo/{descriptor}", "rb", buffering=0) as info:
+        return next((int(line[8:]) for line in info.read().splitlines() if line.startswith(b"memlock:")), 0)

@@ -25,6 +25,7 @@ from nettop.serve.metrics.totals import Totals
 from nettop.serve.problems import RETRY_SOON, Problem
 from nettop.serve.served import Served
 from nettop.snapshots import schema
+from nettop.snapshots.arrays import distinct_rows
 from nettop.snapshots.hooks import NOT_AVAILABLE
 from nettop.snapshots.schema import Kind
 from nettop.snapshots.snapshot import Rows
@@ -137,8 +138,8 @@ def _named(rows: Rows) -> set[tuple[str, int]]:
     name, number = schema.NAMESPACE.name, schema.NETNS.name
     if not {name, number} <= set(rows.array.dtype.names or ()):
         return set()
-    names = rows.texts[name]
-    pairs = set(zip(rows.array[name].tolist(), rows.array[number].tolist(), strict=True))
+    names, firsts = rows.texts[name], distinct_rows([rows.column(name), rows.column(number)])[0]
+    pairs = zip(rows.column(name)[firsts].tolist(), rows.column(number)[firsts].tolist(), strict=True)
     return {(names[code], netns) for code, netns in pairs if code < len(names)}
 
 

@@ -96,8 +96,9 @@ class Places:
     def _count(self, keys: Sequence[Key], counted: Array, is_present: Mask) -> None:
         rows = np.array([self._row(key) for key in keys], np.intp)
         new = len(self._keys) - len(self._counted)
-        self._counted = np.pad(self._counted, ((0, new), (0, 0)))
-        self._in_window = np.pad(self._in_window, (0, new))
+        if new:
+            self._counted = np.pad(self._counted, ((0, new), (0, 0)))
+            self._in_window = np.pad(self._in_window, (0, new))
         self._counted[rows, self._step % _STEPS] += counted
         self._in_window[rows] += counted
         self._is_present = np.zeros(len(self._keys), bool)

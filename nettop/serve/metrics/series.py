@@ -109,7 +109,7 @@ def group_increments(declared: SeriesSet, counted: CountedView) -> GroupIncremen
     if not declared.filter.is_empty:
         matters &= declared.filter.mask(view)
     at = np.flatnonzero(counted.passes & matters)
-    keys, which = _keys(declared, view, at)
+    keys, which = _keys(declared, view, at) if len(at) else ([], at)
     sums, known = {}, {}
     for name in names:
         numbers, present = counted.column(name)
