@@ -42,6 +42,11 @@ class Columns(JoinedRows):
     """The previous frame's columns of rows that have left it since: a row that disappeared without last values keeps
     the rates of its last interval, and so its place."""
 
+    @cached_property
+    def tested(self) -> dict[str, Mask]:
+        """The masks of the parts of filters that were tested, by their text. Do not modify them."""
+        return {}
+
     @property
     def has_rest(self) -> bool:
         """True if the rest has counted anything; otherwise it is not shown."""

@@ -33,6 +33,7 @@ from nettop.query.row_tests import (
     known_test,
     label_test,
     number_test,
+    once,
     opposite,
     shown_contains,
     text_matches,
@@ -228,6 +229,7 @@ class _Parser:
         if self._depth == _MAX_DEPTH:
             raise UsageError(f"more than {_MAX_DEPTH} nested parentheses", "use fewer")
         self._depth += 1
+        begins_at = self._term_at
         if self._take(_NOT):
             test = opposite(self._factor())
         elif self._take(_OPEN):
@@ -237,7 +239,7 @@ class _Parser:
         else:
             test = self._term()
         self._depth -= 1
-        return test
+        return once(self._text[begins_at : self._at].strip(), test)
 
     def _close(self, opened_at: int) -> None:
         if not self._take(_CLOSE):

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from socket import IPPROTO_UDP
 from typing import Any
 
@@ -30,16 +31,19 @@ GROUPS_MAX = 8
 """Maximum findings of a rule; beyond it, they are told apart by fewer columns."""
 INTERVAL_TOLERANCE = 0.9
 """Two readings may be slightly closer than the interval."""
+_EVIDENCE_KEPT = 256
+"""Views and filters of findings that are kept, as most findings are found again in the next reading."""
 _ANY_TIME_MS = 1 << 40
 """Longer than anything lasts."""
 Identity = tuple[tuple[str, Any], ...]
 """The columns by which findings of a rule are told apart, with their values."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, eq=False, slots=True)
 class ParsedRule:
     """A rule of the table shown by `view`, with its parsed filter."""
 
+    table: Table
     view: str
     rule: Rule
     rows: Filter
@@ -88,7 +92,7 @@ def parsed_rules(lens: Lens, table: Table) -> ParsedRules:
     for rule in rules_of(table):
         rows, totals, beside = (parse_filter(table, each) for each in (rule.filter, rule.totals, rule.beside))
         names = frozenset((*rows.names, *totals.names, *beside.names))
-        rules.append(ParsedRule(view, rule, rows, totals, beside, names))
+        rules.append(ParsedRule(table, view, rule, rows, totals, beside, names))
     return ParsedRules(replace(screen_query(table), closed=False, gone=False), tuple(rules))
 
 
@@ -221,7 +225,7 @@ def _finding(view: View, parsed: ParsedRule, identity: Mapping[str, Any], at: In
         view.raw(table.key)[at[:PLACES_MAX]],
         _lasted_ns(view, rule, at),
         _silent_ns(view, at[:PLACES_MAX]),
-        *_evidence(table, parsed, identity),
+        *_evidence(parsed, tuple(identity.items())),
     )
 
 
@@ -244,10 +248,11 @@ def _silent_ns(view: View, at: Index) -> int:
     return min(silent_ms, default=_ANY_TIME_MS if is_untimed.all() else 0) * 1_000_000
 
 
-def _evidence(table: Table, parsed: ParsedRule, identity: Mapping[str, Any]) -> tuple[str, str]:
+@lru_cache(_EVIDENCE_KEPT)
+def _evidence(parsed: ParsedRule, values: Identity) -> tuple[str, str]:
     """Return the view that shows a finding, and the filter of its rows; as a small screen cuts the end, who and where
     come first."""
-    shown, wanted = parsed.rule.proof
+    table, identity, (shown, wanted) = parsed.table, dict(values), parsed.rule.proof
     if shown not in ("", parsed.view):  # rows of other tables
         _, table = find_table(shown)
         place = (

@@ -134,6 +134,18 @@ def known_test(name: str) -> Test:
     return lambda columns: columns.known(name)
 
 
+def once(text: str, test: Test) -> Test:
+    """Test the same columns once for all filters that have this text in common, as the rules of a table do."""
+
+    def tested(columns: Columns) -> Mask:
+        masks = columns.tested
+        if text not in masks:
+            masks[text] = test(columns)
+        return masks[text]
+
+    return tested
+
+
 def opposite(test: Test) -> Test:
     """Match rows that fail the test."""
     return lambda columns: ~test(columns)
@@ -157,4 +169,5 @@ def all_of(*tests: Test) -> Test:
 
 def any_of(*tests: Test) -> Test:
     """Match rows that pass at least one of the tests."""
-    return lambda columns: reduce(operator.or_, (test(columns) for test in tests))
+    first, *others = tests
+    return (lambda columns: reduce(operator.or_, (test(columns) for test in tests))) if others else first
