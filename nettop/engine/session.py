@@ -152,6 +152,7 @@ class Session:
         self._is_superseded = False
         self._stopping = False
         self._deadline = 0.0
+        self._skipped = 0
         self._drained_at = float("-inf")
         self._thread = threading.Thread(target=self._run, name="sampler", daemon=True)
 
@@ -170,6 +171,11 @@ class Session:
     def interval_s(self) -> float:
         """Seconds between two refreshes."""
         return self._pace.interval_s
+
+    @property
+    def kept_interval_s(self) -> float:
+        """Seconds between the last two deadlines that were kept: longer than the interval if readings take longer."""
+        return (self._skipped + 1) * self.interval_s
 
     @property
     def overhead_limit(self) -> OverheadLimit | None:
@@ -309,9 +315,9 @@ class Session:
         now = time.monotonic()
         if now < self._deadline:
             return min(self._deadline, now + self.interval_s)
-        missed = int((now - self._deadline) / self.interval_s)
-        self._cost.late += missed
-        return self._deadline + (missed + 1) * self.interval_s
+        self._skipped = int((now - self._deadline) / self.interval_s)
+        self._cost.late += self._skipped
+        return self._deadline + self.kept_interval_s
 
     def _attach(self, lens: str, options: SourceOptions) -> None:
         self._leases[lens] += 1
@@ -455,10 +461,12 @@ class Session:
         self._is_superseded = False
         now, is_requested = time.monotonic(), bool(self._requests)
         self._start_next()
+        # After a missed deadline, lenses without a lease do not delay the others.
         due = [
             lens
             for lens, attached in self._attached.items()
-            if now >= attached.due_at or (is_requested and not attached.is_failing)
+            if (now >= attached.due_at and (attached.idle_since is None or not self._skipped))
+            or (is_requested and not attached.is_failing)
         ]
         # The own cost comes first, so that its rows and its total are from the same moment. Findings come last, because
         # they are about what the others have just read.

@@ -63,9 +63,12 @@ def first_line(
         state = f"{WARNING} read" if frozen_s is None else "❄ frozen"
         frozen = [item((f" {state} {ago} ago", Role.WARN))]
     limit = context.session.overhead_limit
-    interval = item((f"⟳ {interval_text(context.interval_s)}", Role.DIM), importance=40)
+    chosen, kept_s = interval_text(context.interval_s), context.session.kept_interval_s
+    interval = item((f"⟳ {chosen}", Role.DIM), importance=40)
     if limit is not None and str(limit):  # --max-overhead stretched it
         interval = item((f"{WARNING} ⟳ {interval_text(limit.interval_s)}", Role.WARN), importance=40)
+    elif kept_s > context.session.interval_s:  # readings take longer
+        interval = item((f"{WARNING} ⟳ {interval_text(kept_s)}, not {chosen}", Role.WARN), importance=40)
     pace = [interval, *_average(context, frame)]
     share = UNKNOWN if cost is None else human(cost, RATIO)
     uncounted = context.session.is_local and not context.session.counts_programs

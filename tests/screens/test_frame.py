@@ -241,6 +241,16 @@ async def test_late_refreshes_and_old_rows_are_shown() -> None:
         assert "late 3" in run[1].headline_bar.text
 
 
+async def test_a_longer_interval_is_shown() -> None:
+    """While readings take longer than the interval, the first line says how often there is one."""
+    async with running(busy_host(), (160, 30)) as run:
+        assert "not" not in run[1].first_line.text
+        run[2].session._skipped = 2
+        run[1].update_view()
+        await run[0].pause()
+        assert "⟳ 3 s, not 1 s" in run[1].first_line.text
+
+
 async def test_attaching_is_calm() -> None:
     """Before the first rows there is one line, and no unmeasured zeros."""
     async with running(busy_host(), ticks=0) as run:

@@ -8,6 +8,7 @@ import gc
 import threading
 import weakref
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future
 from dataclasses import replace
 from typing import Any
 
@@ -210,6 +211,35 @@ def test_a_request_may_restart_the_interval(restarts: bool, deadline: float) -> 
         engine._run_tasks()
         assert engine._next_deadline() == deadline
     assert engine.late == 0
+
+
+def test_missed_deadlines_lengthen_the_interval_that_is_kept() -> None:
+    """The interval kept is a multiple of the one asked for, until a deadline is met again."""
+    engine, now = Session(5.0, lambda lens: Source()), [0.0]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(session_module.time, "monotonic", lambda: now[0])
+        for now[0], late, kept_s in ((1.0, 0, 5.0), (12.0, 1, 10.0), (15.0, 1, 5.0)):
+            engine._deadline = engine._next_deadline()
+            assert (engine.late, engine.kept_interval_s, engine.interval_s) == (late, kept_s, 5.0)
+
+
+def test_a_lens_that_is_not_shown_does_not_hold_back_the_others() -> None:
+    """After a missed deadline, only lenses with a lease are read, until one is met again; a request reads all."""
+    sources = {lens: Source() for lens in ("drops", "connections")}
+    engine = Session(5.0, sources.__getitem__)
+    engine._attached = {
+        lens: session_module._Attached(source, SourceOptions(), None) for lens, source in sources.items()
+    }
+    engine._attached["drops"].idle_since = 0.0
+
+    def read(skipped: int) -> list[int]:
+        engine._skipped = skipped
+        engine._read_all()
+        return [source.calls.count("read") for source in sources.values()]
+
+    assert [read(0), read(1), read(0)] == [[1, 1], [1, 2], [2, 3]]
+    engine._requests.append(Future())
+    assert read(1) == [3, 4]
 
 
 class Told(Source):
