@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
@@ -25,6 +26,7 @@ from nettop.output.log_lines import lost_line
 from nettop.output.losses import CAUSES, NOT_LISTED, QUEUE_FULL, Losses, Lost
 from nettop.output.plan import Plan, field_of, make_plan
 from nettop.output.standard_streams import StandardStreams
+from nettop.output.status_line import StatusLine
 from nettop.output.table import AlignedTable, Terminal
 from nettop.output.watching import not_watched, watched, watches_all
 from nettop.process.interrupts import Requests
@@ -89,7 +91,7 @@ def run_text(
         shown_host = host or os.uname().nodename if replay is None else replay.host
         printer = _Printer(settings, plan, session, consumer, stdout, stderr, replay, shown_host, requests)
         outages = Outages(session, (plan.lens.id,), Diagnostics(stderr))
-        is_available = False
+        is_available, began = False, time.monotonic()
         shown: Frame | None = None
         while True:
             consumer.raise_failure(has_begun=printer.printed > 0 and replay is None)
@@ -108,7 +110,9 @@ def run_text(
             if requests is not None and requests.ending:
                 printer.show_last()
                 return ExitCode.DONE
-            if streams.entered(consumer.wait(streams.descriptors())):
+            if not printer.printed and (seconds := int(time.monotonic() - began)):
+                printer.status.show(f"{plan.lens.title}: waiting for a reading … {seconds} s")
+            if streams.entered(consumer.wait(streams.descriptors(), None if printer.printed else 1.0)):
                 consumer.read_now()
 
 
@@ -145,6 +149,7 @@ class _Printer:
         has_banner = text.format is Format.TABLE and not text.data_only
         self.banner_stream = self.stderr if has_banner else None
         self.report = Diagnostics(self.stderr)
+        self.status = StatusLine(self.stderr)
         self.formatter = _formatter(self.plan, text, self.stdout)
         # Tables for people use the encoding of the locale; programs always expect UTF-8.
         self.encoding = self.stdout.encoding if text.format is Format.TABLE else "utf-8"
@@ -181,6 +186,7 @@ class _Printer:
         view = View(self._with_new_rows(frame), self.plan.query, self.resolver, all_batches=True)
         if self.resolver is not None and self.settings.text.count == 1:
             self.resolver.wait(_shown_addresses(view, self.plan.columns), RESOLVE_WAIT_S)
+        self.status.show("")
         self._report_state(frame.now)
         self._report_hosts(frame.now)
         self._report_view(view)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import errno
 import io
 import json
+import os
 import re
 from dataclasses import replace
 
@@ -20,7 +21,7 @@ from nettop.query.times import rfc3339
 from nettop.settings import MAX_INTERVAL_S, MIN_INTERVAL_S, Format, Settings, TextSettings, ViewSettings
 from nettop.snapshots.connections import SOCKETS
 from nettop.snapshots.hosts import LOST_HOST
-from nettop.snapshots.snapshot import PARTLY_SEEN, Ended
+from nettop.snapshots.snapshot import PARTLY_SEEN, Ended, Snapshot
 from tests.unit.build import WALL_NS, make_frame, make_rows
 from tests.unit.logging_run import until
 from tests.unit.scripted import Running, Scripted, printed, steps
@@ -50,6 +51,31 @@ def test_once_prints_the_first_snapshot() -> None:
     assert json.loads(output) | {"time": ""} == {"time": "", "pid": 7, "bytes_sent": 5}
     assert reported == ""
     assert source.closed
+
+
+class Awaited(Scripted):
+    """A source whose first reading waits until the terminal shows something; `ours` is the terminal's other end."""
+
+    def __init__(self, ours: int) -> None:
+        super().__init__(steps([{"pid": 7}]))
+        self.ours, self.shown = ours, ""
+
+    def read(self, taken_ns: int) -> Snapshot:
+        """Read what the terminal shows, then the step."""
+        self.shown = self.shown or os.read(self.ours, 4096).decode()
+        return super().read(taken_ns)
+
+
+def test_a_terminal_sees_what_is_awaited() -> None:
+    """Until the first rows, standard error says which lens has no reading yet, and for how long; then it is clean."""
+    ours, theirs = os.openpty()
+    with open(theirs, "w") as stderr, Session(MAX_INTERVAL_S, lambda _: source) as session:
+        source = Awaited(ours)
+        settings = Settings(view=NARROW, text=ONCE)
+        assert run_text(settings, session, io.TextIOWrapper(io.BytesIO()), stderr=stderr) == ExitCode.DONE
+        assert re.fullmatch(r"\r\x1b\[KConnections: waiting for a reading … \d s", source.shown)
+        assert os.read(ours, 4096).decode() == "\r\x1b[K"
+    os.close(ours)
 
 
 def test_enter_refreshes_at_once() -> None:
