@@ -30,6 +30,7 @@ from nettop.errors import (
     unknown_word,
 )
 from nettop.process.interrupts import exit_code_of, exit_on_signals, leave_output
+from nettop.process.priority import restore_priority
 from nettop.process.threads import ending_with_threads
 from nettop.snapshots import views
 
@@ -206,6 +207,7 @@ def main() -> int:
         return exit_code_of(ended) if sys.argv[1:2] in _ANSWERING else ExitCode.DONE
     finally:
         leave_output()
+        restore_priority()
         gc.freeze()  # the interpreter's last collections would take 50 ms
 
 
@@ -246,7 +248,10 @@ def run(arguments: Sequence[str], source_of: SourceOf = None) -> int:
 
 
 def _parse(arguments: Sequence[str]) -> Any:
-    """Parse the arguments into the command's options, or return an exit code after --help or --version."""
+    """Parse the arguments into the command's options, or return an exit code after --help or --version.
+
+    Keep the raised priority for commands that watch this host.
+    """
     command = typer.main.get_command(app)
     try:
         parsed = command.main(list(arguments), "nettop", standalone_mode=False)
@@ -260,6 +265,8 @@ def _parse(arguments: Sequence[str]) -> Any:
         raise _usage(error, command) from None
     if parsed == _INTERRUPTED:
         raise KeyboardInterrupt
+    if getattr(parsed, "normal_priority", True) or getattr(parsed, "host", None):
+        restore_priority()
     return parsed
 
 

@@ -16,6 +16,7 @@ from nettop.commands.options import (
     completer,
     follow_namespaces_option,
     mechanism_option,
+    normal_priority_option,
     option,
     parse_mechanisms,
     parse_seconds,
@@ -74,6 +75,7 @@ class CheckOptions:
     recording: Annotated[Path | None, from_option("Check")] = None
     at: Annotated[str | None, at_option()] = None
     mechanism: Annotated[list[str] | None, mechanism_option()] = None
+    normal_priority: Annotated[bool, normal_priority_option()] = False
     follow_namespaces: Annotated[bool, follow_namespaces_option()] = False
     # fmt: on
 

@@ -104,6 +104,7 @@ def compile_in_background(resources: ExitStack) -> None:
         assert child.stdin is not None
         resources.callback(child.stdin.close)
         os.sched_setscheduler(child.pid, os.SCHED_IDLE, os.sched_param(0))
+        os.setpriority(os.PRIO_PROCESS, child.pid, 0)
 
 
 def _end_with_standard_input() -> None:

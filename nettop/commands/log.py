@@ -19,6 +19,7 @@ from nettop.commands.options import (
     follow_namespaces_option,
     max_overhead_option,
     mechanism_option,
+    normal_priority_option,
     option,
     parse_count,
     parse_lens_options,
@@ -92,6 +93,7 @@ class LogOptions:
     interval: Annotated[str | None, option("--interval", "-t", metavar="SECONDS", panel=_WHAT,
                                            help="Seconds between readings of the tables (1)")] = None
     max_overhead: Annotated[str | None, max_overhead_option(_WHAT)] = None
+    normal_priority: Annotated[bool, normal_priority_option(_WHAT)] = False
     mechanism: Annotated[list[str] | None, mechanism_option(_WHAT)] = None
     format: Annotated[str, option("--format", metavar="text|jsonl", panel=_WHERE,
                                   autocompletion=completer(LineFormat), help="Line format: text for people, jsonl for "

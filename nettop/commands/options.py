@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeAlias, TypeVar, get_type_h
 import typer
 
 from nettop.errors import NettopError, UsageError, unknown_word
+from nettop.process.priority import NICE
 from nettop.settings import (
     MAX_INTERVAL_S,
     MIN_INTERVAL_S,
@@ -76,6 +77,12 @@ def max_overhead_option(panel: str | None = None) -> Any:
     """Declare --max-overhead; `parse_overhead` parses its value."""
     return option("--max-overhead", metavar="PERCENT", panel=panel,
                   help="Refresh less often while nettop uses more of one CPU than this, e.g. 2%")  # fmt: skip
+
+
+def normal_priority_option(panel: str | None = None) -> Any:
+    """Declare --normal-priority. Only commands with this option keep the priority that nettop started with."""
+    return option("--normal-priority", panel=panel,
+                  help=f"Do not run at nice {NICE}, which root's nettop does to get through on full CPUs")  # fmt: skip
 
 
 def redact_option(panel: str | None = None) -> Any:

@@ -20,6 +20,7 @@ from nettop.commands.options import (
     list_completer,
     max_overhead_option,
     mechanism_option,
+    normal_priority_option,
     option,
     parse_duration,
     parse_lens_options,
@@ -92,6 +93,7 @@ class RecordOptions:
     interval: Annotated[str, option("--interval", "-t", metavar="SECONDS", panel=_WHAT,
                                     help="Seconds between readings (1)")] = "1"
     max_overhead: Annotated[str | None, max_overhead_option(_WHAT)] = None
+    normal_priority: Annotated[bool, normal_priority_option(_WHAT)] = False
     mechanism: Annotated[list[str] | None, mechanism_option(_WHAT)] = None
     follow_namespaces: Annotated[bool, follow_namespaces_option(_WHAT)] = False
     redact: Annotated[bool, redact_option(_WHAT)] = False

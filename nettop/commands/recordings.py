@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 INPUT = "standard input"
 """The name of a recording `-`."""
 _TERMINAL = "/dev/tty"
-_LIVE = ("interval", "max_overhead", "mechanism", "follow_namespaces", "top")
+_LIVE = ("interval", "max_overhead", "mechanism", "follow_namespaces", "normal_priority", "top")
 """Options of several commands that say how to read this host, or are for its metrics."""
 SERVICE_FOLDER = Path("/var/lib/nettop/recordings")
 """Where nettop-record.service keeps its recordings."""

@@ -21,6 +21,7 @@ from nettop.commands.options import (
     list_completer,
     max_overhead_option,
     mechanism_option,
+    normal_priority_option,
     option,
     parse_lens_options,
     parse_mechanisms,
@@ -117,6 +118,7 @@ class ServeOptions:
     recording: Annotated[Path | None, from_option("Serve", _WHAT)] = None
     at: Annotated[str | None, at_option(_WHAT)] = None
     max_overhead: Annotated[str | None, max_overhead_option(_WHAT)] = None
+    normal_priority: Annotated[bool, normal_priority_option(_WHAT)] = False
     mechanism: Annotated[list[str] | None, mechanism_option(_WHAT)] = None
     follow_namespaces: Annotated[bool, follow_namespaces_option(_WHAT)] = False
     # fmt: on

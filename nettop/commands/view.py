@@ -19,6 +19,7 @@ from nettop.commands.options import (
     follow_namespaces_option,
     max_overhead_option,
     mechanism_option,
+    normal_priority_option,
     option,
     parse_lens_options,
     parse_mechanisms,
@@ -70,6 +71,7 @@ class ViewOptions(ShowOptions):
     interval: Annotated[str, option("--interval", "-t", metavar="SECONDS", panel=SHOW,
                                     help="Seconds between refreshes (1)")] = "1"
     max_overhead: Annotated[str | None, max_overhead_option(SHOW)] = None
+    normal_priority: Annotated[bool, normal_priority_option(SHOW)] = False
     mechanism: Annotated[list[str] | None, mechanism_option(SHOW)] = None
     follow_namespaces: Annotated[bool, follow_namespaces_option(SHOW)] = False
     demo: Annotated[bool, option("--demo", panel=SHOW, help="Show a recorded example instead of this host")] = False

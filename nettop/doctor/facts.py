@@ -29,6 +29,7 @@ from nettop.kernel.host.facts import BTF_FILE, INITIAL_PID_NAMESPACE, Host, cont
 from nettop.kernel.host.proc_files import mounts, proc_options
 from nettop.kernel.net.links import read_links
 from nettop.kernel.net.namespaces import find_namespaces
+from nettop.process import priority
 from nettop.process.limits import of_memory, of_processes
 from nettop.snapshots import all_plugins
 
@@ -290,6 +291,14 @@ def check_uplinks(_: Path) -> Iterator[Check]:
         yield Check("uplinks", "uplinks", value, Verdict.NOTE, remedy, names)
 
 
+def check_priority(_: Path) -> Check:
+    """Report the CPU priority of commands that watch this host."""
+    is_refused = os.geteuid() == 0 and priority.state == priority.REFUSED
+    remedy = "add CAP_SYS_NICE (docker run --cap-add SYS_NICE), or nettop may be late on full CPUs"
+    verdict = Verdict.NOTE if is_refused else Verdict.OK
+    return Check("priority", "priority", priority.state, verdict, remedy if is_refused else "")
+
+
 def check_limits(_: Path) -> Iterable[Check]:
     """Report the limits of locked memory, address space, memory, open files and processes."""
     memory, space, files = (
@@ -382,6 +391,7 @@ _CHECKS: tuple[Callable[[Path], Check | Iterable[Check]], ...] = (
     check_container,
     check_uplinks,
     check_limits,
+    check_priority,
     check_sysctls,
     check_python,
     check_numpy,

@@ -85,14 +85,15 @@ class Compiler:
             )
             self._output = memory_file("nettop-compiler")
             opened.callback(os.close, self._output)
-            # Use a separate session so that Ctrl-C at the terminal reaches only the main process.
+            # Use a separate process group so that Ctrl-C at the terminal reaches only the main process. It stays in the
+            # session, whose priority is raised, as nettop waits for it.
             self._child = subprocess.Popen(
                 [sys.executable, "-I", "-m", "nettop.kernel.bpf.compiler", str(theirs.fileno())],
                 pass_fds=[theirs.fileno()],
                 stdin=self._output,  # empty; /dev/null may be missing
                 stdout=self._output,
                 stderr=self._output,
-                start_new_session=True,
+                process_group=0,
                 env=os.environ | {"BCC_KERNEL_SOURCE": str(HEADERS)},
             )
             self._kills = out_of_memory_kills()
