@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import chain
 from typing import NamedTuple
 
 import numpy as np
@@ -209,7 +210,7 @@ class _Table:
         unknown = [key for key in keys if key not in self.row_of]
         used = len(self.row_of)
         evicted = self._evict(keys, used + len(unknown) - self.most, now_ns)
-        new = list(zip([*evicted, *range(used, self.most)], unknown, strict=False))
+        new = list(zip(chain(evicted, range(used, self.most)), unknown, strict=False))
         self.row_of.update((key, row) for row, key in new)
         return np.array([self.row_of[key] for key in keys], np.intp), new
 
