@@ -86,12 +86,17 @@ class Running:
         return document
 
     def stored(self, count: int) -> None:
-        """Waits until so many flows are stored."""
-        until(lambda: self.state()["flows"]["stored"] == count, f"{count} flows are stored")
+        """Wait until exactly this many flows are stored."""
+        until(lambda: self._queried()["flows"]["stored"] == count, f"{count} flows are stored")
 
     def stored_at_least(self, count: int) -> None:
-        """Waits until at least so many flows are stored."""
-        until(lambda: self.state()["flows"]["stored"] >= count, f"{count} flows are stored")
+        """Wait until at least this many flows are stored."""
+        until(lambda: self._queried()["flows"]["stored"] >= count, f"{count} flows are stored")
+
+    def _queried(self) -> dict[str, Any]:
+        """Return the state after a query, which has waiting flows stored."""
+        self.rows("SELECT 1")
+        return self.state()
 
     def rows(self, sql: str) -> list[list[Any]]:
         """The answer to a query."""

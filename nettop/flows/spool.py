@@ -47,7 +47,11 @@ BROKEN_BLOCKS = "broken_blocks"
 """Ledger counter of unreadable files."""
 
 BATCH_S = 5.0
-"""Seconds between inserts, unless BATCH_BYTES wait. An insert writes some 200 kB for whatever it contains."""
+"""Minimum seconds between inserts, unless BATCH_BYTES wait. An insert takes 70 ms of CPU time and writes 400 kB for
+whatever it contains.
+"""
+_CATCH_UP_S = 5.0
+"""Maximum seconds for which a query waits for an insert."""
 BATCH_BYTES, _BATCH_FILES_MAX = 32 << 20, 1000
 """Size from which a batch is complete, and the maximum number of its files."""
 _WAITING_BYTES = BATCH_BYTES // 8
@@ -104,6 +108,8 @@ class Spool:
         self._batch_path, self._stored_path = directory / _BATCH, directory / _STORED
         self._compressor = zstandard.ZstdCompressor(level=_LEVEL)
         self._carried: Counter[str] = Counter()
+        self._was_empty = False
+        """Whether nothing waited since the names of a batch could not be written, so that no file was stored alone."""
         self.failure: OSError | None = None
         """Reason that the last blocks were dropped; None if they were written."""
         try:
@@ -176,15 +182,17 @@ class Spool:
 
         The store recognizes a name that is repeated with the same content. So the names of the files are on disk before
         they are returned, and remain the next batch until `note_stored`, even after a crash. If they cannot be written,
-        or never were, the batch is the oldest file alone. Raise OSError.
+        or never were while files waited, the batch is the oldest file alone. Raise OSError.
         """
         waiting = self.waiting()
         lists = {path: self._named(path) for path in (self._stored_path, self._batch_path)}
         for path, named in lists.items():
             if left := sorted({*named} & {*waiting}):
                 return named[0] if path == self._batch_path else "", [self.read(token) for token in left]
-        batch = list(self._read_until_full(waiting if any(lists.values()) else waiting[:1]))
+        is_noted = self._was_empty or any(lists.values())
+        batch = list(self._read_until_full(waiting if is_noted else waiting[:1]))
         if not batch:
+            self._was_empty = True
             return "", []
         try:
             names = "\n".join(each.token for each in batch).encode()
@@ -192,6 +200,7 @@ class Spool:
                 temporary.replace(self._batch_path)
                 _sync_directory(self._directory)
         except OSError:
+            self._was_empty = False
             for path in lists:
                 path.unlink(missing_ok=True)
             batch = batch[:1]
@@ -332,8 +341,11 @@ class Storing:
         self._earlier = frozenset(earlier)
         self._work, self._stopping = threading.Event(), threading.Event()
         self._is_finishing = False
-        self._next_at = -inf
-        """Time of the next insert of a batch that is not full."""
+        self._last_at = -inf
+        """Time of the last insert, or of the last look that found nothing to insert."""
+        self._is_queried = False
+        self._queries = threading.Condition()
+        store.before_query = self.catch_up
         self.stored: Counter[str] = Counter()
         """Stored rows by table, and unreadable ones as in the ledger."""
         self.stored_earlier: Counter[str] = Counter()
@@ -356,6 +368,7 @@ class Storing:
                 is_stored = self.store_oldest()
             except NettopError as error:
                 self.failure = error
+                self._release_queries()
                 self._report(error)
                 if self._is_finishing:
                     return
@@ -364,16 +377,32 @@ class Storing:
                 delay_s = min(2 * delay_s, _RETRY_MAX_S)
                 continue
             self.failure, delay_s = None, _RETRY_S
-            if is_stored:
-                self._next_at = time.monotonic() + BATCH_S
-            elif self._is_finishing:
-                return
-            else:
+            self._last_at = time.monotonic()
+            self._release_queries()
+            if not is_stored:
+                if self._is_finishing:
+                    return
                 self._work.wait(_IDLE_S)
 
     def _is_due(self) -> bool:
-        is_time = self._is_finishing or time.monotonic() >= self._next_at
-        return is_time or self._spool.waiting_bytes() >= _WAITING_BYTES
+        pause_s = BATCH_S if self._is_queried else self._store.batch_s
+        is_time = self._is_finishing or self.failure or time.monotonic() >= self._last_at + pause_s
+        return bool(is_time) or self._spool.waiting_bytes() >= _WAITING_BYTES
+
+    def catch_up(self) -> None:
+        """Have what waits inserted before a query, unless the last insert was less than BATCH_S ago or storing fails;
+        from any thread.
+        """
+        with self._queries:
+            if self.failure is None and time.monotonic() >= self._last_at + BATCH_S:
+                self._is_queried = True
+                self._work.set()
+                self._queries.wait_for(lambda: not self._is_queried, _CATCH_UP_S)
+
+    def _release_queries(self) -> None:
+        with self._queries:
+            self._is_queried = False
+            self._queries.notify_all()
 
     def wake(self) -> None:
         """Signal a new block; from any thread."""

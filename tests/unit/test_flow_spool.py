@@ -46,6 +46,8 @@ class Store:
         self.blocks: dict[str, bytes] = {}
         self.calls = self.checks = 0
         self.damage = None
+        self.batch_s = 0.0
+        self.before_query: Callable[[], None] = lambda: None
         self.fails_before: set[int] = set()
         self.fails_after: set[int] = set()
 
@@ -582,9 +584,9 @@ def test_a_new_block_ends_the_wait_of_the_thread(running: tuple[Spool, Store, St
 def test_small_files_wait_to_be_stored_together(
     running: tuple[Spool, Store, Storing], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A few seconds after the last insert, or once they are enough for a batch, or at the end."""
+    """Store them some time after the last insert, before a query, once they are enough for a batch, or at the end."""
     spool, store, storing = running
-    monkeypatch.setattr(spool_module, "BATCH_S", 3600.0)
+    store.batch_s = 3600.0
 
     def put(count: int) -> None:
         for _ in range(count):
@@ -592,17 +594,35 @@ def test_small_files_wait_to_be_stored_together(
         storing.wake()
 
     put(1)
-    until(lambda: storing.stored[FLOWS] == 1 and not storing._is_due(), "the first is stored at once")
+    store.before_query()
+    until(lambda: storing.stored[FLOWS] == 1 and not storing._is_due(), "a query has the first one stored")
     put(3)
     assert not storing._is_due()
     monkeypatch.setattr(spool_module, "_WAITING_BYTES", spool.waiting_bytes() + 1)
     put(1)
     until(lambda: storing.stored[FLOWS] == 5, "four are enough")
     monkeypatch.setattr(spool_module, "_WAITING_BYTES", LARGE)
+    until(lambda: not storing._is_due(), "the insert has ended")
     put(2)
+    store.before_query()
+    assert storing.stored[FLOWS] == 7
+    monkeypatch.setattr(spool_module, "BATCH_S", 3600.0)
+    put(2)
+    store.before_query()
+    assert storing.stored[FLOWS] == 7, "the last insert was a moment ago"
     storing.finish()
-    until(lambda: storing.stored[FLOWS] == 7, "all are stored at the end")
-    assert len(store.contents(FLOWS)) == 3
+    until(lambda: storing.stored[FLOWS] == 9, "all are stored at the end")
+    assert len(store.contents(FLOWS)) == 4
+
+
+def test_a_query_does_not_wait_for_a_store_that_fails(running: tuple[Spool, Store, Storing]) -> None:
+    spool, store, storing = running
+    store.batch_s = 3600.0
+    store.fails_before = {1, 2}
+    spool.put({FLOWS: block("0")}, {})
+    store.before_query()
+    assert storing.failure or storing.stored[FLOWS]
+    until(lambda: storing.stored[FLOWS] == 1, "it is stored later")
 
 
 # All together.

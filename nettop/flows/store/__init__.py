@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from nettop.errors import SourceFailed
@@ -14,6 +14,10 @@ class Store(Protocol):
 
     damage: SourceFailed | None
     """Damage to stored rows that a query has met since the start."""
+    batch_s: float
+    """Seconds between inserts of what waits, while nobody queries it and it is little."""
+    before_query: Callable[[], None]
+    """Called before a query if nobody can query the tables otherwise, so that they are up to date."""
 
     def insert(self, blocks: Mapping[str, bytes], token: str) -> None:
         """Store blocks in ClickHouse's Native format durably, by table. A repeated token stores nothing.

@@ -74,8 +74,10 @@ class _Server:
 class ServerStore:
     """A Store with its tables on servers. It uses servers in turn, and avoids one that failed for a while.
 
-    It connects on first use, so that a collector may start before its servers.
+    It connects on first use, so that a collector may start before its servers. Others query them directly.
     """
+
+    batch_s = 5.0
 
     def __init__(
         self,
@@ -112,6 +114,7 @@ class ServerStore:
         self._compressor = zstandard.ZstdCompressor(level=_LEVEL)
         self._is_prepared = False
         self.damage: SourceFailed | None = None
+        self.before_query: Callable[[], None] = lambda: None
         self._lock = threading.Lock()
 
     def prepare(self) -> None:
