@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup test test-all lint test-pure test-unit test-screens test-thorough test-kernel test-install test-deploy test-core test-kernels kernel-support generate screenshots tour bench bench-attribution bench-bandwidth bench-captures bench-cluster bench-cpu bench-durability bench-enrichment bench-events bench-exporters bench-findings bench-flows bench-fuzz bench-hosts bench-latency bench-loading bench-overhead bench-recording bench-serve bench-services bench-soak bench-start bench-totals bench-udp explore deb offline fresh-root lock clean
+.PHONY: help setup test test-all lint test-pure test-unit test-screens test-thorough test-kernel test-install test-deploy test-core test-kernels kernel-support generate screenshots tour bench bench-reference bench-quick bench-cluster bench-exporters bench-fuzz bench-soak explore deb offline fresh-root lock clean
 
 bin := .venv/bin
 uid := $(shell id -u)
@@ -76,40 +76,19 @@ tour: ## docs/screenshots/tour-*.svg, of real traffic; root
 screenshots: ## every view at five sizes, dark and light, in build/screenshots: SVG, and PNG by rsvg-convert
 	$(as_user) $(bin)/python -B scripts/screenshots.py --every-size build/screenshots
 
-bench: ## the speed and memory budgets, side by side with ss; root
-	$(as_root) $(bin)/python -B bench/connections.py
+bench: ## docs/benchmarks.md with its plots, in half an hour on a quiet machine; root, cc, iperf3, redis, nginx, wrk; ONLY=names
+	$(as_root) $(bin)/python -B bench/run.py $(ONLY)
+	$(as_user) $(bin)/python -B bench/page.py
 
-bench-attribution: ## whose bytes nettop, nethogs and iftop say they are, beside the truth; root
-	$(as_root) $(bin)/python -B bench/attribution.py
+bench-reference: ## bench/results/reference.json: the same of older commits; root
+	$(as_root) $(bin)/python -B bench/run.py --reference $(ONLY)
+	$(as_user) $(bin)/python -B bench/page.py
 
-bench-bandwidth: ## what counting packets costs; root, iperf3, cc
-	$(as_root) $(bin)/python -B bench/bandwidth.py
-
-bench-overhead: ## --max-overhead over 50,000 connections; root
-	$(as_root) $(bin)/python -B bench/overhead.py
-
-bench-cpu: ## the cpu lens beside perf, and what it costs; root, perf, iperf3, nft, ethtool, cc
-	$(as_root) $(bin)/python -B bench/cpu_categories.py
-	$(as_root) $(bin)/python -B bench/cpu_cost.py
-	$(as_root) $(bin)/python -B bench/duties.py
-
-bench-enrichment: ## looking up the networks of flows, beside maxminddb
-	$(as_user) $(bin)/python -B bench/enrichment.py
-
-bench-flows: ## the speed and memory of nettop collect; root, cc
-	$(as_root) $(bin)/python -B bench/flows.py
-
-bench-captures: ## exports that were captured, in DIR: what is stored of them, beside what is expected
-	$(as_user) $(bin)/python -B bench/captures.py $(DIR)
+bench-quick: ## every benchmark small and briefly, to see that it works; root
+	$(as_root) $(bin)/python -B bench/run.py --quick $(ONLY)
 
 bench-exporters: ## real exporters, beside what nfdump has of them; root, softflowd, pmacct, nfdump, Open vSwitch
 	$(as_root) $(bin)/python -B bench/exporters.py
-
-bench-findings: ## what the findings cost beside the connections; root
-	$(as_root) $(bin)/python -B bench/findings.py
-
-bench-durability: ## flows where the collector is killed 50 times; root
-	$(as_root) $(bin)/python -B bench/durability.py
 
 bench-cluster: ## flows in two ClickHouse shards, one of which is killed; zookeeper
 	$(as_user) $(bin)/python -B bench/cluster.py
@@ -118,39 +97,8 @@ bench-fuzz: ## floods of datagrams against nettop collect, and ten minutes of fu
 	$(as_root) $(bin)/python -B bench/fuzz.py floods
 	$(as_root) $(bin)/python -B bench/fuzz.py guided --seconds 600
 
-bench-events: ## what the events cost; root, cc
-	$(as_root) $(bin)/python -B bench/events.py
-
-bench-hosts: ## what ssh carries for a host, and the CPU of several hosts at once; root
-	$(as_root) $(bin)/python -B bench/hosts.py
-
-bench-latency: ## what following packets costs; root, iperf3, cc
-	$(as_root) $(bin)/python -B bench/latency.py
-
-bench-loading: ## how long programs take to compile and to load, and the verifier's work; root
-	$(as_root) $(bin)/python -B bench/loading.py
-
-bench-recording: ## the size and speed of recordings; root
-	$(as_root) $(bin)/python -B bench/recording.py
-
-bench-serve: ## the speed and memory of nettop serve, beside node_exporter and ss; root, prometheus-node-exporter
-	$(as_root) $(bin)/python -B bench/serve.py
-
-bench-services: ## what the services lens costs redis-benchmark and nginx; root, redis, nginx, wrk
-	$(as_root) $(bin)/python -B bench/services.py
-	$(as_root) $(bin)/python -B bench/udp_requests.py
-
 bench-soak: ## an hour of every frontend beside names that come and go by the thousand; root, prometheus
 	$(as_root) $(bin)/python -B bench/soak.py
-
-bench-start: ## how fast nettop starts; root
-	$(as_root) $(bin)/python -B bench/start.py
-
-bench-totals: ## totals and rates beside what programs moved, 2,000 connections a second; root, cc
-	$(as_root) $(bin)/python -B bench/totals.py
-
-bench-udp: ## what counting UDP costs; root, cc
-	$(as_root) $(bin)/python -B bench/udp.py
 
 explore: ## keys, command lines, and interfaces and sockets that come and go, at random, for an hour; root
 	$(as_root) $(bin)/python -B bench/explore.py $(PARTS)

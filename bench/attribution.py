@@ -1,10 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Compare the bytes that monitors attribute: `sudo .venv/bin/python bench/attribution.py [--quick]`.
+"""The bytes that monitors attribute to processes, beside the payload that those counted themselves.
 
-Each tool in turn watches the same loads, in a network namespace of the bench's own, where only the clients of the load
-send traffic; the servers are at the other end of a veth pair. The truth is the payload that the clients counted
-themselves. A tool is credited with the bytes it attributes to the PIDs of those clients; iftop, which knows no
-processes, with the bytes it attributes to the server's address; nettop's flows with all bytes of the device.
+Each tool watches the same loads, in a network namespace where only the clients of the loads send traffic; the servers
+are at the other end of a veth pair.
 """
 
 import csv
@@ -12,22 +10,21 @@ import multiprocessing
 import os
 import random
 import re
-import shutil
+import signal
 import socket
 import struct
 import subprocess
-import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from multiprocessing.queues import SimpleQueue
 from multiprocessing.synchronize import Event
 from pathlib import Path
 
-from measure import QUICK, Figure, arguments, judge
-from programs import NETTOP, cpu_seconds, cpu_while, family, run, running, until
+from harness import OURS, Sample, Scale, Target, Turns, benchmark
+from programs import NETTOP, cpu_while, family, run, running, until
 from sockets import own_namespace
 
 from tests.kernel.lab import die_with_parent
@@ -167,10 +164,10 @@ class Load:
 
 SHORT = (100, 10_000), (10_000, 100_000)
 LOADS = (
-    Load("one connection, 4 GB", over_tcp, 1, 1, (1000, 1000), (4_000_000_000, 4_000_000_000), 1),
-    Load("200 connections/s from 16 processes", over_tcp, 1600, 200, *SHORT, 16),
-    Load("50 processes/s with one connection each", over_tcp, 400, 50, *SHORT, None),
-    Load("500 UDP sockets/s from 16 processes", over_udp, 4000, 500, (30, 60), (60, 1200), 16),
+    Load("one connection, 2 GB", over_tcp, 1, 1, (1000, 1000), (2_000_000_000, 2_000_000_000), 1),
+    Load("200 connections/s from 16 processes", over_tcp, 800, 200, *SHORT, 16),
+    Load("50 processes/s with one connection each", over_tcp, 200, 50, *SHORT, None),
+    Load("500 UDP sockets/s from 16 processes", over_udp, 2000, 500, (30, 60), (60, 1200), 16),
 )
 
 
@@ -192,21 +189,6 @@ def has_loaded(pid: int, output: Path) -> bool:
     return output.stat().st_size > 0 and family(pid) == [pid]
 
 
-@dataclass(frozen=True)
-class Tool:
-    """A monitor: its command, its output parser, and the input that makes it print and exit.
-
-    `attributed` returns bytes by PID, with None for those without a process. `counts` returns whether it counts yet. A
-    tool that is `without_processes` is credited with all its bytes; the text says which these are.
-    """
-
-    command: tuple[str, ...]
-    attributed: Callable[[str], dict[int | None, float]]
-    counts: Callable[[int, Path], bool] = captures
-    without_processes: str = ""
-    last_input: bytes = b""
-
-
 def sum_of_nettop(text: str) -> dict[int | None, float]:
     """Sum the per-interval bytes by PID."""
     bytes_of: dict[int | None, float] = {}
@@ -222,57 +204,65 @@ def last_of_nethogs(text: str) -> dict[int | None, float]:
     return {int(pid) or None: float(sent) + float(received) for pid, sent, received in lines}
 
 
-def total_of_iftop(text: str) -> dict[int | None, float]:
-    """Return the cumulative sum, which iftop prints with three digits."""
-    totals = re.findall(r"^Cumulative .* ([\d.]+)([KMGT]?)B$", text, re.MULTILINE)
-    number, unit = totals[-1]
-    return {None: float(number) * 1024 ** " KMGT".index(unit or " ")}
-
-
-NETTOP_ROWS = (NETTOP, "--table", "-d", "--deltas", "--format", "csv")
-
-
-def tools() -> list[Tool]:
-    """Return the tools to compare; each watches only this namespace, or its device."""
-    rows = ("--filter", f"netns={os.stat('/proc/self/ns/net').st_ino}", "--columns", "pid,bytes")
-    flows = ("--view", "bandwidth.flows", "--columns", "pid,bytes")
-    plain = ("-t", "-n", "-N", "-B", "-i", DEVICE, "-f", f"host {SERVER}")
-    return [
-        Tool((*NETTOP_ROWS, *rows), sum_of_nettop, has_loaded),
-        Tool((*NETTOP_ROWS, *flows), sum_of_nettop, has_loaded, "all flows"),
-        Tool(("nethogs", "-t", "-C", "-v", "2", "-d", "1", DEVICE), last_of_nethogs),
-        Tool(("iftop", *plain), total_of_iftop, without_processes="of the host", last_input=b"p\nq\n"),
-    ]
-
-
-def watch(tool: Tool, load: Load) -> Figure:
-    """Run a tool during a load. Only output until shortly after the load counts."""
-    truth: dict[int, int] = {}
+def watch(
+    command: Sequence[str],
+    counts: Callable[[int, Path], bool],
+    attributed: Callable[[str], dict[int | None, float]],
+    loads: Sequence[Load],
+) -> Sample:
+    """Run a tool during the loads, once it `counts`; return what it attributes of each, and its own CPU share."""
+    truths: list[dict[int, int]] = []
 
     def act() -> None:
-        truth.update(load.run())
+        truths.extend(load.run() for load in loads)
         time.sleep(LAST_REFRESH_S)
 
-    with (
-        tempfile.NamedTemporaryFile("r") as output,
-        running(
-            *tool.command, out=output.fileno(), err=subprocess.DEVNULL, source=subprocess.PIPE
-        ) as process,
-    ):
-        until(lambda: tool.counts(process.pid, Path(output.name)), f"{tool.command[0]} counts")
-        time.sleep(SETTLED_AFTER_S)
-        start_s, cpu = cpu_seconds(process.pid), cpu_while(process.pid, act)
-        if not tool.last_input:
-            process.kill()
-        process.communicate(tool.last_input)
-        actual = tool.attributed(Path(output.name).read_text())
-    attributed = sum(actual.get(pid, 0) for pid in (actual if tool.without_processes else truth))
-    name = Path(tool.command[0]).name + (f" ({tool.without_processes})" if tool.without_processes else "")
-    what = f"{name:<22} {100 * cpu:>6.1f} % CPU {start_s:>6.2f} s to start"
-    return Figure(what, attributed / sum(truth.values()), "×")
+    with tempfile.NamedTemporaryFile("r") as output:
+        with running(*command, out=output.fileno(), err=subprocess.DEVNULL, end_by=signal.SIGKILL) as process:
+            until(
+                lambda: process.poll() is not None or counts(process.pid, Path(output.name)),
+                f"{command[0]} counts",
+            )
+            if process.poll() is not None:
+                raise SystemExit(f"{' '.join(command)}: status {process.returncode}")
+            time.sleep(SETTLED_AFTER_S)
+            cpu = cpu_while(process.pid, act)
+        actual = attributed(Path(output.name).read_text())
+    shares = [100 * sum(actual.get(pid, 0) for pid in truth) / sum(truth.values()) for truth in truths]
+    return dict(zip((load.what for load in loads), shares, strict=True)) | {"CPU": 100 * cpu}
 
 
-# --- the report -----------------------------------------------------------------------------------------------
+@benchmark(
+    "attribution", "Bytes attributed to their processes",
+    {load.what: "% of the payload" for load in LOADS} | {"CPU": "% of a CPU"},
+    rounds=1, peers={"nethogs": "nethogs"}, more_is_better=True,
+    targets=tuple(Target(100, load.what, at_least=True) for load in LOADS),
+)  # fmt: skip
+def attribution(scale: Scale) -> Iterator[Turns]:
+    """Connections and UDP sockets that live 20 ms, and one large connection. Tools that capture packets also count
+    headers, so more than 100 % is no error. CPU is the tool's own: hooks and captures also run on others' time.
+    """
+    own_namespace()
+    connect_servers()
+    loads = [replace(load, count=max(1, load.count // 8)) for load in LOADS] if scale.quick else LOADS
+    inode = os.stat("/proc/self/ns/net").st_ino
+    nettop = (
+        NETTOP,
+        "--table",
+        "-d",
+        "--deltas",
+        "--format",
+        "csv",
+        "--filter",
+        f"netns={inode}",
+        "--columns",
+        "pid,bytes",
+    )
+    nethogs = ("nethogs", "-t", "-C", "-v", "2", "-d", "1", DEVICE)
+    yield {
+        OURS: lambda: watch(nettop, has_loaded, sum_of_nettop, loads),
+        "nethogs": lambda: watch(nethogs, captures, last_of_nethogs, loads),
+    }
 
 
 def connect_servers() -> None:
@@ -282,25 +272,3 @@ def connect_servers() -> None:
     until(ready.is_set, "the servers are ready")
     ip(f"address add {CLIENT}/24 dev {DEVICE}")
     ip(f"link set {DEVICE} up")
-
-
-ABOUT = """\
-bytes ÷ truth: bytes attributed to the clients' processes, divided by the payload that they counted.
-Tools that capture packets also count headers, so a ratio above 1 is no error.
-CPU: the tool's own share of one CPU; its hooks or captures also run on other processes' time.
-bandwhich is left out: its text output has 5 s averages and no PIDs."""
-
-
-def main() -> int:
-    """Run each load with each tool."""
-    options = arguments(__doc__, quick=QUICK)
-    own_namespace()
-    connect_servers()
-    print(ABOUT)
-    installed = [tool for tool in tools() if shutil.which(tool.command[0])]
-    loads = [replace(load, count=max(1, load.count // 8)) for load in LOADS] if options.quick else LOADS
-    return judge((f"{load.what}: bytes ÷ truth", (watch(tool, load) for tool in installed)) for load in loads)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,32 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Measure the cost of the bandwidth lens: `sudo .venv/bin/python bench/bandwidth.py [PART …]`.
+"""The price of the bandwidth lens: nanoseconds per packet above empty programs, by the kernel's statistics.
 
-A veth pair connects the bench's own network namespace, whose packets are counted, to another one. `speed`: 64-byte
-datagrams that a CPU can send and receive. `bulk`: CPU nanoseconds per byte of a TCP connection. For both, the two ends
-run on one CPU, and turns with and without the programs alternate; times are the scheduler's, which other load hardly
-affects. `price`: nanoseconds per packet above empty programs, by the kernel's statistics.
+A veth pair connects the bench's own network namespace, whose packets are counted, to another one. The two ends run on
+one CPU.
 """
 
 import contextlib
 import os
 import socket
-import statistics
-import sys
 import time
-from argparse import Namespace as Options
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 from bpf_stats import runs_since, statistics_on
-from cpu_cost import NOTHING, SETTLED_AFTER_S, Job, Work, costs_of, ksoftirqd, received
-from cpu_scenes import A, B, Namespace, Traffic
+from cpu_cost import EMPTY, SETTLED_AFTER_S, TURN_S, Work, ksoftirqd, received
+from harness import Sample, Scale, Target, Turns, benchmark
 from hooked import Hooked
-from measure import QUICK, Figure, Report, arguments, judge
 from programs import LAST_CPU
 from sockets import own_namespace
+from traffic import A, B, Namespace, Traffic
 
 from nettop.kernel import bpf_syscall as bpf
 from nettop.kernel.bpf.program import Loader
@@ -44,12 +38,7 @@ from nettop.probes.bandwidth.programs import (
 from nettop.snapshots.bandwidth import GENERIC_MODE, NATIVE_MODE, TCX_MODE
 
 DEVICE = "bench0"
-TURN_S = 0.25
-EMPTY, WITHOUT, WITH = "empty programs", "--flows off", "flows"
-SPEED, COST = 0.95, 1.03
-"""Bounds with the programs ÷ without: packets/s, and CPU time per byte."""
-RECEIVED_NS, SENT_NS = {WITHOUT: 40.0, WITH: 90.0}, {WITHOUT: 120.0, WITH: 120.0}
-"""Bounds on the cost of a packet above empty programs."""
+WITHOUT, WITH = "--flows off", "flows"
 EMPTY_PROGRAMS = """
 int xdp_received(struct xdp_md *ctx) { return 2; }
 int tc_received(struct __sk_buff *ctx) { return -1; }
@@ -132,7 +121,7 @@ def packets(direction: Direction) -> Iterator[Work]:
     """Send a flood of 64-byte datagrams with both ends on one CPU, and count packets."""
     with connected() as (traffic, ours, theirs):
         ends = traffic.flood(*direction.ends(ours, theirs))
-        yield Work(lambda: received(os.getpid(), DEVICE, direction.packets_at), (*ends, ksoftirqd()))
+        yield Work(lambda: received(os.getpid(), DEVICE, direction.packets_at), ends, (ksoftirqd(),))
 
 
 @contextlib.contextmanager
@@ -140,54 +129,42 @@ def stream(direction: Direction) -> Iterator[Work]:
     """Run one TCP connection with both ends on one CPU, and count bytes."""
     with connected() as (traffic, ours, theirs):
         ends = traffic.stream(*direction.ends(ours, theirs))
-        yield Work(lambda: received(os.getpid(), DEVICE, direction.bytes_at), (*ends, ksoftirqd()))
-
-
-# --- cost for other processes -----------------------------------------------------------------------------------
-
-
-def others(job: Job, options: Options) -> Report:
-    """Measure the job's cost per unit with the programs attached ÷ without them."""
-    rounds = 4 if options.quick else 40
-    with job.started() as work, countings() as made:
-        time.sleep(1)
-        switches = {NOTHING: nullcontext, **{name: each.attached for name, each in made.items()}}
-        return f"{job.title}, {rounds} pairs of {TURN_S:g} s", costs_of(job, work, switches, rounds, TURN_S)
-
-
-def speed(options: Options) -> Iterator[Report]:
-    """Measure how many datagrams a CPU can send and receive."""
-    for direction in DIRECTIONS:
-        title = f"64-byte datagrams {direction.name}, both ends on one CPU"
-        yield others(Job(title, partial(packets, direction), "datagram", speed=SPEED), options)
-
-
-def bulk(options: Options) -> Iterator[Report]:
-    """Measure the CPU nanoseconds per byte of a TCP connection."""
-    for direction in DIRECTIONS:
-        title = f"Bytes {direction.name} over one TCP connection, both ends on one CPU"
-        yield others(Job(title, partial(stream, direction), "byte", cost=COST), options)
+        yield Work(lambda: received(os.getpid(), DEVICE, direction.bytes_at), ends, (ksoftirqd(),))
 
 
 # --- cost of a packet -------------------------------------------------------------------------------------------
 
+KINDS: Mapping[str, tuple[Direction, int, Sequence[str]]] = {
+    "received, by TCX": (RECEIVED, TCX_MODE, (TC_PROGRAM,)),
+    "received, by generic XDP": (RECEIVED, GENERIC_MODE, (XDP_PROGRAM,)),
+    "received, by native XDP": (RECEIVED, NATIVE_MODE, (XDP_PROGRAM,)),
+    "sent": (SENT, TCX_MODE, SENT_PROGRAMS),
+    "sent in another network namespace": (RECEIVED, TCX_MODE, SENT_PROGRAMS),
+}
 
-def price(options: Options) -> Iterator[Report]:
-    """Measure nanoseconds per packet, alternating with empty programs."""
-    received_by = "A packet received, by"
-    for what, direction, mode, programs, bounds in (
-        (f"{received_by} TCX", RECEIVED, TCX_MODE, (TC_PROGRAM,), RECEIVED_NS),
-        (f"{received_by} generic XDP", RECEIVED, GENERIC_MODE, (XDP_PROGRAM,), RECEIVED_NS),
-        (f"{received_by} native XDP", RECEIVED, NATIVE_MODE, (XDP_PROGRAM,), RECEIVED_NS),
-        ("A packet sent", SENT, TCX_MODE, SENT_PROGRAMS, SENT_NS),
-        ("A packet sent in another network namespace", RECEIVED, TCX_MODE, SENT_PROGRAMS, {}),
-    ):
+
+@benchmark(
+    "packet", "Counting a packet", dict.fromkeys((WITHOUT, WITH), "ns"), rounds=1,
+    targets=(
+        *(Target(most, how, subject=kind) for kind in list(KINDS)[:3] for how, most in ((WITHOUT, 40), (WITH, 90))),
+        *(Target(120, how, subject="sent") for how in (WITHOUT, WITH)),
+    ),
+)  # fmt: skip
+def packet(scale: Scale) -> Iterator[Turns]:
+    """Of 64-byte datagrams, above empty programs at the same hooks in adjacent turns, with and without flows."""
+    own_namespace()
+
+    def turn(kind: str) -> Sample:
+        direction, mode, programs = KINDS[kind]
+        above: dict[str, list[float]] = {WITHOUT: [], WITH: []}
         with packets(direction), countings(mode) as made, statistics_on():
-            turns = [
-                {name: ns_a_packet(each, programs) for name, each in made.items()}
-                for _ in range(2 if options.quick else 20)
-            ]
-        yield f"{what}, by BPF statistics", above_empty(turns, bounds)
+            for _ in range(scale.pick(11, 1)):
+                ns = {name: ns_a_packet(each, programs) for name, each in made.items()}
+                for name, values in above.items():
+                    values.append(ns[name] - ns[EMPTY])
+        return above
+
+    yield {kind: partial(turn, kind) for kind in scale.pick(list(KINDS), ["sent"])}
 
 
 def ns_a_packet(hooked: Hooked, programs: Sequence[str]) -> float:
@@ -198,25 +175,3 @@ def ns_a_packet(hooked: Hooked, programs: Sequence[str]) -> float:
         time.sleep(TURN_S)
         runs = runs_since(before, hooked.runs())
     return sum(runs[name].ns_each for name in programs)
-
-
-def above_empty(turns: Sequence[Mapping[str, float]], bounds: Mapping[str, float]) -> Iterator[Figure]:
-    """Yield the cost of empty programs, and the extra cost of the others."""
-    yield Figure(f"{EMPTY}, two clock readings included", statistics.median(t[EMPTY] for t in turns), "ns")
-    for name in (WITHOUT, WITH):
-        above = statistics.median(turn[name] - turn[EMPTY] for turn in turns)
-        yield Figure(f"{name}, above {EMPTY}", above, "ns", bounds.get(name))
-
-
-PARTS = {"speed": speed, "bulk": bulk, "price": price}
-
-
-def main() -> int:
-    """Run all parts, or the named ones."""
-    options = arguments(__doc__, PARTS, quick=QUICK)
-    own_namespace()
-    return judge(report for name in options.parts for report in PARTS[name](options))
-
-
-if __name__ == "__main__":
-    sys.exit(main())

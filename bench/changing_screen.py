@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Run nettop's screens over changing sockets: `changing_screen.py ROWS DESCRIPTOR SORT NTH`, on a terminal.
+"""Run nettop's screens over changing sockets: `changing_screen.py ROWS DESCRIPTOR`, on a terminal.
 
-The sampler runs as usual; only the kernel is simulated. One row in NTH changes at each refresh. Just before each
+The sampler runs as usual; only the kernel is simulated. Every row changes at each refresh. Just before each
 snapshot goes to the bus, its time (CLOCK_MONOTONIC, ns, 8 bytes) is written to the descriptor.
 """
 
@@ -17,7 +17,6 @@ from nettop.probes.connections.socket_rows import ROW
 from nettop.screens.app import run_app
 from nettop.settings import Settings, ViewSettings
 from nettop.snapshots.connections import LENS, SOCKETS
-from nettop.snapshots.findings import LENS as FINDINGS
 from nettop.snapshots.schema import Kind
 from nettop.snapshots.snapshot import Rows, Snapshot
 from nettop.snapshots.source import SourceOptions
@@ -27,13 +26,12 @@ GAUGES = ("rtt_us", "rtt_var_us", "cwnd", "send_queue", "delivery_rate")
 
 
 class Changing:
-    """A source in which every counter and gauge of one row in `nth`, at random, changes at each refresh."""
+    """A source in which every counter and gauge changes at each refresh."""
 
-    def __init__(self, rows: int, clock: int, nth: int) -> None:
+    def __init__(self, rows: int, clock: int) -> None:
         self._chance = np.random.default_rng(1)
         self._rows = first_rows(rows)
         self._clock = clock
-        self._nth = nth
 
     def start(self) -> None:
         """Do nothing: there is nothing to attach."""
@@ -41,11 +39,10 @@ class Changing:
     def read(self, taken_ns: int) -> Snapshot:
         """Return the next snapshot."""
         now = self._rows = self._rows.copy()
-        changing = self._chance.permutation(len(now))[:: self._nth]
         for name in COUNTERS:
-            now[name][changing] += self._chance.integers(1, 100_000, len(changing), dtype=np.uint32)
+            now[name] += self._chance.integers(1, 100_000, len(now), dtype=np.uint32)
         for name in GAUGES:
-            now[name][changing] = self._chance.integers(1, 100_000, len(changing))
+            now[name] = self._chance.integers(1, 100_000, len(now))
         texts = {field.name: [""] for field in SOCKETS.fields if field.kind is Kind.TEXT} | {
             "process": ["nginx", "postgres", "java"],
             "cgroup": ["/"],
@@ -69,13 +66,14 @@ class Changing:
 
 
 class Nothing(Changing):
-    """A source of findings that finds nothing: its rows would be another reading in each refresh."""
+    """A source of another lens, such as the findings, that finds nothing: it must not draw another refresh."""
 
-    def __init__(self) -> None: ...
+    def __init__(self, lens: str) -> None:
+        self._lens = lens
 
     def read(self, taken_ns: int) -> Snapshot:
         """Return a snapshot without tables."""
-        return Snapshot(FINDINGS.id, time.time_ns(), time.clock_gettime_ns(time.CLOCK_BOOTTIME), {})
+        return Snapshot(self._lens, time.time_ns(), time.clock_gettime_ns(time.CLOCK_BOOTTIME), {})
 
 
 def first_rows(count: int) -> "np.ndarray[tuple[int], np.dtype[np.void]]":
@@ -94,10 +92,9 @@ def first_rows(count: int) -> "np.ndarray[tuple[int], np.dtype[np.void]]":
 
 def main() -> None:
     """Show the screens until the user quits."""
-    count, clock, sort, nth = sys.argv[1:5]
-    source = Changing(int(count), int(clock), int(nth))
-    settings = Settings(0.7, ViewSettings(sort=sort))
-    with Session(settings.interval_s, {LENS.id: source, FINDINGS.id: Nothing()}.__getitem__) as session:
+    source = Changing(int(sys.argv[1]), int(sys.argv[2]))
+    settings = Settings(0.7, ViewSettings(sort="-bytes_sent_per_s"))
+    with Session(settings.interval_s, lambda lens: source if lens == LENS.id else Nothing(lens)) as session:
         run_app(settings, session)
 
 

@@ -1,52 +1,37 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Measure the cost of the cpu lens: `sudo .venv/bin/python bench/cpu_cost.py [others own idle] [--rounds N]`.
+"""The price of each lens for others: CPU time of bulk TCP, turns, datagrams and connections, beside other tools.
 
-`others`: CPU nanoseconds per byte of TCP, with both ends on one CPU, per turn of one thread over loopback, and per call
-or loop that does not use the network: without nettop, with it, with its exact times, and with perf in turn. Times are
-the scheduler's, which other load hardly affects. `own`: nettop's CPU time and memory while all CPUs handle network
-traffic. `idle`: the same without traffic.
+Times are the scheduler's, which other load hardly affects. The loads run one at a time, all beside the same start of a
+tool: the others are stopped meanwhile.
 """
 
 import contextlib
 import os
-import statistics
+import signal
+import subprocess
 import sys
 import tempfile
 import time
-from argparse import Namespace as Options
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from cpu_scenes import B, Traffic, neighbours, traffic_of
-from measure import Figure, Report, arguments, in_pairs, judge
-from programs import (
-    LAST_CPU,
-    Screens,
-    built,
-    cpu_ns,
-    cpu_while,
-    drain,
-    in_background,
-    printing,
-    resident_mb,
-    run,
-    running,
-    until,
-)
+from harness import NOTHING, Sample, Scale, Target, Turns, benchmark
+from hooked import Hooked, empty_text
+from monitors import TOOLS
+from programs import LAST_CPU, built, cpu_ns, printing, run, running, until
+from traffic import B, Traffic, neighbours
 
+from nettop.snapshots import own_lenses
 from nettop.snapshots.cpu import EXACT_TIMES, TIMES
 
-TURN_S, SETTLED_AFTER_S, START_S = 1.0, 0.02, 10.0
-OWN_CPU, TEXT_MB, SCREENS_MB = 3.0, 50.0, 90.0
-MEDIAN_ERROR = 1.2533 / 1.349
-"""Standard error of the median of normal noise, relative to interquartile range ÷ √(number of values)."""
-OURS, NOTHING = "nettop", "nothing"
-"""A switch that shows the noise between pairs."""
-PERF = "perf record -a -g -F 499"
-"""The peer, at another frequency than nettop's."""
-VIEW = ("--table", "--view", "cpu", "-d", "-t", "1")
+TURN_S, SETTLED_AFTER_S = 0.25, 0.02
+PERF = "perf record"
+PERF_COMMAND = "perf record -a -g -F 499"
+"""At another frequency than nettop's."""
+EMPTY = "empty programs"
 
 Switch = Callable[[], AbstractContextManager[object]]
 """Has something cost CPU time meanwhile."""
@@ -57,14 +42,20 @@ Switch = Callable[[], AbstractContextManager[object]]
 
 @dataclass(frozen=True)
 class Work:
-    """A task that some processes repeat; `done` counts its units."""
+    """A task that some processes repeat, with threads of the kernel; `done` counts its units."""
 
     done: Callable[[], int]
     processes: Sequence[int]
+    threads: Sequence[int] = ()
 
     def cpu_ns(self) -> int:
         """Return the exact CPU time of all processes, including the measured interrupts."""
-        return sum(map(cpu_ns, self.processes))
+        return sum(map(cpu_ns, (*self.processes, *self.threads)))
+
+    def send(self, number: int) -> None:
+        """Send a signal to the processes, such as SIGSTOP."""
+        for pid in self.processes:
+            os.kill(pid, number)
 
 
 def ksoftirqd() -> int:
@@ -84,7 +75,7 @@ def tcp() -> Iterator[Work]:
     with Traffic(LAST_CPU) as traffic:
         near, far = neighbours(traffic)
         ends = traffic.stream(near, far, B)
-        yield Work(lambda: received(far.pid, "vb", 0), (*ends, ksoftirqd()))
+        yield Work(lambda: received(far.pid, "vb", 0), ends, (ksoftirqd(),))
 
 
 @contextlib.contextmanager
@@ -96,66 +87,52 @@ def calls(what: str) -> Iterator[Work]:
         yield Work(lambda: int.from_bytes(os.pread(file.fileno(), 8, 0), sys.byteorder), (pid,))
 
 
-# --- cost for workloads -----------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Job:
-    """A workload, its unit, and bounds with the lens on: relative cost at most, or relative speed at least."""
-
-    title: str
-    started: Callable[[], contextlib.AbstractContextManager[Work]]
-    unit: str
-    cost: float | None = None
-    speed: float | None = None
-
-
-JOBS = {
-    "tcp": Job("TCP over veth, both ends on one CPU", tcp, "byte", cost=1.03),
-    "turns": Job(
-        "16 kB written and read over loopback by one thread", lambda: calls("tcp"), "turn", cost=1.05
-    ),
-    "udp": Job(
-        "64 bytes sent and received over loopback by one thread", lambda: calls("udp"), "turn", cost=1.05
-    ),
-    "getppid": Job("getppid() in a loop", lambda: calls("getppid"), "call", speed=0.97),
-    "spin": Job("A loop without any call", lambda: calls("spin"), "step", speed=0.97),
+JOBS: Mapping[str, Callable[[], AbstractContextManager[Work]]] = {
+    "bulk TCP": tcp,
+    "16-kB turns": lambda: calls("tcp"),
+    "64-byte UDP": lambda: calls("udp"),
+    "getppid": lambda: calls("getppid"),
 }
 
 
-def ns_of_each(work: Work, switch: Switch, seconds: float) -> float:
-    """Return the CPU nanoseconds per unit with the switch on, measured over `seconds` of CPU time."""
+def ns_of_each(work: Work, seconds: float = TURN_S) -> float:
+    """Return the CPU nanoseconds per unit, measured over `seconds` of CPU time."""
+    done, begin = work.done(), work.cpu_ns()
+    until(lambda: work.cpu_ns() - begin >= seconds * 1e9, "the processes to run", 0.002)
+    return (work.cpu_ns() - begin) / max(work.done() - done, 1)
+
+
+def of_jobs(works: Mapping[str, Work], switch: Switch) -> Sample:
+    """Return the CPU nanoseconds per unit of each job, one after the other, with the switch on."""
+    taken = {}
     with switch():
-        time.sleep(SETTLED_AFTER_S)
-        done, begin = work.done(), work.cpu_ns()
-        time.sleep(seconds)
-        until(lambda: work.cpu_ns() - begin >= seconds * 1e9, "the processes to run", 0.002)
-        return (work.cpu_ns() - begin) / max(work.done() - done, 1)
+        for name, work in works.items():
+            work.send(signal.SIGCONT)
+            time.sleep(SETTLED_AFTER_S)
+            taken[name] = ns_of_each(work)
+            work.send(signal.SIGSTOP)
+    return taken
 
 
-def costs_of(
-    job: Job, work: Work, switches: Mapping[str, Switch], rounds: int, turn_s: float
-) -> list[Figure]:
-    """Return the cost of a unit without the switch, and the median of the pairs' ratios with its standard error."""
-    taken = in_pairs(rounds, lambda switch: ns_of_each(work, switch, turn_s), nullcontext, switches)
-    alone = statistics.median(without for pairs in taken.values() for without, _ in pairs)
-    figures = [Figure(f"CPU time per {job.unit}", alone, "ns")]
-    for name, pairs in taken.items():
-        ratios = [
-            without / with_it if job.speed else with_it / without for without, with_it in pairs if without
-        ]
-        low, median, high = statistics.quantiles(ratios, n=4)
-        off_by = MEDIAN_ERROR * (high - low) / len(ratios) ** 0.5
-        bound = job.speed or job.cost if name == OURS else None
-        what = f"{'speed' if job.speed else 'cost'} with {name} (± {off_by:.3f})"
-        figures.append(Figure(what, median, "×", bound, at_least=job.speed is not None))
-    return figures
+# --- switches ---------------------------------------------------------------------------------------------------------
+
+
+def lens_view(lens: str, *more: str) -> Switch:
+    """Return a switch that shows a lens as text."""
+    return lambda: printing("--table", "--view", lens, "-d", "-t", "1", *more)
+
+
+def lens_switches() -> dict[str, Switch]:
+    """Return a switch for each lens with hooks, and for the exact times of the CPU lens."""
+    lenses = [lens.id for lens in own_lenses() if lens.id not in ("flows", "findings", "self")]
+    exact = f"{TIMES.flag} {EXACT_TIMES}"
+    return {lens: lens_view(lens) for lens in lenses} | {f"cpu {exact}": lens_view("cpu", *exact.split())}
 
 
 @contextlib.contextmanager
 def recording() -> Iterator[None]:
     """Have perf record the stacks of all CPUs."""
-    with running(*PERF.split(), "-o", os.devnull, "sleep", "3600") as process:
+    with running(*PERF_COMMAND.split(), "-o", os.devnull, "sleep", "3600") as process:
         descriptors = Path(f"/proc/{process.pid}/fd")
 
         def samples_all() -> bool:
@@ -167,74 +144,60 @@ def recording() -> Iterator[None]:
         yield
 
 
-def others(options: Options) -> Iterator[Report]:
-    """Measure the cost of each job with nettop and without it."""
-    switches: dict[str, Switch] = {
-        NOTHING: nullcontext,
-        OURS: lambda: printing(*VIEW),
-        f"nettop {TIMES.flag} {EXACT_TIMES}": lambda: printing(*VIEW, TIMES.flag, EXACT_TIMES),
-        PERF: recording,
-    }
-    for name in options.jobs.split(","):
-        job = JOBS[name]
-        with job.started() as work:
-            time.sleep(1)
-            figures = costs_of(job, work, switches, options.rounds, TURN_S)
-        yield f"{job.title}, {options.rounds} pairs of {TURN_S:g} s", figures
+@contextlib.contextmanager
+def watching(tool: str) -> Iterator[None]:
+    """Run another monitor, and yield after its first line."""
+    with running(*TOOLS[tool], source=subprocess.PIPE, out=subprocess.PIPE) as process:
+        assert process.stdout
+        if not process.stdout.readline() or process.poll() is not None:
+            raise SystemExit(f"{' '.join(TOOLS[tool])} has ended")
+        yield
 
 
-# --- nettop's own cost ------------------------------------------------------------------------------------------------
+@contextlib.contextmanager
+def empty_switch() -> Iterator[Switch]:
+    """Yield a switch that attaches empty programs to the hooks of the services lens."""
+    from services import best_hooks
+
+    from nettop.kernel.bpf.program import Loader
+
+    names = best_hooks()
+    with contextlib.closing(Loader().load(empty_text(names))) as program:
+        yield Hooked(program, names).attached
 
 
-def own(options: Options) -> Iterator[Report]:
-    """Measure nettop's CPU time and memory while all CPUs handle network traffic."""
-    for name in ("tcp", "udp"):
-        with traffic_of(name):
-            figures = spent(options.seconds)
-        yield f"nettop --view cpu at one refresh per second, scene {name}, {options.seconds:g} s", figures
+@contextlib.contextmanager
+def all_switches(scale: Scale) -> Iterator[dict[str, Switch]]:
+    """Yield the switches that every load is measured with."""
+    with empty_switch() as empty:
+        switches: dict[str, Switch] = {NOTHING: nullcontext, EMPTY: empty}
+        if scale.quick:
+            yield switches | {"cpu": lens_view("cpu")}
+        else:
+            yield (
+                switches
+                | lens_switches()
+                | {PERF: recording}
+                | {name: lambda name=name: watching(name) for name in TOOLS}
+            )
 
 
-def idle(options: Options) -> Iterator[Report]:
-    """Measure CPU time and memory without traffic: the cost of the clocks alone."""
-    title = f"nettop --view cpu at one refresh per second, no traffic, {options.seconds:g} s"
-    yield title, spent(options.seconds)
+PEERS: Any = {PERF: "perf", "nethogs": "nethogs", "iftop": "iftop", "tcptop": "tcptop-bpfcc"}
 
 
-def spent(seconds: float) -> list[Figure]:
-    """Measure the share of one CPU used by nettop's text output and its screens, one after the other."""
-    with in_background(*VIEW) as process:
-        text = taken_by("text", TEXT_MB, process.pid, lambda wait_s: drain(process, wait_s), seconds)
-    with Screens("--view", "cpu", "-t", "1") as terminal:
-        return text + taken_by("screens", SCREENS_MB, terminal.pid, terminal.read_for, seconds)
-
-
-def taken_by(
-    name: str, most_mb: float, pid: int, wait: Callable[[float], object], seconds: float
-) -> list[Figure]:
-    """Measure a process for `seconds` after its start-up."""
-    wait(START_S)
-    cpu = cpu_while(pid, lambda: wait(seconds))
-    return [
-        Figure(f"{name}: user and system time, of one CPU", 100 * cpu, "%", OWN_CPU),
-        Figure(f"{name}: resident memory", resident_mb(pid), "MB", most_mb),
-    ]
-
-
-PARTS = {"others": others, "own": own, "idle": idle}
-
-
-def main() -> int:
-    """Run all parts, or the named ones."""
-    options = arguments(
-        __doc__,
-        PARTS,
-        jobs=(",".join(JOBS), "jobs of `others`, e.g. tcp,getppid"),
-        rounds=(20, "rounds of `others`"),
-        seconds=(15.0, "duration of `own` and `idle`"),
-    )
-    return judge(report for name in options.parts for report in PARTS[name](options))
-
-
-if __name__ == "__main__":
-    with contextlib.suppress(KeyboardInterrupt):
-        sys.exit(main())
+@benchmark(
+    "price", "CPU time of network traffic while a lens is open", dict.fromkeys(JOBS, "ns"), rounds=11, base=NOTHING,
+    peers=PEERS, targets=(Target(1.03, "bulk TCP", subject="cpu"), Target(1.05, "64-byte UDP", subject="cpu")),
+)  # fmt: skip
+def price(scale: Scale) -> Iterator[Turns]:
+    """CPU time per byte of a TCP connection over veth, per turn of one thread that writes and reads over loopback
+    (16 kB of TCP, 64 bytes of UDP), and per getppid(), relative to the adjacent turn without any tool. Empty programs
+    are attached to the hooks of the services lens.
+    """
+    with ExitStack() as ends:
+        works = {name: ends.enter_context(job()) for name, job in JOBS.items()}
+        for work in works.values():
+            work.send(signal.SIGSTOP)
+            ends.callback(work.send, signal.SIGCONT)  # a stopped process does not end
+        switches = ends.enter_context(all_switches(scale))
+        yield {name: lambda switch=switch: of_jobs(works, switch) for name, switch in switches.items()}

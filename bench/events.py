@@ -1,31 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Measure the cost of connection events: `sudo .venv/bin/python bench/events.py [price storm log] [--quick]`.
+"""The price of connection events: a storm of short connections over loopback (storm.c), on one CPU."""
 
-A storm of short connections over loopback (storm.c, both ends in one process, on one CPU) runs alternately with and
-without nettop.
-"""
-
-import statistics
 import sys
-from argparse import Namespace as Options
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 
 from bpf_stats import program_runs, runs_since, statistics_on
-from measure import QUICK, Figure, Report, arguments, at_least, in_pairs, judge
+from cpu_cost import PEERS, Switch, all_switches
+from harness import NOTHING, OURS, Sample, Scale, Target, Turns, benchmark
 from programs import (
     LAST_CPU,
     NETTOP,
     Process,
     built,
     cpu_ns,
-    cpu_while,
     drain,
     in_background,
     readable_folder,
-    resident_mb,
     run,
     running,
     until,
@@ -33,35 +26,18 @@ from programs import (
 from sockets import own_namespace
 
 STATE, NESTED, SEND = "tp_btf__inet_so", "tp_btf__nested", "tp_btf__sock_se"
+TURN_S = 0.7
+WARM_UP_S = 0.3
+"""Seconds of a storm before the measured one: nettop goes on starting after its hooks work."""
 
 
 @dataclass(frozen=True)
 class Storm:
-    """Result of a storm: connections, elapsed seconds, CPU seconds; and nettop's own usage during it.
-
-    `own_cpu` is a share of one CPU.
-    """
+    """Result of a storm: connections, elapsed seconds, CPU seconds of both ends."""
 
     connections: int
     seconds: float
     cpu_s: float
-    own_cpu: float = 0.0
-    resident_mb: float = 0.0
-
-    @property
-    def per_s(self) -> float:
-        """Connections per second."""
-        return self.connections / self.seconds
-
-    @property
-    def cpu_us(self) -> float:
-        """CPU microseconds per connection, both ends together."""
-        return self.cpu_s / self.connections * 1e6
-
-    @property
-    def own_us(self) -> float:
-        """CPU microseconds of nettop per connection."""
-        return self.own_cpu / self.per_s * 1e6
 
 
 def run_storm(program: str, seconds: float) -> Storm:
@@ -70,75 +46,9 @@ def run_storm(program: str, seconds: float) -> Storm:
     return Storm(int(made), float(took), float(cpu))
 
 
-def storm_beside(process: Process, program: str, seconds: float) -> Storm:
-    """Run a storm; return it with the CPU share and the memory of a process during it."""
-    made: list[Storm] = []
-    cpu = cpu_while(process.pid, lambda: made.append(run_storm(program, seconds)))
-    return replace(made[0], own_cpu=cpu, resident_mb=resident_mb(process.pid))
-
-
 def wait_for_hooks(pid: int) -> None:
     """Wait until the process has loaded the program for state changes."""
     until(lambda: STATE in program_runs(pid), "nettop attaches its hooks")
-
-
-@contextmanager
-def hooked() -> Iterator[Process]:
-    """Run nettop with its hooks attached; discard its output."""
-    with running(NETTOP, "--table", "-d", err=sys.stderr) as process:
-        wait_for_hooks(process.pid)
-        yield process
-
-
-# --- cost of a run --------------------------------------------------------------------------------------------
-
-
-def price(program: str, options: Options) -> Report:
-    """Measure nanoseconds per run of each program by the kernel's statistics, which include two clock readings."""
-    seconds = 0.5 if options.quick else 3
-    with in_background("--table", "-d") as process, statistics_on():
-        wait_for_hooks(process.pid)
-        drain(process, 3)
-        before = program_runs(process.pid)
-        made = run_storm(program, seconds)
-        runs = runs_since(before, program_runs(process.pid))
-    return "Price of the hooks, by BPF statistics", [
-        Figure("a state change, one of ten in a connection's lifetime", runs[STATE].ns_each, "ns"),
-        Figure("the nested program next to it", runs[NESTED].ns_each, "ns"),
-        Figure("all state changes of a connection, both ends", runs[STATE].ns / made.connections, "ns"),
-        Figure("a message sent while connections are accepted", runs[SEND].ns_each, "ns"),
-    ]
-
-
-# --- a storm with and without nettop --------------------------------------------------------------------------
-
-
-def storm(program: str, options: Options) -> Report:
-    """Run storms in pairs, without nettop and while it prints the table; take medians over the pairs."""
-    pairs, seconds = (2, 0.5) if options.quick else (9, 3)
-
-    def turn(switch: Callable[[], AbstractContextManager[Process | None]]) -> Storm:
-        with switch() as process:
-            return storm_beside(process, program, seconds) if process else run_storm(program, seconds)
-
-    taken = in_pairs(pairs, turn, nullcontext, {"nettop": hooked})["nettop"]
-    alone, beside = zip(*taken, strict=True)
-    speed = statistics.median(with_it.per_s / without.per_s for without, with_it in taken)
-    added = statistics.median(with_it.cpu_us - without.cpu_us for without, with_it in taken)
-    own = 100 * statistics.median(each.own_cpu for each in beside)
-    rate = statistics.median(each.per_s for each in alone)
-    title = f"A storm of {rate:,.0f} connections/s on one CPU, median of {pairs} pairs of {seconds:g} s"
-    return title, [
-        at_least("connections/s with nettop ÷ without", speed, "×", 0.95),
-        Figure("CPU per connection without nettop", statistics.median(each.cpu_us for each in alone), "µs"),
-        # 5 % of a CPU at 20,000 connections/s
-        Figure("CPU per connection added by nettop", added, "µs", 2.5),
-        Figure("nettop's own CPU meanwhile (--table)", own, "%"),
-        Figure("nettop resident (--table)", max(each.resident_mb for each in beside), "MB"),
-    ]
-
-
-# --- a storm while nettop logs --------------------------------------------------------------------------------
 
 
 @contextmanager
@@ -153,62 +63,70 @@ def logging(*options: str) -> Iterator[Process]:
         yield process
 
 
-LOGS = {
-    "--table -d": hooked,
-    "log, text": logging,
-    "log, JSON Lines": partial(logging, "--format", "jsonl"),
-    "log of groups": partial(logging, "--lens", "connections.groups"),
-}
-WARM_UP_S = 0.5
-"""Seconds of a storm before the measured one: nettop goes on starting after its hooks work."""
-BOUNDS = {"log, text": 15, "log, JSON Lines": 15, "log of groups": 5}
-
-
-def log(program: str, options: Options) -> Report:
-    """Run storms in pairs, without nettop and while it logs; take medians over the pairs."""
-    pairs, seconds = (1, 0.5) if options.quick else (5, 2)
-
-    def turn(switch: Callable[[], AbstractContextManager[Process | None]]) -> Storm:
-        with switch() as process:
-            if process is None:
-                return run_storm(program, seconds)
-            run_storm(program, WARM_UP_S)
-            before = cpu_ns(process.pid)
-            made = run_storm(program, seconds)
-            return replace(made, own_cpu=(cpu_ns(process.pid) - before) / 1e9 / made.seconds)
-
-    taken = in_pairs(pairs, turn, nullcontext, LOGS)
-    alone = statistics.median(without.cpu_us for each in taken.values() for without, _ in each)
-    figures = [Figure("CPU per connection without nettop", alone, "µs")]
-    for name, storms in taken.items():
-        figures += added_figures(name, storms)
-    return f"A storm while nettop logs, median of {pairs} pairs of {seconds:g} s", figures
-
-
-def added_figures(name: str, storms: Sequence[tuple[Storm, Storm]]) -> list[Figure]:
-    """Return what nettop added to the CPU time of a connection, in the storm itself (hooks) and in its own process."""
-    own = statistics.median(with_it.own_us for _, with_it in storms)
-    hooks = statistics.median(with_it.cpu_us - without.cpu_us for without, with_it in storms)
-    shares = [100 * ((with_it.cpu_us + with_it.own_us) / without.cpu_us - 1) for without, with_it in storms]
-    both = f"{name}: both, of the storm's CPU without nettop"
-    return [
-        Figure(f"{name}: CPU added to the storm, per connection", hooks, "µs"),
-        Figure(f"{name}: nettop's own, per connection", own, "µs"),
-        Figure(both, statistics.median(shares), "%", BOUNDS.get(name)),
-        Figure(f"{name}: spread of that, least to most", max(shares) - min(shares), "%"),
-    ]
-
-
-PARTS = {"price": price, "storm": storm, "log": log}
-
-
-def main() -> int:
-    """Run all parts, or the named ones."""
-    options = arguments(__doc__, PARTS, quick=QUICK)
+@benchmark(
+    "connections", "CPU time of a short connection while a lens is open", "µs", rounds=5, base=NOTHING, peers=PEERS,
+)  # fmt: skip
+def connections(scale: Scale) -> Iterator[Turns]:
+    """As many as one CPU makes, both ends in one process, relative to the adjacent turn without any tool."""
     own_namespace()
+
+    def turn(program: str, switch: Switch) -> Sample:
+        with switch():
+            run_storm(program, WARM_UP_S)
+            storm = run_storm(program, TURN_S)
+            return storm.cpu_s / storm.connections * 1e6
+
+    with built("storm.c") as program, all_switches(scale) as switches:
+        yield {name: partial(turn, program, switch) for name, switch in switches.items()}
+
+
+@benchmark(
+    "log", "CPU time of a short connection while nettop logs it", "µs", rounds=11, base=NOTHING,
+    targets=(
+        *(Target(1.15, subject=name) for name in ("log, text", "log, JSON Lines")),
+        Target(1.05, subject="log of groups"),
+    ),
+)  # fmt: skip
+def log(scale: Scale) -> Iterator[Turns]:
+    """That of the connection and that of nettop, together, relative to the adjacent turn without nettop."""
+    own_namespace()
+
+    def turn(program: str, switch: AbstractContextManager[Process | None]) -> Sample:
+        with switch as process:
+            run_storm(program, WARM_UP_S)
+            before = cpu_ns(process.pid) if process else 0
+            storm = run_storm(program, TURN_S)
+            own_ns = cpu_ns(process.pid) - before if process else 0
+            return (storm.cpu_s * 1e6 + own_ns / 1e3) / storm.connections
+
     with built("storm.c") as program:
-        return judge(PARTS[name](program, options) for name in options.parts)
+        yield {
+            NOTHING: lambda: turn(program, nullcontext()),
+            "log, text": lambda: turn(program, logging()),
+            "log, JSON Lines": lambda: turn(program, logging("--format", "jsonl")),
+            "log of groups": lambda: turn(program, logging("--lens", "connections.groups")),
+        }
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+EVENTS = (
+    *("a state change", "the nested program beside it", "a message while connections are accepted"),
+    "all state changes of a connection",
+)
+
+
+@benchmark("events_run", "Programs of the connection events", dict.fromkeys(EVENTS, "ns"), rounds=3)
+def events_run(scale: Scale) -> Iterator[Turns]:
+    """By the kernel's statistics of BPF programs, which include two clock readings."""
+    own_namespace()
+
+    def turn(program: str) -> Sample:
+        before = program_runs(process.pid)
+        made = run_storm(program, TURN_S)
+        runs = runs_since(before, program_runs(process.pid))
+        each = [runs[name].ns_each for name in (STATE, NESTED, SEND)]
+        return dict(zip(EVENTS, (*each, runs[STATE].ns / made.connections), strict=True))
+
+    with built("storm.c") as program, in_background("--table", "-d") as process, statistics_on():
+        wait_for_hooks(process.pid)
+        drain(process, scale.pick(3, 1))
+        yield {OURS: lambda: turn(program)}

@@ -1,45 +1,30 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Measure the speed and memory of nettop collect: `sudo .venv/bin/python bench/flows.py [--quick]`.
+"""nettop collect beside nfcapd, sfcapd and nfacctd, and queries beside nfdump.
 
-It may use all CPUs; the sender runs on the last one, first at the rate that nettop should store, for a minute, then as
-fast as it can. Everything is measured from the datagram to the rows in the tables.
+Collectors may use all CPUs; the sender runs on the last one. nettop counts a flow when it is in the tables.
 """
 
-import json
 import os
+import signal
 import struct
-import sys
 import tempfile
 import time
-from argparse import Namespace as Options
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from measure import QUICK, Figure, Report, arguments, judge
-from programs import (
-    NETTOP,
-    TICKS,
-    built,
-    readable_folder,
-    run,
-    running,
-    session,
-    stat_fields,
-    until,
-)
+from harness import OURS, Sample, Scale, Target, Turns, benchmark
+from programs import NETTOP, built, cpu_ns, readable_folder, run, running, session, until
 
 from nettop.flows.reader import STATE_PATH, Collector
 from nettop.snapshots.arrays import Array
 
 RATE = 200_000
 """Flows per second."""
-OVERLOAD_S = 3.0
-"""How long to send as fast as possible; nettop must store afterwards what arrived meanwhile."""
-RSS_MOST_MB, ROW_BYTES_MOST, LATER_S = 1200, 30, 10.0
 DATAGRAMS = 20_000
 """Distinct datagrams, sent over and over: more flows than fit in one block of a compressed column."""
 PORT = 22055
@@ -176,44 +161,118 @@ def _samples(flows: Array) -> Array:
     return samples
 
 
-# --- the collector -------------------------------------------------------------------------------------------------
+@cache
+def of_kind(name: str) -> Traffic:
+    """Return the traffic of a protocol."""
+    return next(each for each in traffic() if each.name == name)
+
+
+# --- collectors ----------------------------------------------------------------------------------------------------
 
 
 @dataclass
-class Taken:
-    """Flows sent and stored, CPU seconds, memory, and bytes per row on disk.
+class Collecting:
+    """A running collector: its session, where it writes, and what waits until it has stored so many datagrams."""
 
-    Sending took `sending_s` seconds; storing everything took `later_s` seconds more.
-    """
+    pid: int
+    folder: Path
+    store: Callable[[int], object]
 
-    sent: int
-    have: int
-    cpu_s: float
-    rss_mb: float
-    sending_s: float
-    later_s: float
-    row_bytes: float
+    def cpu_ns(self) -> int:
+        """Return the exact CPU time of its processes."""
+        return sum(map(cpu_ns, session(self.pid)))
+
+    def memory_mb(self) -> float:
+        """Return the proportional set size of its processes."""
+        kilobytes = 0
+        for member in session(self.pid):
+            with suppress(OSError):
+                rollup = Path(f"/proc/{member}/smaps_rollup").read_text().splitlines()
+                kilobytes += sum(int(line.split()[1]) for line in rollup if line.startswith("Pss:"))
+        return kilobytes * 1024 / 1e6
+
+    def written(self) -> int:
+        """Return the bytes in its files."""
+        return int(run("du", "-sb", str(self.folder)).split()[0])
 
 
-def of_session(pid: int) -> tuple[float, float]:
-    """Return CPU seconds and megabytes (PSS) of the processes in a session."""
-    cpu = memory = 0
-    for member in session(pid):
-        with suppress(OSError):
-            rollup = Path(f"/proc/{member}/smaps_rollup").read_text().splitlines()
-            cpu += sum(int(field) for field in stat_fields(member)[11:13])
-            memory += sum(int(line.split()[1]) for line in rollup if line.startswith("Pss:"))
-    return cpu / TICKS, memory / 1024
-
-
-def send(program: str, kind: Traffic, rate: float, seconds: float) -> int:
-    """Send for `seconds`, from the last CPU; return the number of flows sent."""
-    with tempfile.NamedTemporaryFile() as file:
+@contextmanager
+def sender(kind: Traffic) -> Iterator[Callable[..., int]]:
+    """Yield a function that sends flows at a rate for some seconds, from the last CPU, and returns the datagrams."""
+    with built("exports.c") as program, tempfile.NamedTemporaryFile() as file:
         file.write(struct.pack("!I", kind.step))
         file.writelines(struct.pack("!H", len(each)) + each for each in kind.datagrams)
         file.flush()
-        words = [program, str(PORT), str(rate / kind.flows), str(seconds), str(kind.place), file.name]
-        return int(run("taskset", "-c", str(max(os.sched_getaffinity(0))), *words)) * kind.flows
+
+        def send(rate: float, seconds: float, port: int = PORT) -> int:
+            words = [program, str(port), str(rate / kind.flows), str(seconds), str(kind.place), file.name]
+            return int(run("taskset", "-c", str(max(os.sched_getaffinity(0))), *words))
+
+        yield send
+
+
+@contextmanager
+def nettop_collect() -> Iterator[Collecting]:
+    """Run nettop collect with every lookup of addresses and interfaces."""
+    with readable_folder("flows") as folder:
+        words = ("collect", "--data-dir", f"{folder}/data", "--query-listen", "none", *known(folder))
+        with running(NETTOP, *words, "--listen", f"127.0.0.1:{PORT}") as process:
+            collector = Collector(f"unix:{folder}/data/flows.sock")
+            until(collector.is_running, "nettop collect")
+
+            def store(datagrams: int) -> None:
+                until(
+                    lambda: is_through(collector.document(STATE_PATH), datagrams), "all flows are stored", 0.1
+                )
+
+            yield Collecting(process.pid, folder / "data", store)
+
+
+def is_through(state: dict[str, Any], datagrams: int) -> bool:
+    """Return whether this many datagrams have arrived, and all their flows are stored or dropped."""
+    flows = state["flows"]
+    return state["datagrams"]["arrived"] == datagrams and not (
+        state["datagrams"]["queued"] + flows["pending"] + flows["waiting"]
+    )
+
+
+@contextmanager
+def listening(folder: Path, *words: str, port: int = PORT) -> Iterator[Collecting]:
+    """Run another collector, and yield once it listens; it stores what it has when it ends."""
+    with running(*words, end_by=signal.SIGINT) as process:
+
+        def store(_: int) -> None:
+            process.send_signal(signal.SIGINT)
+            process.wait(20)
+
+        until(lambda: process.poll() is not None or run("ss", "-Hlun", f"sport = :{port}"), words[0])
+        if process.poll() is not None:
+            raise SystemExit(f"{words[0]}: status {process.returncode}")
+        yield Collecting(process.pid, folder, store)
+
+
+@contextmanager
+def nfdump_collector(program: str) -> Iterator[Collecting]:
+    """Run nfcapd or sfcapd."""
+    with readable_folder(program) as folder:
+        words = f"-4 -b 127.0.0.1 -p {PORT} -t 86400 -B 67108864 -w {folder}".split()
+        with listening(folder, program, *words) as collecting:
+            yield collecting
+
+
+@contextmanager
+def nfacctd() -> Iterator[Collecting]:
+    """Run nfacctd, which writes each flow to a file every ten seconds."""
+    with readable_folder("nfacctd") as folder:
+        settings = {
+            "daemonize": "false", "nfacctd_ip": "127.0.0.1", "nfacctd_port": PORT, "plugins": "print",
+            "aggregate": "src_host,dst_host,src_port,dst_port,proto,tos,tcpflags,timestamp_start,timestamp_end",
+            "print_output": "csv", "print_output_file": f"{folder}/flows-%s.csv", "print_refresh_time": 10,
+            "print_cache_entries": 999983, "plugin_buffer_size": 102400, "plugin_pipe_size": 102400000,
+        }  # fmt: skip
+        (folder / "conf").write_text("".join(f"{key}: {value}\n" for key, value in settings.items()))
+        with listening(folder, "nfacctd", "-f", f"{folder}/conf") as collecting:
+            yield collecting
 
 
 def known(folder: Path) -> list[str]:
@@ -230,68 +289,90 @@ def known(folder: Path) -> list[str]:
     return ["--networks", str(networks), "--interfaces", str(interfaces), "--own-network", "10.0.0.0/8"]
 
 
-def collected(program: str, kind: Traffic, rate: float, seconds: float) -> Taken:
-    """Measure nettop collect; a flow counts once it is in the table."""
-    with readable_folder("flows") as folder:
-        words = ("collect", "--data-dir", f"{folder}/data", "--query-listen", "none", *known(folder))
-        with running(NETTOP, *words, "--listen", f"127.0.0.1:{PORT}") as process:
-            collector = Collector(f"unix:{folder}/data/flows.sock")
-            until(collector.is_running, "nettop collect")
-            before, _ = of_session(process.pid)
-            begin = time.monotonic()
-            sent = send(program, kind, rate, seconds)
-            end = time.monotonic()
-            _, memory = of_session(process.pid)
-            while not is_through(state := collector.document(STATE_PATH), sent // kind.flows):
-                time.sleep(0.1)
-            later_s = time.monotonic() - end
-            cpu, after = of_session(process.pid)
-            sql = "SELECT sum(data_compressed_bytes) / sum(rows) FROM system.parts WHERE table = 'flows_raw' AND active"
-            (row_bytes,) = json.loads(collector.query(sql, "JSONCompactEachRow"))
-            stored = state["flows"]["stored"]
-            return Taken(sent, stored, cpu - before, max(memory, after), end - begin, later_s, row_bytes)
+# --- benchmarks ----------------------------------------------------------------------------------------------------
+
+UNITS = {"CPU": "µs/flow", "memory": "MB", "written": "B/flow", "storing": "s"}
+SETTLED_AFTER_S, SENDING_S = 2.0, 10.0
 
 
-def is_through(state: dict[str, Any], datagrams: int) -> bool:
-    """Return whether this many datagrams have arrived, and all their flows are stored or dropped."""
-    flows = state["flows"]
-    return state["datagrams"]["arrived"] == datagrams and not (
-        state["datagrams"]["queued"] + flows["pending"] + flows["waiting"]
-    )
+def collected(
+    started: Callable[[], AbstractContextManager[Collecting]], kind: Traffic, rate: float, seconds: float
+) -> Sample:
+    """Run a collector while flows arrive; return what it takes for each, and the seconds to store the last ones."""
+    with sender(kind) as send, started() as collecting:
+        time.sleep(SETTLED_AFTER_S)
+        before, size = collecting.cpu_ns(), collecting.written()
+        sent = send(rate, seconds)
+        memory, spent_ns, end = collecting.memory_mb(), collecting.cpu_ns(), time.monotonic()
+        collecting.store(sent)
+        storing = time.monotonic() - end
+        flows = max(sent * kind.flows, 1)
+        spent_ns = max(spent_ns, collecting.cpu_ns())  # that of a collector that has ended is unknown
+        written = (collecting.written() - size) / flows
+        return {
+            "CPU": (spent_ns - before) / 1e3 / flows,
+            "memory": memory,
+            "written": written,
+            "storing": storing,
+        }
 
 
-def figures(taken: Taken, *, bounded: bool) -> Iterator[Figure]:
-    """Yield the figures; only those at a paced rate have bounds."""
-    for what, value, unit, bound in (
-        ("flows sent per second", taken.sent / taken.sending_s, "", None),
-        ("time from the last flow sent to all stored", taken.later_s, "s", LATER_S),
-        ("flows stored per second", taken.have / (taken.sending_s + taken.later_s), "", None),
-        ("lost", 100 * (1 - taken.have / taken.sent), "%", 0.0),
-        ("CPU per flow", taken.cpu_s / taken.have * 1e6 if taken.have else 0.0, "µs", None),
-        ("memory", taken.rss_mb, "MB", RSS_MOST_MB),
-        ("bytes per row", taken.row_bytes, "", ROW_BYTES_MOST),
-    ):
-        yield Figure(what, value, unit, bound if bounded else None)
+def declare(name: str, kind: str, peers: dict[str, Callable[[], AbstractContextManager[Collecting]]]) -> None:
+    """Declare the benchmark of a protocol."""
+
+    def collect(scale: Scale) -> Iterator[Turns]:
+        flows = of_kind(kind)
+        seconds = scale.pick(SENDING_S, 1)
+        collectors = {OURS: nettop_collect} | peers
+        yield {
+            who: partial(collected, started, flows, scale.size, seconds)
+            for who, started in collectors.items()
+        }
+
+    collect.__doc__ = f"""{kind}, {SENDING_S:g} s. nettop looks addresses up in 100,000 networks and also writes
+        sums; the others do not. Memory is the proportional set size of all processes."""
+    benchmark(
+        name, f"Collecting flows: {kind}", UNITS, over="flows/s", sizes=(10, 1_000, 50_000), quick_size=1_000, rounds=1,
+        peers={who: who for who in peers},
+        targets=(Target(10, "CPU"), Target(200, "written", 1_000), Target(250, "memory")),
+    )(collect)  # fmt: skip
 
 
-def reports(program: str, options: Options) -> Iterator[Report]:
-    """Run both parts for each protocol."""
-    parts = (
-        (f"{RATE:,} flows/s", RATE, 5.0 if options.quick else 60.0),
-        ("as fast as possible", 0, OVERLOAD_S),
-    )
-    for kind in traffic():
-        for title, rate, seconds in parts if options.only in ("", kind.name) else ():
-            taken = collected(program, kind, rate, seconds)
-            yield f"{kind.name}, {title}, {seconds:.0f} s", figures(taken, bounded=rate > 0)
+declare("collect", "NetFlow 5", {"nfcapd": lambda: nfdump_collector("nfcapd"), "nfacctd": nfacctd})
+declare("collect_sflow", "sFlow 5", {"sfcapd": lambda: nfdump_collector("sfcapd")})
 
 
-def main() -> int:
-    """Run both parts for each protocol, or the chosen one."""
-    options = arguments(__doc__, quick=QUICK, only=("", "run this protocol only"))
-    with built("exports.c") as program:
-        return judge(reports(program, options))
+@benchmark(
+    "collect_most", "Collecting 200,000 flows per second", UNITS, rounds=1,
+    targets=(Target(1200, "memory"), Target(30, "written"), Target(10, "storing")),
+)  # fmt: skip
+def collect_most(scale: Scale) -> Iterator[Turns]:
+    """nettop collect, by protocol, for 5 s: the largest rate that it is meant to store for long on two CPUs."""
+    rate, seconds = scale.pick((RATE, 5.0), (10_000, 1.0))
+    kinds = scale.pick([each.name for each in traffic()], ["IPFIX"])
+    yield {kind: lambda kind=kind: collected(nettop_collect, of_kind(kind), rate, seconds) for kind in kinds}
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+@benchmark(
+    "query", "A query: the ten pairs of hosts with most bytes", "s", over="flows", sizes=(300_000,), quick_size=3_000,
+    rounds=3, peers={"nfdump": "nfdump"},
+)  # fmt: skip
+def query(scale: Scale) -> Iterator[Turns]:
+    """`nettop flows`, and `nfdump -A srcip,dstip -O bytes -n 10` over the same flows."""
+    kind = of_kind("NetFlow 5")
+    with sender(kind) as send, readable_folder("nfcapd") as folder, nettop_collect() as ours:
+        ours.store(send(50_000, scale.size / 50_000))
+        words = f"-4 -b 127.0.0.1 -p {PORT + 1} -t 86400 -w {folder}".split()
+        if not query.missing("nfdump"):
+            with listening(folder, "nfcapd", *words, port=PORT + 1) as theirs:
+                theirs.store(send(50_000, scale.size / 50_000, PORT + 1))
+        nettop = (NETTOP, "flows", "--data-dir", str(ours.folder))
+        nfdump = ("nfdump", "-R", str(folder), "-A", "srcip,dstip", "-O", "bytes", "-n", "10")
+        yield {OURS: lambda: seconds_of(nettop), "nfdump": lambda: seconds_of(nfdump)}
+
+
+def seconds_of(words: Sequence[str]) -> float:
+    """Return the seconds that a command takes."""
+    begin = time.perf_counter()
+    run(*words)
+    return time.perf_counter() - begin

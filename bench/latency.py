@@ -1,27 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Measure the cost of the latency lens: `sudo .venv/bin/python bench/latency.py [speed bulk] [--quick]`.
+"""The price of following packets: the latency lens's programs beside empty ones at the same hooks.
 
-A veth pair connects another network namespace to the bench's own; both ends of the traffic run on one CPU. `speed`:
-64-byte datagrams that it can send and receive. `bulk`: CPU nanoseconds per byte of a TCP connection. In both, turns
-with and without the lens alternate; times are the scheduler's, which other load hardly affects. For comparison:
-empty programs at the same hooks. The lens is attached by tracepoints and fentry, its best mechanisms.
+A veth pair connects another network namespace to the bench's own; both ends of the traffic run on one CPU. The lens is
+attached by tracepoints and fentry, its best mechanisms.
 """
 
 import contextlib
 import socket
-import sys
 import time
-from argparse import Namespace as Options
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import replace
-from functools import partial
 
 import numpy as np
-from bandwidth import RECEIVED, TURN_S, packets, stream
-from cpu_cost import NOTHING, Job, Switch, costs_of
+from bandwidth import RECEIVED, packets, stream
+from cpu_cost import EMPTY, SETTLED_AFTER_S, Switch, ns_of_each
+from harness import NOTHING, Scale, Target, Turns, benchmark
 from hooked import Hooked, empty_text
-from measure import QUICK, Report, arguments, judge
 from sockets import own_namespace
 
 from nettop.kernel import bpf_syscall as bpf
@@ -31,13 +25,7 @@ from nettop.probes.latency.probe import make_probe
 from nettop.probes.latency.programs import FALLBACKS, SETTINGS, program_text
 from nettop.snapshots.latency import ONE_IN
 
-EMPTY, USUAL, EVERY = "empty programs", "the lens", "the lens, --sampling 1"
-SPEED, COST = 0.92, 1.05
-"""Bounds for USUAL, with the lens ÷ without: datagrams per second, and CPU time per byte of TCP."""
-JOBS = {
-    "speed": Job("64-byte datagrams", partial(packets, RECEIVED), "datagram", speed=SPEED),
-    "bulk": Job("A TCP connection", partial(stream, RECEIVED), "byte", cost=COST),
-}
+USUAL, EVERY = "the lens", "the lens, --sampling 1"
 READINGS = 3
 """Readings until the sampling rate is settled: the lens knows the packet rate from the second reading on."""
 _SO_TIMESTAMPNS = 35
@@ -85,10 +73,7 @@ def loaded(text: ProgramText) -> Iterator[Program]:
 @contextlib.contextmanager
 def hooked() -> Iterator[dict[str, Hooked]]:
     """Yield the switches. USUAL samples packets at the rate that the lens chooses under this traffic."""
-    one_in, reading_s = follow_by_itself()
-    print(
-        f"\nunder this traffic the lens follows one packet in {one_in}; a reading takes {reading_s * 1e3:.1f} ms"
-    )
+    one_in = sampling()
     with loaded(program_text()) as program:
         names = hooks_of(program)
         with loaded(empty_text(names)) as empty:
@@ -99,40 +84,43 @@ def hooked() -> Iterator[dict[str, Hooked]]:
             }
 
 
-def follow_by_itself() -> tuple[int, float]:
-    """Return the sampling (one packet in n) that the lens currently chooses, and the CPU seconds of a reading."""
+def sampling() -> int:
+    """Return the sampling (one packet in n) that the lens currently chooses."""
     with contextlib.closing(make_probe()) as source:
         source.start()
         for _ in range(READINGS):
             time.sleep(1)
-            started = time.thread_time()
             one_in = source.read(time.monotonic_ns()).counts[ONE_IN]
-            reading_s = time.thread_time() - started
-    return one_in, reading_s
+    return one_in
 
 
 # --- cost for other processes -----------------------------------------------------------------------------------------
 
-
-def others(job: Job, options: Options) -> Report:
-    """Measure the speed or the cost of a job with each switch on ÷ without."""
-    rounds = 3 if options.quick else 40
-    with job.started() as work, hooked() as hooks:
-        switches: dict[str, Switch] = {
-            NOTHING: nullcontext,
-            **{name: each.attached for name, each in hooks.items()},
-        }
-        figures = costs_of(job, work, switches, rounds, TURN_S)
-    figures = [each if f"with {USUAL} (" in each.what else replace(each, bound=None) for each in figures]
-    return f"{job.title}, both ends on one CPU, {rounds} pairs of {TURN_S:g} s", figures
+KINDS = {"datagram": (packets, "64-byte datagrams", 1 / 0.92), "byte": (stream, "a TCP connection", 1.05)}
 
 
-def main() -> int:
-    """Run all parts, or the named ones."""
-    options = arguments(__doc__, JOBS, quick=QUICK)
-    own_namespace()
-    return judge(others(JOBS[name], options) for name in options.parts)
+def declare(unit: str) -> None:
+    """Declare the benchmark of one of KINDS."""
+    traffic, what, bound = KINDS[unit]
+
+    def following(scale: Scale) -> Iterator[Turns]:
+        own_namespace()
+        with traffic(RECEIVED) as work, hooked() as hooks:
+
+            def turn(switch: Switch) -> float:
+                with switch():
+                    time.sleep(SETTLED_AFTER_S)
+                    return ns_of_each(work)
+
+            switches = {NOTHING: nullcontext, **{name: each.attached for name, each in hooks.items()}}
+            yield {name: lambda switch=switch: turn(switch) for name, switch in switches.items()}
+
+    following.__doc__ = f"CPU time per {unit} of {what}, relative to the adjacent turn without programs."
+    benchmark(
+        f"following_{unit}s", f"Following the packets of {what}", "ns", rounds=11, base=NOTHING,
+        targets=(Target(round(bound, 3), subject=USUAL),),
+    )(following)  # fmt: skip
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+for each in KINDS:
+    declare(each)

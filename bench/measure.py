@@ -1,10 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Helpers that measure and report: a bench's command line, figures with bounds, and alternating turns."""
+"""Helpers of the programs that look for faults: their command line, and figures with bounds."""
 
 import argparse
-import statistics
-import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,16 +44,14 @@ Report = tuple[str, Iterable[Figure]]
 def arguments(doc: str, parts: Iterable[str] = (), **options: tuple[Any, str]) -> argparse.Namespace:
     """Parse a bench's command line: the names of its parts, and options, each with a default and a help text.
 
-    An option whose default is False is a flag; one whose default is None is an argument that must be given.
+    An option whose default is False is a flag.
     """
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     if names := tuple(parts):
         listed = f"{', '.join(names)} (default: all)"
         parser.add_argument("parts", nargs="*", choices=[[], *names], metavar="PART", help=listed)
     for name, (default, text) in options.items():
-        if default is None:
-            parser.add_argument(name, metavar=name.upper())
-        elif default is False:
+        if default is False:
             parser.add_argument(f"--{name}", action="store_true", help=text)
         else:
             said = f"{text} (default: {default})" if default else text
@@ -66,7 +62,6 @@ def arguments(doc: str, parts: Iterable[str] = (), **options: tuple[Any, str]) -
     return chosen
 
 
-REQUIRED = None, "(required)"
 QUICK = False, "run small and briefly, to check that the bench works"
 
 
@@ -82,37 +77,3 @@ def judge(reports: Iterable[Report]) -> int:
     for line in missed:
         print(f"\nMISSED  {line}")
     return int(bool(missed))
-
-
-# --- turns --------------------------------------------------------------------------------------------------------
-
-
-def side_by_side(runs: int, *calls: Callable[[], object]) -> list[float]:
-    """Return the median seconds of each call; the calls alternate, so that a busy moment affects all of them."""
-    taken: list[list[float]] = [[] for _ in calls]
-    for _ in range(runs):
-        for call, times in zip(calls, taken, strict=True):
-            start = time.perf_counter()
-            call()
-            times.append(time.perf_counter() - start)
-    return [statistics.median(times) for times in taken]
-
-
-def in_pairs(
-    rounds: int, turn: Callable[[Any], Any], off: Any, switches: Mapping[str, Any]
-) -> dict[str, list[tuple[Any, Any]]]:
-    """Return the results of adjacent turns without and with each switch; the order within a pair alternates."""
-    taken: dict[str, list[tuple[Any, Any]]] = {name: [] for name in switches}
-    for number in range(rounds):
-        for name, switch in switches.items():
-            if number % 2:
-                with_it = turn(switch)
-                taken[name].append((turn(off), with_it))
-            else:
-                taken[name].append((turn(off), turn(switch)))
-    return taken
-
-
-def percentile(values: Sequence[float], percent: int) -> float:
-    """Return the smallest value that `percent` of the values do not exceed."""
-    return sorted(values)[max(0, -(-len(values) * percent // 100) - 1)]

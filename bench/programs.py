@@ -153,14 +153,15 @@ class Screens(Terminal):
 
 def resident_mb(pid: int, name: str = "VmRSS") -> float:
     """Return VmRSS, or another size in /proc/PID/status, in MB (10⁶ bytes)."""
-    lines = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+    text = Path(f"/proc/{pid}/status").read_text(errors="replace")
+    lines = dict(line.split(":", 1) for line in text.splitlines())
     return int(lines[name].split()[0]) * 1024 / 1e6
 
 
 def stat_fields(pid: int) -> list[str]:
     """Return the fields of /proc/PID/stat that follow the name; none once the process is gone."""
     with contextlib.suppress(OSError):
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
     return []
 
 
@@ -194,6 +195,11 @@ def cpu_seconds(pid: int) -> float:
 def cpu_ns(pid: int) -> int:
     """Return the exact CPU time of a process, including interrupts."""
     return time.clock_gettime_ns(~pid << 3 | CPUCLOCK_SCHED)
+
+
+def cpu_ns_of(pid: int) -> int:
+    """Return the exact CPU time of a process and its living descendants."""
+    return sum(map(cpu_ns, family(pid)))
 
 
 def cpu_while(pid: int, act: Callable[[], object]) -> float:

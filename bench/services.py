@@ -1,41 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Measure the cost of the services lens: `sudo .venv/bin/python bench/services.py [redis nginx price] [--quick]`.
-
-`redis` and `nginx`: requests per second of redis-benchmark and of wrk, which saturate two CPUs with their servers,
-while `nettop --table --view services -d` runs, relative to those without it. Turns with and without are paired, in
-alternating order: nine pairs. Empty programs at the same hooks are measured in pairs of their own. `price`:
-nanoseconds per run of each program under both loads, and of empty programs at the same hooks, by the kernel's
-statistics.
-"""
+"""The price of each lens for Redis and nginx: requests per second, and the runs of the services lens's programs."""
 
 import contextlib
 import re
-import statistics
-import sys
 import time
-from argparse import Namespace as Options
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack
 
 from bpf_stats import Runs, statistics_on
+from cpu_cost import EMPTY, PEERS, Switch, all_switches, empty_switch, lens_view
+from harness import NOTHING, OURS, Sample, Scale, Target, Turns, benchmark
 from hooked import Hooked, empty_text
-from measure import QUICK, Figure, Report, arguments, at_least, in_pairs, judge
-from programs import Process, printing, readable_folder, run, running, until
+from programs import Process, readable_folder, run, running, until
 from sockets import own_namespace
 
 from nettop.kernel.bpf.program import Loader
 from nettop.probes.services.probe import make_probe
 from nettop.probes.services.programs import FALLBACKS
 
-PAIRS, TURN_S = 9, 3.0
-RATE_LEAST = 0.97
-"""Bound on requests per second with the lens ÷ without."""
-PRICE_NS = 100.0
-"""Bound on the cost of a run above that of an empty program."""
+TURN_S, QUICK_S = 0.8, 0.1
 REDIS, NGINX = 7777, 8081
 CLIENTS = 50
-VIEW = ("--table", "--view", "services", "-d", "-t", "1")
 CONFIGURATION = """
 worker_processes 1; pid {folder}/pid; error_log {folder}/errors; daemon off; user root;
 events {{ worker_connections 1024; }}
@@ -47,15 +32,6 @@ http {{ access_log off; keepalive_requests 100000000; root {folder};
 
 
 # --- loads ----------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Load:
-    """A server, a generator that returns its requests per second over some seconds, and their title."""
-
-    title: str
-    served: Callable[[], AbstractContextManager[Process]]
-    requests_per_s: Callable[[float], float]
 
 
 @contextlib.contextmanager
@@ -97,12 +73,22 @@ def wrk_per_s(seconds: float) -> float:
     return float(rate[1])
 
 
-LOADS = {
-    "redis": Load("redis-benchmark", redis, redis_per_s),
-    "nginx": Load("wrk and nginx", nginx, wrk_per_s),
-}
+LOADS: Mapping[str, Callable[[float], float]] = {"redis": redis_per_s, "nginx": wrk_per_s}
 
-# --- switches -------------------------------------------------------------------------------------------------
+
+def of_loads(switch: Switch, seconds: float = TURN_S) -> Sample:
+    """Return the requests per second of each load with the switch on."""
+    with switch():
+        return {name: per_s(seconds) for name, per_s in LOADS.items()}
+
+
+@contextlib.contextmanager
+def served() -> Iterator[None]:
+    """Run both servers, in a network namespace of their own."""
+    own_namespace()
+    with redis(), nginx():
+        of_loads(contextlib.nullcontext, QUICK_S)
+        yield
 
 
 def best_hooks() -> tuple[str, ...]:
@@ -113,81 +99,53 @@ def best_hooks() -> tuple[str, ...]:
     return next(mechanism.programs for mechanism in FALLBACKS.mechanisms if mechanism.name == name)
 
 
-@contextlib.contextmanager
-def empty() -> Iterator[Hooked]:
-    """Load empty programs for the same hooks."""
-    names = best_hooks()
-    with contextlib.closing(Loader().load(empty_text(names))) as program:
-        yield Hooked(program, names)
+# --- benchmarks -----------------------------------------------------------------------------------------------
+
+UNITS = dict.fromkeys(LOADS, "requests/s")
 
 
-# --- parts ----------------------------------------------------------------------------------------------------
+@benchmark(
+    "requests", "Requests per second while a lens is open", UNITS, rounds=5, base=NOTHING, peers=PEERS,
+    more_is_better=True,
+)  # fmt: skip
+def requests(scale: Scale) -> Iterator[Turns]:
+    """redis-benchmark, and wrk with one nginx process, which saturate two CPUs with their servers, relative to the
+    adjacent turn without any tool; all of nettop's own work takes part.
+    """
+    with served(), all_switches(scale) as switches:
+        seconds = scale.pick(TURN_S, QUICK_S)
+        yield {name: lambda switch=switch: of_loads(switch, seconds) for name, switch in switches.items()}
 
 
-def others(load: Load, pairs: int, turn_s: float) -> Report:
-    """Measure the requests per second with each switch on ÷ without."""
-
-    def rate(switch: Callable[[], AbstractContextManager[object]]) -> float:
-        with switch():
-            return load.requests_per_s(turn_s)
-
-    figures = []
-    with load.served(), empty() as hooked:
-        load.requests_per_s(turn_s / 3)
-        switches = {
-            "nettop": lambda: printing(*VIEW),
-            "empty programs": hooked.attached,
-            "nothing": nullcontext,
-        }
-        for name, switch in switches.items():
-            taken = in_pairs(pairs, rate, nullcontext, {name: switch})[name]
-            ratios = sorted(with_it / without for without, with_it in taken)
-            bound = RATE_LEAST if name == "nettop" else None
-            what = f"with {name} ÷ without, from {ratios[0]:.3f} to {ratios[-1]:.3f}"
-            figures.append(at_least(what, statistics.median(ratios), "", bound))
-    return f"{load.title}: requests per second, {pairs} pairs of {turn_s:g} s", figures
+@benchmark(
+    "services", "Requests per second with the services lens ÷ with empty programs", UNITS, rounds=11, base=EMPTY,
+    more_is_better=True, targets=tuple(Target(0.97, load, at_least=True) for load in LOADS),
+)  # fmt: skip
+def services(scale: Scale) -> Iterator[Turns]:
+    """The same loads, relative to the adjacent turn with empty programs at the same hooks."""
+    with served(), empty_switch() as empty:
+        seconds, lens = scale.pick(TURN_S, QUICK_S), lens_view("services")
+        yield {OURS: lambda: of_loads(lens, seconds), EMPTY: lambda: of_loads(empty, seconds)}
 
 
-def price(load: Load, turn_s: float) -> Report:
-    """Measure nanoseconds per run of each program above the empty one at the same hook."""
-    with load.served(), empty() as hooked, statistics_on():
-        with hooked.attached():
-            load.requests_per_s(turn_s)
-        nothing = {name: runs.ns_each for name, runs in hooked.runs().items()}
-        with contextlib.closing(make_probe()) as source:
+@benchmark("services_run", "A run of the services lens's programs above an empty one", "ns", rounds=3)
+def services_run(scale: Scale) -> Iterator[Turns]:
+    """By the kernel's statistics of BPF programs, which include two clock readings in both."""
+
+    def above_empty(per_s: Callable[[float], float]) -> float:
+        seconds = scale.pick(TURN_S, QUICK_S)
+        with ExitStack() as ends:
+            names = best_hooks()
+            hooked = Hooked(ends.enter_context(contextlib.closing(Loader().load(empty_text(names)))), names)
+            with hooked.attached():
+                per_s(seconds)
+            nothing = {name: runs.ns_each for name, runs in hooked.runs().items()}
+            source = ends.enter_context(contextlib.closing(make_probe()))
             source.start()
-            load.requests_per_s(turn_s)
+            per_s(seconds)
             runs = {name: Runs(*counted) for name, counted in source.programs().items()}
-    figures = [
-        Figure(
-            f"{name}, {runs[name].count:,} runs of {runs[name].ns_each:.0f}; empty: {of_nothing:.0f}",
-            runs[name].ns_each - of_nothing,
-            "ns",
-        )
-        for name, of_nothing in nothing.items()
-    ]
-    above = sum(runs[name].ns - runs[name].count * of_nothing for name, of_nothing in nothing.items())
-    count = sum(runs[name].count for name in nothing)
-    figures.append(Figure("all programs, above empty ones", above / count, "ns", PRICE_NS))
-    return f"{load.title}: a run of each program above an empty one, two clock readings in both", figures
+        above = sum(runs[name].ns - runs[name].count * of_nothing for name, of_nothing in nothing.items())
+        return above / sum(runs[name].count for name in nothing)
 
-
-def reports(options: Options) -> Iterator[Report]:
-    """Run the chosen parts."""
-    pairs, turn_s = (1, 1.0) if options.quick else (PAIRS, TURN_S)
-    for name in options.parts:
-        if name == "price":
-            yield from (price(load, turn_s) for load in LOADS.values())
-        else:
-            yield others(LOADS[name], pairs, turn_s)
-
-
-def main() -> int:
-    """Run all parts, or the named ones."""
-    options = arguments(__doc__, (*LOADS, "price"), quick=QUICK)
-    own_namespace()
-    return judge(reports(options))
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    with served(), statistics_on():
+        yield {name: lambda per_s=per_s: above_empty(per_s) for name, per_s in LOADS.items()}

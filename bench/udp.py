@@ -1,19 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Measure the cost of counting UDP: `sudo .venv/bin/python bench/udp.py [--quick]`.
-
-The figure is CPU nanoseconds per byte of UDP, with both ends on one CPU, by the scheduler's clock of the process. The
-hook is on and off in alternating turns of a quarter of a second; the median of many ratios of adjacent turns is stable.
-"""
+"""The price of counting UDP, and of timing UDP requests: both ends on one CPU, by the scheduler's clock."""
 
 import contextlib
-import statistics
-import sys
 import time
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 
-from bpf_stats import statistics_on
-from measure import QUICK, Figure, Report, arguments, judge
+from cpu_cost import EMPTY
+from harness import OURS, Sample, Scale, Target, Turns, benchmark
+from hooked import Hooked, empty_text
 from programs import LAST_CPU, built, cpu_ns, running, until
 from sockets import own_namespace
 
@@ -23,7 +19,8 @@ from nettop.probes.connections.programs import table_text, udp_text
 from nettop.probes.connections.udp import UDP_FALLBACKS, UdpTotals
 
 TURN_S = 0.25
-TRAFFIC = {"messages of 1,200 bytes": 1, "messages of 50 segments of 1,200 bytes": 50}
+MESSAGE_BYTES, CALLS = 1_200, 2
+"""Size of a message, and the calls that send and receive it."""
 
 
 @contextlib.contextmanager
@@ -61,33 +58,36 @@ def ns_per_byte(pid: int, count: Path) -> float:
     return (cpu_ns(pid) - ns) / (int.from_bytes(count.read_bytes(), "little") - sent)
 
 
-def flood(what: str, segments: int, pairs: int) -> Report:
-    """Measure the CPU time per byte with the hook ÷ without, and the cost of a call."""
-    with counting() as (udp, mechanism), sending(segments) as (pid, count):
-        turns = []
-        for turn in range(2 * pairs + 1):
-            (udp.hooks.attach(mechanism) if turn % 2 else udp.hooks._detach(mechanism.programs))
-            turns.append(ns_per_byte(pid, count))
-        # Each turn with the hook is between two without it.
-        ratios = [2 * turns[at] / (turns[at - 1] + turns[at + 1]) for at in range(1, len(turns) - 1, 2)]
-        udp.hooks.attach(mechanism)
-        with statistics_on():
-            time.sleep(TURN_S)
-            runs = udp._program.runs()
-    return f"A flood of {what}, {mechanism.name}, {pairs} pairs of {TURN_S:g} s", [
-        Figure("CPU per byte without the hook", statistics.median(turns[::2]), "ns"),
-        Figure("CPU per byte with the hook ÷ without", statistics.median(ratios), "×", 1.05),
-        *(Figure(name, ns / max(number, 1), "ns") for name, (number, ns) in runs.items()),
-    ]
-
-
-def main() -> int:
-    """Run each kind of traffic, or the first one briefly."""
-    quick = arguments(__doc__, quick=QUICK).quick
+@benchmark(
+    "udp", "Counting UDP", {"a message": "ns", "messages of 50 segments": "%"}, rounds=11,
+    targets=(Target(60, "a message"),),
+)  # fmt: skip
+def udp(scale: Scale) -> Iterator[Turns]:
+    """What a call that sends or receives 1,200 bytes takes more than in the adjacent turns without programs; and a
+    flood of messages of 50 such segments, in percent of its CPU time.
+    """
     own_namespace()
-    kinds = list(TRAFFIC.items())[: 1 if quick else None]
-    return judge(flood(what, segments, 4 if quick else 60) for what, segments in kinds)
 
+    def turn(switch: AbstractContextManager[None]) -> Sample:
+        before = [ns_per_byte(*each) for each in (single, segmented)]
+        with switch:
+            beside = [ns_per_byte(*each) for each in (single, segmented)]
+        after = [ns_per_byte(*each) for each in (single, segmented)]
+        alone = [(first + last) / 2 for first, last in zip(before, after, strict=True)]
+        each_ns = (beside[0] - alone[0]) * MESSAGE_BYTES / CALLS
+        return {"a message": each_ns, "messages of 50 segments": 100 * (beside[1] / alone[1] - 1)}
 
-if __name__ == "__main__":
-    sys.exit(main())
+    with counting() as (totals, mechanism), sending(1) as single, sending(50) as segmented:
+        totals.hooks._detach(mechanism.programs)
+
+        @contextlib.contextmanager
+        def attached() -> Iterator[None]:
+            totals.hooks.attach(mechanism)
+            try:
+                yield
+            finally:
+                totals.hooks._detach(mechanism.programs)
+
+        with contextlib.closing(Loader().load(empty_text(mechanism.programs))) as program:
+            empty = Hooked(program, mechanism.programs)
+            yield {OURS: lambda: turn(attached()), EMPTY: lambda: turn(empty.attached())}

@@ -1,26 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Measure the cost of timing UDP requests: `sudo .venv/bin/python bench/udp_requests.py [price others] [--quick]`.
-
-`price`: nanoseconds per run of each packet program above an empty one at the same hook, by the kernel's statistics, for
-packets of other ports and for requests and answers. `others`: CPU time per datagram of 1,200 bytes at another port with
-the programs attached ÷ without, and the same for empty programs; the turns alternate.
-"""
+"""The price of timing UDP requests: runs of the packet programs above empty ones at the same hooks."""
 
 import contextlib
 import os
 import socket
-import statistics
 import struct
-import sys
-import time
-from argparse import Namespace as Options
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
 
 from bpf_stats import Runs, statistics_on
-from measure import QUICK, Figure, Report, arguments, judge
+from harness import Sample, Scale, Target, Turns, benchmark
 from sockets import own_namespace
-from udp import ns_per_byte, sending
 
 from nettop.kernel import bpf_syscall as bpf
 from nettop.kernel.bpf.program import Loader, Program
@@ -33,11 +22,9 @@ from nettop.probes.services.udp_requests import UdpRequests
 from nettop.snapshots.services import DNS_PORT, UDP_PORTS
 
 OTHER_PORT, NTP_PORT = 5300, 123
-EXCHANGES, PAIRS = 20_000, 25
-OTHERS_NS, REQUEST_NS = 40.0, 1500.0
-"""Bounds on a run above an empty one, for packets of other ports, and for requests and answers."""
+EXCHANGES = 10_000
 QUERY = struct.pack(">6H", 0, 0x100, 1, 0, 0, 0) + b"\3www\7example\3org\0\0\1\0\1"
-PACKETS = ("skb__egress", "skb__ingress")
+PACKETS = {"skb__egress": "a packet sent", "skb__ingress": "a packet received"}
 
 
 def exchange_tcp(count: int) -> None:
@@ -67,11 +54,11 @@ def exchange_udp(port: int, count: int) -> None:
             client.recv(1000)
 
 
-LOADS: dict[str, tuple[Callable[[int], None], float]] = {
-    "TCP": (exchange_tcp, OTHERS_NS),
-    "another port": (lambda count: exchange_udp(OTHER_PORT, count), OTHERS_NS),
-    "DNS": (lambda count: exchange_udp(DNS_PORT, count), REQUEST_NS),
-    "NTP": (lambda count: exchange_udp(NTP_PORT, count), REQUEST_NS),
+LOADS: dict[str, Callable[[int], None]] = {
+    "TCP": exchange_tcp,
+    "another port": lambda count: exchange_udp(OTHER_PORT, count),
+    "DNS": lambda count: exchange_udp(DNS_PORT, count),
+    "NTP": lambda count: exchange_udp(NTP_PORT, count),
 }
 
 
@@ -101,68 +88,35 @@ def empty() -> Iterator[Program]:
         yield program
 
 
-def runs_under(program: Program, load: Callable[[int], None], count: int) -> dict[str, Runs]:
-    """Return the runs of each packet program during a load."""
+def ns_under(program: Program, load: Callable[[int], None], count: int) -> dict[str, float]:
+    """Return the nanoseconds per run of each packet program during a load."""
     before = program.runs()
     load(count)
     after = program.runs()
-    return {name: Runs(*after[name]).since(Runs(*before[name])) for name in PACKETS}
+    return {name: Runs(*after[name]).since(Runs(*before[name])).ns_each for name in PACKETS}
 
 
-def price(count: int) -> Report:
-    """Measure nanoseconds per run of each packet program above the empty one."""
-    runs: dict[str, list[dict[str, Runs]]] = {name: [] for name in LOADS}
-    with statistics_on():
-        for attached in (timing, empty):
-            with attached() as program:
-                for name, (load, _) in LOADS.items():
-                    runs[name].append(runs_under(program, load, count))
-    figures = [
-        Figure(
-            f"{name}, {hook}: {timed[hook].ns_each:.0f}; empty: {nothing[hook].ns_each:.0f}",
-            timed[hook].ns_each - nothing[hook].ns_each,
-            "ns",
-            LOADS[name][1],
-        )
-        for name, (timed, nothing) in runs.items()
-        for hook in PACKETS
-    ]
-    return f"a run of each packet program above an empty one, {count:,} requests each", figures
+@benchmark(
+    "udp_requests", "Timing UDP requests", dict.fromkeys(PACKETS.values(), "ns"), rounds=3,
+    targets=tuple(
+        Target(most, what, subject=load)
+        for load, most in {"TCP": 40, "another port": 40, "DNS": 1500, "NTP": 1500}.items()
+        for what in PACKETS.values()
+    ),
+)  # fmt: skip
+def udp_requests(scale: Scale) -> Iterator[Turns]:
+    """A run of each packet program above an empty one, by the kernel's statistics, for packets that are no requests and
+    for requests with their answers.
+    """
+    count = scale.pick(EXCHANGES, 500)
 
+    def turn(load: Callable[[int], None]) -> Sample:
+        with timing() as program:
+            timed = ns_under(program, load, count)
+        with empty() as program:
+            nothing = ns_under(program, load, count)
+        return {what: timed[name] - nothing[name] for name, what in PACKETS.items()}
 
-def others(pairs: int) -> Report:
-    """Measure the CPU time of datagrams at another port with the programs attached ÷ without."""
-    switches: dict[str, Callable[[], AbstractContextManager[Program]]] = {
-        "nettop": timing,
-        "empty programs": empty,
-    }
-    figures = []
-    with sending(1) as (pid, sent):
-        for name, attached in switches.items():
-            ratios = []
-            for _ in range(pairs):
-                without = ns_per_byte(pid, sent)
-                with attached():
-                    ratios.append(ns_per_byte(pid, sent) / without)
-                time.sleep(0.05)
-            figures.append(Figure(f"with {name} ÷ without, median of {pairs}", statistics.median(ratios)))
-    return "CPU time per datagram of 1,200 bytes at another port", figures
-
-
-def main() -> int:
-    """Run all parts, or the named ones."""
-    options = arguments(__doc__, ("price", "others"), quick=QUICK)
     own_namespace()
-    return judge(reports(options))
-
-
-def reports(options: Options) -> Iterator[Report]:
-    """Run the chosen parts."""
-    if "price" in options.parts:
-        yield price(1000 if options.quick else EXCHANGES)
-    if "others" in options.parts:
-        yield others(2 if options.quick else PAIRS)
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    with statistics_on():
+        yield {name: lambda load=load: turn(load) for name, load in LOADS.items()}

@@ -1,0 +1,335 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Write docs/benchmarks.md, docs/internals/benchmarks.md and their plots from bench/results/*.json.
+
+`.venv/bin/python bench/page.py [--results DIR] [--docs DIR]`
+"""
+
+import argparse
+import json
+import math
+import statistics
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import plot
+from harness import CHECKOUT, OURS, RESULTS, described
+from run import BENCHMARKS, REFERENCES, declare
+
+Result = dict[str, Any]
+Figure = dict[str, Any]
+NEW = "–"
+HEAD = """\
+# Benchmarks
+
+<!-- Made by `make bench` from bench/results/*.json: do not edit. -->
+
+`make bench` measures everything here on a machine of its own in half an hour, and writes this page. Turns of nettop and
+of other tools alternate, so that a busy moment affects all of them; a figure is the median, and the quartiles are in
+brackets. [More figures](internals/benchmarks.md) are about nettop alone; [Scaling](internals/scaling.md) says what
+follows for larger machines.
+"""
+INTERNAL_HEAD = """\
+# Benchmarks of nettop alone
+
+<!-- Made by `make bench` from bench/results/*.json: do not edit. -->
+
+The figures that have no counterpart in another tool; [Benchmarks](../benchmarks.md) has the others, the targets, and
+the machine. A figure is the median of several turns, and the quartiles are in brackets.
+"""
+
+
+def read_results(folder: Path) -> dict[str, Result]:
+    """Return the results by name, in the order of declaration; what was never measured has no figures."""
+    found = {}
+    for name, bench in BENCHMARKS.items():
+        path = folder / f"{name}.json"
+        if path.exists():
+            found[name] = json.loads(path.read_text())
+        else:
+            found[name] = described(bench) | {"figures": []}
+    return found
+
+
+def figure_of(figures: Sequence[Figure], subject: str, metric: str, size: int) -> Figure | None:
+    """Return the figure of a subject."""
+    key = subject, metric, size
+    return next((each for each in figures if (each["subject"], each["metric"], each["size"]) == key), None)
+
+
+def shown(figure: Figure | None, spread: bool = True) -> str:
+    """Return the median and the quartiles."""
+    if figure is None:
+        return NEW
+    value = plot.number(figure["median"])
+    if figure["n"] < 3 or not spread:
+        return value
+    return f"{value} ({plot.number(figure['low'])}–{plot.number(figure['high'])})"
+
+
+def unit_of(result: Result, metric: str) -> str:
+    """Return the unit of a metric; of ratios, the multiplication sign."""
+    bases = [
+        each for each in result["figures"] if each["metric"] == metric and each["subject"] != result["base"]
+    ]
+    return str(bases[0]["unit"]) if bases else ""
+
+
+def named(result: Result, subject: str) -> str:
+    """Return a subject's name, or nothing for nettop as a whole."""
+    return "" if subject == OURS and len({each["subject"] for each in result["figures"]}) == 1 else subject
+
+
+# --- verdicts ---------------------------------------------------------------------------------------------------------
+
+
+def verdict(target: Mapping[str, Any], figure: Figure | None, base: str, stale: str | None) -> str:
+    """Say whether a target is met. A ratio whose quartiles are further apart than its claim is no figure."""
+    if figure is None:
+        return "not measured"
+    if stale:
+        return f"not measured since {stale}"
+    spread = figure["high"] - figure["low"]
+    if base and (figure["n"] < 3 or spread / 2 > abs(target["bound"] - 1)):
+        return "no figure: the spread is larger than the claim"
+    is_met = (
+        figure["median"] >= target["bound"] if target["at_least"] else figure["median"] <= target["bound"]
+    )
+    return "met" if is_met else "**missed**"
+
+
+def target_rows(results: Mapping[str, Result], references: Mapping[str, Any]) -> Iterator[list[str]]:
+    """Yield a row for each target: what, the bound, the figure, the verdict, and the older commits' figures."""
+    newest = max((each["environment"]["at"] for each in results.values() if each["figures"]), default="")
+    commit = next(
+        (
+            r["environment"]["commit"]
+            for r in results.values()
+            if r["figures"] and r["environment"]["at"] == newest
+        ),
+        "",
+    )
+    for name, result in results.items():
+        for target in result["targets"]:
+            sizes = (
+                sorted({each["size"] for each in result["figures"]})
+                if target["size"] is None
+                else [target["size"]]
+            )
+            for size in sizes:
+                key = target["subject"], target["metric"], size
+                figure = figure_of(result["figures"], *key)
+                measured = result.get("environment", {}).get("commit")
+                unit = "×" if result["base"] else result["units"][key[1]]
+                over = f"{size:,} {result['over']}" if result["over"] else ""
+                what = ", ".join(filter(None, (result["title"], named(result, key[0]), key[1], over)))
+                bound = f"{'≥' if target['at_least'] else '≤'} {target['bound']:g} {unit}"
+                said = verdict(target, figure, result["base"], None if measured == commit else measured)
+                olds = [
+                    shown(figure_of(references.get(each, {}).get(name, []), *key), False)
+                    for each in REFERENCES
+                ]
+                yield [what, bound, shown(figure), said, *olds]
+
+
+def slower(results: Mapping[str, Result]) -> Iterator[str]:
+    """Yield a line for each figure where a peer does better than nettop, at the peers' largest size."""
+    for result in results.values():
+        if not result["figures"] or not result["peers"]:
+            continue
+        for metric in dict.fromkeys(each["metric"] for each in result["figures"]):
+            of_metric = [
+                f for f in result["figures"] if f["metric"] == metric and f["subject"] != result["base"]
+            ]
+            peers = [each for each in of_metric if each["subject"] in result["peers"]]
+            if not peers:
+                continue
+            size = max(each["size"] for each in peers)
+            sign = -1 if result["more_is_better"] else 1
+            at_size = sorted((f for f in of_metric if f["size"] == size), key=lambda f: sign * f["median"])
+            best = next(each for each in at_size if each["subject"] in result["peers"])
+            ours = [
+                f
+                for f in at_size
+                if f["subject"] not in result["peers"] and sign * (f["median"] - best["median"]) > 0
+            ]
+            better = [
+                f
+                for f in at_size
+                if f["subject"] in result["peers"]
+                and any(sign * (o["median"] - f["median"]) > 0 for o in ours)
+            ]
+            ours = [each for each in ours if each["subject"] != "empty programs"]
+            if ours:
+                where = ", ".join(
+                    filter(
+                        None,
+                        (result["title"], metric, f"{size:,} {result['over']}" if result["over"] else ""),
+                    )
+                )
+                unit = unit_of(result, metric)
+                yield f"- {where}: {values(ours)}; {values(better)} ({unit})"
+
+
+def values(figures: Sequence[Figure]) -> str:
+    """Return subjects with their medians."""
+    return ", ".join(f"{each['subject']} {plot.number(each['median'])}" for each in figures)
+
+
+# --- tables -----------------------------------------------------------------------------------------------------------
+
+
+def table(rows: Sequence[Sequence[str]]) -> str:
+    """Return a table whose first row is the head."""
+    head, *rest = rows
+    return "\n".join("| " + " | ".join(row) + " |" for row in (head, ["---"] * len(head), *rest))
+
+
+def exponent(figures: Sequence[Figure]) -> str:
+    """Return the exponent of growth over the larger sizes, by least squares of the logarithms."""
+    points = sorted((f["size"], f["median"]) for f in figures if f["size"] > 0 and f["median"] > 0)[-3:]
+    if len(points) < 2:
+        return NEW
+    slope, _ = statistics.linear_regression(
+        [math.log(x) for x, _ in points], [math.log(y) for _, y in points]
+    )
+    return f"n^{slope:.2f}"
+
+
+def with_references(result: Result, references: Mapping[str, Any]) -> list[Figure]:
+    """Return the figures of a result, followed by those of older commits, whose subjects name the commit."""
+    olds = [
+        each | {"subject": f"{each['subject']} at {commit}"}
+        for commit in REFERENCES
+        for each in references.get(commit, {}).get(result["name"], [])
+    ]
+    return result["figures"] + olds
+
+
+def section(result: Result, references: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the text of one benchmark: what it is, its plots, its table, and who is missing."""
+    yield f"\n## {result['title']}\n\n{result['about']}\n"
+    if not result["figures"]:
+        yield "Not measured yet.\n"
+        return
+    figures = with_references(result, references)
+    metrics = list(dict.fromkeys(each["metric"] for each in figures))
+    subjects = list(dict.fromkeys(each["subject"] for each in figures))
+    sizes = sorted({each["size"] for each in figures})
+    if len(sizes) > 1:
+        rows = [[result["over"], *(f"{size:,}" for size in sizes), "growth"]]
+        for metric in metrics:
+            for subject in subjects:
+                own = [each for each in figures if (each["subject"], each["metric"]) == (subject, metric)]
+                if own:
+                    name = f"{subject}{f', {metric}' if metric else ''} ({own[0]['unit']})"
+                    cells = [shown(figure_of(own, subject, metric, size)) for size in sizes]
+                    rows.append([name, *cells, exponent(own)])
+    else:
+        rows = [
+            [
+                f"{sizes[0]:,} {result['over']}" if result["over"] else "",
+                *(f"{m} ({unit_of(result, m)})".strip() for m in metrics),
+            ]
+        ]
+        for subject in subjects:
+            cells = [figure_of(figures, subject, metric, sizes[0]) for metric in metrics]
+            units = {each["unit"] for each in cells if each}
+            own_unit = f" ({units.pop()})" if subject == result["base"] else ""
+            rows.append([subject + own_unit, *map(shown, cells)])
+    yield table(rows) + "\n"
+    if result.get("missing"):
+        yield "Not measured: " + "; ".join(f"{who} ({why})" for who, why in result["missing"].items()) + ".\n"
+
+
+def drawings(result: Result, references: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
+    """Yield the file name, the title and the text of each plot: lines over three sizes or more, bars for ratios."""
+    figures = with_references(result, references)
+    for metric in dict.fromkeys(each["metric"] for each in figures):
+        title = ", ".join(filter(None, (result["title"], metric)))
+        name = "-".join(filter(None, (result["name"], metric.replace(" ", "-"))))
+        own = [each for each in figures if each["metric"] == metric and each["subject"] != result["base"]]
+        series: dict[str, list[plot.Point]] = {}
+        for each in own:
+            series.setdefault(each["subject"], []).append(
+                (each["size"], each["median"], each["low"], each["high"])
+            )
+        peers, unit = result["peers"], unit_of(result, metric)
+        if len({each["size"] for each in own}) > 2 and any(each["median"] > 0 for each in own):
+            yield name, title, plot.lines(title, unit, result["over"], series, peers)
+        elif result["base"] and result["peers"]:
+            yield (
+                name,
+                title,
+                plot.bars(title, unit, {who: points[0] for who, points in series.items()}, 1.0, peers),
+            )
+
+
+def machine(results: Mapping[str, Result]) -> Iterator[str]:
+    """Yield where and when it was measured, and the versions of what is compared."""
+    measured = [each for each in results.values() if each["figures"]]
+    if not measured:
+        return
+    last = max((each["environment"] for each in measured), key=lambda each: each["at"])
+    loads = [each["environment"]["load"][0] for each in measured]
+    versions = ", ".join(
+        f"{name} {version or '(not installed)'}" for name, version in last["versions"].items()
+    )
+    minutes = sum(each["seconds"] for each in measured) / 60
+    yield (
+        f"Measured until {last['at']} at commit {last['commit']}, in {minutes:.0f} minutes, on {last['cpus']} CPUs"
+        f" ({last['cpu']}) with {last['memory_gb']} GB, Linux {last['kernel']}, Python {last['python']}. The load"
+        f" average before each benchmark, of which the last one is a part, was {min(loads):.2f} to {max(loads):.2f}."
+        f" {versions}.\n"
+    )
+
+
+# --- pages ------------------------------------------------------------------------------------------------------------
+
+
+def write_pages(results_folder: Path, docs: Path) -> None:
+    """Write both pages and the plots."""
+    results = read_results(results_folder)
+    path = results_folder / "reference.json"
+    references = json.loads(path.read_text()) if path.exists() else {}
+    folder = docs / "benchmarks"
+    folder.mkdir(exist_ok=True)
+    for old in folder.glob("*.svg"):
+        old.unlink()
+    compared, alone = [], []
+    for result in results.values():
+        is_compared = bool(result.get("peers"))
+        pictures = []
+        for name, title, svg in drawings(result, references) if result["figures"] else ():
+            (folder / f"{name}.svg").write_text(svg)
+            pictures.append(f"![{title}]({'' if is_compared else '../'}benchmarks/{name}.svg)\n")
+        head, *rest = section(result, references)
+        (compared if is_compared else alone).extend((head, *pictures, *rest))
+    worse = list(slower(results)) or [
+        "- Nowhere: every figure is at least as good as that of the best other tool."
+    ]
+    targets = [["target", "bound", "figure", "verdict", *REFERENCES], *target_rows(results, references)]
+    parts = [HEAD, "\n## Where another tool does better\n", *worse, "\n## Targets\n", table(targets)]
+    parts += ["\n## The machine\n", *machine(results), *compared]
+    (docs / "benchmarks.md").write_text("\n".join(parts).rstrip().replace("\n\n\n", "\n\n") + "\n")
+    (docs / "internals" / "benchmarks.md").write_text(
+        "\n".join((INTERNAL_HEAD, *alone)).replace("\n\n\n", "\n\n").rstrip() + "\n"
+    )
+
+
+def main() -> int:
+    """Write the pages."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--results", type=Path, default=RESULTS, metavar="DIR")
+    parser.add_argument("--docs", type=Path, default=CHECKOUT / "docs", metavar="DIR")
+    options = parser.parse_args()
+    declare()
+    write_pages(options.results, options.docs)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The socket table beside ss and psutil: one read, and a whole process that prints all rows."""
+
+import os
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import replace
+
+from harness import OURS, Sample, Scale, Target, Turns, benchmark
+from programs import NETTOP, run
+from sockets import connections, own_namespace
+
+SS, SS_OWNERS = ("ss", "-tinH", "-O"), ("ss", "-tinpH", "-O")
+ALL_ROWS = ("--table", "-d", "--once", "--format", "jsonl")
+DESCRIPTORS, WHOLE = "nettop, descriptors", "nettop, whole snapshot"
+
+
+def milliseconds(call: Callable[[], object]) -> Callable[[], Sample]:
+    """Return a turn that measures a call."""
+
+    def turn() -> Sample:
+        begin = time.perf_counter()
+        call()
+        return (time.perf_counter() - begin) * 1e3
+
+    return turn
+
+
+@benchmark(
+    "table", "Reading the socket table", "ms", over="sockets", sizes=(100, 1_000, 10_000, 90_000), rounds=5,
+    peers={"ss -tin": "ss", "ss -tinp": "ss", "psutil": "python3-psutil"},
+)  # fmt: skip
+def table(scale: Scale) -> Iterator[Turns]:
+    """One read of all TCP sockets of a network namespace, the same ones for all. Nettop pauses between walks over the
+    hash tables where they are expensive; in its whole snapshot the last walk is backdated, so that each walks them.
+    """
+    from nettop.probes.connections.probe import Connections
+
+    own_namespace()
+    with closing(Connections()) as probe, connections(scale.size):
+        probe.start()
+        snapshot = probe.read(time.monotonic_ns())
+        array = next(iter(snapshot.tables.values())).array
+
+        def read_whole() -> None:
+            walks = probe.table._last_walks
+            probe.table._last_walks = {inode: replace(walk, begun_ns=0) for inode, walk in walks.items()}
+            probe.read(time.monotonic_ns())
+
+        def read_descriptors() -> None:
+            probe.table.read_owned(probe.table.processes.begin(), array, array[:0])
+
+        def read_by_psutil() -> None:
+            import psutil
+
+            psutil.net_connections("tcp")
+
+        yield {
+            DESCRIPTORS: milliseconds(read_descriptors),
+            WHOLE: milliseconds(read_whole),
+            "ss -tin": milliseconds(lambda: run(*SS)),
+            "ss -tinp": milliseconds(lambda: run(*SS_OWNERS)),
+            "psutil": milliseconds(read_by_psutil),
+        }
+
+
+def to_its_end(words: Sequence[str]) -> Sample:
+    """Run a command; return its seconds and its largest resident set in MB."""
+    begin = time.perf_counter()
+    process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stdin=subprocess.DEVNULL)
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise SystemExit(f"{' '.join(words)}: status {process.returncode}")
+    return {"time": time.perf_counter() - begin, "memory": usage.ru_maxrss * 1024 / 1e6}
+
+
+@benchmark(
+    "once", "All sockets printed once", {"time": "s", "memory": "MB"}, over="sockets", sizes=(1_000, 10_000, 90_000),
+    rounds=3, peers={"ss -tinp": "ss"}, has_reference=True, targets=(Target(150, "memory", 90_000),),
+)  # fmt: skip
+def once(scale: Scale) -> Iterator[Turns]:
+    """A whole process: nettop prints all rows as JSON Lines, ss as text. Memory is the largest resident set."""
+    own_namespace()
+    with connections(scale.size):
+        run(NETTOP, *ALL_ROWS)  # compiles what is missing
+        yield {OURS: lambda: to_its_end((NETTOP, *ALL_ROWS)), "ss -tinp": lambda: to_its_end(SS_OWNERS)}
