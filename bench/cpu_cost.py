@@ -186,7 +186,7 @@ PEERS: Any = {PERF: "perf", "nethogs": "nethogs", "iftop": "iftop", "tcptop": "t
 
 
 @benchmark(
-    "price", "CPU time of network traffic while a lens is open", dict.fromkeys(JOBS, "ns"), rounds=11, base=NOTHING,
+    "price", "CPU time of traffic beside a lens", dict.fromkeys(JOBS, "ns"), rounds=11, base=NOTHING,
     peers=PEERS, targets=(Target(1.03, "bulk TCP", subject="cpu"), Target(1.05, "64-byte UDP", subject="cpu")),
 )  # fmt: skip
 def price(scale: Scale) -> Iterator[Turns]:

@@ -64,7 +64,7 @@ def logging(*options: str) -> Iterator[Process]:
 
 
 @benchmark(
-    "connections", "CPU time of a short connection while a lens is open", "µs", rounds=5, base=NOTHING, peers=PEERS,
+    "connections", "CPU time of a short connection beside a lens", "µs", rounds=5, base=NOTHING, peers=PEERS,
 )  # fmt: skip
 def connections(scale: Scale) -> Iterator[Turns]:
     """As many as one CPU makes, both ends in one process, relative to the adjacent turn without any tool."""
@@ -81,7 +81,7 @@ def connections(scale: Scale) -> Iterator[Turns]:
 
 
 @benchmark(
-    "log", "CPU time of a short connection while nettop logs it", "µs", rounds=11, base=NOTHING,
+    "log", "CPU time of a connection that is logged", "µs", rounds=11, base=NOTHING,
     targets=(
         *(Target(1.15, subject=name) for name in ("log, text", "log, JSON Lines")),
         Target(1.05, subject="log of groups"),

@@ -6,6 +6,7 @@ import ctypes
 import struct
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 from harness import Sample, Scale, Target, Turns, benchmark
 
@@ -20,14 +21,16 @@ VERIFIED_AT = 216
 """Offset of verified_insns in struct bpf_prog_info (since 5.16)."""
 
 
-def load(text: ProgramText) -> tuple[float, int]:
-    """Load a text; return the milliseconds it took, and the instructions that the verifier processed."""
+def load(text: ProgramText) -> tuple[float, int, float]:
+    """Load a text; return the milliseconds, the instructions that the verifier processed, and the MB of the maps."""
     begin = time.perf_counter()
     program = Loader().load(text)
     taken = (time.perf_counter() - begin) * 1e3
     verified = sum(map(verified_instructions, program.functions.values()))
+    infos = [Path(f"/proc/self/fdinfo/{descriptor}").read_text() for descriptor in program.maps.values()]
+    kernel_bytes = sum(int(info.partition("memlock:")[2].split()[0]) for info in infos)
     program.close()
-    return taken, verified
+    return taken, verified, kernel_bytes / 1e6
 
 
 def verified_instructions(program: int) -> int:
@@ -39,12 +42,13 @@ def verified_instructions(program: int) -> int:
 
 
 @benchmark(
-    "loading", "Loading the programs of a lens", {"from the cache": "ms", "verified": "instructions"}, rounds=3,
+    "loading", "Loading the programs of a lens",
+    {"from the cache": "ms", "verified": "instructions", "kernel memory": "MB"}, rounds=3,
     targets=(Target(150, "from the cache"),),
 )  # fmt: skip
 def loading(scale: Scale) -> Iterator[Turns]:
-    """The largest program text of each lens. Nearly all of the time is the verifier's, whose work is also in
-    instructions, which do not depend on the machine.
+    """The largest program text of each lens, and the kernel memory of all its tables. Nearly all of the time is the
+    verifier's, whose work is also in instructions, which do not depend on the machine.
     """
 
     def turn(lens: str) -> Sample:
@@ -52,8 +56,8 @@ def loading(scale: Scale) -> Iterator[Turns]:
         for text in (text for owner, text in texts() if owner == lens):
             with contextlib.suppress(Unsupported):  # this kernel refuses it; nettop uses another
                 loads.append(load(text))
-        milliseconds, verified = zip(*loads, strict=True)
-        return {"from the cache": max(milliseconds), "verified": max(verified)}
+        milliseconds, verified, memory = zip(*loads, strict=True)
+        return {"from the cache": max(milliseconds), "verified": max(verified), "kernel memory": sum(memory)}
 
     lenses = [lens.id for lens in own_lenses() if lens.id not in ("flows", "findings", "self")]
     turns = {lens: lambda lens=lens: turn(lens) for lens in scale.pick(lenses, ["drops"])}

@@ -65,7 +65,7 @@ def both(scale: Scale, *options: str) -> Turns:
 
 
 @benchmark(
-    "monitors", "CPU and memory at one refresh per second, by sockets", UNITS, over="sockets", rounds=1,
+    "monitors", "One refresh per second", UNITS, over="sockets", rounds=1,
     sizes=(100, 1_000, 4_000, 10_000, 90_000, 200_000), has_reference=True,
     peers={"nethogs": "nethogs", "iftop": "iftop", "tcptop": "tcptop-bpfcc"},
     targets=(
@@ -141,7 +141,7 @@ def declare(what: str) -> None:
 
     shown = f"`nettop {' '.join(options)}`" if options else "`nettop`"
     many.__doc__ = f"{shown} with 100 sockets, and more and more {what}."
-    title = f"CPU and memory at one refresh per second, by {what}"
+    title = f"One refresh per second beside many {what}"
     benchmark(what, title, UNITS, over=what, sizes=(1, 2_000), rounds=1)(many)
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Write docs/benchmarks.md, docs/internals/benchmarks.md and their plots from bench/results/*.json.
+"""Write docs/benchmarks.md, docs/reference/benchmarks.md and their plots from bench/results/*.json.
 
 `.venv/bin/python bench/page.py [--results DIR] [--docs DIR]`
 """
@@ -7,6 +7,7 @@
 import argparse
 import json
 import math
+import re
 import statistics
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,29 +15,37 @@ from pathlib import Path
 from typing import Any
 
 import plot
-from harness import CHECKOUT, OURS, RESULTS, described
+from harness import CHECKOUT, NOTHING, OURS, RESULTS, described
 from run import BENCHMARKS, REFERENCES, declare
 
 Result = dict[str, Any]
 Figure = dict[str, Any]
-NEW = "–"
-HEAD = """\
+UNKNOWN = "–"
+CONTROLS = (NOTHING, "empty programs")
+LARGE = 2_000_000
+"""The size to which growth is extrapolated."""
+MADE = "<!-- Made by `make bench` from bench/results/*.json: do not edit. -->"
+HEAD = f"""\
 # Benchmarks
 
-<!-- Made by `make bench` from bench/results/*.json: do not edit. -->
+{MADE}
 
-`make bench` measures everything here on a machine of its own in half an hour, and writes this page. Turns of nettop and
-of other tools alternate, so that a busy moment affects all of them; a figure is the median, and the quartiles are in
-brackets. [More figures](internals/benchmarks.md) are about nettop alone; [Scaling](internals/scaling.md) says what
-follows for larger machines.
+`make bench` measures everything here in half an hour and writes this page. Turns of nettop and of other tools
+alternate, so that a busy moment affects all of them. A figure is the median, and its quartiles are in brackets. [All
+figures](reference/benchmarks.md) has the tables, and [Scaling](internals/scaling.md) what follows for larger machines.
 """
-INTERNAL_HEAD = """\
-# Benchmarks of nettop alone
+PICTURES = """\
+Lines are medians over sizes, those of other tools dashed; bars are ratios to the same load without any tool, those of
+other tools grey, with quartiles as whiskers.
+"""
+TABLES_HEAD = f"""\
+# All figures
 
-<!-- Made by `make bench` from bench/results/*.json: do not edit. -->
+{MADE}
 
-The figures that have no counterpart in another tool; [Benchmarks](../benchmarks.md) has the others, the targets, and
-the machine. A figure is the median of several turns, and the quartiles are in brackets.
+[Benchmarks](../benchmarks.md) has the targets, the plots and the machine. A figure is the median of several turns, and
+its quartiles are in brackets. Growth is the exponent fitted to the largest three sizes; what
+follows from it for two million is no measurement.
 """
 
 
@@ -61,7 +70,7 @@ def figure_of(figures: Sequence[Figure], subject: str, metric: str, size: int) -
 def shown(figure: Figure | None, spread: bool = True) -> str:
     """Return the median and the quartiles."""
     if figure is None:
-        return NEW
+        return UNKNOWN
     value = plot.number(figure["median"])
     if figure["n"] < 3 or not spread:
         return value
@@ -85,13 +94,13 @@ def named(result: Result, subject: str) -> str:
 
 
 def verdict(target: Mapping[str, Any], figure: Figure | None, base: str, stale: str | None) -> str:
-    """Say whether a target is met. A ratio whose quartiles are further apart than its claim is no figure."""
+    """Say whether a target is met. One whose spread is larger than what it claims is no figure."""
     if figure is None:
         return "not measured"
     if stale:
         return f"not measured since {stale}"
-    spread = figure["high"] - figure["low"]
-    if base and (figure["n"] < 3 or spread / 2 > abs(target["bound"] - 1)):
+    claim = abs(target["bound"] - bool(base))
+    if (base and figure["n"] < 3) or (figure["high"] - figure["low"]) / 2 > claim:
         return "no figure: the spread is larger than the claim"
     is_met = (
         figure["median"] >= target["bound"] if target["at_least"] else figure["median"] <= target["bound"]
@@ -101,75 +110,53 @@ def verdict(target: Mapping[str, Any], figure: Figure | None, base: str, stale: 
 
 def target_rows(results: Mapping[str, Result], references: Mapping[str, Any]) -> Iterator[list[str]]:
     """Yield a row for each target: what, the bound, the figure, the verdict, and the older commits' figures."""
-    newest = max((each["environment"]["at"] for each in results.values() if each["figures"]), default="")
-    commit = next(
-        (
-            r["environment"]["commit"]
-            for r in results.values()
-            if r["figures"] and r["environment"]["at"] == newest
-        ),
-        "",
-    )
+    environments = [each["environment"] for each in results.values() if each["figures"]]
+    newest = max(environments, key=lambda each: each["at"], default={"commit": None})["commit"]
     for name, result in results.items():
+        measured = result.get("environment", {}).get("commit")
         for target in result["targets"]:
-            sizes = (
-                sorted({each["size"] for each in result["figures"]})
-                if target["size"] is None
-                else [target["size"]]
-            )
-            for size in sizes:
+            sizes = sorted({each["size"] for each in result["figures"]}) or [0]
+            for size in sizes if target["size"] is None else [target["size"]]:
                 key = target["subject"], target["metric"], size
                 figure = figure_of(result["figures"], *key)
-                measured = result.get("environment", {}).get("commit")
                 unit = "×" if result["base"] else result["units"][key[1]]
-                over = f"{size:,} {result['over']}" if result["over"] else ""
-                what = ", ".join(filter(None, (result["title"], named(result, key[0]), key[1], over)))
+                what = words(result["title"], named(result, key[0]), key[1], amount(result, size))
                 bound = f"{'≥' if target['at_least'] else '≤'} {target['bound']:g} {unit}"
-                said = verdict(target, figure, result["base"], None if measured == commit else measured)
-                olds = [
-                    shown(figure_of(references.get(each, {}).get(name, []), *key), False)
-                    for each in REFERENCES
-                ]
-                yield [what, bound, shown(figure), said, *olds]
+                said = verdict(target, figure, result["base"], None if measured == newest else measured)
+                olds = [figure_of(references.get(each, {}).get(name, []), *key) for each in REFERENCES]
+                yield [what, bound, shown(figure), said, *(shown(each, spread=False) for each in olds)]
+
+
+def words(*parts: str) -> str:
+    """Join those that are not empty."""
+    return ", ".join(filter(None, parts))
+
+
+def amount(result: Result, size: int) -> str:
+    """Return a size with what it counts."""
+    return f"{size:,} {result['over']}" if result["over"] and size else ""
 
 
 def slower(results: Mapping[str, Result]) -> Iterator[str]:
-    """Yield a line for each figure where a peer does better than nettop, at the peers' largest size."""
-    for result in results.values():
-        if not result["figures"] or not result["peers"]:
-            continue
-        for metric in dict.fromkeys(each["metric"] for each in result["figures"]):
-            of_metric = [
-                f for f in result["figures"] if f["metric"] == metric and f["subject"] != result["base"]
-            ]
-            peers = [each for each in of_metric if each["subject"] in result["peers"]]
-            if not peers:
-                continue
-            size = max(each["size"] for each in peers)
-            sign = -1 if result["more_is_better"] else 1
-            at_size = sorted((f for f in of_metric if f["size"] == size), key=lambda f: sign * f["median"])
-            best = next(each for each in at_size if each["subject"] in result["peers"])
-            ours = [
-                f
-                for f in at_size
-                if f["subject"] not in result["peers"] and sign * (f["median"] - best["median"]) > 0
-            ]
-            better = [
-                f
-                for f in at_size
-                if f["subject"] in result["peers"]
-                and any(sign * (o["median"] - f["median"]) > 0 for o in ours)
-            ]
-            ours = [each for each in ours if each["subject"] != "empty programs"]
-            if ours:
-                where = ", ".join(
-                    filter(
-                        None,
-                        (result["title"], metric, f"{size:,} {result['over']}" if result["over"] else ""),
-                    )
-                )
-                unit = unit_of(result, metric)
-                yield f"- {where}: {values(ours)}; {values(better)} ({unit})"
+    """Yield a line for each metric by which another tool does better, at the size where it does so most clearly."""
+    for result in (each for each in results.values() if each["figures"]):
+        sign = -1 if result["more_is_better"] else 1
+        for metric in result["units"]:
+            found = []
+            for size in {each["size"] for each in result["figures"]}:
+                at_size = [f for f in result["figures"] if (f["metric"], f["size"]) == (metric, size)]
+                peers = [f for f in at_size if f["subject"] in result["peers"]]
+                ours = [f for f in at_size if f["subject"] not in (*result["peers"], *CONTROLS)]
+                best = min((sign * f["median"] for f in peers), default=math.inf)
+                worst = max((sign * f["median"] for f in ours), default=-math.inf)
+                if worst > best:
+                    worse = [f for f in ours if sign * f["median"] > best]
+                    better = [f for f in peers if sign * f["median"] < worst]
+                    found.append((abs(worst - best) / max(abs(best), 1e-9), size, worse, better))
+            if found:
+                _, size, worse, better = max(found, key=lambda each: each[0])
+                where = words(result["title"], metric, amount(result, size))
+                yield f"- {where}: {values(worse)}; {values(better)} ({worse[0]['unit']})"
 
 
 def values(figures: Sequence[Figure]) -> str:
@@ -186,15 +173,14 @@ def table(rows: Sequence[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(row) + " |" for row in (head, ["---"] * len(head), *rest))
 
 
-def exponent(figures: Sequence[Figure]) -> str:
-    """Return the exponent of growth over the larger sizes, by least squares of the logarithms."""
+def growth(figures: Sequence[Figure]) -> list[str]:
+    """Return the exponent fitted to the largest three sizes, by least squares of the logarithms, and what follows."""
     points = sorted((f["size"], f["median"]) for f in figures if f["size"] > 0 and f["median"] > 0)[-3:]
-    if len(points) < 2:
-        return NEW
-    slope, _ = statistics.linear_regression(
-        [math.log(x) for x, _ in points], [math.log(y) for _, y in points]
-    )
-    return f"n^{slope:.2f}"
+    if len(points) < 3:
+        return [UNKNOWN, UNKNOWN]
+    sizes, medians = zip(*points, strict=True)
+    slope, _ = statistics.linear_regression([*map(math.log, sizes)], [*map(math.log, medians)])
+    return [f"n^{slope:.2f}", plot.number(medians[-1] * (LARGE / sizes[-1]) ** slope)]
 
 
 def with_references(result: Result, references: Mapping[str, Any]) -> list[Figure]:
@@ -218,14 +204,14 @@ def section(result: Result, references: Mapping[str, Any]) -> Iterator[str]:
     subjects = list(dict.fromkeys(each["subject"] for each in figures))
     sizes = sorted({each["size"] for each in figures})
     if len(sizes) > 1:
-        rows = [[result["over"], *(f"{size:,}" for size in sizes), "growth"]]
+        rows = [[result["over"], *(f"{size:,}" for size in sizes), "growth", f"fitted: {LARGE:,}"]]
         for metric in metrics:
             for subject in subjects:
                 own = [each for each in figures if (each["subject"], each["metric"]) == (subject, metric)]
                 if own:
                     name = f"{subject}{f', {metric}' if metric else ''} ({own[0]['unit']})"
                     cells = [shown(figure_of(own, subject, metric, size)) for size in sizes]
-                    rows.append([name, *cells, exponent(own)])
+                    rows.append([name, *cells, *growth(own)])
     else:
         rows = [
             [
@@ -297,25 +283,23 @@ def write_pages(results_folder: Path, docs: Path) -> None:
     folder.mkdir(exist_ok=True)
     for old in folder.glob("*.svg"):
         old.unlink()
-    compared, alone = [], []
+    tables, pictures = [], []
     for result in results.values():
-        is_compared = bool(result.get("peers"))
-        pictures = []
+        tables += section(result, references)
         for name, title, svg in drawings(result, references) if result["figures"] else ():
             (folder / f"{name}.svg").write_text(svg)
-            pictures.append(f"![{title}]({'' if is_compared else '../'}benchmarks/{name}.svg)\n")
-        head, *rest = section(result, references)
-        (compared if is_compared else alone).extend((head, *pictures, *rest))
-    worse = list(slower(results)) or [
-        "- Nowhere: every figure is at least as good as that of the best other tool."
-    ]
+            pictures.append(f"![{title}](benchmarks/{name}.svg)\n")
+    worse = list(slower(results)) or ["- Nowhere that was measured."]
     targets = [["target", "bound", "figure", "verdict", *REFERENCES], *target_rows(results, references)]
     parts = [HEAD, "\n## Where another tool does better\n", *worse, "\n## Targets\n", table(targets)]
-    parts += ["\n## The machine\n", *machine(results), *compared]
-    (docs / "benchmarks.md").write_text("\n".join(parts).rstrip().replace("\n\n\n", "\n\n") + "\n")
-    (docs / "internals" / "benchmarks.md").write_text(
-        "\n".join((INTERNAL_HEAD, *alone)).replace("\n\n\n", "\n\n").rstrip() + "\n"
-    )
+    parts += ["\n## Growth and price\n", PICTURES, *pictures, "\n## The machine\n", *machine(results)]
+    save(docs / "benchmarks.md", parts)
+    save(docs / "reference" / "benchmarks.md", [TABLES_HEAD, *tables])
+
+
+def save(path: Path, parts: Sequence[str]) -> None:
+    """Write a page, with one blank line between its parts."""
+    path.write_text(re.sub(r"\n{3,}", "\n\n", "\n".join(parts)).rstrip() + "\n")
 
 
 def main() -> int:

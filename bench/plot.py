@@ -26,7 +26,7 @@ def style() -> str:
         return f"text{{fill:{ink}}}.grid{{stroke:{line}}}.ink{{stroke:{ink}}}{series}"
 
     fixed = "text{font:12px sans-serif}.title{font-weight:bold}path{fill:none;stroke-width:2}"
-    dark = f"@media(prefers-color-scheme:dark){{{rules(1, '#e6edf3', '#30363d')}}}"
+    dark = f"@media (prefers-color-scheme: dark){{{rules(1, '#e6edf3', '#30363d')}}}"
     return f"<style>{fixed}.dash{{stroke-dasharray:5 4}}{rules(0, '#1f2328', '#d0d7de')}{dark}</style>"
 
 
@@ -65,7 +65,8 @@ def lines(
 ) -> str:
     """Draw a line for each series over sizes, both axes logarithmic, with quartiles as whiskers."""
     points = [(x, y) for each in series.values() for x, y, _, _ in each if x > 0 and y > 0]
-    across, up = (decades(min(values), max(values)) for values in zip(*points, strict=True))
+    sizes, medians = zip(*points, strict=True)
+    across, up = (min(sizes), max(sizes)), decades(min(medians), max(medians))
     right, bottom = WIDTH - RIGHT, HEIGHT - BOTTOM
 
     def place(value: float, ticks: Sequence[float], first: float, last: float) -> float:
@@ -74,7 +75,7 @@ def lines(
 
     def drawn() -> Iterator[str]:
         yield text(LEFT, 18, f"{title} ({unit})", kind="title")
-        for tick in across:
+        for tick in (each for each in decades(*across) if across[0] <= each <= across[1]):
             x = place(tick, across, LEFT, right)
             yield line("grid", x, TOP, x, bottom)
             yield text(x, bottom + 16, number(tick), "middle")

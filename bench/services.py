@@ -105,7 +105,7 @@ UNITS = dict.fromkeys(LOADS, "requests/s")
 
 
 @benchmark(
-    "requests", "Requests per second while a lens is open", UNITS, rounds=5, base=NOTHING, peers=PEERS,
+    "requests", "Requests per second beside a lens", UNITS, rounds=5, base=NOTHING, peers=PEERS,
     more_is_better=True,
 )  # fmt: skip
 def requests(scale: Scale) -> Iterator[Turns]:
@@ -118,7 +118,7 @@ def requests(scale: Scale) -> Iterator[Turns]:
 
 
 @benchmark(
-    "services", "Requests per second with the services lens ÷ with empty programs", UNITS, rounds=11, base=EMPTY,
+    "services", "Requests per second, services lens ÷ empty programs", UNITS, rounds=11, base=EMPTY,
     more_is_better=True, targets=tuple(Target(0.97, load, at_least=True) for load in LOADS),
 )  # fmt: skip
 def services(scale: Scale) -> Iterator[Turns]:
