@@ -144,7 +144,7 @@ KINDS: Mapping[str, tuple[Direction, int, Sequence[str]]] = {
 
 
 @benchmark(
-    "packet", "Counting a packet", dict.fromkeys((WITHOUT, WITH), "ns"), rounds=1,
+    "packet", "Counting a packet", dict.fromkeys((WITHOUT, WITH), "ns"), rounds=1, needs=("iperf3", "cc"),
     targets=(
         *(Target(most, how, subject=kind) for kind in list(KINDS)[:3] for how, most in ((WITHOUT, 40), (WITH, 90))),
         *(Target(120, how, subject="sent") for how in (WITHOUT, WITH)),

@@ -187,7 +187,8 @@ PEERS: Any = {PERF: "perf", "nethogs": "nethogs", "iftop": "iftop", "tcptop": "t
 
 @benchmark(
     "price", "CPU time of traffic beside a lens", dict.fromkeys(JOBS, "ns"), rounds=11, base=NOTHING,
-    peers=PEERS, targets=(Target(1.03, "bulk TCP", subject="cpu"), Target(1.05, "64-byte UDP", subject="cpu")),
+    needs=("iperf3", "cc"), peers=PEERS,
+    targets=(Target(1.03, "bulk TCP", subject="cpu"), Target(1.05, "64-byte UDP", subject="cpu")),
 )  # fmt: skip
 def price(scale: Scale) -> Iterator[Turns]:
     """CPU time per byte of a TCP connection over veth, per turn of one thread that writes and reads over loopback

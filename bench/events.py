@@ -64,7 +64,8 @@ def logging(*options: str) -> Iterator[Process]:
 
 
 @benchmark(
-    "connections", "CPU time of a short connection beside a lens", "µs", rounds=5, base=NOTHING, peers=PEERS,
+    "connections", "CPU time of a short connection beside a lens", "µs", rounds=5, base=NOTHING,
+    needs=("cc",), peers=PEERS,
 )  # fmt: skip
 def connections(scale: Scale) -> Iterator[Turns]:
     """As many as one CPU makes, both ends in one process, relative to the adjacent turn without any tool."""
@@ -81,7 +82,7 @@ def connections(scale: Scale) -> Iterator[Turns]:
 
 
 @benchmark(
-    "log", "CPU time of a connection that is logged", "µs", rounds=11, base=NOTHING,
+    "log", "CPU time of a connection that is logged", "µs", rounds=11, needs=("cc",), base=NOTHING,
     targets=(
         *(Target(1.15, subject=name) for name in ("log, text", "log, JSON Lines")),
         Target(1.05, subject="log of groups"),
@@ -114,7 +115,13 @@ EVENTS = (
 )
 
 
-@benchmark("events_run", "Programs of the connection events", dict.fromkeys(EVENTS, "ns"), rounds=3)
+@benchmark(
+    "events_run",
+    "Programs of the connection events",
+    dict.fromkeys(EVENTS, "ns"),
+    rounds=3,
+    needs=("cc",),
+)
 def events_run(scale: Scale) -> Iterator[Turns]:
     """By the kernel's statistics of BPF programs, which include two clock readings."""
     own_namespace()

@@ -268,7 +268,7 @@ def nfacctd() -> Iterator[Collecting]:
             "daemonize": "false", "nfacctd_ip": "127.0.0.1", "nfacctd_port": PORT, "plugins": "print",
             "aggregate": "src_host,dst_host,src_port,dst_port,proto,tos,tcpflags,timestamp_start,timestamp_end",
             "print_output": "csv", "print_output_file": f"{folder}/flows-%s.csv", "print_refresh_time": 10,
-            "print_cache_entries": 999983, "plugin_buffer_size": 102400, "plugin_pipe_size": 102400000,
+            "plugin_buffer_size": 10240, "plugin_pipe_size": 10240000,
         }  # fmt: skip
         (folder / "conf").write_text("".join(f"{key}: {value}\n" for key, value in settings.items()))
         with listening(folder, "nfacctd", "-f", f"{folder}/conf") as collecting:
@@ -333,7 +333,7 @@ def declare(name: str, kind: str, peers: dict[str, Callable[[], AbstractContextM
         sums; the others do not. Memory is the proportional set size of all processes."""
     benchmark(
         name, f"Collecting flows: {kind}", UNITS, over="flows/s", sizes=(10, 1_000, 50_000), quick_size=1_000, rounds=1,
-        peers={who: who for who in peers},
+        needs=("cc",),         peers={who: who for who in peers},
         targets=(Target(10, "CPU"), Target(200, "written", 1_000), Target(250, "memory")),
     )(collect)  # fmt: skip
 
@@ -343,7 +343,7 @@ declare("collect_sflow", "sFlow 5", {"sfcapd": lambda: nfdump_collector("sfcapd"
 
 
 @benchmark(
-    "collect_most", "Collecting 200,000 flows per second", UNITS, rounds=1,
+    "collect_most", "Collecting 200,000 flows per second", UNITS, rounds=1, needs=("cc",),
     targets=(Target(1200, "memory"), Target(30, "written"), Target(10, "storing")),
 )  # fmt: skip
 def collect_most(scale: Scale) -> Iterator[Turns]:
@@ -355,7 +355,7 @@ def collect_most(scale: Scale) -> Iterator[Turns]:
 
 @benchmark(
     "query", "A query: the ten pairs of hosts with most bytes", "s", over="flows", sizes=(300_000,), quick_size=3_000,
-    rounds=3, peers={"nfdump": "nfdump"},
+    rounds=3, needs=("cc",), peers={"nfdump": "nfdump"},
 )  # fmt: skip
 def query(scale: Scale) -> Iterator[Turns]:
     """`nettop flows`, and `nfdump -A srcip,dstip -O bytes -n 10` over the same flows."""

@@ -71,6 +71,8 @@ class Benchmark:
     are as measured."""
     peers: Mapping[str, str] = field(default_factory=dict)
     """The program that each subject other than nettop needs; `python3-NAME` stands for a module."""
+    needs: tuple[str, ...] = ()
+    """Programs without which nothing is measured."""
     targets: tuple[Target, ...] = ()
     more_is_better: bool = False
     has_reference: bool = False
@@ -171,8 +173,9 @@ def figures(bench: Benchmark, size: int, taken: Values) -> list[dict[str, Any]]:
 def measure(bench: Benchmark, quick: bool, reference: bool = False) -> dict[str, Any]:
     """Run a benchmark at all its sizes, or briefly at one; of a reference, only nettop's own subjects."""
     began, rows = time.monotonic(), []
-    missing: dict[str, str] = {}
-    for size in (bench.quick_size or bench.sizes[0],) if quick else bench.sizes:
+    missing = {program: f"{program} is not installed" for program in bench.needs if not shutil.which(program)}
+    sizes = (bench.quick_size or bench.sizes[0],) if quick else bench.sizes
+    for size in () if missing else sizes:
         with bench.set_up(Scale(size, quick)) as turns:
             lacking = {subject: program for subject in turns if (program := bench.missing(subject))}
             present = {

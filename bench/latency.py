@@ -117,7 +117,7 @@ def declare(unit: str) -> None:
 
     following.__doc__ = f"CPU time per {unit} of {what}, relative to the adjacent turn without programs."
     benchmark(
-        f"following_{unit}s", f"Following the packets of {what}", "ns", rounds=11, base=NOTHING,
+        f"following_{unit}s", f"Following the packets of {what}", "ns", rounds=11, base=NOTHING, needs=("iperf3", "cc"),
         targets=(Target(round(bound, 3), subject=USUAL),),
     )(following)  # fmt: skip
 

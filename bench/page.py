@@ -197,7 +197,8 @@ def section(result: Result, references: Mapping[str, Any]) -> Iterator[str]:
     """Yield the text of one benchmark: what it is, its plots, its table, and who is missing."""
     yield f"\n## {result['title']}\n\n{result['about']}\n"
     if not result["figures"]:
-        yield "Not measured yet.\n"
+        reasons = "; ".join(result.get("missing", {}).values())
+        yield f"Not measured{f': {reasons}' if reasons else ' yet'}.\n"
         return
     figures = with_references(result, references)
     metrics = list(dict.fromkeys(each["metric"] for each in figures))

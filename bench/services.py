@@ -102,10 +102,11 @@ def best_hooks() -> tuple[str, ...]:
 # --- benchmarks -----------------------------------------------------------------------------------------------
 
 UNITS = dict.fromkeys(LOADS, "requests/s")
+NEEDS = ("redis-server", "redis-benchmark", "nginx", "wrk", "ss")
 
 
 @benchmark(
-    "requests", "Requests per second beside a lens", UNITS, rounds=5, base=NOTHING, peers=PEERS,
+    "requests", "Requests per second beside a lens", UNITS, rounds=5, needs=NEEDS, base=NOTHING, peers=PEERS,
     more_is_better=True,
 )  # fmt: skip
 def requests(scale: Scale) -> Iterator[Turns]:
@@ -118,7 +119,7 @@ def requests(scale: Scale) -> Iterator[Turns]:
 
 
 @benchmark(
-    "services", "Requests per second, services lens ÷ empty programs", UNITS, rounds=11, base=EMPTY,
+    "services", "Requests per second, services lens ÷ empty programs", UNITS, rounds=11, needs=NEEDS, base=EMPTY,
     more_is_better=True, targets=tuple(Target(0.97, load, at_least=True) for load in LOADS),
 )  # fmt: skip
 def services(scale: Scale) -> Iterator[Turns]:
@@ -128,7 +129,13 @@ def services(scale: Scale) -> Iterator[Turns]:
         yield {OURS: lambda: of_loads(lens, seconds), EMPTY: lambda: of_loads(empty, seconds)}
 
 
-@benchmark("services_run", "A run of the services lens's programs above an empty one", "ns", rounds=3)
+@benchmark(
+    "services_run",
+    "A run of the services lens's programs above an empty one",
+    "ns",
+    rounds=3,
+    needs=NEEDS,
+)
 def services_run(scale: Scale) -> Iterator[Turns]:
     """By the kernel's statistics of BPF programs, which include two clock readings in both."""
 

@@ -41,9 +41,11 @@ def until_exit(*words: str) -> Turn:
 def until_row() -> Sample:
     """Measure the screens until they show the row of a listening socket."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = str(listener.getsockname()[1]).encode()
-        with Screens("--all", "--columns", "local,state", "--numeric") as screens:
-            took = screens.read_for(READY_WITHIN_S, port)
+        port = listener.getsockname()[1]
+        with Screens(
+            "--all", "--columns", "local,state", "--numeric", "--filter", f"local_port={port}"
+        ) as screens:
+            took = screens.read_for(READY_WITHIN_S, f"127.0.0.1:{port}".encode())
             if took is None:
                 raise SystemExit("the screens show no row of a listening socket")
             return {"time": took, "CPU": cpu_ns(screens.pid) / 1e9}

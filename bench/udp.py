@@ -59,7 +59,7 @@ def ns_per_byte(pid: int, count: Path) -> float:
 
 
 @benchmark(
-    "udp", "Counting UDP", {"a message": "ns", "messages of 50 segments": "%"}, rounds=11,
+    "udp", "Counting UDP", {"a message": "ns", "messages of 50 segments": "%"}, rounds=11, needs=("cc",),
     targets=(Target(60, "a message"),),
 )  # fmt: skip
 def udp(scale: Scale) -> Iterator[Turns]:

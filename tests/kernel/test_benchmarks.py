@@ -24,4 +24,6 @@ def test_a_benchmark_measures_nettop(name: str, tmp_path: Path) -> None:
     )
     assert done.returncode == 0, f"{done.stdout}{done.stderr}"
     result = json.loads((tmp_path / f"{name}.json").read_text())
+    if result["missing"] and not result["figures"]:
+        pytest.skip("; ".join(result["missing"].values()))
     assert {each["subject"] for each in result["figures"]} - {*result["peers"], result["base"]}
