@@ -25,12 +25,12 @@ from programs import LAST_CPU, built, cpu_ns, printing, run, running, until
 from traffic import B, Traffic, neighbours
 
 from nettop.snapshots import own_lenses
-from nettop.snapshots.cpu import EXACT_TIMES, TIMES
+from nettop.snapshots.cpu import EXACT_TIMES, FREQUENCY, TIMES
 
 TURN_S, SETTLED_AFTER_S = 0.25, 0.02
 PERF = "perf record"
-PERF_COMMAND = "perf record -a -g -F 499"
-"""At another frequency than nettop's."""
+PERF_COMMAND = f"perf record -a -g -F {FREQUENCY.default + 2}"
+"""At nearly nettop's frequency, so that both are compared at the same one but do not sample in step."""
 EMPTY = "empty programs"
 
 Switch = Callable[[], AbstractContextManager[object]]

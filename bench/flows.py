@@ -333,7 +333,7 @@ def declare(name: str, kind: str, peers: dict[str, Callable[[], AbstractContextM
         sums; the others do not. Memory is the proportional set size of all processes."""
     benchmark(
         name, f"Collecting flows: {kind}", UNITS, over="flows/s", sizes=(10, 1_000, 50_000), quick_size=1_000, rounds=1,
-        needs=("cc",),         peers={who: who for who in peers},
+        needs=("cc",), peers={who: who for who in peers},
         targets=(Target(10, "CPU"), Target(200, "written", 1_000), Target(250, "memory")),
     )(collect)  # fmt: skip
 

@@ -20,7 +20,7 @@ from sockets import connections, own_namespace
 LOOPS, SCRAPES, SCRAPED_WITHIN_S = 40, 10, 10.0
 WATCHED_S, QUICK_WATCHED_S = 15.0, 2.0
 ROWS = ("--filter", f"process={ACTIVE_NAME}")
-NOT_RAISED_OPTION = "--no-raise-priority"
+NOT_RAISED_OPTION = "--normal-priority"
 NOT_RAISED, PEER = "nettop, priority not raised", "node_exporter"
 FIRST_ROW = f"{ACTIVE_NAME} ".encode()
 """What a row shows, and the filter does not."""
