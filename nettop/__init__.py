@@ -11,10 +11,10 @@ with nettop.open("connections") as lens:
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
-
+TYPE_CHECKING = False  # importing typing would take longer than all else before nettop.process.priority
 if TYPE_CHECKING:
+    from typing import Any
+
     from nettop.api import open  # noqa: A004 - nettop.open
     from nettop.errors import NettopError
 
@@ -24,6 +24,8 @@ __version__ = "0.2.0"
 
 def __getattr__(name: str) -> Any:
     """Import the API on first use, so that `nettop --help` does not wait for numpy."""
+    import importlib
+
     home = {"open": "nettop.api", "NettopError": "nettop.errors"}.get(name)
     if home is not None:
         return getattr(importlib.import_module(home), name)
