@@ -42,6 +42,8 @@ WELL_S = 36
 """Seconds for which the service works well: its usual times have to be known."""
 CONTROL_GROUPS = {"cgroup", "container"}
 """Columns that say how this machine is set up."""
+UNREAD = "processes"
+"""Counts the processes whose values in these columns are lost."""
 NAMESPACE = re.compile(r"ntlab\d+n\d+x\d+")
 """The names of the faults' network namespaces."""
 OWN = frozenset({"nettop", "python", "python3", "sh"})
@@ -91,21 +93,19 @@ INCIDENTS = (
 
 
 def main() -> str | int | None:
-    """Make the recording; return the reason if it cannot be used."""
+    """Make the recording; return what it has missed, or why it cannot be used."""
     if os.getpid() != 1:
         return subprocess.call([*ALONE, NAMES_OF_ITS_OWN, "demo", sys.executable, __file__])
     socket.sethostname(HOST)
     with TemporaryDirectory() as folder:
         whole = Path(folder, "whole.nettop")
         record(whole)
-        if lost := losses(whole):
-            return f"{lost}: this machine is busy; record again"
         content = b"".join(filtered(whole))
     if len(content) > MOST_BYTES:
         return f"the demo has {len(content):,} bytes, more than {MOST_BYTES:,}"
     DEMO.write_bytes(content)
     print(f"{DEMO}: {len(content):,} bytes")
-    return None
+    return f"{lost}: this machine is busy; record again" if (lost := losses(DEMO)) else None
 
 
 def record(path: Path) -> None:
@@ -186,6 +186,7 @@ def without_others(snapshot: Snapshot) -> Snapshot:
     """Return the snapshot with the demo's rows only."""
     return replace(
         snapshot,
+        lost={name: count for name, count in snapshot.lost.items() if name != UNREAD},
         gaps={renamed(name): renamed(why) for name, why in snapshot.gaps.items()},
         hooks=tuple(
             replace(hook, refused=tuple((name, renamed(why)) for name, why in hook.refused))
