@@ -45,7 +45,7 @@ STEPS = (
     Step(("slash", *"8080"), TYPED_S),
     Step(("enter",), until=45),
     Step(("0",), until=46),
-    Step(("down",)),
+    Step(("down", "down")),
     Step(("right",), READ_S),
 )
 """A service that works well slows down. All others are filtered out, and its finding says what to try."""
