@@ -69,6 +69,7 @@ generate: ## docs/reference but kernels.md, deploy/grafana/dashboards, and docs/
 	$(as_user) $(bin)/python -B scripts/dashboards.py
 	$(as_user) $(bin)/python -B scripts/screenshots.py
 	$(as_user) $(bin)/python -B scripts/animation.py
+	$(as_user) $(bin)/python -B scripts/pictures.py
 
 tour: ## docs/screenshots/tour-*.svg, of real traffic; root
 	$(as_root) $(bin)/python -B scripts/tour.py

@@ -67,6 +67,13 @@ def test_readme_shows_every_screenshot() -> None:
     assert animation.stat().st_size <= 500_000
 
 
+def test_pictures_are_shown() -> None:
+    """Some page shows each picture that scripts/pictures.py draws."""
+    pictures = runpy.run_path(str(ROOT / "scripts" / "pictures.py"))["PICTURES"]
+    shown = re.findall(r"screenshots/(\w+)\.", "".join(page.read_text() for page in PAGES))
+    assert pictures.keys() <= set(shown)
+
+
 def test_tour_shows_every_screenshot_within_three_keys() -> None:
     """The tour shows each screenshot that scripts/tour.py draws, and each incident is explained by three keys."""
     tour = runpy.run_path(str(ROOT / "scripts" / "tour.py"))

@@ -3,19 +3,26 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from textual.pilot import Pilot
 
+from nettop.hosts.hosts import Link
+from nettop.hosts.source import HostsSource
 from nettop.recording.player import Player, RecordedSource
-from nettop.recording.recording import open_recording
+from nettop.recording.reader import Reading, Readings
+from nettop.recording.recording import Recording, open_recording
 from nettop.screens.nettop_app import NettopApp
 from nettop.settings import Settings, ViewSettings
-from nettop.snapshots import lenses
+from nettop.snapshots import find_table, lenses, several_hosts
+from nettop.snapshots.snapshot import Rows, Snapshot
 from nettop.widgets.themes import DARK
 
 from .harness import Harness
@@ -69,3 +76,78 @@ async def playing(
         app = harness.app(Settings(view=ViewSettings(view=view)), theme, lens_set=RECORDED, player=player)
         async with app.run_test(size=size) as pilot:
             yield Playing(app, pilot, harness, player, first)
+
+
+# --- the demo as several hosts ------------------------------------------------------------------------------------
+
+PROCESSES = {
+    "web1": {"webapp", "frontend"},
+    "db1": {"postgres", "pgbench"},
+    "backup1": {"backupd", "storaged", "iperf3"},
+}
+"""The hosts, and the processes of the demo that each has."""
+
+
+class DemoHosts:
+    """The hosts at a second of the demo, as HostsSource reads them."""
+
+    def __init__(self, recording: Recording, *lens_ids: str) -> None:
+        self.second = 0
+        self.interval_s, self.clock = 1.0, time.monotonic
+        self._begin_ns = recording.begin_ns
+        self._readings = {lens: Readings(recording, find_table(lens)[0]) for lens in lens_ids}
+
+    def use(self, lens: str, *, with_events: bool = False) -> None:
+        """Do nothing: everything is recorded."""
+
+    release = use
+
+    def newest(self, lens: str) -> dict[str, Reading]:
+        """Return the reading of each host."""
+        reading = self._readings[lens].at(self._begin_ns + self.second * 1_000_000_000)
+        assert reading is not None
+        assert reading.before is not None
+        return {
+            host: replace(reading, now=_only(reading.now, names), before=_only(reading.before, names))
+            for host, names in PROCESSES.items()
+        }
+
+    def lost(self, _lens: str) -> dict[str, Link]:
+        """Return no hosts."""
+        return {}
+
+    def failure(self, _lens: str) -> None:
+        """Return None: every host is there."""
+
+    def take_events(self, _lens: str) -> dict[str, list[Rows]]:
+        """Return no events."""
+        return {}
+
+
+def _only(snapshot: Snapshot, processes: set[str]) -> Snapshot:
+    """Return the rows of these processes, without what is counted for the whole host."""
+    tables = {name: _rows_of(rows, processes) for name, rows in snapshot.tables.items()}
+    return replace(snapshot, tables=tables, ended={}, counts={})
+
+
+def _rows_of(rows: Rows, processes: set[str]) -> Rows:
+    if "process" not in rows.texts:
+        return rows
+    codes = [code for code, text in enumerate(rows.texts["process"]) if text in processes]
+    return replace(rows, array=rows.array[np.isin(rows.array["process"], codes)])
+
+
+@asynccontextmanager
+async def hosts_playing(size: tuple[int, int], seconds: Iterable[int]) -> AsyncIterator[NettopApp]:
+    """Yield the app with the connections of the hosts, after these seconds of the demo."""
+    with open_recording(DEMO) as recording:
+        hosts = DemoHosts(recording, "connections", "findings")
+        with several_hosts():
+            shown = {lens: find_table(lens)[0] for lens in ("connections", "findings")}
+            harness = Harness(lambda lens: HostsSource(hosts, shown[lens]))  # type: ignore[arg-type]
+            app = harness.app(lens_set=tuple(shown.values()), host=f"{len(PROCESSES)} hosts")
+            async with app.run_test(size=size) as pilot:
+                for hosts.second in seconds:
+                    harness.tick()
+                    await pilot.pause()
+                yield app

@@ -149,14 +149,15 @@ class Harness:
         settings: Settings | None = None,
         theme: str | None = "nettop-dark",
         lens_set: tuple[Lens, ...] | None = None,
+        host: str = "web-03",
         **context_kwargs: Any,
     ) -> NettopApp:
-        """Return the app, with a host, a clock and a cost that never change."""
+        """Return the app, with this host, a clock and a cost that never change."""
         context = ScreenContext(
             settings or Settings(),
             self.session,
             lenses=lens_set or lenses()[:1],
-            host="web-03",
+            host=host,
             clock=lambda: self.now,
             cost=lambda: 0.009,
             **context_kwargs,
