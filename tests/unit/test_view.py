@@ -6,6 +6,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import weakref
+from dataclasses import replace
 from functools import cmp_to_key
 from typing import Any
 
