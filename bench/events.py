@@ -133,7 +133,8 @@ def events_run(scale: Scale) -> Iterator[Turns]:
         each = [runs[name].ns_each for name in (STATE, NESTED, SEND)]
         return dict(zip(EVENTS, (*each, runs[STATE].ns / made.connections), strict=True))
 
-    with built("storm.c") as program, in_background("--table", "-d") as process, statistics_on():
+    words = ("--table", "-d", "--udp", "off")  # else the programs that count UDP see the messages too
+    with built("storm.c") as program, in_background(*words) as process, statistics_on():
         wait_for_hooks(process.pid)
         drain(process, scale.pick(3, 1))
         yield {OURS: lambda: turn(program)}
