@@ -221,11 +221,15 @@ def nettop_collect() -> Iterator[Collecting]:
             until(collector.is_running, "nettop collect")
 
             def store(datagrams: int) -> None:
-                until(
-                    lambda: is_through(collector.document(STATE_PATH), datagrams), "all flows are stored", 0.1
-                )
+                until(lambda: is_through(queried(collector), datagrams), "all flows are stored", 0.1)
 
             yield Collecting(process.pid, folder / "data", store)
+
+
+def queried(collector: Collector) -> dict[str, Any]:
+    """Return a collector's state after a query, which has waiting flows stored."""
+    collector.query("SELECT 1", "JSONCompactEachRow")
+    return collector.document(STATE_PATH)
 
 
 def is_through(state: dict[str, Any], datagrams: int) -> bool:
