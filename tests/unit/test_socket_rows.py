@@ -232,6 +232,7 @@ WAITING = {"application_limited": 0, "send_buffer_full": 1, "bytes_in_flight": 0
             "send buffer",
             0.8,
         ),
+        ({"busy_us": 800_000}, WAITING | {"bytes_in_flight": 40_000}, "send buffer", 0.8),
         ({"busy_us": 900_000, "data_packets_sent": 800}, WAITING, "local drop", 0.9),
         ({"busy_us": 900_000, "data_packets_sent": 800, "retransmits": 9}, WAITING, "local drop", 0.9),
         ({"busy_us": 900_000, "data_packets_sent": 800, "packets_received": 1}, WAITING, "congestion", 0.9),

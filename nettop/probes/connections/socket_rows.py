@@ -308,9 +308,12 @@ def find_limits(rows: Array, before: Array, elapsed_us: float) -> None:
     # The kernel counts dropped bytes as sent, so bytes_acked cannot show that nothing was acknowledged.
     is_dropped = nothing_flies & (sent > 0) & (grown("packets_received") == 0)
     is_lossy &= ~is_dropped
-    # Congestion control with pacing, such as BBR, keeps data waiting without filling its window.
-    is_congested = (rows["congestion_limited"][here] == 1) | (rows["application_limited"][here] == 0)
-    is_congested &= ~is_dropped
+    # Congestion control with pacing, such as BBR, keeps data waiting without filling its window. If all is in flight,
+    # none waits, though the kernel says so only from the next segment on that finds nothing to send after it.
+    in_flight_bytes = rows["bytes_in_flight"][here]
+    all_flies = known(in_flight_bytes) & (rows["send_queue"][here] <= in_flight_bytes)
+    is_paced = (rows["application_limited"][here] == 0) & ~all_flies
+    is_congested = ((rows["congestion_limited"][here] == 1) | is_paced) & ~is_dropped
     # The kernel counts a full buffer only from a segment sent while it is full (tcp_cwnd_validate), which rarely
     # happens if everything in a small buffer is sent at once.
     is_full = rows["send_buffer_full"][here] == 1
