@@ -11,6 +11,7 @@ import re
 import statistics
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -275,6 +276,9 @@ def machine(results: Mapping[str, Result]) -> Iterator[str]:
 # --- pages ------------------------------------------------------------------------------------------------------------
 
 
+NOWHERE, NOTHING_YET = "- Nowhere that was measured.", "- Nothing was measured yet."
+
+
 def write_pages(results_folder: Path, docs: Path) -> None:
     """Write both pages and the plots."""
     results = read_results(results_folder)
@@ -290,7 +294,9 @@ def write_pages(results_folder: Path, docs: Path) -> None:
         for name, title, svg in drawings(result, references) if result["figures"] else ():
             (folder / f"{name}.svg").write_text(svg)
             pictures.append(f"![{title}](benchmarks/{name}.svg)\n")
-    worse = list(slower(results)) or ["- Nowhere that was measured."]
+    worse = list(slower(results)) or [
+        NOWHERE if any(map(itemgetter("figures"), results.values())) else NOTHING_YET
+    ]
     targets = [["target", "bound", "figure", "verdict", *REFERENCES], *target_rows(results, references)]
     parts = [HEAD, "\n## Where another tool does better\n", *worse, "\n## Targets\n", table(targets)]
     parts += ["\n## Growth and price\n", PICTURES, *pictures, "\n## The machine\n", *machine(results)]
