@@ -29,8 +29,7 @@ def all_stored(running: Running) -> None:
     """Wait until the collector has decoded and stored everything."""
 
     def is_left() -> int:
-        running.rows("SELECT 1")  # a query has waiting flows stored
-        state = running.state()
+        state = running.queried()
         return sum((state["datagrams"]["queued"], state["flows"]["pending"], state["flows"]["waiting"]))
 
     until(lambda: not is_left(), "all is stored")

@@ -87,13 +87,13 @@ class Running:
 
     def stored(self, count: int) -> None:
         """Wait until exactly this many flows are stored."""
-        until(lambda: self._queried()["flows"]["stored"] == count, f"{count} flows are stored")
+        until(lambda: self.queried()["flows"]["stored"] == count, f"{count} flows are stored")
 
     def stored_at_least(self, count: int) -> None:
         """Wait until at least this many flows are stored."""
-        until(lambda: self._queried()["flows"]["stored"] >= count, f"{count} flows are stored")
+        until(lambda: self.queried()["flows"]["stored"] >= count, f"{count} flows are stored")
 
-    def _queried(self) -> dict[str, Any]:
+    def queried(self) -> dict[str, Any]:
         """Return the state after a query, which has waiting flows stored."""
         self.rows("SELECT 1")
         return self.state()
