@@ -13,7 +13,7 @@ import numpy as np
 
 from nettop.kernel import bpf_syscall as bpf
 from nettop.kernel.bpf import maps
-from nettop.kernel.bpf.iterator import Iterator, RowBuffer
+from nettop.kernel.bpf.iterator import Iterator
 from nettop.kernel.bpf.mechanisms import ChosenMechanisms, Mechanism
 from nettop.kernel.bpf.program import Loader, Program
 from nettop.kernel.bpf.ring import Ring
@@ -101,7 +101,7 @@ class ConnectionEvents:
         self._set_clock()  # before the first event: the programs read it
         if followed is not None:
             with closing(Iterator(program.functions[FOLLOWED], _NO_ROW)) as find:
-                find.read(RowBuffer())
+                find.read()
         self.hooks = Hooks(program, FALLBACKS, loader=loader, chosen=chosen, check=check)
         if followed is not None:
             self._follow_children()

@@ -13,7 +13,7 @@ from functools import partial
 import numpy as np
 
 from nettop.kernel import bpf_syscall as bpf
-from nettop.kernel.bpf.iterator import Iterator, RowBuffer
+from nettop.kernel.bpf.iterator import Iterator
 from nettop.kernel.bpf.program import Program
 from nettop.kernel.host.facts import Host
 from nettop.kernel.host.processes import ProcessNames, outside_name
@@ -81,7 +81,6 @@ class SocketTable(Table):
         self.shared = program.maps
         self._program = program
         self._iterators = {name: Iterator(program.functions[name], ROW) for name in WALKS}
-        self._owned_buffer, self._unattributed_buffer = RowBuffer(), RowBuffer()
         self._walking = threading.Lock()
         self._last_walks: dict[int, _Walk] = {}
 
@@ -144,7 +143,7 @@ class SocketTable(Table):
         Also return the midpoint of the read, on the monotonic clock.
         """
         begun_ns = monotonic_ns()
-        rows = self._iterators[OWNED].read(self._owned_buffer)
+        rows = self._iterators[OWNED].read()
         taken_ns = (begun_ns + monotonic_ns()) // 2
         names.name(rows)
         owners, shared = choose_owners(rows, before, users)
@@ -208,9 +207,7 @@ class SocketTable(Table):
         with self._walking:
             bpf.set_element(self._program.maps["listed"], bytes(4), bits.to_bytes(4, sys.byteorder))
             begun_ns = monotonic_ns()
-            tables = [
-                self._iterators[name].read(self._unattributed_buffer) for name in (TCP_TABLE, UDP_TABLE)
-            ]
+            tables = [self._iterators[name].read() for name in (TCP_TABLE, UDP_TABLE)]
             return _Walk(concatenate_rows(*tables), begun_ns, monotonic_ns() - begun_ns, search)
 
 

@@ -19,7 +19,7 @@ from nettop.errors import Unsupported
 from nettop.kernel import bpf_syscall as bpf
 from nettop.kernel.bpf import maps
 from nettop.kernel.bpf.btf import Slice
-from nettop.kernel.bpf.iterator import Iterator, RowBuffer
+from nettop.kernel.bpf.iterator import Iterator
 from nettop.kernel.bpf.perf_events import Clocks, online_cpus
 from nettop.kernel.bpf.program import Program
 from nettop.kernel.bpf.rows import row_header
@@ -233,7 +233,6 @@ class Owners:
 
     def __init__(self, program: int | None) -> None:
         self._walk = Iterator(program, _OWNER) if program is not None else None
-        self._buffer = RowBuffer()
         self._known: dict[int, Array | None] = {}
         self._walked_ns = self._next_ns = 0
 
@@ -249,7 +248,7 @@ class Owners:
             self._known = {}
         if wanted - self._known.keys() and now_ns >= self._next_ns:
             self._walked_ns = now_ns
-            rows = self._walk.read(self._buffer)
+            rows = self._walk.read()
             rows = rows[np.isin(rows["socket"], np.fromiter(wanted, np.uint64))][
                 ::-1
             ]  # of several owners, keep the first

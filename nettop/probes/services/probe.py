@@ -12,7 +12,7 @@ import numpy as np
 
 from nettop.kernel import bpf_syscall as bpf
 from nettop.kernel.bpf import maps
-from nettop.kernel.bpf.iterator import Iterator, RowBuffer
+from nettop.kernel.bpf.iterator import Iterator
 from nettop.kernel.bpf.mechanisms import Mechanism, Refused, check_chosen
 from nettop.kernel.bpf.program import Loader, Program, net_loader
 from nettop.kernel.bpf.program_text import ProgramText
@@ -98,7 +98,6 @@ class Services(Probe):
         self._usual = UsualTimes()
         self._withheld = Withheld()
         self._ended = LeftRows(SERVICES, "process", ENDED)
-        self._buffer = RowBuffer()
 
     # --- attaching ----------------------------------------------------------------------------------------------
 
@@ -127,11 +126,11 @@ class Services(Probe):
             # Whether a connection is served or used must be known before a call on it is seen.
             attach_program(program, loader, CHANGES, opened)
             _set_phase(program, LISTENERS_PHASE)
-            walk.read(self._buffer)
+            walk.read()
             for name in mechanism.programs:
                 attach_program(program, loader, name, opened)
             _set_phase(program, CONNECTIONS_PHASE)
-            walk.read(self._buffer)
+            walk.read()
             _set_phase(program, ROWS_PHASE)
             program.keep_only([CHANGES, WALK, ROWS, *map(loaded_as, mechanism.programs)])
             self._opened.push(opened.pop_all())
@@ -219,7 +218,7 @@ class Services(Probe):
         tallies = maps.sum_last_axis(each.reshape(count, parts))
         del each
         requests = self._read_requests(tallies)
-        connections = self._rows.read(self._buffer)
+        connections = self._rows.read()
         # Several descriptors may lead to one connection, and the kernel goes on with a walk over socket storage by the
         # number of elements seen in a bucket (bpf_sk_storage_map_seq_find_next): new ones have it repeat others, and
         # for those that leave meanwhile it skips others until the next reading.

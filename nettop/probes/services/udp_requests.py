@@ -13,7 +13,7 @@ import numpy as np
 from nettop.errors import Unsupported
 from nettop.kernel import bpf_syscall as bpf
 from nettop.kernel.bpf import maps
-from nettop.kernel.bpf.iterator import Iterator, RowBuffer
+from nettop.kernel.bpf.iterator import Iterator
 from nettop.kernel.bpf.program import Loader
 from nettop.kernel.host.facts import Host
 from nettop.kernel.host.privileges import LOADING_NET
@@ -63,7 +63,7 @@ class UdpRequests:
                 link = loader.attach_to_cgroup(self.program.functions[name], bpf.CGROUP_HOOKS[name], cgroup)
                 opened.callback(os.close, link)
                 if name == LAST_BIND:
-                    walk.read(RowBuffer())
+                    walk.read()
             self._opened = opened.pop_all()
 
     def close(self) -> None:
