@@ -13,7 +13,7 @@ from nettop.query.joined_rows import ColumnValues, JoinedRows, cached_by_name, p
 from nettop.snapshots.arrays import Array, Index, Mask, positions
 from nettop.snapshots.histograms import Buckets
 from nettop.snapshots.schema import RATE, Field, Kind
-from nettop.snapshots.snapshot import Frame, Snapshot, known
+from nettop.snapshots.snapshot import Frame, Rows, Snapshot, known
 
 FEW_COUNTS = 10
 """A histogram with fewer counts has no meaningful quantiles."""
@@ -192,6 +192,12 @@ class Columns(JoinedRows):
             self._some_at, self._some = at, SomeColumns(self, at)
         return self._some, np.arange(len(at))
 
+    def column_at(self, name: str, at: Index) -> ColumnValues:
+        """Return the numbers of a column for the rows at `at`."""
+        columns, at = self.some(at)
+        column = columns.column(name)
+        return ColumnValues(column.numbers[at], column.known[at])
+
     def only(self, keys: Array) -> Columns | None:
         """Return the columns of the newest snapshot's rows with these keys, from copies of the rows; None if there are
         none."""
@@ -290,7 +296,6 @@ class SomeColumns(Columns):
         self.__dict__ |= {name: getattr(whole, name) for name in _SHARED}
         self.size, self._places = len(at), at
         self.before_at = whole.before_at[at]
-        self._has_same_rows = False
 
     @cached_by_name
     def raw(self, name: str) -> Array:
@@ -305,10 +310,8 @@ class SomeColumns(Columns):
             begin += len(part)
         return made
 
-    def _values_before(self, name: str) -> Array:
-        if self.before is None or not len(self.before):
-            return np.zeros_like(self.raw(name))
-        return self.before.values(name, self.before_at)
+    def _values_in(self, before: Rows, name: str) -> Array:
+        return before.values(name, self.before_at)
 
 
 def _ranks(texts: list[str]) -> Array:

@@ -289,7 +289,7 @@ class JoinedRows:
         if self.before is None or self.elapsed_s is None:
             return ColumnValues(np.zeros_like(now), np.zeros(len(now), bool))
         previous, field = self.frame.before, self.table.by_name[name]
-        then = self._values_before(name)
+        then = self._values_in(self.before, name) if len(self.before) else np.zeros_like(now)
         was_known = self._was_there & present(field, then)
         valid = was_known
         # A row that is new, or had no value yet, was at 0 before if the column was being counted.
@@ -303,11 +303,9 @@ class JoinedRows:
         numbers[~valid] = 0
         return ColumnValues(numbers, valid)
 
-    def _values_before(self, name: str) -> Array:
-        """Return the values in the previous snapshot, of any row where a row was not in it."""
-        if self.before is None or not len(self.before):
-            return np.zeros_like(self.raw(name))
-        column = self.before.column(name)
+    def _values_in(self, before: Rows, name: str) -> Array:
+        """Return the rows' values in the previous snapshot, those of any row where one was not in it."""
+        column = before.column(name)
         return column if self._has_same_rows else column[self.before_at]
 
     @cached_property

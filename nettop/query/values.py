@@ -32,10 +32,9 @@ def values_of(columns: Columns, name: str, at: Index) -> list[Any]:
 
 
 def _numbers(columns: Columns, name: str, at: Index) -> list[Any]:
-    column = columns.column(name)
-    values: list[Any] = column.numbers[at].tolist()
-    present = column.known[at]
-    return values if present.all() else _with_gaps(values, present)
+    column = columns.column_at(name, at)
+    values = as_list(column.numbers)
+    return values if column.known.all() else _with_gaps(values, column.known)
 
 
 def _times(columns: Columns, field: Field, at: Index) -> list[Any]:

@@ -52,9 +52,8 @@ def flags_of(view: View, at: Index, **masks: Mask) -> list[RowFlags]:
 
 def is_zero(view: View, column: str, at: Index) -> Mask:
     """Return a mask of the rows where this column is zero."""
-    rows, places = view.some(at)
-    values = rows.column(column)
-    zero: Mask = values.known[places] & (values.numbers[places] == 0)
+    values = view.column_at(column, at)
+    zero: Mask = values.known & (values.numbers == 0)
     return zero
 
 
@@ -206,9 +205,8 @@ def bar_cells(view: View, column: Column, at: Index, flags: Sequence[RowFlags]) 
 
 def _numbers(view: View, name: str, at: Index) -> list[float]:
     """Return a column's numbers at these rows, 0 where unknown."""
-    rows, places = view.some(at)
-    column = rows.column(name)
-    return as_list(np.where(column.known[places], column.numbers[places], 0.0))
+    column = view.column_at(name, at)
+    return as_list(np.where(column.known, column.numbers, 0.0))
 
 
 def _subdued(role: Role, row: RowFlags) -> Role:

@@ -64,10 +64,10 @@ _OLD_MS = 1500
 
 def row_flags(view: View, at: Index) -> list[RowFlags]:
     """Return the flags of rows: gone if closed, idle without packets in the last interval, quiet for listeners."""
+    columns = [view.column_at(name, at) for name in ("packets_sent_per_s", "packets_received_per_s")]
+    known = np.any([column.known for column in columns], axis=0)
+    moved = np.any([column.known & (column.numbers > 0) for column in columns], axis=0)
     rows, places = view.some(at)
-    columns = [rows.column(name) for name in ("packets_sent_per_s", "packets_received_per_s")]
-    known = np.any([column.known[places] for column in columns], axis=0)
-    moved = np.any([column.known[places] & (column.numbers[places] > 0) for column in columns], axis=0)
     listens = parse_filter(view.table, "state=LISTEN").mask(rows)[places]
     return flags_of(view, at, idle=known & ~moved, quiet=listens)
 
