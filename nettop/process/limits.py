@@ -134,24 +134,23 @@ def resident_memory() -> int:
 def available_memory() -> int:
     """Return how many bytes the host and this process's control groups can still give, caches that they can drop
     included."""
-    left = [_number_of("MemAvailable:", _MEMINFO) << 10]
+    left = [(_number_of("MemAvailable:", _MEMINFO) or 0) << 10]
     for folder, (most, used, cache) in product(_groups("memory"), _GROUP_FILES):
         limit, usage = _text_of(folder / most), _text_of(folder / used)
         if limit.isdecimal() and usage.isdecimal():
-            left.append(int(limit) - int(usage) + _number_of(cache, folder / "memory.stat"))
+            left.append(int(limit) - int(usage) + (_number_of(cache, folder / "memory.stat") or 0))
     return max(0, min(left))
 
 
-def _number_of(name: str, file: Path) -> int:
-    """Return the number after this name in a file; 0 without one."""
+def _number_of(name: str, file: Path) -> int | None:
+    """Return the number after this name in a file; None without one."""
     number = re.search(rf"^{name} +(\d+)", _text_of(file), re.MULTILINE)
-    return int(number[1]) if number else 0
+    return int(number[1]) if number else None
 
 
 def out_of_memory_kills() -> int | None:
     """Return how many processes the OOM killer has killed; None if /proc does not report it."""
-    count = re.search(r"^oom_kill (\d+)$", _text_of(_VMSTAT), re.MULTILINE)
-    return int(count[1]) if count else None
+    return _number_of("oom_kill", _VMSTAT)
 
 
 def _smallest(controller: str, names: tuple[str, ...]) -> tuple[int, Path] | None:
