@@ -304,14 +304,14 @@ def find_limits(rows: Array, before: Array, elapsed_us: float) -> None:
     in_flight = np.maximum(busy - receiver - send_buffer, 0)
     sent = grown("data_packets_sent")
     is_lossy = grown("retransmits") - grown("spurious") > sent * PATH_LOSS_ABOVE
-    nothing_flies = (rows["bytes_in_flight"][here] == 0) & (rows["send_queue"][here] > 0)
+    flying, queued = rows["bytes_in_flight"][here], rows["send_queue"][here]
+    nothing_flies = (flying == 0) & (queued > 0)
     # The kernel counts dropped bytes as sent, so bytes_acked cannot show that nothing was acknowledged.
     is_dropped = nothing_flies & (sent > 0) & (grown("packets_received") == 0)
     is_lossy &= ~is_dropped
     # Congestion control with pacing, such as BBR, keeps data waiting without filling its window. If all is in flight,
     # none waits, though the kernel says so only from the next segment on that finds nothing to send after it.
-    in_flight_bytes = rows["bytes_in_flight"][here]
-    all_flies = known(in_flight_bytes) & (rows["send_queue"][here] <= in_flight_bytes)
+    all_flies = known(flying) & (queued <= flying)
     is_paced = (rows["application_limited"][here] == 0) & ~all_flies
     is_congested = ((rows["congestion_limited"][here] == 1) | is_paced) & ~is_dropped
     # The kernel counts a full buffer only from a segment sent while it is full (tcp_cwnd_validate), which rarely
