@@ -165,7 +165,8 @@ def show_screens(
 
     `writing_refused` says why they may not write files; empty if they may.
     """
-    from nettop.query.query import columns_from_settings, query_from_settings, screen_query
+    with importing():
+        from nettop.query.query import columns_from_settings, query_from_settings, screen_query
 
     table = find_table(settings.view.view)[1]
     # Report wrong names before the screens take over the terminal.

@@ -48,7 +48,7 @@ def run_app(
     )
     lease = session.enable(lens.id, options, settings.view.columns or ())
     # Import only once the lens is attaching. After an interrupted import the sampler would wait forever for its lock.
-    with importing():
+    with importing(without=["ssl"]):  # asyncio would load OpenSSL, 4 MB
         from nettop.screens.context import ScreenContext
         from nettop.screens.nettop_app import NettopApp
 

@@ -5,6 +5,7 @@ import os
 import random
 import signal
 import time
+from pathlib import Path
 
 import pytest
 
@@ -56,6 +57,16 @@ def test_terminal_that_hangs_up(lab: Lab) -> None:
         terminal.hang_up()
         terminal.wait()
     bpf_objects.nothing_new_since(before)
+
+
+def test_screens_leave_out_what_they_do_not_use(lab: Lab) -> None:
+    """The screens map neither OpenSSL, which asyncio loads if it can, nor numpy's random numbers: 9 MB."""
+    visible(lab)
+    with Terminal("--filter", "seenworker") as terminal:
+        terminal.shows(b"seenworker")
+        mapped = Path(f"/proc/{terminal.pid}/maps").read_text()
+    assert "_multiarray_umath" in mapped
+    assert not [line for line in mapped.splitlines() if "libcrypto" in line or "numpy/random/" in line]
 
 
 def test_enter_refreshes(lab: Lab) -> None:
