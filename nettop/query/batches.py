@@ -13,7 +13,7 @@ from nettop.snapshots.arrays import Array, concatenate_rows
 from nettop.snapshots.schema import Kind, Table
 from nettop.snapshots.snapshot import Rows, unknown_value
 
-PIECE_ROWS = 4096
+PIECE_ROWS = 2048
 """Rows formatted at once: few enough to use little memory, many enough to be fast."""
 
 
