@@ -123,7 +123,10 @@ def carried(scale: Scale) -> Iterator[Turns]:
 @benchmark(
     "recorded_rows", "Bytes of a recorded connection", {"bytes": "B", "writing": "ms", "reading": "ms"},
     over="idle connections", sizes=(2_000,), quick_size=200, rounds=1,
-    targets=(Target(14, "bytes", subject="active"), Target(0.1, "bytes", subject="idle")),
+    targets=(
+        Target(14, "bytes", subject="active"), Target(0.1, "bytes", subject="idle"),
+        Target(10, "writing", subject="active"),
+    ),
 )  # fmt: skip
 def recorded_rows(scale: Scale) -> Iterator[Turns]:
     """Real traffic read once a second; active connections exchange a few messages a second. The bytes of a kind, for
