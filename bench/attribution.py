@@ -235,7 +235,7 @@ def watch(
 @benchmark(
     "attribution", "Bytes attributed to their processes",
     {load.what: "% of the payload" for load in LOADS} | {"CPU": "% of a CPU"},
-    rounds=1, peers={"nethogs": "nethogs"}, more_is_better=True,
+    rounds=1, peers={"nethogs": "nethogs"}, more_is_better=tuple(load.what for load in LOADS),
     targets=tuple(Target(100, load.what, at_least=True) for load in LOADS),
 )  # fmt: skip
 def attribution(scale: Scale) -> Iterator[Turns]:

@@ -8,7 +8,6 @@ tool: the others are stopped meanwhile.
 import contextlib
 import os
 import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -20,7 +19,7 @@ from typing import Any
 
 from harness import NOTHING, Sample, Scale, Target, Turns, benchmark
 from hooked import Hooked, empty_text
-from monitors import TOOLS
+from monitors import TOOLS, watching
 from programs import LAST_CPU, built, cpu_ns, printing, run, running, until
 from traffic import B, Traffic, neighbours
 
@@ -141,16 +140,6 @@ def recording() -> Iterator[None]:
             return False
 
         until(samples_all, PERF)
-        yield
-
-
-@contextlib.contextmanager
-def watching(tool: str) -> Iterator[None]:
-    """Run another monitor, and yield after its first line."""
-    with running(*TOOLS[tool], source=subprocess.PIPE, out=subprocess.PIPE) as process:
-        assert process.stdout
-        if not process.stdout.readline() or process.poll() is not None:
-            raise SystemExit(f"{' '.join(TOOLS[tool])} has ended")
         yield
 
 

@@ -64,7 +64,7 @@ def logging(*options: str) -> Iterator[Process]:
 
 
 @benchmark(
-    "connections", "CPU time of a short connection beside a lens", "µs", rounds=5, base=NOTHING,
+    "connections", "CPU time of a short connection beside a lens", "µs", rounds=3, base=NOTHING,
     needs=("cc",), peers=PEERS,
 )  # fmt: skip
 def connections(scale: Scale) -> Iterator[Turns]:

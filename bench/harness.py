@@ -74,7 +74,8 @@ class Benchmark:
     needs: tuple[str, ...] = ()
     """Programs without which nothing is measured."""
     targets: tuple[Target, ...] = ()
-    more_is_better: bool = False
+    more_is_better: tuple[str, ...] = ()
+    """Metrics of which more is better."""
     has_reference: bool = False
     """Whether the commits of REFERENCES are measured too."""
 
@@ -210,15 +211,14 @@ def version(program: str) -> str | None:
     return found[0] if found else "of an unknown version"
 
 
+def git(*words: str) -> str:
+    """Return what git prints of this checkout; empty if it fails."""
+    done = subprocess.run(("git", "-C", str(CHECKOUT), *words), capture_output=True, text=True, check=False)
+    return done.stdout.strip()
+
+
 def commit() -> str:
     """Return the commit of this checkout, with a plus sign if the package differs from it."""
-
-    def git(*words: str) -> str:
-        done = subprocess.run(
-            ("git", "-C", str(CHECKOUT), *words), capture_output=True, text=True, check=False
-        )
-        return done.stdout.strip()
-
     return git("rev-parse", "--short=8", "HEAD") + ("+" if git("status", "--porcelain", "nettop") else "")
 
 

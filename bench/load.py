@@ -2,25 +2,26 @@
 """On a machine in trouble: beside 40 busy loops, and in a control group with little memory."""
 
 import contextlib
+import http.client
 import os
 import select
 import signal
-import socket
 import subprocess
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from harness import OURS, Sample, Scale, Target, Turn, Turns, benchmark
-from programs import NETTOP, Screens, drain, for_seconds, in_background, resident_mb, run, running, until
+from programs import NETTOP, Screens, drain, for_seconds, resident_mb, run, running, until
 from recording import ACTIVE_NAME, talking
-from serve import HOST, NODE_EXPORTER, PEER_PORT, PORT, is_answered
+from serve import HOST, METRICS, NODE_EXPORTER, PEER_PORT, PORT
 from sockets import connections, own_namespace
 
-LOOPS, SCRAPES, SCRAPED_WITHIN_S = 40, 5, 10.0
-WATCHED_S, QUICK_WATCHED_S = 15.0, 2.0
-SHOWN_WITHIN_S = 30.0
+LOOPS, SCRAPES, SCRAPED_EVERY_S, SCRAPED_WITHIN_S = 40, 5, 1.0, 10.0
+WATCHED_S, QUICK_WATCHED_S = 10.0, 2.0
+SHOWN_WITHIN_S = 20.0
 ROWS = ("--filter", f"process={ACTIVE_NAME}")
 NOT_RAISED_OPTION = "--normal-priority"
 NOT_RAISED, PEER = "nettop, priority not raised", "node_exporter"
@@ -60,7 +61,8 @@ def longest_gap(descriptor: int, first: float, watched_s: float) -> float:
 def of_text(options: Sequence[str], watched_s: float) -> Sample:
     """Measure text: seconds to its first row, and the longest time between refreshes."""
     begin = time.perf_counter()
-    with in_background("--table", "-d", "-t", "1", "--limit", "5", *ROWS, *options) as process:
+    words = (NETTOP, "--table", "-d", "-t", "1", "--limit", "5", *ROWS, *options)
+    with running(*words, out=subprocess.PIPE, err=sys.stderr, end_by=signal.SIGKILL) as process:
         assert process.stdout
         descriptor, output = process.stdout.fileno(), b""
         for left in for_seconds(SHOWN_WITHIN_S):
@@ -83,22 +85,37 @@ def of_screens(options: Sequence[str], watched_s: float) -> Sample:
         return {"screens, first rows": took, "screens, longest gap": gap}
 
 
+def is_answered(port: int) -> bool:
+    """Return whether a new client gets a server's metrics in time."""
+    connection = http.client.HTTPConnection(HOST, port, timeout=SCRAPED_WITHIN_S)
+    end = time.monotonic() + SCRAPED_WITHIN_S
+    with contextlib.closing(connection), contextlib.suppress(OSError, http.client.HTTPException):
+        connection.request("GET", METRICS)
+        return connection.getresponse().status == 200 and time.monotonic() < end
+    return False
+
+
 def answered(port: int, command: Sequence[str], scrapes: int) -> Sample:
-    """Return the share of scrapes that a server answers within Prometheus's limit, once it accepts connections."""
-    with running(*command):
+    """Return the seconds until a server gives metrics, and the share of later scrapes that are answered."""
+    begin = time.perf_counter()
+    with running(*command, end_by=signal.SIGKILL):
         for _ in for_seconds(SHOWN_WITHIN_S):
-            with contextlib.suppress(OSError), socket.create_connection((HOST, port), SCRAPED_WITHIN_S):
+            if is_answered(port):
                 break
-            time.sleep(0.01)
-        answers = [is_answered(port, SCRAPED_WITHIN_S) for _ in range(scrapes)]
-    return {"scrapes answered": 100 * sum(answers) / scrapes}
+            time.sleep(0.02)
+        took, answers = time.perf_counter() - begin, 0
+        for _ in range(scrapes):
+            time.sleep(SCRAPED_EVERY_S)
+            answers += is_answered(port)
+    return {"first scrape": took, "scrapes answered": 100 * answers / scrapes}
 
 
 def judged(options: Sequence[str], within_s: float) -> Sample:
     """Return whether `nettop check` judges, and the seconds it takes."""
     begin = time.perf_counter()
     status = None
-    with running(NETTOP, "check", *options) as process, contextlib.suppress(subprocess.TimeoutExpired):
+    started = running(NETTOP, "check", *options, end_by=signal.SIGKILL)
+    with started as process, contextlib.suppress(subprocess.TimeoutExpired):
         status = process.wait(within_s)
     return {"check judges": 100 * (status in JUDGED), "check, until it ends": time.perf_counter() - begin}
 
@@ -107,7 +124,7 @@ def judged(options: Sequence[str], within_s: float) -> Sample:
     "under_load", "Beside 40 busy loops on all CPUs",
     {
         **{f"{who}, {what}": "s" for who in ("screens", "text") for what in ("first rows", "longest gap")},
-        "scrapes answered": "%", "check judges": "%", "check, until it ends": "s",
+        "first scrape": "s", "scrapes answered": "%", "check judges": "%", "check, until it ends": "s",
     },
     over="sockets", sizes=(20_000,), quick_size=200, rounds=1, peers={PEER: NODE_EXPORTER}, has_reference=True,
     targets=(
@@ -116,8 +133,8 @@ def judged(options: Sequence[str], within_s: float) -> Sample:
     ),
 )  # fmt: skip
 def under_load(scale: Scale) -> Iterator[Turns]:
-    """20 sockets exchange data, the others are idle. Rows and judgement are waited for 30 s; a scrape counts if it is
-    answered within 10 s, the first as soon as the server listens. Who measures has real-time priority.
+    """20 sockets exchange data, the others are idle. Rows are waited for 20 s, judgement 30 s; a scrape counts if it is
+    answered within 10 s. Who measures has real-time priority.
     """
     os.sched_setscheduler(0, os.SCHED_FIFO | os.SCHED_RESET_ON_FORK, os.sched_param(1))
     own_namespace()

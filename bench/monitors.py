@@ -3,6 +3,7 @@
 
 import contextlib
 import os
+import select
 import subprocess
 import sys
 import threading
@@ -16,9 +17,10 @@ from sockets import connections, own_namespace
 
 TEXT, SCREENS = "text", "screens"
 UNITS = {"CPU": "% of a CPU", "memory": "MB"}
-SETTLE_S, WINDOW_S, WINDOWS = 4.0, 2.5, 3
-PEERS_UP_TO = 10_000
-"""Sockets up to which the other tools are measured."""
+SETTLE_S, WINDOW_S, WINDOWS = 3.0, 2.0, 3
+BESIDE_PEERS = (1_000, 10_000)
+"""Sockets at which the other tools are measured."""
+TOOL_WITHIN_S = 10.0
 TOOLS = {
     "nethogs": ("nethogs", "-t", "-a", "-C", "-d", "1", "lo"),
     "iftop": ("iftop", "-t", "-n", "-N", "-i", "lo"),
@@ -50,13 +52,27 @@ def of_screens(scale: Scale, *options: str) -> Sample:
         return spent(screens.pid, screens.read_for, scale)
 
 
+@contextlib.contextmanager
+def watching(tool: str) -> Iterator[subprocess.Popen[bytes]]:
+    """Run another monitor, and yield after its first output."""
+    with running(*TOOLS[tool], source=subprocess.PIPE, out=subprocess.PIPE) as process:
+        assert process.stdout
+        is_ready = select.select([process.stdout], [], [], TOOL_WITHIN_S)[0]
+        if not is_ready or not os.read(process.stdout.fileno(), 1 << 16):
+            raise SystemExit(f"{' '.join(TOOLS[tool])} printed nothing")
+        yield process
+
+
 def of_tool(name: str, scale: Scale) -> Sample:
     """Measure another monitor; its output is discarded."""
-    with running(*TOOLS[name], source=subprocess.PIPE) as process:
-        time.sleep(1)
-        if process.poll() is not None:
-            raise SystemExit(f"{' '.join(TOOLS[name])}: status {process.returncode}")
-        return spent(process.pid, time.sleep, scale)
+    with watching(name) as process:
+
+        def wait(seconds: float) -> None:
+            drain(process, seconds)
+            if process.poll() is not None:
+                raise SystemExit(f"{' '.join(TOOLS[name])} has ended")
+
+        return spent(process.pid, wait, scale)
 
 
 def both(scale: Scale, *options: str) -> Turns:
@@ -77,7 +93,7 @@ def both(scale: Scale, *options: str) -> Turns:
 def monitors(scale: Scale) -> Iterator[Turns]:
     """Idle TCP sockets, both ends here. CPU time includes that of children; memory is the resident set."""
     own_namespace()
-    peers = {name: partial(of_tool, name, scale) for name in TOOLS} if scale.size <= PEERS_UP_TO else {}
+    peers = {name: partial(of_tool, name, scale) for name in TOOLS} if scale.size in BESIDE_PEERS else {}
     with connections(scale.size):
         yield both(scale) | peers
 

@@ -11,12 +11,13 @@ import re
 import statistics
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 import plot
-from harness import CHECKOUT, NOTHING, OURS, RESULTS, described
+from harness import CHECKOUT, NOTHING, OURS, RESULTS, described, git
 from run import BENCHMARKS, REFERENCES, declare
 
 Result = dict[str, Any]
@@ -55,10 +56,8 @@ def read_results(folder: Path) -> dict[str, Result]:
     found = {}
     for name, bench in BENCHMARKS.items():
         path = folder / f"{name}.json"
-        if path.exists():
-            found[name] = json.loads(path.read_text())
-        else:
-            found[name] = described(bench) | {"figures": []}
+        measured = json.loads(path.read_text()) if path.exists() else {"figures": []}
+        found[name] = measured | described(bench)
     return found
 
 
@@ -109,12 +108,19 @@ def verdict(target: Mapping[str, Any], figure: Figure | None, base: str, stale: 
     return "met" if is_met else "**missed**"
 
 
+@cache
+def package_of(commit: str) -> str:
+    """Return the last commit before this one that changed the package: others measure the same."""
+    return git("log", "-1", "--format=%H", commit, "--", "nettop") or commit
+
+
 def target_rows(results: Mapping[str, Result], references: Mapping[str, Any]) -> Iterator[list[str]]:
     """Yield a row for each target: what, the bound, the figure, the verdict, and the older commits' figures."""
     environments = [each["environment"] for each in results.values() if each["figures"]]
-    newest = max(environments, key=lambda each: each["at"], default={"commit": None})["commit"]
+    newest = max(environments, key=lambda each: each["at"], default={"commit": ""})["commit"]
     for name, result in results.items():
-        measured = result.get("environment", {}).get("commit")
+        measured = result.get("environment", {}).get("commit", "")
+        stale = None if package_of(measured) == package_of(newest) else measured
         for target in result["targets"]:
             sizes = sorted({each["size"] for each in result["figures"]}) or [0]
             for size in sizes if target["size"] is None else [target["size"]]:
@@ -123,7 +129,7 @@ def target_rows(results: Mapping[str, Result], references: Mapping[str, Any]) ->
                 unit = "×" if result["base"] else result["units"][key[1]]
                 what = words(result["title"], named(result, key[0]), key[1], amount(result, size))
                 bound = f"{'≥' if target['at_least'] else '≤'} {target['bound']:g} {unit}"
-                said = verdict(target, figure, result["base"], None if measured == newest else measured)
+                said = verdict(target, figure, result["base"], stale)
                 olds = [figure_of(references.get(each, {}).get(name, []), *key) for each in REFERENCES]
                 yield [what, bound, shown(figure), said, *(shown(each, spread=False) for each in olds)]
 
@@ -141,8 +147,8 @@ def amount(result: Result, size: int) -> str:
 def slower(results: Mapping[str, Result]) -> Iterator[str]:
     """Yield a line for each metric by which another tool does better, at the size where it does so most clearly."""
     for result in (each for each in results.values() if each["figures"]):
-        sign = -1 if result["more_is_better"] else 1
         for metric in result["units"]:
+            sign = -1 if metric in result["more_is_better"] else 1
             found = []
             for size in {each["size"] for each in result["figures"]}:
                 at_size = [f for f in result["figures"] if (f["metric"], f["size"]) == (metric, size)]

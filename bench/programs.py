@@ -166,9 +166,9 @@ def stat_fields(pid: int) -> list[str]:
 
 
 def living() -> dict[int, list[str]]:
-    """Return the fields of /proc/PID/stat for all processes."""
+    """Return the fields of /proc/PID/stat for all processes but zombies."""
     pids = (int(path.name) for path in Path("/proc").glob("[0-9]*"))
-    return {pid: fields for pid in pids if (fields := stat_fields(pid))}
+    return {pid: fields for pid in pids if (fields := stat_fields(pid)) and fields[0] != "Z"}
 
 
 def family(pid: int) -> list[int]:

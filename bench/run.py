@@ -12,8 +12,10 @@ import os
 import signal
 import subprocess
 import sys
+import sysconfig
 import tempfile
 import time
+import venv
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from importlib import import_module
@@ -76,10 +78,14 @@ def older(commit: str) -> Iterator[dict[str, str]]:
     """Check a commit out; yield the variables that have the benchmarks start its nettop."""
     with tempfile.TemporaryDirectory(prefix="nettop-reference") as folder:
         tree, command = Path(folder, "tree"), Path(folder, "nettop")
+        # Its helper processes ignore PYTHONPATH, so it gets an environment of its own beside the installed packages.
+        venv.create(Path(folder, "venv"), system_site_packages=True)
+        added = Path(sysconfig.get_path("purelib", vars={"base": str(Path(folder, "venv"))}), "tree.pth")
+        added.write_text(f"{tree}\n{sysconfig.get_path('purelib')}\n")
         git = ("git", "-C", str(CHECKOUT), "worktree")
         subprocess.run((*git, "add", "--quiet", "--detach", str(tree), commit), check=True)
         command.write_text(
-            f'#!/bin/sh\nunset PYTHONDONTWRITEBYTECODE\nPYTHONPATH={tree} exec {sys.executable} -m nettop "$@"\n'
+            f'#!/bin/sh\nunset PYTHONDONTWRITEBYTECODE\ncd {tree} && exec {folder}/venv/bin/python -m nettop "$@"\n'
         )
         os.chmod(folder, 0o755)
         command.chmod(0o755)

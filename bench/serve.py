@@ -49,17 +49,6 @@ class Client:
         return {"time": (time.perf_counter() - start) * 1e3, "size": size / 1e3}
 
 
-def is_answered(port: int, within_s: float) -> bool:
-    """Return whether a new client gets its metrics in time; wait until then if it does not."""
-    connection = http.client.HTTPConnection(HOST, port, timeout=within_s)
-    end = time.monotonic() + within_s
-    with contextlib.closing(connection), contextlib.suppress(OSError, http.client.HTTPException):
-        connection.request("GET", METRICS)
-        return connection.getresponse().status == 200 and time.monotonic() < end
-    time.sleep(max(0.0, end - time.monotonic()))
-    return False
-
-
 @contextlib.contextmanager
 def started(command: Sequence[str], is_ready: Callable[[], bool]) -> Iterator[int]:
     """Run a server; yield its PID once it is ready."""
@@ -145,7 +134,7 @@ def rest(scale: Scale) -> Iterator[Turns]:
 
 @benchmark(
     "serve", "nettop serve with a scrape every 15 s", {"CPU": "% of a CPU", "memory": "MB"}, over="connections",
-    sizes=(5_000,), quick_size=200, rounds=3, peers={PEER: NODE_EXPORTER}, has_reference=True,
+    sizes=(5_000,), quick_size=200, rounds=2, peers={PEER: NODE_EXPORTER}, has_reference=True,
     targets=(Target(4, "CPU", 5_000), Target(110, "memory", 5_000)),
 )  # fmt: skip
 def serve(scale: Scale) -> Iterator[Turns]:

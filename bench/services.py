@@ -106,8 +106,8 @@ NEEDS = ("redis-server", "redis-benchmark", "nginx", "wrk", "ss")
 
 
 @benchmark(
-    "requests", "Requests per second beside a lens", UNITS, rounds=5, needs=NEEDS, base=NOTHING, peers=PEERS,
-    more_is_better=True,
+    "requests", "Requests per second beside a lens", UNITS, rounds=3, needs=NEEDS, base=NOTHING, peers=PEERS,
+    more_is_better=tuple(LOADS),
 )  # fmt: skip
 def requests(scale: Scale) -> Iterator[Turns]:
     """redis-benchmark, and wrk with one nginx process, which saturate two CPUs with their servers, relative to the
@@ -120,7 +120,7 @@ def requests(scale: Scale) -> Iterator[Turns]:
 
 @benchmark(
     "services", "Requests per second, services lens ÷ empty programs", UNITS, rounds=11, needs=NEEDS, base=EMPTY,
-    more_is_better=True, targets=tuple(Target(0.97, load, at_least=True) for load in LOADS),
+    more_is_better=tuple(LOADS), targets=tuple(Target(0.97, load, at_least=True) for load in LOADS),
 )  # fmt: skip
 def services(scale: Scale) -> Iterator[Turns]:
     """The same loads, relative to the adjacent turn with empty programs at the same hooks."""
