@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 import subprocess
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -219,6 +219,30 @@ def test_a_scan_while_a_device_is_named() -> None:
     namespaces = Namespaces()
     namespaces.threads[WEB] = cast("Any", SimpleNamespace(submit=submit))
     assert [namespaces._device(WEB, index) for index in (3, 4, 3)] == ["eth3", "eth4", "eth3"]
+
+
+def test_few_namespaces_are_read_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reading 2,000 namespaces at once kept two CPUs busy for half a minute with waking the threads that wait."""
+    submitted: list[tuple[Future[int], Any]] = []
+    most = 0
+
+    def submit(function: Any) -> Future[int]:
+        submitted.append((Future(), function))
+        return submitted[-1][0]
+
+    def finish(_: object) -> None:
+        nonlocal most
+        most = max(most, len(submitted))
+        while submitted:
+            future, function = submitted.pop()
+            future.set_result(function())
+
+    monkeypatch.setattr(Namespaces, "follow", lambda *_: None)
+    monkeypatch.setattr(module, "wait", finish)
+    namespaces = Namespaces()
+    namespaces.threads = dict.fromkeys(range(50), cast("ThreadPoolExecutor", SimpleNamespace(submit=submit)))
+    assert namespaces.run_in_each(lambda: 7) == dict.fromkeys(range(50), 7)
+    assert most <= module._AT_ONCE
 
 
 def test_namespaces_that_appear_later_are_no_loss() -> None:

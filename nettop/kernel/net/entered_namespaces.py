@@ -48,6 +48,8 @@ _NAMED_BY_IP = (Path("/run/netns"), Path("/var/run/netns"))
 """Directories in which `ip netns` names namespaces."""
 _UNKNOWN = np.iinfo(np.uint32).max
 _RESERVED_THREADS = 12
+_AT_ONCE = 4
+"""Threads that run at once: each that waits for Python's lock wakes up every 5 ms (sys.getswitchinterval)."""
 _DROPPED = "it appeared after nettop dropped privileges"
 
 
@@ -206,13 +208,15 @@ class Namespaces:
                 self._update()
 
     def run_in_each(self, function: Callable[[], T], seen: AbstractSet[int] = frozenset()) -> dict[int, T]:
-        """Call `follow`, then call a function in all entered namespaces concurrently; return its results by inode
-        number."""
+        """Call `follow`, then call a function in all entered namespaces; return its results by inode number."""
         with self.lock:
             self.follow(seen)
-            results = {inode: thread.submit(function) for inode, thread in self.threads.items()}
-            wait(results.values())
-            return {inode: result.result() for inode, result in results.items()}
+            threads, results = list(self.threads.items()), dict[int, T]()
+            for at in range(0, len(threads), _AT_ONCE):
+                running = {inode: thread.submit(function) for inode, thread in threads[at : at + _AT_ONCE]}
+                wait(running.values())
+                results |= {inode: each.result() for inode, each in running.items()}
+            return results
 
     def join(self) -> bool:
         """Add a user; return False if the last user has already closed the namespaces."""
