@@ -99,7 +99,7 @@ def run_text(
             if consumer.frame is not None and not is_available:
                 consumer.check_available(consumer.frame.now)
                 is_available = True
-            printer.report_limit()
+            printer.report_pace()
             printer.show(consumer.frame)
             if printer.printed == settings.text.count:
                 return ExitCode.DONE
@@ -134,6 +134,7 @@ class _Printer:
     requests: Requests | None
     printed: int = 0
     limit: str = ""
+    is_late: bool = False
     last: Snapshot | None = None
     described: Snapshot | None = None
     losses: Losses = field(default_factory=Losses)
@@ -155,9 +156,14 @@ class _Printer:
         self.encoding = self.stdout.encoding if text.format is Format.TABLE else "utf-8"
         self.resolver = Resolver() if self.settings.view.resolve else None
 
-    def report_limit(self) -> None:
-        """Report, in every format, that --max-overhead makes the output less frequent."""
-        limit = self.session.overhead_limit
+    def report_pace(self) -> None:
+        """Report, in every format, that output is less frequent than asked for: once that readings take longer, and
+        each change that --max-overhead makes.
+        """
+        limit, interval_s = self.session.overhead_limit, self.session.interval_s
+        if self.session.kept_interval_s > interval_s and not self.is_late:
+            self.is_late = True
+            self.report(f"readings take longer than {interval_s:g} s: some are left out")
         if limit is not None and str(limit) != self.limit:
             self.limit = str(limit)
             self.report(limit.state)

@@ -101,6 +101,19 @@ def test_lost_hosts_are_named() -> None:
     assert run.stderr.getvalue().splitlines() == ["nettop: db1 is lost: reset", "nettop: db1 is back"]
 
 
+def test_skipped_readings_are_reported_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On standard error: while readings take longer than the interval, output is less frequent than asked for."""
+    monkeypatch.setattr(Session, "kept_interval_s", 3 * MAX_INTERVAL_S)
+    with Running(table(), sent(5, 6)) as run:
+        assert run.lines(2)
+        run.enter()
+        assert run.lines(3)
+    assert (
+        run.stderr.getvalue()
+        == f"nettop: readings take longer than {MAX_INTERVAL_S:g} s: some are left out\n"
+    )
+
+
 def test_end_of_input_ends_only_that() -> None:
     """At the end of standard input, refreshes continue until the count is reached."""
     settings = Settings(MIN_INTERVAL_S, NARROW, TextSettings(Format.CSV, 3, data_only=True))
