@@ -162,7 +162,7 @@ def connections(host: Host, kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(
         socket_table,
         "Iterator",
-        lambda name, _: SimpleNamespace(read=lambda: kernel.walks[name].copy(), close=lambda: None),
+        lambda name, _: SimpleNamespace(read=lambda: np.array(kernel.walks[name]), close=lambda: None),
     )
     monkeypatch.setattr(bpf_syscall, "set_element", lambda *_: None)
     monkeypatch.setattr(socket_table, "_PAUSE_PER_WALK", 0)
