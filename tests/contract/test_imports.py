@@ -71,6 +71,29 @@ def test_what_is_live_loads_no_recording(frontend: str) -> None:
     assert not {"zstandard", "nettop.recording.chunks", "nettop.recording.recording"} & loaded
 
 
+LEFT_OUT = """
+from threading import Thread
+from nettop.process.importing import importing
+def https():
+    import http.client
+    http.client.HTTPSConnection
+with importing(without=["ssl"]):
+    import asyncio.base_events
+    assert asyncio.base_events.ssl is None
+    sampler = Thread(target=https)
+    sampler.start()
+    sampler.join()
+import http.client, ssl
+assert http.client.HTTPSConnection
+"""
+
+
+def test_a_module_is_left_out_for_one_thread_alone() -> None:
+    """While the screens load asyncio without OpenSSL, the sampler can load a lens that reads a collector by HTTPS."""
+    done = subprocess.run([sys.executable, "-c", LEFT_OUT], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 HIDE_NUMPY = """
 import sys
 class Hidden:
