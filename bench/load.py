@@ -67,7 +67,9 @@ def of_text(options: Sequence[str], watched_s: float) -> Sample:
         descriptor, output = process.stdout.fileno(), b""
         for left in for_seconds(SHOWN_WITHIN_S):
             if select.select([descriptor], [], [], left)[0]:
-                output += os.read(descriptor, 1 << 16)
+                if not (more := os.read(descriptor, 1 << 16)):
+                    raise SystemExit("nettop has ended")
+                output += more
             if FIRST_ROW in output:
                 first = time.perf_counter()
                 gap = longest_gap(descriptor, first, watched_s)
