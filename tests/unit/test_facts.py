@@ -263,11 +263,19 @@ def test_the_root_control_group(root: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert Path(Host(root).root_cgroup() or "") == top
 
 
-@pytest.mark.parametrize(("flags", "group"), [(0x400000, "/"), (0x400004, None)])
-def test_cgroup_of_a_process_that_exits(root: Path, flags: int, group: str | None) -> None:
+@pytest.mark.parametrize(
+    ("stat", "group"),
+    [
+        ("77 (a) b) R 1 77 77 0 -1 4194304 0 0 0\n", "/"),
+        ("77 (a) b) R 1 77 77 0 -1 4194308 0 0 0\n", None),
+        ("", None),
+    ],
+    ids=["running", "exiting", "gone meanwhile"],
+)
+def test_cgroup_of_a_process_that_exits(root: Path, stat: str, group: str | None) -> None:
     """Old hierarchies say that a process which exits is in the root."""
     put(root, "proc/77/cgroup", "4:memory:/\n1:cpu:/\n0::/\n")
-    put(root, "proc/77/stat", f"77 (a) b) R 1 77 77 0 -1 {flags} 0 0 0\n")
+    put(root, "proc/77/stat", stat)
     assert Host(root).cgroup(77) == group
 
 

@@ -278,8 +278,8 @@ class Host:
         old = sorted(paths.values(), key=len, reverse=True)
         ordered = [unified, *old] if unified != "/" else [*old, unified]
         if old and ordered[0] == "/":
-            flags = stat_words(self.proc, pid)[6:7]
-            if flags and int(flags[0]) & _PF_EXITING:
+            words = stat_words(self.proc, pid)
+            if not words or int(words[6]) & _PF_EXITING:
                 return None
         return next((path for path in ordered if _innermost_container(path)), ordered[0])
 
