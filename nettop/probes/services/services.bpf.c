@@ -352,6 +352,8 @@ static __always_inline void on_request_data(struct turn *turn, struct progress *
   }
   if (open_since)
     answer(turn, tcp, open_since, before);
+  if (tcp->written != turn->written_seq) // the call that wrote the rest of the answer has not ended yet
+    turn->moved_at = last_left_at(tcp, turn->answered_at);
   count_whole_answer(turn, tcp->written - turn->sent_seq);
   resume_alternating(turn, now);
   // A client that asks in response to an answer has received it. A greeting that crosses the client's first
