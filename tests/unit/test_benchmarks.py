@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Benchmarks alternate their turns, and their page says first where another tool does better."""
 
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -36,6 +37,18 @@ def bench_modules(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Any]]:
     for name in {*sys.modules} - before:
         if str(getattr(sys.modules[name], "__file__", "")).startswith(str(BENCH)):
             del sys.modules[name]
+
+
+def test_every_script_can_be_imported() -> None:
+    """What a script imports is there, also of those that only some make target runs."""
+    names = ", ".join(sorted(path.stem for path in BENCH.glob("*.py")))
+    words = (
+        sys.executable,
+        "-c",
+        f"import sys; sys.path[:0] = {[str(BENCH), str(BENCH.parent)]}; import {names}",
+    )
+    done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 0, done.stderr
 
 
 def declared(harness: ModuleType, turns: dict[str, Any], **more: Any) -> Any:
