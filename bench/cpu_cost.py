@@ -26,7 +26,7 @@ from traffic import B, Traffic, neighbours
 from nettop.snapshots import own_lenses
 from nettop.snapshots.cpu import EXACT_TIMES, FREQUENCY, TIMES
 
-TURN_S, SETTLED_AFTER_S = 0.25, 0.02
+TURN_S, SETTLED_AFTER_S = 0.2, 0.02
 PERF = "perf record"
 PERF_COMMAND = f"perf record -a -g -F {FREQUENCY.default + 2}"
 """At nearly nettop's frequency, so that both are compared at the same one but do not sample in step."""

@@ -26,7 +26,7 @@ from programs import (
 from sockets import own_namespace
 
 STATE, NESTED, SEND = "tp_btf__inet_so", "tp_btf__nested", "tp_btf__sock_se"
-TURN_S = 0.7
+TURN_S = 0.5
 WARM_UP_S = 0.3
 """Seconds of a storm before the measured one: nettop goes on starting after its hooks work."""
 

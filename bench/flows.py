@@ -296,7 +296,7 @@ def known(folder: Path) -> list[str]:
 # --- benchmarks ----------------------------------------------------------------------------------------------------
 
 UNITS = {"CPU": "µs/flow", "memory": "MB", "written": "B/flow", "storing": "s"}
-SETTLED_AFTER_S, SENDING_S = 2.0, 6.0
+SETTLED_AFTER_S, SENDING_S = 2.0, 4.0
 PROTOCOLS = ("NetFlow 5", "NetFlow 9", "IPFIX", "sFlow 5")
 
 

@@ -21,7 +21,7 @@ from sockets import connections, own_namespace
 
 LOOPS, SCRAPES, SCRAPED_EVERY_S, SCRAPED_WITHIN_S = 40, 5, 1.0, 10.0
 WATCHED_S, QUICK_WATCHED_S = 10.0, 2.0
-SHOWN_WITHIN_S = 20.0
+SHOWN_WITHIN_S = 12.0
 ROWS = ("--filter", f"process={ACTIVE_NAME}")
 NOT_RAISED_OPTION = "--normal-priority"
 NOT_RAISED, PEER = "nettop, priority not raised", "node_exporter"
@@ -29,7 +29,7 @@ FIRST_ROW = f"{ACTIVE_NAME} ".encode()
 """What a row shows, and the filter does not."""
 JUDGED = (0, 1, 3, 4)
 """Exit statuses of `nettop check` once it has judged what can be watched here."""
-CHECKED_WITHIN_S = 30.0
+CHECKED_WITHIN_S = 24.0
 
 
 def not_raised() -> Sequence[str] | None:
@@ -135,7 +135,7 @@ def judged(options: Sequence[str], within_s: float) -> Sample:
     ),
 )  # fmt: skip
 def under_load(scale: Scale) -> Iterator[Turns]:
-    """20 sockets exchange data, the others are idle. Rows are waited for 20 s, judgement 30 s; a scrape counts if it is
+    """20 sockets exchange data, the others are idle. Rows are waited for 12 s, judgement 24 s; a scrape counts if it is
     answered within 10 s. Who measures has real-time priority.
     """
     os.sched_setscheduler(0, os.SCHED_FIFO | os.SCHED_RESET_ON_FORK, os.sched_param(1))

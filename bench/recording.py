@@ -25,7 +25,7 @@ from tests.kernel.lab import settle_child
 ACTIVE = 200
 ACTIVE_NAME = "benchtalker"
 PAUSE_S = 0.0035
-SETTLE_S, WATCHED_S = 6.0, 12.0
+SETTLE_S, WATCHED_S = 5.0, 9.0
 
 
 @contextlib.contextmanager
@@ -176,7 +176,7 @@ def recorded_rows(scale: Scale) -> Iterator[Turns]:
         return {"bytes": bytes_each} | times
 
     own_namespace()
-    taken, empty_bytes = list(take(scale.pick(20, 5))), 0.0
+    taken, empty_bytes = list(take(scale.pick(15, 5))), 0.0
     empty_bytes = dict(measured())["bytes"] * len(taken)  # type: ignore[call-overload, operator]
     yield {
         "active": lambda: measured(ACTIVE_NAME),

@@ -18,7 +18,7 @@ from nettop.kernel.bpf.program import Loader
 from nettop.probes.services.probe import make_probe
 from nettop.probes.services.programs import FALLBACKS
 
-TURN_S, QUICK_S = 0.8, 0.1
+TURN_S, QUICK_S = 0.6, 0.1
 REDIS, NGINX = 7777, 8081
 CLIENTS = 50
 CONFIGURATION = """

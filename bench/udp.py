@@ -18,7 +18,7 @@ from nettop.kernel.bpf.program import Loader
 from nettop.probes.connections.programs import table_text, udp_text
 from nettop.probes.connections.udp import UDP_FALLBACKS, UdpTotals
 
-TURN_S = 0.25
+TURN_S = 0.2
 MESSAGE_BYTES, CALLS = 1_200, 2
 """Size of a message, and the calls that send and receive it."""
 
