@@ -176,7 +176,7 @@ def recorded_rows(scale: Scale) -> Iterator[Turns]:
         return {"bytes": bytes_each} | times
 
     own_namespace()
-    taken, empty_bytes = list(take(scale.pick(15, 5))), 0.0
+    taken, empty_bytes = list(take(scale.pick(64, 5))), 0.0
     empty_bytes = dict(measured())["bytes"] * len(taken)  # type: ignore[call-overload, operator]
     yield {
         "active": lambda: measured(ACTIVE_NAME),
