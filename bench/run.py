@@ -135,7 +135,7 @@ def main() -> int:
     if options.list:
         print("\n".join(names))
         return 0
-    # As an installed nettop is; it may not write there itself.
+    # As an installed nettop is, also where PYTHONDONTWRITEBYTECODE keeps a clone from being compiled as it runs.
     compileall.compile_dir(CHECKOUT / "nettop", quiet=1)
     return int(bool((measure_references if options.reference else in_children)(names, options)))
 
