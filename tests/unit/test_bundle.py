@@ -29,11 +29,11 @@ from nettop.snapshots import own_lenses
 from nettop.snapshots.connections import EVENTS
 from nettop.snapshots.schema import Lens
 from nettop.snapshots.snapshot import Snapshot
+from tests.builders.replaying import no_probes
 from tests.screens.demo import DEMO
 from tests.unit.build import make_frame, make_rows
 from tests.unit.recorded import assert_same, assert_same_rows, opened, random_readings, recorded
 from tests.unit.recordings import at_second, record
-from tests.unit.test_replay import no_probes
 
 READINGS = 30
 

@@ -31,10 +31,10 @@ from nettop.snapshots import find_table
 from nettop.snapshots.schema import Certainty
 from nettop.snapshots.services import BUCKETS, SERVICES
 from nettop.snapshots.snapshot import Snapshot
+from tests.builders.replaying import no_probes
 from tests.kernel.terminal import Terminal
 from tests.unit.build import Row, make_frame
 from tests.unit.recordings import BEGIN_NS, SECOND_NS, at_second, record
-from tests.unit.test_replay import no_probes
 
 DEMO = str(files("nettop") / "demo.nettop")
 STEP_S = 5

@@ -20,6 +20,7 @@ from nettop.snapshots.connections import LENS as CONNECTIONS
 from nettop.snapshots.schema import Lens
 from nettop.snapshots.snapshot import Snapshot
 from nettop.snapshots.source import SourceOptions
+from tests.builders.recording import Recording
 from tests.screens.demo import DEMO, RECORDED
 from tests.screens.harness import Harness, Script
 from tests.unit.kept import Kept, uncollected
@@ -27,7 +28,6 @@ from tests.unit.logging_run import Logging, settings, until
 from tests.unit.recorded import random_readings
 from tests.unit.scripted import Scripted
 from tests.unit.serving import ask, make_served, publish, table_app
-from tests.unit.test_record import Recording
 from tests.unit.woken import Woken
 
 READINGS = 100

@@ -4,42 +4,38 @@
 from __future__ import annotations
 
 import fcntl
-import io
 import os
 import resource
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import pytest
 
 from nettop.cli import run
 from nettop.commands.record import RecordOptions, record_settings
-from nettop.engine.session import Session
 from nettop.errors import ExitCode, NettopError, SourceFailed, Unsupported
 from nettop.output import record
-from nettop.output.record import UNRECORDED_READINGS, run_record
-from nettop.process.interrupts import Requests
+from nettop.output.record import UNRECORDED_READINGS
 from nettop.recording import readings as recorded_readings
-from nettop.recording.chunks import Chunk, Decompressor, Group, What
+from nettop.recording.chunks import Chunk, Group, What
 from nettop.recording.files import HOUR_S, Full, HourlyFiles, OneFile, file_name
-from nettop.recording.reader import Readings, RecordedFile
-from nettop.recording.readings import ReadingReader
-from nettop.settings import MAX_INTERVAL_S, RecordSettings
+from nettop.recording.reader import Readings
 from nettop.snapshots.connections import LENS as CONNECTIONS
 from nettop.snapshots.cpu import FREQUENCY
 from nettop.snapshots.findings import LATE
 from nettop.snapshots.snapshot import Snapshot
-from tests.screens.harness import Script, Step
+from tests.builders.recording import Recording, ids, opened, readings, record_to, three_readings
+from tests.screens.harness import Script
 from tests.unit.build import WALL_NS, example_rows
 from tests.unit.logging_run import DEADLINE_S, until
-from tests.unit.scripted import Scripted, steps
+from tests.unit.scripted import steps
 from tests.unit.woken import CLOSE, CONNECT, Woken
 
 SECOND_NS = 1_000_000_000
@@ -47,119 +43,6 @@ BEGIN_NS = 1_795_000_000 // HOUR_S * HOUR_S * SECOND_NS
 """The beginning of an hour."""
 HOUR_NS = HOUR_S * SECOND_NS
 SNAPSHOT_OF_DROPS = Snapshot("drops", WALL_NS, 1, {})
-Sources = dict[str, Scripted | Script]
-
-
-class Recording:
-    """`nettop record` in a thread, over scripted sources that are read only at the start and on request."""
-
-    def __init__(
-        self,
-        path: str,
-        connections: Woken,
-        stdout: Any = None,
-        drops: Sequence[Step] = (),
-        findings: Sequence[Step] = (Snapshot("findings", WALL_NS, 1, {}),),
-        **settings: Any,
-    ) -> None:
-        self.requests = Requests()
-        self.stderr = io.StringIO()
-        self.exit: ExitCode | BaseException | None = None
-        self.published: list[Snapshot] = []
-        self._sources: Sources = {
-            "connections": connections,
-            "findings": Script(findings),
-        }
-        if drops:
-            self._sources["drops"] = Script(drops)
-        self._settings = RecordSettings(path, tuple(self._sources), **settings)
-        self._stdout = stdout
-        self.session: Session | None = None
-        self._thread = threading.Thread(target=self._run, daemon=True)
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.requests.end()
-        self._thread.join(DEADLINE_S)
-
-    def _run(self) -> None:
-        try:
-            with Session(MAX_INTERVAL_S, self._sources.__getitem__, together=self._sources) as session:
-                session.bus.subscribe(self._note)
-                self.session = session
-                self.exit = run_record(self._settings, session, self.requests, self._stdout, self.stderr)
-        except BaseException as error:  # noqa: BLE001 - the test judges it
-            self.exit = error
-
-    def _note(self) -> None:
-        assert self.session is not None
-        frame = self.session.bus.frame("connections")
-        if frame is not None and (not self.published or frame.now is not self.published[-1]):
-            self.published.append(frame.now)
-
-    def refresh(self) -> None:
-        """Have the sources read once more."""
-        until(lambda: self.published)
-        assert self.session is not None
-        self.session.sample_now().result(DEADLINE_S)
-
-    def end(self) -> str:
-        """Request the end, and return the text of standard error."""
-        until(lambda: self.published)
-        self.requests.end()
-        return self.wait()
-
-    def wait(self) -> str:
-        """Wait for the end, and return the text of standard error."""
-        self._thread.join(DEADLINE_S)
-        assert not self._thread.is_alive()
-        return self.stderr.getvalue()
-
-
-@contextmanager
-def opened(path: Path) -> Iterator[RecordedFile]:
-    """Open a recording."""
-    with path.open("rb") as file:
-        yield RecordedFile(file.fileno())
-
-
-def readings(path: Path) -> list[Snapshot]:
-    """Return every reading of the connections."""
-    found = []
-    with opened(path) as recorded:
-        for number, placed in enumerate(recorded.groups):
-            reader, decompressor = ReadingReader(CONNECTIONS), Decompressor()
-            for chunk in recorded.chunks(number):
-                if placed.group.lenses[chunk.lens] == "connections":
-                    content = decompressor.decompress(chunk)
-                    if chunk.what is What.READING:
-                        reader.read(content)
-                        found.append(reader.snapshot())
-                    else:
-                        reader.read_events(content)
-        assert recorded.damage == {}
-    return found
-
-
-def ids(snapshots: list[Snapshot]) -> list[list[int]]:
-    """Return the sockets of each reading, by key."""
-    return [snapshot.tables["sockets"].array["id"].tolist() for snapshot in snapshots]
-
-
-def three_readings() -> Woken:
-    """Return a source with three readings."""
-    return Woken(steps(example_rows(3), example_rows(5), example_rows(2)))
-
-
-def record_to(path: str, **settings: Any) -> str:
-    """Record one reading and the last, and return the text of standard error."""
-    with Recording(path, three_readings(), **settings) as recording:
-        text = recording.end()
-    assert recording.exit is ExitCode.DONE, recording.exit
-    return text
 
 
 def test_what_was_published_is_written(tmp_path: Path) -> None:

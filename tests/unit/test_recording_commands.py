@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 
+from nettop.cli import run
 from nettop.errors import ExitCode
 from nettop.recording.moments import parse_length
 from nettop.recording.player import Player, RecordedSource
@@ -26,9 +27,9 @@ from nettop.snapshots.connections import LENS as CONNECTIONS
 from nettop.snapshots.cpu import LENS as CPU
 from nettop.snapshots.cpu import STACKS
 from nettop.snapshots.snapshot import RECORDER, Snapshot
+from tests.builders.replaying import no_probes
 from tests.unit.build import make_frame
 from tests.unit.recordings import BEGIN_NS, SECOND_NS, at_second, record
-from tests.unit.test_replay import no_probes, run
 
 DEMO = str(files("nettop") / "demo.nettop")
 SEEN_AT = "21:44:23"

@@ -83,8 +83,8 @@ def read_all(file: RecordedFile) -> Iterator[int]:
 WRITER = """
 import os, sys
 from pathlib import Path
+from nettop.snapshots.drops import LENS
 from tests.unit.recorded import write_slowly
-from tests.unit.test_recording_damage import LENS
 write_slowly(Path(sys.argv[1]), LENS, {count}, lambda: os.write(1, b"."))
 """
 

@@ -29,8 +29,8 @@ from nettop.snapshots import own_lenses
 from nettop.snapshots.findings import FINDINGS, LIMITS
 from nettop.snapshots.findings import LENS as FINDINGS_LENS
 from nettop.snapshots.snapshot import Snapshot, rows_from
+from tests.builders.replaying import no_probes
 from tests.unit.recordings import BEGIN_NS, SECOND_NS
-from tests.unit.test_replay import no_probes
 
 LENSES = tuple(lens.id for lens in own_lenses())
 ORIGIN = Group(LENSES, 1.0, "0.2.0", {"name": "web-1"})

@@ -51,10 +51,10 @@ from nettop.snapshots.ip_protocols import IP_PROTOCOLS
 from nettop.snapshots.own_cost import SELF
 from nettop.snapshots.schema import Field, Kind, Lens, Rule, Table
 from nettop.snapshots.snapshot import Frame, Rows, Snapshot, rows_from
+from tests.builders.recording import record_to
+from tests.builders.replaying import no_probes
 from tests.unit.build import Row, example_rows, make_frame
 from tests.unit.recorded import Taken, random_readings, write
-from tests.unit.test_record import record_to
-from tests.unit.test_replay import no_probes
 
 KEY = bytes(range(32))
 SECRET = "sekrit"

@@ -38,9 +38,9 @@ from nettop.snapshots.hooks import HookStatus
 from nettop.snapshots.own_cost import SELF
 from nettop.snapshots.schema import Kind, Lens
 from nettop.snapshots.snapshot import Rows, Snapshot, rows_from, unknown_value
+from tests.builders.replaying import no_probes
 from tests.unit.build import WALL_NS
 from tests.unit.recorded import Taken, opened, random_readings, write
-from tests.unit.test_replay import no_probes
 
 KEY = bytes(range(32))
 FORMS = (

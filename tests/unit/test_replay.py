@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import NoReturn
 from unittest.mock import patch
 
 import numpy as np
@@ -29,16 +28,12 @@ from nettop.snapshots.findings import FINDINGS, SEVERITY_CODES
 from nettop.snapshots.findings import LENS as FINDINGS_LENS
 from nettop.snapshots.schema import Severity
 from nettop.snapshots.snapshot import RECORDER, RECORDING, Frame, Snapshot
+from tests.builders.replaying import Clock, no_probes
 from tests.unit.build import Row, make_frame, make_rows
 from tests.unit.recordings import BEGIN_NS, SECOND_NS, at_second, record
 
 READINGS = 40
 """Readings of a recording, a second apart."""
-
-
-def no_probes(lens: str) -> NoReturn:
-    """Fail: a replay reads no kernel. With this, the test keeps its privileges."""
-    raise AssertionError(lens)
 
 
 def rows_at(second: int) -> list[Row]:
@@ -60,15 +55,6 @@ def path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(writer, "READINGS_PER_GROUP", 8)
     events = {at: make_rows([{"id": at, "process": f"p{at}"}], EVENTS) for at in (3, 12, 13)}
     return record(tmp_path / "r.nettop", snapshots(), events)
-
-
-class Clock:
-    """A clock that the test moves."""
-
-    now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 @contextmanager

@@ -28,11 +28,11 @@ from nettop.serve.metrics.totals import Totals
 from nettop.serve.served import Publications, Served
 from nettop.snapshots.connections import LENS
 from nettop.snapshots.source import SourceOptions
+from tests.builders.replaying import no_probes
 from tests.unit.build import make_frame
 from tests.unit.children import Child, capabilities
 from tests.unit.recordings import BEGIN_NS, SECOND_NS, at_second, record
 from tests.unit.serving import DEADLINE_S, Client
-from tests.unit.test_replay import no_probes
 
 READINGS = 20
 

@@ -17,13 +17,12 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 import uvloop
-from starlette.responses import PlainTextResponse, StreamingResponse
 
 from nettop.errors import NettopError, PermissionMissing, UsageError
 from nettop.process import service_manager
@@ -36,6 +35,7 @@ from nettop.serve.http.limits import Limits, Server
 from nettop.serve.http.listeners import checked_listen, endpoints_of, open_sockets, url_of
 from nettop.serve.http.server import serve
 from nettop.settings import ServeSettings
+from tests.builders.serving import Application
 from tests.unit.children import Child
 from tests.unit.logging_run import until
 
@@ -43,42 +43,6 @@ DEADLINE_S = 60
 """Only a test that fails waits so long: a busy machine is slow."""
 GET = b"GET /hello HTTP/1.1\r\nHost: localhost\r\n\r\n"
 TOKEN = b"0123456789abcdef0123456789abcdef"
-
-
-@dataclass(eq=False)
-class Application:
-    """An application that answers `/wait` when allowed, fails on `/bug` and `/half`, and answers all else at once."""
-
-    waiting: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
-    """Released by each request for `/wait`."""
-    may_answer: asyncio.Event = field(default_factory=asyncio.Event)
-
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        """Answer one request."""
-        match scope["path"]:
-            case "/wait":
-                self.waiting.release()
-                await self.may_answer.wait()
-                answer = "at last"
-            case "/large":
-                answer = "x" * (64 << 20)
-            case "/bug":
-                raise ZeroDivisionError("by nought")
-            case "/half":
-                start = {"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"9")]}
-                await send(start)
-                await send({"type": "http.response.body", "body": b"half", "more_body": True})
-                raise ZeroDivisionError("half of it")
-            case "/pieces":
-                await StreamingResponse(f"piece {at};" for at in range(1000))(scope, receive, send)
-                return
-            case "/method":
-                answer = scope["method"]
-            case "/body":
-                answer = repr(await receive())
-            case path:
-                answer = f"hello {path}"
-        await PlainTextResponse(answer)(scope, receive, send)
 
 
 class Timeless(uvloop.Loop):  # type: ignore[misc]
@@ -620,7 +584,7 @@ from nettop.serve.http.listeners import endpoints_of, open_sockets
 from nettop.serve.http.limits import Server
 from nettop.serve.http.server import serve
 from nettop.settings import ServeSettings
-from tests.unit.test_serve_server import Application
+from tests.builders.serving import Application
 
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
