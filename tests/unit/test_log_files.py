@@ -151,26 +151,17 @@ def test_an_unfinished_line_is_removed(tmp_path: Path, before: str, after: list[
 # --- rotation -------------------------------------------------------------------------------------------------
 
 
-def test_rotation_keeps_so_many_and_loses_no_line_between(log: Log) -> None:
-    """Files move one number on, none grows beyond the limit, and the kept ones hold the newest lines in order."""
+@pytest.mark.parametrize("at_once", [7, 3000])
+def test_rotation_keeps_so_many_and_loses_no_line_between(log: Log, at_once: int) -> None:
+    """Number old files, keep each below the limit, and keep the newest lines in order, also if one block fills many."""
     lines = [f"{number:06d}" + "z" * (number % 90) for number in range(3000)]
-    for start in range(0, len(lines), 7):
-        log.write(*lines[start : start + 7])
+    for start in range(0, len(lines), at_once):
+        log.write(*lines[start : start + at_once])
     assert log.names() == ["events.1.log", "events.2.log", "events.log"]
-    sizes = [path.stat().st_size for path in log.place.directory.iterdir()]
-    assert max(sizes) <= LIMIT
+    assert max(path.stat().st_size for path in log.place.directory.iterdir()) <= LIMIT
     kept = log.lines()
     assert kept == lines[-len(kept) :]
     assert (log.file.lost, log.reported) == (0, [])
-
-
-def test_a_block_larger_than_many_files(log: Log) -> None:
-    """One block is split at line ends over as many files as needed."""
-    lines = [f"{number:06d}" + "z" * 100 for number in range(2000)]
-    log.write(*lines)
-    kept = log.lines()
-    assert kept == lines[-len(kept) :]
-    assert log.names() == ["events.1.log", "events.2.log", "events.log"]
 
 
 def test_files_of_an_earlier_run_count_toward_the_bound(tmp_path: Path) -> None:
@@ -193,7 +184,7 @@ def test_a_file_of_before_is_continued(tmp_path: Path) -> None:
 
 
 def test_reopening_after_logrotate(log: Log) -> None:
-    """After a rename by others the file continues under its own name once reopened."""
+    """Follow a file renamed by others until it is reopened; create a removed one, and restart a truncated one."""
     log.write("before")
     log.place.path.rename(log.place.directory / "moved")
     log.write("still there")
@@ -201,14 +192,13 @@ def test_reopening_after_logrotate(log: Log) -> None:
     log.write("after")
     assert lines_of(log.place.directory / "moved") == ["before", "still there"]
     assert lines_of(log.place.path) == ["after"]
-
-
-def test_cut_to_nothing_by_somebody_else(log: Log) -> None:
-    """After logrotate's copytruncate the file continues from its beginning."""
-    log.write("before")
     os.truncate(log.place.path, 0)
-    log.write("after")
-    assert log.place.path.read_text() == "after\n"
+    log.write("truncated")
+    assert log.place.path.read_text() == "truncated\n"
+    log.place.path.unlink()
+    log.write("removed")
+    assert lines_of(log.place.path) == ["removed"]
+    assert (log.file.lost, log.reported) == (0, [])
 
 
 # --- what is refused ------------------------------------------------------------------------------------------
@@ -339,15 +329,6 @@ def test_a_directory_that_becomes_a_link(log: Log, tmp_path: Path, is_removed: b
         assert log.file.lost == 20
     else:
         assert sorted(path.name for path in moved.iterdir()) == ["events.1.log", "events.log"]
-
-
-def test_file_removed(log: Log) -> None:
-    """A removed file is created again, with nothing lost."""
-    log.write("before")
-    log.place.path.unlink()
-    log.write("after")
-    assert lines_of(log.place.path) == ["after"]
-    assert (log.file.lost, log.reported) == (0, [])
 
 
 def test_rotation_that_cannot_be(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
