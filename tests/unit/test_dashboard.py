@@ -76,15 +76,8 @@ def interface(name: str, backing: str) -> Row:
     """Return an interface that receives 8 Mb/s and sends 16 Mb/s."""
     rates = {"bytes_received_per_s": 1e6, "bytes_sent_per_s": 2e6}
     packets = {"packets_received_per_s": 900.0, "packets_sent_per_s": 1500.0}
-    return {
-        "interface": name,
-        "kind": "ether",
-        "namespace": "own",
-        "backing": backing,
-        "speed": None,
-        **rates,
-        **packets,
-    }
+    row = {"interface": name, "kind": "ether", "namespace": "own", "backing": backing, "speed": None}
+    return row | rates | packets
 
 
 def stacks(*counts: tuple[str, str, str, int]) -> list[Row]:
@@ -366,23 +359,8 @@ def test_nothing_else_is_served(server: Scripted, path: str) -> None:
 @needs_chromium
 def test_numbers_are_nettops(page: Page) -> None:
     """The page writes quantities as nettop's screens do."""
-    values = [
-        0,
-        0.01,
-        0.4,
-        1,
-        9.994,
-        9.996,
-        99.4,
-        99.96,
-        350,
-        999.4,
-        999.6,
-        21_400,
-        999_600,
-        38_245_000,
-        1.5e10,
-    ]
+    values = [0, 0.01, 0.4, 1, 9.994, 9.996, 99.4, 99.96, 350, 999.4, 999.6]
+    values += [21_400, 999_600, 38_245_000, 1.5e10]
     units = ["bytes", "bytes/s", "packets", "packets/s", "us", "ns", "ns/s"]
     amounts = [(value, unit) for unit in units for value in values]
     amounts += [(value, "ratio") for value in (0, 0.00001, 0.0004, 0.031, 0.9996, 2)]

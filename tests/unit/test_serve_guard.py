@@ -71,20 +71,12 @@ async def test_the_token_lets_through(value: bytes) -> None:
     [
         [],
         [b""],
-        [b"Bearer"],
-        [b"Bearer "],
-        [TOKEN],
-        [b"Bearer " + TOKEN[:-1]],
-        [b"Bearer " + TOKEN + b"0"],
-        [b"Bearer " + "ü".encode()],
-        [b"Bearer \xff\xfe"],
-        [b"Digest " + TOKEN],
-        [b"Basic " + TOKEN],
-        [b"Basic \xff"],
-        [b"Basic ===="],
-        [b"Basic " + base64.b64encode(TOKEN + b":")],
-        [basic(TOKEN)],
-        [basic(b"user:" + TOKEN + b":")],
+        *(
+            [b"Bearer" + each]
+            for each in (b"", b" ", b" " + TOKEN[:-1], b" " + TOKEN + b"0", b" \xc3\xbc", b" \xff\xfe")
+        ),
+        *([each] for each in (TOKEN, b"Digest " + TOKEN, b"Basic " + TOKEN, b"Basic \xff", b"Basic ====")),
+        *([basic(each)] for each in (TOKEN + b":", TOKEN, b"user:" + TOKEN + b":")),
         [b"Bearer " + TOKEN, b"Bearer " + TOKEN],
         [b"Bearer wrong", b"Bearer " + TOKEN],
     ],
@@ -114,44 +106,22 @@ def test_any_header_is_judged(value: bytes) -> None:
 
 @pytest.mark.parametrize(
     "host",
-    [
-        "localhost",
-        "LOCALHOST:9471",
-        "localhost.",
-        "nettop.localhost:80",
-        "127.0.0.1:9471",
-        "192.0.2.7",
-        "[::1]:9471",
-        "[2001:db8::1]",
-        "monitor:9471",
-        "Monitor.Example.",
-    ],
-)
+    ["localhost", "LOCALHOST:9471", "localhost.", "nettop.localhost:80", "127.0.0.1:9471", "192.0.2.7", "[::1]:9471",
+     "[2001:db8::1]", "monitor:9471", "Monitor.Example."],
+)  # fmt: skip
 async def test_own_hosts(host: str) -> None:
-    """An address, localhost and this host's own names cannot be spoofed, so they are accepted."""
+    """Accept addresses, localhost and this host's own names, which cannot be spoofed."""
     assert is_own_host(host.encode(), NAMES)
     assert (await ask("/", (b"Host", host.encode()))).status_code == 200
 
 
 @pytest.mark.parametrize(
     "host",
-    [
-        "evil.example",
-        "evil.example:9471",
-        "localhost.evil.example",
-        "127.0.0.1.evil.example",
-        "monitor.evil.example",
-        "evillocalhost",
-        "[::1]evil.example",
-        "[::1",
-        "[evil.example]",
-        "::1",
-        "",
-        "ü",
-    ],
-)
+    ["evil.example", "evil.example:9471", "localhost.evil.example", "127.0.0.1.evil.example", "monitor.evil.example",
+     "evillocalhost", "[::1]evil.example", "[::1", "[evil.example]", "::1", "", "ü"],
+)  # fmt: skip
 async def test_other_hosts(host: str) -> None:
-    """A page whose name resolves to this host cannot read anything."""
+    """Refuse a page whose name resolves to this host."""
     assert not is_own_host(host.encode(), NAMES)
     answer = await ask("/", (b"Host", host.encode()))
     assert answer.status_code == 421
@@ -202,9 +172,7 @@ def status(server: Any, *hosts: bytes) -> int:
 
 
 def test_hosts_that_no_browser_sends() -> None:
-    """Requests without a Host (HTTP/1.0 scripts) are accepted; with several each must be valid. Unix
-    sockets need none.
-    """
+    """Accept requests without a Host (HTTP/1.0 scripts); of several each must be valid. Unix sockets need none."""
     tcp, unix = ("127.0.0.1", 9471), ("/run/nettop.sock", None)
     evil, good = b"evil.example", b"localhost"
     assert status(tcp) == 200
@@ -218,12 +186,8 @@ def test_own_names(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(socket, "getfqdn", lambda: "monitor.example")
     local = (*endpoints_of("localhost:1"), *endpoints_of("unix:/run/x"))
     assert own_names(local) == {"monitor", "localhost"}
-    assert own_names((*local, *endpoints_of("0.0.0.0:1"))) == {
-        "monitor",
-        "localhost",
-        "monitor.example",
-        "0.0.0.0",
-    }
+    everywhere = own_names((*local, *endpoints_of("0.0.0.0:1")))
+    assert everywhere == {"monitor", "localhost", "monitor.example", "0.0.0.0"}
 
 
 async def test_every_answer_has_the_headers() -> None:

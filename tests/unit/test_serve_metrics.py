@@ -232,18 +232,18 @@ def test_clients_of_other_metrics_get_a_free_place() -> None:
     assert values(top) == {"ann": 20, "stuck": 0, "eve": 9, OTHERS: 4}
 
 
-def test_an_empty_label() -> None:
-    """Prometheus treats an empty label as missing."""
-    adding = Adding(lens_of(TOP), 9)
-    adding.add([job(1, "", 10), job(2, None, 5)])
-    assert values(adding.totals[0]) == {"(none)": 15, OTHERS: 0}
-
-
-def test_labels_that_are_taken() -> None:
-    """A group named like the series of the others is merged into it: no series occurs twice."""
+@pytest.mark.parametrize(
+    ("users", "expected"),
+    [
+        (["", None], {"(none)": 6, OTHERS: 0}),
+        ([OTHERS, EVICTED, "eve"], {OTHERS: 6, "eve": 4}),
+    ],
+)
+def test_labels_that_are_taken(users: list[str | None], expected: dict[str, int]) -> None:
+    """Treat an empty label as missing, and merge a group named like the series of the others into that series."""
     adding = Adding(lens_of(TOP), 3)
-    adding.add([job(1, OTHERS, 10), job(2, EVICTED, 5), job(3, "eve", 1)])
-    assert values(adding.totals[0]) == {OTHERS: 15, "eve": 1}
+    adding.add([job(at, user, 2 * at if at < 3 else 4) for at, user in enumerate(users, 1)])
+    assert values(adding.totals[0]) == expected
 
 
 USERS = st.sampled_from([*"abcdefgh", OTHERS, EVICTED])
@@ -471,9 +471,8 @@ def test_compression() -> None:
     assert (compressed.headers["content-encoding"], compressed.headers["vary"]) == ("gzip", "Accept-Encoding")
     assert "content-encoding" not in plain.headers
     assert compressed.num_bytes_downloaded < plain.num_bytes_downloaded / 2
-    assert {line.split()[0] for line in compressed.text.splitlines()} == {
-        line.split()[0] for line in plain.text.splitlines()
-    }
+    names = [{line.split()[0] for line in each.text.splitlines()} for each in (compressed, plain)]
+    assert names[0] == names[1]
 
 
 def test_losses_and_counts_of_a_lens() -> None:
@@ -507,15 +506,8 @@ def interface(number: int, name: str, received: int, sent: int, **others: Any) -
 
 def part(number: int, name: str, of: Row, received: int, sent: int) -> Row:
     """Return a row of the tables of protocols and services."""
-    return {
-        "id": number,
-        "interface": name,
-        **of,
-        "bytes_received": received,
-        "bytes_sent": sent,
-        "packets_received": received // 100,
-        "packets_sent": sent // 100,
-    }
+    packets = {"packets_received": received // 100, "packets_sent": sent // 100}
+    return {"id": number, "interface": name, "bytes_received": received, "bytes_sent": sent} | packets | of
 
 
 def bandwidth(at_s: float, interfaces: list[Row], protocols: list[Row], services: list[Row]) -> Snapshot:
@@ -555,18 +547,10 @@ def test_traffic() -> None:
         add(traffic, now, before)
         before = now
     realtime = traffic.by_name[HOST].realtime(1.0)
-    assert realtime == {
-        "bandwidth_bps": 4000.0,
-        "packets_per_sec": 5.0,
-        "tcp_bandwidth_bps": 2000.0,
-        "tcp_packets_per_sec": 2.5,
-        "http_bandwidth_bps": 0.0,
-        "http_packets_per_sec": 0.0,
-        "https_bandwidth_bps": 0.0,
-        "https_packets_per_sec": 0.0,
-        "total_packets": 56,
-        "total_bytes": 5600,
-    }
+    parts = {"": (4000.0, 5.0), "tcp_": (2000.0, 2.5), "http_": (0.0, 0.0), "https_": (0.0, 0.0)}
+    rates = {f"{name}bandwidth_bps": bits for name, (bits, _) in parts.items()}
+    rates |= {f"{name}packets_per_sec": packets for name, (_, packets) in parts.items()}
+    assert realtime == rates | {"total_packets": 56, "total_bytes": 5600}
     assert traffic.by_name["eth0"].realtime(1.0) == realtime
     summary = traffic.by_name[HOST].summary(1.0)
     assert summary["peak_bandwidth_bps"] == 16_000

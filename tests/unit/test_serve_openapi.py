@@ -80,20 +80,14 @@ def test_it_has_a_path_for_each_table_that_is_served() -> None:
     tags = {tag["name"] for tag in DESCRIPTION["tags"]}
     assert {tag for operation in every.values() for tag in operation["tags"]} == tags
     few = operations(description((CPU, SELF), "1"))
-    assert set(few) == {f"/api/v1/{view_name(CPU, each)}" for each in CPU.tables} | {
-        "/api/v1/self",
-        "/api/v1/stream",
-    }
+    of_cpu = {f"/api/v1/{view_name(CPU, each)}" for each in CPU.tables}
+    assert set(few) == of_cpu | {"/api/v1/self", "/api/v1/stream"}
 
 
 def test_other_paths_are_taken_in() -> None:
     """Other paths are included, and may refer to the problems."""
-    item = {
-        "get": {
-            "operationId": "health",
-            "responses": {"200": {"description": "well"}, **problem_answers("503")},
-        }
-    }
+    answers = {"200": {"description": "well"}, **problem_answers("503")}
+    item = {"get": {"operationId": "health", "responses": answers}}
     described = description(LENSES, "1", {"/health": item})
     jsonschema.Draft202012Validator(OPENAPI_31).validate(described)
     assert resolved(described, described["paths"]["/health"]["get"]["responses"]["503"])["content"]

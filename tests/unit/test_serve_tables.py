@@ -237,11 +237,7 @@ async def test_a_request_cannot_change_a_filter_of_the_server() -> None:
         ("x=1", "x", "choose from: all, columns, deltas, filter, format, limit, sort"),
         ("limit=1&limit=2", "limit", "more than once"),
         ("sort=id&sort=id", "sort", "more than once"),
-        ("limit=0", "limit", "'0'"),
-        ("limit=-1", "limit", "'-1'"),
-        ("limit=1e9", "limit", "'1e9'"),
-        ("limit=", "limit", "''"),
-        ("limit=+5", "limit", "' 5'"),
+        *((f"limit={each}", "limit", repr(each.replace("+", " "))) for each in ("0", "-1", "1e9", "", "+5")),
         ("limit=5%0A", "limit", "whole number"),
         ("limit=1000000000", "limit", "999999999"),
         (f"limit={'9' * 5000}", "limit", "999999999"),
@@ -279,19 +275,19 @@ async def test_a_histogram_is_no_order() -> None:
     assert "p50" in problem["remedy"]
 
 
-async def test_a_view_that_does_not_exist() -> None:
-    """An unknown view is a 404 with the nearest names, any other path one that says where paths are listed."""
-    problem = await problem_of(few(), "/api/v1/conections")
-    assert problem["status"] == 404 and "connections" in problem["remedy"]
-    problem = await problem_of(few(), "/api/v2/connections")
-    assert problem["status"] == 404 and "/api/openapi.json" in problem["remedy"]
-
-
-async def test_a_lens_that_is_not_served() -> None:
-    """A lens that is not served is a 404 that names the option."""
-    problem = await problem_of(few(lenses=(CONNECTIONS, SELF)), "/api/v1/cpu.stacks")
-    assert (problem["status"], problem["detail"]) == (404, "the lens cpu is not served")
-    assert "--lenses" in problem["remedy"]
+@pytest.mark.parametrize(
+    ("path", "said"),
+    [
+        ("/api/v1/conections", "connections"),
+        ("/api/v2/connections", "/api/openapi.json"),
+        ("/api/v1/cpu.stacks", "the lens cpu is not served it is served if --lenses names it"),
+    ],
+)
+async def test_a_view_that_does_not_exist(path: str, said: str) -> None:
+    """Return 404 with the nearest names, where paths are listed, or the option that adds the lens."""
+    problem = await problem_of(few(lenses=(CONNECTIONS, SELF)), path)
+    assert problem["status"] == 404
+    assert said in f"{problem['detail']} {problem['remedy']}"
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
@@ -332,39 +328,12 @@ async def test_a_bug_tells_nothing_of_itself(monkeypatch: pytest.MonkeyPatch) ->
     assert "division" not in str(problem)
 
 
-_WORDS = (
-    "sort",
-    "limit",
-    "columns",
-    "filter",
-    "all",
-    "deltas",
-    "format",
-    "id",
-    "bytes_sent",
-    "time",
-    "remote",
-)
-_MARKS = (
-    "=",
-    "&",
-    "+",
-    "%00",
-    "%FF",
-    "%ED%A0%80",
-    "%",
-    "-",
-    ",",
-    '"',
-    "~",
-    ">",
-    "<",
-    "/",
-    ";",
-    "#",
-    "\x00",
-    "\xff",
-)
+_WORDS = [
+    "sort", "limit", "columns", "filter", "all", "deltas", "format", "id", "bytes_sent", "time", "remote",
+]  # fmt: skip
+_MARKS = [
+    "=", "&", "+", "%00", "%FF", "%ED%A0%80", "%", "-", ",", '"', "~", ">", "<", "/", ";", "#", "\x00", "\xff",
+]  # fmt: skip
 _QUERIES = st.one_of(
     st.binary(max_size=60),
     st.lists(
