@@ -5,6 +5,10 @@ from __future__ import annotations
 
 from typing import NoReturn
 
+import pytest
+
+from nettop.cli import run
+
 
 def no_probes(lens: str) -> NoReturn:
     """Fail: a replay reads no kernel. With this, the test keeps its privileges."""
@@ -18,3 +22,11 @@ class Clock:
 
     def __call__(self) -> float:
         return self.now
+
+
+def said(capfd: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
+    """Run a command over recordings; return its exit code and what it printed."""
+    capfd.readouterr()
+    code = run(list(words), no_probes)
+    out, err = capfd.readouterr()
+    return code, out, err
