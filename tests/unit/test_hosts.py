@@ -186,7 +186,7 @@ def is_running(pid: int) -> bool:
 
 
 def test_a_stream_is_followed(remote: Made) -> None:
-    """Nothing at first; then each reading as it comes, in parts too, and the one before."""
+    """Return each reading as it arrives, in parts too, with the one before."""
     web = remote()
     with streaming(web.command()) as stream:
         assert stream.newest(LENS.id) is None
@@ -201,7 +201,7 @@ def test_a_stream_is_followed(remote: Made) -> None:
 
 
 def test_memory_is_freed(remote: Made) -> None:
-    """Of a stream of many groups, only the last ones take memory; its newest reading stays readable."""
+    """Keep only the last groups of a stream, with its newest reading readable."""
     web = remote()
     chance = np.random.default_rng(1)
     with small_groups(), streaming(web.command()) as stream:
@@ -218,7 +218,7 @@ def test_memory_is_freed(remote: Made) -> None:
 
 
 def test_end(remote: Made) -> None:
-    """The command gets SIGTERM; one that ignores it is killed."""
+    """Send SIGTERM to the command, and SIGKILL to one that ignores it."""
     web = remote()
     stream = Stream(web.command(), [LENS])
     stream.end()
@@ -246,7 +246,7 @@ time.sleep(1000)
 
 
 def test_a_killed_nettop_leaves_no_command_behind() -> None:
-    """The kernel ends the command with it."""
+    """Have the kernel end the command when nettop is killed."""
     with subprocess.Popen(
         [sys.executable, "-c", STARTS_A_STREAM], stdout=subprocess.PIPE, text=True
     ) as nettop:
@@ -278,7 +278,7 @@ def test_a_killed_nettop_leaves_no_command_behind() -> None:
     ],
 )  # fmt: skip
 def test_why_a_command_has_ended(remote: Made, says: str, code: int, cause: str, remedy: str) -> None:
-    """The last line that it said, safe to show, and what helps."""
+    """Show the last line that a command wrote, escaped, with a remedy."""
     web = remote(says=says, code=code)
     with streaming(web.command()) as stream:
         web.end()
@@ -289,7 +289,7 @@ def test_why_a_command_has_ended(remote: Made, says: str, code: int, cause: str,
 
 
 def test_only_the_end_of_what_it_said_is_read(remote: Made) -> None:
-    """However much that is, and in whatever encoding."""
+    """Read only the end of standard error, however long it is."""
     web = remote(says="x" * 100_000 + "\nthe reason\n", code=1)
     with streaming(web.command()) as stream:
         web.end()
@@ -313,7 +313,7 @@ FLOODS = {
 
 @pytest.mark.parametrize("flood", FLOODS)
 def test_a_flood_is_bounded(flood: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """However much a host sends, little of it is kept: its command is ended, and the reason is shown."""
+    """End a command that sends too much, keep little of it, and show the reason."""
     monkeypatch.setattr(stream_module, "_HELD_MAX", 4 << 20)
     script, cause = FLOODS[flood]
     begin = record(tmp_path / "r.nettop", [make_frame([{"id": 1}]).now])
@@ -339,7 +339,7 @@ def test_a_flood_is_bounded(flood: str, tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_a_stream_may_be_long(remote: Made, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What was read and freed does not count: only what is held is limited."""
+    """Limit only what is held, not what was read and freed."""
     monkeypatch.setattr(stream_module, "_HELD_MAX", 200_000)
     web, chance = remote(), np.random.default_rng(1)
     web.command = lambda: ["cat", f"/proc/{os.getpid()}/fd/{web._pipes[-1][0]}"]  # type: ignore[method-assign]
@@ -378,7 +378,7 @@ def test_readings_of_several_hosts(remote: Made) -> None:
 
 @given(arrivals=st.lists(st.sampled_from(["web", "db", "both", "none"]), min_size=1, max_size=12))
 def test_what_was_counted_is_shown_once(arrivals: list[str]) -> None:
-    """However the readings of hosts come, each number of bytes is in one interval, unless a host falls behind."""
+    """Count each byte in one interval, whatever the order of readings, unless a host falls behind."""
     seconds = {"web": 0, "db": 0}
     now_s = 0.0
     pairing = Pairing(1.0, lambda: now_s)
@@ -412,7 +412,7 @@ def sent(snapshot: Snapshot) -> int:
 
 
 def test_the_line_of_a_host_keeps_its_rate(remote: Made) -> None:
-    """While the next reading is on its way, and from a host that reads less often."""
+    """Keep a host's rate while its next reading is on its way."""
     web, db = remote("web"), remote("db")
     with shown(web=web, db=db) as (hosts, _, clock):
         overview = OverviewSource(hosts)
@@ -446,7 +446,7 @@ def counted_at(second: float, bytes_sent: int) -> Snapshot:
 
 
 def test_a_host_that_ends_is_named_and_comes_back(remote: Made) -> None:
-    """As a gap and as a finding, while the others go on; it is tried again, later each time."""
+    """Report a lost host as a gap and a finding while others continue, and retry it with growing delays."""
     web, db = remote("web"), remote("db", says="kex_exchange_identification: reset\n", code=255)
     with shown(web=web, db=db) as (hosts, source, clock):
         web.read(0, bytes_sent=1)
@@ -470,7 +470,7 @@ def test_a_host_that_ends_is_named_and_comes_back(remote: Made) -> None:
 
 
 def test_all_hosts_fail(remote: Made) -> None:
-    """With the cause of each, and the first remedy; once the lens is wanted again, the hosts are tried again."""
+    """Report the cause of each host and the first remedy; retry once the lens is wanted again."""
     web, db = (remote(name, says=f"no {name}\n", code=255) for name in ("web", "db"))
     with shown(web=web, db=db) as (hosts, source, _):
         web.end()
@@ -489,7 +489,7 @@ def test_all_hosts_fail(remote: Made) -> None:
 
 
 def test_ssh_is_not_installed() -> None:
-    """The error says so."""
+    """Report that ssh cannot be started."""
     with Hosts(["web"], lambda host, lenses: ["/nowhere/ssh"], 1.0, Clock()) as hosts:
         hosts.use(LENS.id)
         failure = until(lambda: hosts.failure(LENS.id))
@@ -498,7 +498,7 @@ def test_ssh_is_not_installed() -> None:
 
 
 def test_a_silent_host_is_late(remote: Made) -> None:
-    """After some intervals it is lost though its command runs; with the next reading it is back."""
+    """Report a host without readings as lost though its command runs, until its next reading."""
     web = remote("web")
     with shown(web=web) as (hosts, source, clock):
         web.read(0, bytes_sent=1)
@@ -514,7 +514,7 @@ def test_a_silent_host_is_late(remote: Made) -> None:
 
 
 def test_garbage(remote: Made) -> None:
-    """It is named once the time to attach is over; before a recording, as of a login that greets, it is skipped."""
+    """Skip a login's greeting before a recording; report garbage once the time to attach is over."""
     web = remote("web")
     with shown(web=web) as (hosts, source, clock):
         web.send(b"Welcome to web!\n" * 100)
@@ -531,7 +531,7 @@ def test_garbage(remote: Made) -> None:
 
 
 def test_a_host_that_takes_long_to_attach_is_not_lost(remote: Made) -> None:
-    """It may compile first."""
+    """Wait for a host that may compile first."""
     web = remote("web")
     with shown(web=web) as (hosts, source, clock):
         until(lambda: web.starts)
@@ -541,7 +541,7 @@ def test_a_host_that_takes_long_to_attach_is_not_lost(remote: Made) -> None:
 
 
 def test_release_ends_the_command(remote: Made) -> None:
-    """Once nobody uses the lens; hosts that are closed end all."""
+    """End the command once nobody uses the lens, and all when the hosts are closed."""
     web = remote("web")
     clock = Clock()
     with Hosts(["web"], lambda host, lenses: web.command(lenses), 1.0, clock) as hosts:
@@ -561,7 +561,7 @@ def test_release_ends_the_command(remote: Made) -> None:
 
 
 def test_events_come_once(remote: Made) -> None:
-    """Also if there is another reading before the source takes them."""
+    """Return each event once, also if another reading arrives before the source takes them."""
     web = remote("web")
     events = LENS.tables[1]
     with shown(web=web) as (hosts, source, _):
@@ -596,7 +596,7 @@ def overview(source: OverviewSource) -> list[dict[str, object]]:
 
 
 def test_a_line_for_each_host(remote: Made) -> None:
-    """Its connections and totals; of a lost one, why it is lost. Events stay for the source of connections."""
+    """Show each host's connections and totals, or why it is lost, and leave events to the source of connections."""
     web, db = remote("web"), remote("db", says="no db\n", code=255)
     with shown(web=web, db=db) as (hosts, source, _):
         overviews = OverviewSource(hosts)
@@ -621,7 +621,7 @@ def test_a_line_for_each_host(remote: Made) -> None:
     "name", ["", "-oProxyCommand=x", "-", "web 1", "web\n1", "web\t1", "\x1b[2J", "a\u202eb"]
 )
 def test_names_that_are_no_host(name: str) -> None:
-    """ssh would take them as options, or not as one word."""
+    """Refuse names that ssh would take as options or as several words."""
     with pytest.raises(UsageError) as failure:
         checked_hosts(["web1", name])
     assert repr(name) in failure.value.what
@@ -629,7 +629,7 @@ def test_names_that_are_no_host(name: str) -> None:
 
 
 def test_options_pass_to_the_hosts() -> None:
-    """Those of the sources: each with the lens that it concerns."""
+    """Pass the options of the sources, each with the lens that it concerns."""
     options = ViewOptions(
         interval="2", max_overhead="3%", mechanism=["sockets=diag"], follow_namespaces=True,
         udp_port=["5060", "5061"], group="remote",
@@ -642,7 +642,7 @@ def test_options_pass_to_the_hosts() -> None:
 
 @pytest.mark.parametrize("words", [["--host", "web1", "--demo"], ["--host-command", "sudo -n nettop"]])
 def test_options_that_have_no_effect(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    """They are named, with the remedy."""
+    """Name options without an effect, with the remedy."""
     assert cli.run([*words, "--once"]) == 2
     assert words[-2 if "--demo" not in words else -1] in capsys.readouterr().err
 
@@ -655,13 +655,13 @@ def test_options_that_have_no_effect(words: list[str], capsys: pytest.CaptureFix
     ],
 )
 def test_views_of_other_hosts(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """A view that exists is not unknown; the error says what it needs."""
+    """Report what an existing view needs, rather than calling it unknown."""
     assert cli.run([*words, "--once"]) == 2
     assert said in capsys.readouterr().err
 
 
 def test_what_one_command_records() -> None:
-    """Connections and findings together, also for the lens of the hosts and beside nettop's own cost."""
+    """Record connections and findings by one command, also for the hosts and nettop's own cost."""
     basic = (LENS.id, FINDINGS_LENS.id)
     hosts = Hosts(["web"], lambda host, lenses: [], 1.0)
     assert [hosts.recorded_with(lens) for lens in (*basic, "hosts", "self")] == [basic] * 4
@@ -679,7 +679,7 @@ def test_what_one_command_records() -> None:
 def test_text_of_findings_watches_all_lenses_together(
     view: str, recorded: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One command records all lenses that have rules, as its findings are about what it records itself."""
+    """Record all lenses with rules by one command, so that findings can explain each other."""
     ssh = tmp_path / "ssh"
     ssh.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/words\n')
     ssh.chmod(0o755)
@@ -689,7 +689,7 @@ def test_text_of_findings_watches_all_lenses_together(
 
 
 def test_hosts_are_named_once() -> None:
-    """Twice the same host is one host."""
+    """Drop hosts that are named twice."""
     assert checked_hosts(["web1", "admin@web1", "web1", "größer"]) == ("web1", "admin@web1", "größer")
 
 
@@ -720,7 +720,7 @@ def run(stubs: Path, words: Sequence[str]) -> tuple[list[str], list[str]]:
 
 @given(arguments=st.lists(texts, max_size=3))
 def test_arguments_pass_all_shells(stubs: Path, arguments: list[str]) -> None:
-    """nettop gets them as they are, through ssh, the user's shell and sh; the host is one word behind the options."""
+    """Pass arguments unchanged through ssh, the user's shell and sh, with the host as one word after the options."""
     words = ssh_words("admin@web1", "", arguments)
     ssh, nettop = run(stubs, words)
     assert nettop == ["record", "-", *arguments]
@@ -730,7 +730,7 @@ def test_arguments_pass_all_shells(stubs: Path, arguments: list[str]) -> None:
 
 @pytest.mark.parametrize("command", ["nettop", "env A=1 nettop", shlex.quote("my nettop")])
 def test_a_command_of_the_user(stubs: Path, command: str) -> None:
-    """It is words of a shell, run without sudo."""
+    """Run a given command by a shell, without sudo."""
     (stubs / "ran.sudo").unlink(missing_ok=True)
     _, nettop = run(stubs, ssh_words("web1", command, ("--lenses", "connections,findings")))
     assert nettop == ["record", "-", "--lenses", "connections,findings"]
@@ -739,7 +739,7 @@ def test_a_command_of_the_user(stubs: Path, command: str) -> None:
 
 @pytest.mark.parametrize("uid", ["0", "1000"])
 def test_sudo_unless_root(stubs: Path, uid: str) -> None:
-    """By root there is no sudo, by others there is."""
+    """Use sudo unless the user there is root."""
     (stubs / "ran.sudo").unlink(missing_ok=True)
     (stubs / "id").write_text(f"#!/bin/sh\necho {uid}\n")
     (stubs / "id").chmod(0o755)

@@ -103,7 +103,7 @@ def stored_fields() -> Iterator[tuple[str, Table, Field]]:
 
 
 def test_every_text_is_declared() -> None:
-    """For each text there is a decision; one that is not declared is replaced as a name."""
+    """Each text field has a declared treatment; one without is replaced as a name."""
     found = {}
     for lens, table, field in stored_fields():
         if field.kind is Kind.TEXT:
@@ -197,7 +197,7 @@ def test_ipv6_prefixes_are_preserved(one: bytes, other: bytes, bits: int, head: 
 
 @given(short=st.lists(octets, max_size=50), long=st.lists(st.binary(min_size=16, max_size=16), max_size=9))
 def test_no_two_come_to_the_same(short: list[bytes], long: list[bytes]) -> None:
-    """Each address has its own replacement, the same each time."""
+    """Replace each address by its own pseudonym, the same each time."""
     raw = {*(MAPPED + each for each in short), *long}
     assert len({pseudonyms.address(each) for each in raw}) == len(raw)
     assert [Pseudonyms(KEY).address(each) for each in raw] == [pseudonyms.address(each) for each in raw]
@@ -205,12 +205,12 @@ def test_no_two_come_to_the_same(short: list[bytes], long: list[bytes]) -> None:
 
 @pytest.mark.parametrize("text", SPECIAL)
 def test_special_addresses_are_kept(text: str) -> None:
-    """They mean the same on every host."""
+    """Keep addresses that mean the same on every host."""
     assert Texts(pseudonyms).place(text) == text
 
 
 def test_another_key_replaces_otherwise() -> None:
-    """Without the key, two files have nothing in common."""
+    """Produce unrelated pseudonyms for another key."""
     one, other = Pseudonyms(KEY), Pseudonyms(KEY[::-1])
     assert one.word("nginx") != other.word("nginx")
     assert one.number(7) != other.number(7)
@@ -263,7 +263,7 @@ def test_free_text(text: str, scrubbed: str) -> None:
 
 
 def test_known_names_are_replaced_in_free_text() -> None:
-    """Even if they are ordinary words, and by the same word as in their column."""
+    """Replace known names in free text by the pseudonym of their column, even if they are ordinary words."""
     known = Texts(pseudonyms)
     name = texts.process(known, "failed")
     assert known.scrubbed("failed to read") == f"{name} to read"
@@ -274,7 +274,7 @@ def test_known_names_are_replaced_in_free_text() -> None:
 
 
 def test_paths_and_interfaces() -> None:
-    """What many hosts have is kept; the parts of a path are replaced each."""
+    """Keep names that many hosts have, and replace each part of a path."""
     known = Texts(pseudonyms)
     path = texts.cgroup(known, "/system.slice/acme.service")
     assert re.fullmatch(r"/system\.slice/cg-\w{8}", path)
@@ -303,7 +303,7 @@ def mechanisms() -> list[Mechanism]:
 
 
 def test_words_of_the_kernel_and_of_nettop_stay() -> None:
-    """What a probe declares, or the kernel has names for, is what a reader of a redacted recording needs."""
+    """Keep words that a probe declares or the kernel has names for."""
     known = Texts(pseudonyms)
     kept = {
         texts.declared: [
@@ -383,7 +383,7 @@ def test_sentences_are_made_again(
 
 
 def test_an_unknown_sentence_is_free_text() -> None:
-    """One of another version, or of another package, keeps only words that nettop uses."""
+    """Keep only nettop's words of a sentence that this version does not have."""
     row: dict[str, Any] = dict.fromkeys(field.name for field in FINDINGS.stored)
     row |= {"kind": "odd", "process": "acme", "view": "?", "filter": "process=acme"}
     row |= {"finding": "acme talks to 203.0.113.7"}
@@ -394,7 +394,7 @@ def test_an_unknown_sentence_is_free_text() -> None:
 
 
 def test_filters_select_the_same_rows() -> None:
-    """The evidence of a finding is still found by its filter."""
+    """Replace filters of findings so that they still select the evidence."""
     rows: list[Row] = [
         {"id": 1, "process": 'a "b"', "remote_address": "203.0.113.7", "container": "docker:web"},
         {"id": 2, "process": "a", "remote_address": "203.0.113.8", "namespace": "blue"},
@@ -451,7 +451,7 @@ def payloads(file: RecordedFile) -> Iterator[bytes]:
 @pytest.mark.parametrize("lens", lenses(), ids=[lens.id for lens in lenses()])
 @given(seed=st.integers(0, 2**32))
 def test_the_rest_is_unchanged(lens: Lens, seed: int) -> None:
-    """Rows keep their numbers, stay sorted by key, and keep the key from one reading to the next."""
+    """Keep numbers and order of rows, and the replaced key of a row across readings."""
     redactor, keys = Redactor(KEY), dict[tuple[str, int], int]()
     for each in random_readings(lens, seed, 3):
         redacted = redactor.snapshot(each.snapshot)
@@ -473,7 +473,7 @@ def test_the_rest_is_unchanged(lens: Lens, seed: int) -> None:
 
 
 def test_the_same_name_is_the_same_everywhere() -> None:
-    """In each table, reading and sentence; findings that explain others still do."""
+    """Use one pseudonym per name in tables, readings and sentences, and keep references between findings."""
     redactor = Redactor(KEY)
     first = redactor.snapshot(make_frame([{"id": 1, "process": "acme"}]).now).tables["sockets"]
     rule = next(rule for rule in SOCKETS.rules if rule.name == "CLOSE_WAIT")
@@ -511,7 +511,7 @@ def test_texts_of_a_source() -> None:
 
 
 def test_pieces_of_left_rows_keep_their_identity() -> None:
-    """A writer tells by it which pieces are listed already."""
+    """Keep the identity of pieces, by which a writer recognises those already listed."""
     redactor = Redactor(KEY)
     taken = [each.snapshot for each in random_readings(CONNECTIONS, 3, 12)]
     redacted = [redactor.snapshot(each) for each in taken]
@@ -530,7 +530,7 @@ def test_pieces_of_left_rows_keep_their_identity() -> None:
 
 
 def test_a_recording_is_not_continued(tmp_path: Path) -> None:
-    """Another key would replace the same by something else."""
+    """Refuse to continue a recording when redacting, as another key would give other pseudonyms."""
     path = tmp_path / "r.nettop"
     with path.open("wb") as file:
         RecordingWriter(Sink(file.write), Group((), 1.0, "0")).write(make_frame([]).now)
@@ -542,7 +542,7 @@ def test_a_recording_is_not_continued(tmp_path: Path) -> None:
 
 
 def test_the_key(tmp_path: Path) -> None:
-    """A random one, another each time; or that of a file, always the same, which also asks for redaction."""
+    """Use a new random key each time, or that of a file, which also requests redaction."""
     path = tmp_path / "key"
     path.write_bytes(KEY)
     assert redaction_key(None, redacts=False) is None
@@ -557,7 +557,7 @@ def test_the_key(tmp_path: Path) -> None:
     ("content", "said"), [(b"short", "has fewer than 16 bytes"), (None, "No such file or directory")]
 )
 def test_a_key_that_cannot_be_used(content: bytes | None, said: str, tmp_path: Path) -> None:
-    """It is refused, with the reason."""
+    """Refuse an unusable key with the reason."""
     if content is not None:
         (tmp_path / "key").write_bytes(content)
     with pytest.raises(UsageError, match=said):
@@ -565,7 +565,7 @@ def test_a_key_that_cannot_be_used(content: bytes | None, said: str, tmp_path: P
 
 
 def test_a_key_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The remedy does not replace it: it may be in use."""
+    """Do not suggest replacing an unreadable key, which may be in use."""
     (tmp_path / "key").write_bytes(KEY)
 
     def refuse(*_: object) -> bytes:
@@ -581,7 +581,7 @@ def test_a_key_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.parametrize("where", ["", "hours/"])
 def test_record_redacts(where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`nettop record --redact` names the file and its host by another name, and writes no process's."""
+    """Replace the host in the file's name and processes in its content with `nettop record --redact`."""
     monkeypatch.chdir(tmp_path)
     record_to(where, redaction_key=KEY, hourly=bool(where), max_bytes=1 << 30)
     (path,) = Path(where or ".").iterdir()
