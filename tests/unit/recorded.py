@@ -20,7 +20,7 @@ import numpy as np
 from nettop.errors import ExitCode
 from nettop.recording import writer
 from nettop.recording.chunks import Group
-from nettop.recording.reader import RecordedFile
+from nettop.recording.reader import Reading, Readings, RecordedFile
 from nettop.recording.writer import RecordingWriter, Sink
 from nettop.snapshots.arrays import Array, concatenate_rows, take_rows
 from nettop.snapshots.hooks import HookStatus
@@ -213,6 +213,14 @@ def write_slowly(path: Path, lens: Lens, count: int, report: Callable[[], object
 
 
 # --- comparisons --------------------------------------------------------------------------------------------------
+
+
+def read_back(readings: Readings, taken: Taken) -> Reading:
+    """Return the reading of this time, which must have been written."""
+    reading = readings.at(taken.snapshot.wall_ns)
+    assert reading is not None
+    assert_same(reading.now, taken.snapshot)
+    return reading
 
 
 def assert_same(read: Snapshot, taken: Snapshot) -> None:

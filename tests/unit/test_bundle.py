@@ -8,7 +8,7 @@ import json
 import os
 import stat
 import tarfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -29,10 +29,10 @@ from nettop.snapshots import own_lenses
 from nettop.snapshots.connections import EVENTS
 from nettop.snapshots.schema import Lens
 from nettop.snapshots.snapshot import Snapshot
-from tests.builders.replaying import no_probes
+from tests.builders.replaying import no_probes, said
 from tests.screens.demo import DEMO
 from tests.unit.build import make_frame, make_rows
-from tests.unit.recorded import assert_same, assert_same_rows, opened, random_readings, recorded
+from tests.unit.recorded import assert_same_rows, opened, random_readings, read_back, recorded
 from tests.unit.recordings import at_second, record
 
 READINGS = 30
@@ -58,6 +58,7 @@ def path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def bundled(*words: str, code: ExitCode = ExitCode.DONE) -> dict[str, str]:
     """Make a bundle, and return its texts by name."""
     assert run(["bundle", *words, "-o", "b.tar.gz"], no_probes) == code
+    assert stat.S_IMODE(Path("b.tar.gz").stat().st_mode) == 0o600  # it may have addresses and names of people
     return members(Path("b.tar.gz").read_bytes())
 
 
@@ -96,7 +97,7 @@ def replayed(path: str, capfd: pytest.CaptureFixture[str]) -> list[int]:
 def test_the_wanted_part_is_in_it(
     words: list[str], first: int, last: int, path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """The end of the recording, or what follows a moment; it is replayed like any recording."""
+    """Bundle the end of the recording, or what follows a moment; it replays like any recording."""
     texts = bundled(str(path), *words)
     assert replayed("b.tar.gz", capfd) == list(range(first, last + 1))
     assert list(texts) == ["README.txt", "findings.txt", "recording.nettop"]
@@ -107,7 +108,7 @@ def test_the_wanted_part_is_in_it(
 
 
 def test_a_bundle_of_a_bundle(path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    """It is a recording wherever one can be named."""
+    """Accept a bundle wherever a recording can be named."""
     bundled(str(path), "--last", "9s")
     assert run(["bundle", "b.tar.gz", "--last", "3s", "-o", "c.tar.gz"], no_probes) == ExitCode.DONE
     assert replayed("c.tar.gz", capfd) == list(range(READINGS - 4, READINGS))
@@ -116,7 +117,7 @@ def test_a_bundle_of_a_bundle(path: Path, capfd: pytest.CaptureFixture[str]) -> 
 def test_findings_are_those_of_check(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """`findings.txt` has what `nettop check --from` prints of the bundle."""
+    """Write to findings.txt what `nettop check --from` prints of the bundle."""
     monkeypatch.chdir(tmp_path)
     texts = bundled(str(DEMO))
     capfd.readouterr()
@@ -126,7 +127,7 @@ def test_findings_are_those_of_check(
 
 
 def test_redacted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
-    """Neither the recording nor the texts nor the file's name have names, and they agree with each other."""
+    """Replace names consistently in the recording, the texts and the file's name."""
     monkeypatch.chdir(tmp_path)
     path = record(tmp_path / "r.nettop", snapshots())
     assert run(["bundle", str(path), "--redact"], no_probes) == ExitCode.DONE
@@ -145,7 +146,7 @@ def test_redacted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest
 def test_texts_of_a_redacted_bundle_do_not_say_its_path(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A folder or a file may have the name of the user, the customer or the host."""
+    """Omit paths, which may name a user, a customer or a host."""
     monkeypatch.chdir(tmp_path)
     output = tmp_path / "acme-db1.tar.gz"
     assert run(["bundle", str(DEMO), "--redact", "-o", str(output)], no_probes) == ExitCode.DONE
@@ -156,7 +157,7 @@ def test_texts_of_a_redacted_bundle_do_not_say_its_path(
 
 
 def test_the_same_input_makes_the_same_file(path: Path) -> None:
-    """So that bundles can be compared, and nothing says who made them."""
+    """Make identical bundles of identical input, without a trace of who made them."""
     bundled(str(path))
     first = Path("b.tar.gz").rename("first").read_bytes()
     bundled(str(path))
@@ -166,7 +167,7 @@ def test_the_same_input_makes_the_same_file(path: Path) -> None:
 @pytest.mark.parametrize("lens", own_lenses(), ids=[lens.id for lens in own_lenses()])
 @given(seed=st.integers(0, 2**32))
 def test_a_copy_has_the_same_readings(lens: Lens, seed: int) -> None:
-    """And the same events, each once."""
+    """Copy all readings and each event once."""
     taken = random_readings(lens, seed, 8)
     copy = bytearray()
     with opened(recorded(taken)) as file:
@@ -177,15 +178,13 @@ def test_a_copy_has_the_same_readings(lens: Lens, seed: int) -> None:
     with opened(bytes(copy)) as file:
         readings = Readings(file, lens)
         for each in taken:
-            reading = readings.at(each.snapshot.wall_ns)
-            assert reading is not None
-            assert_same(reading.now, each.snapshot)
+            reading = read_back(readings, each)
             for batch, given_batch in zip(reading.events, each.batches, strict=True):
                 assert_same_rows(batch, given_batch)
 
 
 def test_another_boot_is_another_group() -> None:
-    """Each group says where its readings come from."""
+    """Begin a group for each boot of the host."""
     content, copy = bytearray(), bytearray()
     for second, boot in enumerate(("a", "a", "b")):
         origin = Group(("connections",), 1.0, "0", {"boot_id": boot})
@@ -198,7 +197,7 @@ def test_another_boot_is_another_group() -> None:
 
 
 def test_damage_is_said(path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    """What can be read is in the bundle, and how much cannot is said."""
+    """Bundle what can be read, and report in README how much cannot."""
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 0xFF
     path.write_bytes(content)
@@ -211,7 +210,7 @@ def test_damage_is_said(path: Path, capfd: pytest.CaptureFixture[str]) -> None:
 
 
 def test_doctor_of_this_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It reports if the recording is from this host, and is wanted."""
+    """Add doctor's report if the recording is of this host, unless --no-doctor is given."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(command, "_doctor", lambda _: "all is well\n")
     path = tmp_path / "here.nettop"
@@ -226,7 +225,7 @@ def test_doctor_of_this_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_doctors_report_is_redacted_alike() -> None:
-    """Its addresses and names are those of the redacted recording."""
+    """Use the recording's pseudonyms in doctor's report."""
     names = {"process": {"acme"}, "host": {"web-1"}, "interface": {"eth0", "acme0"}, "container": {"c1"}}
     redactor = Redactor(bytes(32))
     text = command._redacted(
@@ -243,12 +242,6 @@ def test_doctors_report_is_redacted_alike() -> None:
 # --- the file -----------------------------------------------------------------------------------------------------
 
 
-def test_only_its_owner_may_read_it(path: Path) -> None:
-    """It may have addresses and names of people."""
-    bundled(str(path))
-    assert stat.S_IMODE(Path("b.tar.gz").stat().st_mode) == 0o600
-
-
 def state_of(path: str) -> tuple[int, ...]:
     """Return what writing to `path` changes; reading it changes only the time of access."""
     now = os.lstat(path)
@@ -259,7 +252,7 @@ def state_of(path: str) -> tuple[int, ...]:
 def test_what_is_there_stays(
     make: Callable[[Path], object], path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """Neither a file nor a link is replaced or followed."""
+    """Neither replace a file nor follow a link."""
     make(Path("b.tar.gz"))
     before = state_of("b.tar.gz")
     assert run(["bundle", str(path), "-o", "b.tar.gz"], no_probes) == ExitCode.FAILURE
@@ -269,7 +262,7 @@ def test_what_is_there_stays(
 
 
 def test_a_part_of_a_bundle_is_removed(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """If it cannot be completed."""
+    """Remove an incomplete bundle."""
 
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
@@ -281,48 +274,21 @@ def test_a_part_of_a_bundle_is_removed(path: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_standard_output(path: Path, capfdbinary: pytest.CaptureFixture[bytes]) -> None:
-    """With -o -, for a pipe."""
+    """Write the bundle to standard output with `-o -`."""
     assert run(["bundle", str(path), "-o", "-"], no_probes) == ExitCode.DONE
     shown = capfdbinary.readouterr()
     assert "recording.nettop" in members(shown.out)
     assert b"written to the output" in shown.err
 
 
-@pytest.mark.parametrize(
-    ("words", "code", "said"),
-    [
-        (["missing.nettop"], ExitCode.USAGE, "there is no recording missing.nettop"),
-        (["r.nettop", "--last", "0"], ExitCode.USAGE, "'0' is no length of time"),
-        (["r.nettop", "--at", "13:00"], ExitCode.USAGE, "'13:00' is before its beginning"),
-        (["r.nettop", "-o", "nowhere/b"], ExitCode.FAILURE, "nowhere/b cannot be written"),
-        (["other.tar.gz"], ExitCode.SOURCE, "other.tar.gz is no recording"),
-    ],
-)
-def test_what_cannot_be_bundled(
-    words: Sequence[str], code: ExitCode, said: str, path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    """Each has a cause, a remedy and its exit code, and leaves no file."""
-    bundled(str(path))
-    with tarfile.open("other.tar.gz", "w:gz") as archive:
-        archive.add("r.nettop")
-    Path("b.tar.gz").unlink()
-    before = set(Path().iterdir())
-    capfd.readouterr()
-    assert run(["bundle", *words], no_probes) == code
-    assert said in capfd.readouterr().err
-    assert set(Path().iterdir()) == before
-
-
 def test_nothing_in_that_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """A bundle without readings would be no answer."""
+    """Refuse a span without readings, and name the recording's own span."""
     monkeypatch.chdir(tmp_path)
     record(tmp_path / "r.nettop", [at_second(snapshots()[0], second) for second in (0, 600)])
-    assert (
-        run(["bundle", "r.nettop", "--at", "14:05", "--last", "9s", "-o", "b"], no_probes) == ExitCode.USAGE
-    )
-    shown = capfd.readouterr().err
+    code, _, shown = said(capfd, "bundle", "r.nettop", "--at", "14:05", "--last", "9s", "-o", "b")
+    assert code == ExitCode.USAGE
     assert "there are no readings from 2026-11-28 14:05:00 to 2026-11-28 14:05:09 UTC" in shown
     assert "the recording is from 2026-11-28 14:00:00 to 2026-11-28 14:10:00 UTC" in shown
     assert not Path("b").exists()
@@ -330,7 +296,7 @@ def test_nothing_in_that_time(
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 def test_privileges_are_given_up(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Once the files are open and doctor has reported."""
+    """Drop privileges once the files are open and doctor has reported."""
     given_up = []
     monkeypatch.setattr("nettop.commands.recordings.give_up_privileges", given_up.append)
     assert run(["bundle", str(path), "-o", "b.tar.gz"]) == ExitCode.DONE

@@ -31,7 +31,7 @@ from nettop.snapshots import find_table
 from nettop.snapshots.schema import Certainty
 from nettop.snapshots.services import BUCKETS, SERVICES
 from nettop.snapshots.snapshot import Snapshot
-from tests.builders.replaying import no_probes
+from tests.builders.replaying import no_probes, said
 from tests.kernel.terminal import Terminal
 from tests.unit.build import Row, make_frame
 from tests.unit.recordings import BEGIN_NS, SECOND_NS, at_second, record
@@ -160,7 +160,7 @@ SAID = {
 @pytest.mark.parametrize("change", SAID, ids=lambda change: change.__name__)
 @pytest.mark.parametrize("seed", range(3))
 def test_an_injected_change_is_among_the_first_three(change: Change_at, seed: int, tmp_path: Path) -> None:
-    """It is certain, with both numbers."""
+    """Find an injected change with certainty, with both numbers."""
     first = compared(recorded(tmp_path, change, seed=seed))[:3]
     (found, *_) = [each for each in first if each.sentence.startswith(SAID[change])]
     assert found.certainty is Certainty.CERTAIN
@@ -168,7 +168,7 @@ def test_an_injected_change_is_among_the_first_three(change: Change_at, seed: in
 
 
 def test_three_changes_are_the_first_three(tmp_path: Path) -> None:
-    """None hides another, whatever else they change."""
+    """List three injected changes first, whatever else they change."""
     first = compared(recorded(tmp_path, slower, talks, drops))[:3]
     assert sorted(SAID.values()) == sorted(
         start for each in first for start in SAID.values() if each.sentence.startswith(start)
@@ -177,7 +177,7 @@ def test_three_changes_are_the_first_three(tmp_path: Path) -> None:
 
 
 def test_what_ended_is_found_too(tmp_path: Path) -> None:
-    """With the later span first, the talker is gone, and shown when it was there."""
+    """Find a process that stopped sending, at the time when it still did."""
     changes = compared(recorded(tmp_path, talks), (QUARTER_S, 0))
     gone = next(each for each in changes if each.key[0] == "exfild")
     assert gone.is_gone
@@ -186,7 +186,7 @@ def test_what_ended_is_found_too(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("seed", range(8))
 def test_two_equal_quarters_of_an_hour_have_no_certain_change(seed: int, tmp_path: Path) -> None:
-    """Bursts, clients that come and go, and rates that vary by half are as usual."""
+    """Find nothing certain in bursts, clients that come and go, and rates that vary by half."""
     changes = compared(recorded(tmp_path, seed=seed))
     assert [each.sentence for each in changes if each.certainty is Certainty.CERTAIN] == []
     assert len(changes) <= 3
@@ -203,7 +203,7 @@ def test_two_equal_quarters_of_an_hour_have_no_certain_change(seed: int, tmp_pat
     ids=["lognormal", "poisson", "bursts", "steady"],
 )
 def test_noise_is_no_change(noise: Callable[[np.random.Generator, tuple[int, int]], np.ndarray]) -> None:
-    """In 20,000 pairs of spans, none is certain to differ, hardly any likely, few possible."""
+    """Of 20,000 pairs of spans judge none certain, hardly any likely and few possible."""
     numbers = noise(np.random.default_rng(7), (20_000, 2 * PARTS))
     judged = [_certainty(row[:PARTS], row[PARTS:], 1_000.0) for row in numbers]
     assert judged.count(Certainty.CERTAIN) == 0
@@ -212,7 +212,7 @@ def test_noise_is_no_change(noise: Callable[[np.random.Generator, tuple[int, int
 
 
 def test_a_change_of_few_readings_is_not_certain() -> None:
-    """Three parts each are too few, one is nothing; an unknown part is left out."""
+    """Judge three parts likely and one not at all; skip unknown parts."""
     few = [np.array([*numbers, *[np.nan] * (PARTS - 3)]) for numbers in ([10.0, 11, 10], [900.0, 910, 905])]
     assert _certainty(few[0], few[1], 1.0) is Certainty.LIKELY
     one = np.array([10.0, *[np.nan] * (PARTS - 1)])
@@ -220,7 +220,7 @@ def test_a_change_of_few_readings_is_not_certain() -> None:
 
 
 def test_what_is_not_compared(tmp_path: Path) -> None:
-    """Each lens says why: it is missing in one of the recordings, its tables were not read, or hardly ever."""
+    """Report for each lens why it is not compared."""
     host = Host(1)
     full, bare = [], []
     for second in range(20):
@@ -246,13 +246,13 @@ def test_what_is_not_compared(tmp_path: Path) -> None:
     ("address", "target"), [("10.0.5.3", "10.0.5.3:443"), ("fd78::2", "[fd78::2]:443"), (None, None)]
 )
 def test_where_a_peer_is(address: str | None, target: str | None) -> None:
-    """The port is told from an IPv6 address."""
+    """Separate the port from an IPv6 address."""
     (measure,) = [each for each in MEASURES if "remote_port" in each.by and each.comes_and_goes]
     assert _texts(measure, ("backupd", address, 443))["target"] == target
 
 
 def test_every_measure_is_declared_of_a_table() -> None:
-    """Its columns exist, its filter can be parsed, and its sentences have only its own values."""
+    """Measures name existing columns, parsable filters, and only their own values in sentences."""
     for measure in MEASURES:
         table = find_table(measure.view)[1]
         assert {*measure.by, measure.column} - {ROWS, PRESENCE} <= table.by_name.keys()
@@ -274,7 +274,7 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_text(path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    """A sentence, and the command that shows the row at that time, which does; the exit code is 1."""
+    """Print a sentence and the command that shows the row at that time, and exit with 1."""
     assert run(["diff", str(path), "14:00", "14:15", "--span", "15m"], no_probes) == ExitCode.FAILURE
     out, err = capfd.readouterr()
     lines = out.splitlines()
@@ -288,14 +288,9 @@ def test_text(path: Path, capfd: pytest.CaptureFixture[str]) -> None:
 
 
 def test_the_findings_that_changed_are_shown(capfd: pytest.CaptureFixture[str]) -> None:
-    """Also those that others explain, which the screen leaves out."""
-    run(
-        ["diff", DEMO, "begin", "end", "--span", "35s", "--limit", "99"],
-        no_probes,
-    )
-    commands = [
-        line.removeprefix("   see: ") for line in capfd.readouterr().out.splitlines() if "see: " in line
-    ]
+    """Include findings that others explain, which the screen omits."""
+    _, out, _ = said(capfd, "diff", DEMO, "begin", "end", "--span", "35s", "--limit", "99")
+    commands = [line.removeprefix("   see: ") for line in out.splitlines() if "see: " in line]
     found = [command for command in commands if "--view findings" in command]
     assert found
     for command in found:
@@ -306,7 +301,7 @@ def test_the_findings_that_changed_are_shown(capfd: pytest.CaptureFixture[str]) 
 def test_a_change_is_opened(
     path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The screens show what its command says, paused; a number without a change is refused."""
+    """Open the screens, paused, at what a change's command shows; refuse a number without a change."""
     shown: list[tuple[str, ...]] = []
 
     def show_screens(settings: Settings, session: Any, refused: str, player: Player, **_: Any) -> ExitCode:
@@ -331,7 +326,7 @@ def test_a_change_is_opened(
 
 
 def test_the_list_on_a_terminal(path: Path) -> None:
-    """→ shows the rows of the selected change, `q` the list again, where it was."""
+    """Show the rows of the selected change on →, and the list again, at its place, on `q`."""
     with Terminal("diff", str(path), "14:00", "14:15", "--span", "15m") as terminal:
         terminal.shows("▸ 1 certain: ".encode())
         terminal.shows(b"not compared: Bandwidth: not recorded")
@@ -344,7 +339,7 @@ def test_the_list_on_a_terminal(path: Path) -> None:
 
 
 def test_the_list_in_a_small_terminal(path: Path) -> None:
-    """The last change is selected with the notes that follow it; once the terminal is wider, lines are longer."""
+    """Select the last change with its notes; lengthen lines when the terminal grows."""
     sentence = compared(path)[0].sentence.encode()
     with Terminal("diff", str(path), "14:00", "14:15", "--span", "15m", columns=36, lines=8) as terminal:
         terminal.shows("▸ 1 certain: ".encode())
@@ -357,10 +352,9 @@ def test_the_list_in_a_small_terminal(path: Path) -> None:
         assert terminal.wait() == ExitCode.FAILURE
 
 
-@pytest.mark.parametrize("end", [signal.SIGTERM, None], ids=["signal", "ctrl-c"])
-@pytest.mark.parametrize("keys", [b"", b"\x1b[C"], ids=["list", "rows"])
+@pytest.mark.parametrize(("keys", "end"), [(b"", signal.SIGTERM), (b"\x1b[C", None)], ids=["list", "rows"])
 def test_an_interrupt_ends_the_list(path: Path, keys: bytes, end: int | None) -> None:
-    """Also one that comes while the rows of a change are shown."""
+    """Exit on a signal or Ctrl-C, also while the rows of a change are shown."""
     with Terminal("diff", str(path), "14:00", "14:15", "--span", "15m") as terminal:
         before = terminal.settings()
         terminal.shows(b"select")
@@ -375,7 +369,7 @@ def test_an_interrupt_ends_the_list(path: Path, keys: bytes, end: int | None) ->
 
 
 def test_a_signal_after_a_change_was_chosen(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It ends nettop: the rows are not opened."""
+    """Exit on a signal without opening the rows."""
 
     def choose_and_end(app: ChangesApp) -> None:
         app.chosen, app.was_interrupted = 0, True
@@ -387,7 +381,7 @@ def test_a_signal_after_a_change_was_chosen(path: Path, monkeypatch: pytest.Monk
 
 
 def test_the_list_has_the_theme_chosen_in_the_rows(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As it is remembered for the next start."""
+    """Use the theme that was chosen in the rows, as it is stored for the next start."""
     themes, shown = iter(("dark", "light")), list[str]()
 
     def remembered() -> LoadedPreferences:
@@ -408,7 +402,7 @@ def test_the_list_has_the_theme_chosen_in_the_rows(path: Path, monkeypatch: pyte
 
 
 def test_jsonl(path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    """Each change is an object with both numbers in base units."""
+    """Print each change as an object with both numbers in base units."""
     assert run(["diff", str(path), "14:02", "14:20", "--format", "jsonl"], no_probes) == ExitCode.FAILURE
     changes = [json.loads(line) for line in capfd.readouterr().out.splitlines()]
     (slow,) = [each for each in changes if each["topic"] == "services" and each["process"] == "webapp"]
@@ -418,13 +412,13 @@ def test_jsonl(path: Path, capfd: pytest.CaptureFixture[str]) -> None:
 
 
 def test_nothing_changed(path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    """The exit code is 0, and nothing is certain."""
+    """Exit with 0, and print nothing certain."""
     assert run(["diff", str(path), "14:02", "14:08", "--span", "5m"], no_probes) == ExitCode.DONE
     assert "certain: " not in capfd.readouterr().out
 
 
 def test_two_recordings(path: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    """All of both are compared, or a moment of each."""
+    """Compare two whole recordings, or a moment of each."""
     other = recorded(tmp_path, seed=4, seconds=300)
     assert run(["diff", str(other), str(path), "14:01", "14:20"], no_probes) == ExitCode.FAILURE
     assert str(path) in capfd.readouterr().out
@@ -450,19 +444,11 @@ def test_two_recordings(path: Path, tmp_path: Path, capfd: pytest.CaptureFixture
         (["14:02", "14:10", "--span", "5s"], ExitCode.UNSUPPORTED, "  compare longer spans (--span)"),
         (["--span", "5m", DEMO], ExitCode.USAGE, "--span 5m begins at moments, and none is given"),
         (["14:00", "14:15", "--span", "15m", "--open", "1"], ExitCode.USAGE, "terminal\n  leave out --open"),
-        (
-            ["--open", "1", "--format", "jsonl", DEMO],
-            ExitCode.USAGE,
-            "--format jsonl is for text, --open 1 for",
-        ),
+        (["--open", "1", "--format", "jsonl", DEMO], ExitCode.USAGE, "--format jsonl is for text, --open 1 for"),
         (["14:02", "14:10", "--limit", "0"], ExitCode.USAGE, "--limit"),
-        (
-            ["--", "-60s", "-9s", "--span", "9s"],
-            ExitCode.USAGE,
-            "as if it were a moment\n  write it before --",
-        ),
+        (["--", "-60s", "-9s", "--span", "9s"], ExitCode.USAGE, "as if it were a moment\n  write it before --"),
     ],
-)
+)  # fmt: skip
 def test_what_cannot_be_compared(
     words: list[str], code: int, said: str, path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -473,7 +459,7 @@ def test_what_cannot_be_compared(
 
 
 def test_a_recording_is_not_compared_with_itself(path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    """All of it with all of it: moments are missing. There is only one standard input."""
+    """Ask for moments if a recording is compared with itself, and for a name if both are standard input."""
     assert run(["diff", "-", "-"], no_probes) == ExitCode.USAGE
     assert "standard input has only one recording\n  name the other one" in capfd.readouterr().err
     assert run(["diff", str(path), str(path)], no_probes) == ExitCode.USAGE
@@ -481,8 +467,9 @@ def test_a_recording_is_not_compared_with_itself(path: Path, capfd: pytest.Captu
 
 
 def test_lengths() -> None:
-    """Seconds without a unit; no sign."""
-    assert [parse_length(text) // SECOND_NS for text in ("90", "60s", "15m", "2h")] == [90, 60, 900, 7200]
+    """Read seconds without a unit; refuse a sign."""
+    lengths = {"0.5": 0.5, "90": 90, "60s": 60, "1.5m": 90, "15m": 900, "2h": 7200, "2 hours": 7200}
+    assert {text: parse_length(text) / SECOND_NS for text in lengths} == lengths
     for text in ("", "-5m", "5m ago", "soon", "0s"):
         with pytest.raises(UsageError):
             parse_length(text)

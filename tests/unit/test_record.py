@@ -46,7 +46,7 @@ SNAPSHOT_OF_DROPS = Snapshot("drops", WALL_NS, 1, {})
 
 
 def test_what_was_published_is_written(tmp_path: Path) -> None:
-    """Each reading equals what the sampler has published, and the events that came before it precede it."""
+    """Write every published reading unchanged, with the events that came before it ahead of it."""
     path = tmp_path / "a.nettop"
     source = three_readings()
     with Recording(str(path), source) as recording:
@@ -78,7 +78,7 @@ def test_what_was_published_is_written(tmp_path: Path) -> None:
 
 
 def test_a_lens_that_was_never_read_is_a_loss(tmp_path: Path) -> None:
-    """So are readings that were missed since the first one: nothing is lost only if all was read."""
+    """Report lenses that were never read, and readings missed since the first one, as lost."""
     found = [Snapshot("findings", WALL_NS, at, {}, lost={LATE: 2 + at}) for at in (1, 8)]
     drops = [Unsupported("no such tracepoint")]
     with Recording(str(tmp_path / "a"), three_readings(), drops=drops, findings=found) as recording:
@@ -87,7 +87,7 @@ def test_a_lens_that_was_never_read_is_a_loss(tmp_path: Path) -> None:
 
 
 def test_events_do_not_wait_for_a_late_reading(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """At long intervals they are written before their reading; then neither is lost if nettop is killed."""
+    """Write events before a late reading, so that neither is lost if nettop is killed."""
     monkeypatch.setattr(record, "_EVENTS_WAIT_S", 0.0)
     path = tmp_path / "a.nettop"
     source = three_readings()
@@ -109,7 +109,7 @@ def test_events_do_not_wait_for_a_late_reading(tmp_path: Path, monkeypatch: pyte
 
 
 def test_a_recording_is_continued(tmp_path: Path) -> None:
-    """A new group follows what is there; an incomplete last chunk is cut off."""
+    """Append a new group to an existing file, and truncate an incomplete last chunk."""
     path = tmp_path / "a.nettop"
     record_to(str(path))
     size = path.stat().st_size
@@ -124,7 +124,7 @@ def test_a_recording_is_continued(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("size", [1, 20, 60])
 def test_one_that_has_only_begun(size: int, tmp_path: Path) -> None:
-    """A file that ends within its first chunk is a recording, and begins again."""
+    """Overwrite a file that ends within its first chunk."""
     path = tmp_path / "a.nettop"
     path.write_bytes(Group(("connections",), 1.0, "1").to_chunk(1).to_bytes()[:size])
     record_to(str(path))
@@ -132,7 +132,7 @@ def test_one_that_has_only_begun(size: int, tmp_path: Path) -> None:
 
 
 def test_what_is_no_recording_is_refused(tmp_path: Path) -> None:
-    """Other files stay as they are, and so do recordings in a newer format."""
+    """Refuse other files and recordings of a newer format, and leave them unchanged."""
     newer = Group((), 1.0, "9.0", format=99).to_chunk(1).to_bytes()
     for content in (b"x", b"keep this\n" * 9, newer):
         path = tmp_path / "file"
@@ -149,7 +149,7 @@ def test_what_is_no_recording_is_refused(tmp_path: Path) -> None:
 
 
 def test_two_do_not_record_to_one_place(tmp_path: Path) -> None:
-    """The second is refused, for a file and for a directory."""
+    """Refuse a second recorder of the same file or directory."""
     first = OneFile(tmp_path / "a.nettop")
     with pytest.raises(NettopError, match="another nettop is recording to it"):
         OneFile(tmp_path / "a.nettop")
@@ -173,7 +173,7 @@ def files_of_at_most(size: int) -> Iterator[None]:
 
 
 def test_a_full_disk_ends_it(tmp_path: Path) -> None:
-    """The error names cause and remedy; the summary comes first, and the file can be read up to its end."""
+    """Exit with cause and remedy after the summary; the file stays readable to its end."""
     path = tmp_path / "a.nettop"
     with Recording(str(path), Woken(steps(*[example_rows(40 * at) for at in range(1, 9)]))) as recording:
         until(lambda: path.exists() and path.stat().st_size)
@@ -194,7 +194,7 @@ def test_a_full_disk_ends_it(tmp_path: Path) -> None:
 
 
 def test_a_chunk_is_appended_whole_or_not_at_all(tmp_path: Path) -> None:
-    """What did not fit is cut off, and the sink goes on from there once there is room."""
+    """Truncate a partly written chunk, and continue there once there is room."""
     file = OneFile(tmp_path / "a.nettop")
     sink, chunk = file.sink_at(0), Group((), 1.0, "1").to_chunk(1)
     sink.put(chunk)
@@ -208,7 +208,7 @@ def test_a_chunk_is_appended_whole_or_not_at_all(tmp_path: Path) -> None:
 
 
 def test_a_maximum_size_ends_it(tmp_path: Path) -> None:
-    """A file ends before it exceeds the maximum, which is no error; a larger one is not continued."""
+    """Exit without an error before exceeding the maximum size; refuse to continue a larger file."""
     path = tmp_path / "a.nettop"
     file = OneFile(path, 1000)
     sink = file.sink_at(0)
@@ -271,7 +271,7 @@ def test_a_file_for_each_hour(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_old_files_are_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Those that ended longer ago than the maximum age; what nettop did not name stays."""
+    """Remove files that ended longer ago than the maximum age, and no file that nettop did not name."""
     for name in ("notes.txt", "nettop-web1-x.nettop", "mine.nettop"):
         (tmp_path / name).touch()
     with hourly(tmp_path, monkeypatch, max_age_s=3 * HOUR_S) as files:
@@ -286,7 +286,7 @@ def test_old_files_are_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_the_oldest_files_make_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """All recordings together never exceed the maximum size; a file is at most a quarter of it, and a chunk."""
+    """Keep all recordings below the maximum size, and each file below a quarter of it plus a chunk."""
     most = 20_000
     with hourly(tmp_path, monkeypatch, max_bytes=most) as files:
         for seconds in range(300):
@@ -300,7 +300,7 @@ def test_the_oldest_files_make_room(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_recording_to_a_directory(tmp_path: Path) -> None:
-    """Its file has every reading; the summary names the directory."""
+    """Record every reading to a file in the directory, which the summary names."""
     text = record_to(f"{tmp_path}/d", hourly=True, max_bytes=1 << 30)
     (path,) = (tmp_path / "d").iterdir()
     assert path.name.startswith(f"nettop-{os.uname().nodename}-2")
@@ -312,7 +312,7 @@ def test_recording_to_a_directory(tmp_path: Path) -> None:
 
 
 def test_standard_output_takes_a_recording(tmp_path: Path) -> None:
-    """What comes through a pipe is the same as a file."""
+    """Write the same to a pipe as to a file."""
     reader, writer = os.pipe()
     with os.fdopen(writer, "w") as stdout, Recording("-", three_readings(), stdout) as recording:
         text = recording.end()
@@ -324,7 +324,7 @@ def test_standard_output_takes_a_recording(tmp_path: Path) -> None:
 
 
 def test_a_slow_reader_delays_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What does not fit into the queue is counted, said, and written with the readings that follow."""
+    """Count readings that do not fit into the queue, report them, and record their number."""
     monkeypatch.setattr(record, "QUEUED_ROWS", 150)
     reader, writer = os.pipe()
     fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 4096)
@@ -353,7 +353,7 @@ def test_a_slow_reader_delays_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_a_stalled_reader_does_not_hold_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Once the end was requested, nettop gives up on a reader that does not read."""
+    """Stop waiting for a reader that does not read once the exit was requested."""
     monkeypatch.setattr("nettop.recording.files._STALLED_MS", 20)
     reader, writer = os.pipe()
     fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 4096)
@@ -369,7 +369,7 @@ def test_a_stalled_reader_does_not_hold_it(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_a_reader_that_has_gone_ends_it() -> None:
-    """As with head(1); the command line turns that into exit code 0."""
+    """Exit when the reader closes the pipe, as head(1) does."""
     reader, writer = os.pipe()
     os.close(reader)
     with os.fdopen(writer, "w") as stdout, Recording("-", three_readings(), stdout) as recording:
@@ -386,7 +386,7 @@ def sources(**failing: NettopError) -> Callable[[str], Script]:
 
 
 def test_a_reading_that_is_too_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is counted and reported, each lens once; the others are recorded, and say so."""
+    """Count and report a reading that is too large, once per lens, and record the others."""
     row_bytes = CONNECTIONS.main.dtype.itemsize
     monkeypatch.setattr(recorded_readings, "ROWS_MAX", 4 * row_bytes)
     path = tmp_path / "a.nettop"
@@ -404,7 +404,7 @@ def test_a_reading_that_is_too_large(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_a_lens_that_fails_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The others are recorded; the recording has the reason."""
+    """Record the other lenses, and the reason why one failed."""
     path = tmp_path / "a.nettop"
     failing = sources(drops=Unsupported("no such tracepoint", "use another kernel"))
     words = ["record", "--lenses", "cpu,drops", "--for", "0.2", "-t", "0.1", str(path)]
@@ -417,7 +417,7 @@ def test_a_lens_that_fails_is_named(tmp_path: Path, capsys: pytest.CaptureFixtur
 
 
 def test_no_lens_is_left(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """If no chosen lens can be read, findings alone are no recording: the exit code is that of the error."""
+    """Exit with the error of the lens if no chosen lens can be read."""
     failing = sources(drops=Unsupported("no such tracepoint"))
     words = ["record", "--lenses", "drops", "--for", "9", str(tmp_path / "a.nettop")]
     assert run(words, failing) == ExitCode.UNSUPPORTED
@@ -425,7 +425,7 @@ def test_no_lens_is_left(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
 
 
 def test_a_lens_that_fails_later(tmp_path: Path) -> None:
-    """What it gave until then is recorded; the error is that of the recording if no other lens was chosen."""
+    """Record the readings before a failure, and exit with it if no other lens was chosen."""
     path = tmp_path / "a.nettop"
     (first,) = steps(example_rows(3))
     with Recording(str(path), Woken([first, SourceFailed("it is gone")])) as recording:
@@ -438,7 +438,7 @@ def test_a_lens_that_fails_later(tmp_path: Path) -> None:
 
 
 def test_a_lens_that_comes_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A recording names the lens while it is missing, also in a replay, and has its readings before and after."""
+    """Name a lens while it is missing, and record its readings before and after."""
     monkeypatch.setattr("nettop.engine.session.RETRY_S", (0.0,))
     path = tmp_path / "a.nettop"
     (first, *_, last) = steps(*[[]] * 4, example_rows(2))
@@ -464,27 +464,11 @@ def test_a_lens_that_comes_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert cause.startswith("it is gone; not read since 20")
 
 
-def test_others_go_on(tmp_path: Path) -> None:
-    """A new group says why one of several lenses has no more readings."""
-    path = tmp_path / "a.nettop"
-    with Recording(
-        str(path), three_readings(), drops=[SNAPSHOT_OF_DROPS, SourceFailed("it is gone")]
-    ) as recording:
-        until(lambda: path.exists() and path.stat().st_size)
-        recording.refresh()
-        recording.end()
-    with opened(path) as recorded:
-        before, after = (placed.group.failures for placed in recorded.groups)
-        assert before == {}
-        assert after["drops"][0].startswith("it is gone; not read since ")
-    assert len(readings(path)) == 3
-
-
 # --- the command line -------------------------------------------------------------------------------------------
 
 
 def test_options_become_settings(tmp_path: Path) -> None:
-    """Findings are always recorded, flows only if named; limits depend on whether a file or a directory is named."""
+    """Always record findings, flows only if named; choose limits by whether a file or a directory is named."""
     usual = record_settings(RecordOptions())
     assert (usual.path, usual.hourly, usual.max_bytes, usual.duration_s) == ("", False, None, None)
     assert {"findings", "connections", "cpu"} <= set(usual.lenses)
@@ -511,7 +495,7 @@ def test_options_become_settings(tmp_path: Path) -> None:
     ],
 )
 def test_wrong_words(words: list[str], expected: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """The error names the cause and the remedy; nothing is created."""
+    """Name cause and remedy of a wrong option, and create nothing."""
     assert run(["record", *words], sources()) == ExitCode.USAGE
     shown = capsys.readouterr().err
     assert all(part in shown for part in expected.split("|")), shown
@@ -520,7 +504,7 @@ def test_wrong_words(words: list[str], expected: str, capsys: pytest.CaptureFixt
 def test_a_terminal_takes_no_recording(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Bytes on a terminal help nobody."""
+    """Refuse to write a recording to a terminal."""
     ours, theirs = os.openpty()
     with os.fdopen(theirs, "w") as terminal:
         monkeypatch.setattr(sys, "stdout", terminal)
@@ -538,7 +522,7 @@ def read_text(terminal: int) -> str:
 
 
 def test_progress_on_a_terminal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One line has the elapsed time and the size; the summary replaces it."""
+    """Show elapsed time and size in one line, which the summary replaces."""
     ours, theirs = os.openpty()
     with os.fdopen(theirs, "w") as terminal:
         monkeypatch.setattr(sys, "stderr", terminal)
@@ -552,5 +536,5 @@ def test_progress_on_a_terminal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_names() -> None:
-    """A name has no character that a shell or another file system could misread."""
+    """Replace characters of a host's name that a shell or another file system could misread."""
     assert file_name("web 1/é", BEGIN_NS).startswith("nettop-web_1__-2026")

@@ -11,6 +11,7 @@ import lzma
 import os
 import shlex
 import sys
+import tarfile
 from collections.abc import Callable, Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -20,14 +21,13 @@ import pytest
 
 from nettop.cli import run
 from nettop.errors import ExitCode
-from nettop.recording.moments import parse_length
 from nettop.recording.player import Player, RecordedSource
 from nettop.recording.recording import open_recording
 from nettop.snapshots.connections import LENS as CONNECTIONS
 from nettop.snapshots.cpu import LENS as CPU
 from nettop.snapshots.cpu import STACKS
 from nettop.snapshots.snapshot import RECORDER, Snapshot
-from tests.builders.replaying import no_probes
+from tests.builders.replaying import no_probes, said
 from tests.unit.build import make_frame
 from tests.unit.recordings import BEGIN_NS, SECOND_NS, at_second, record
 
@@ -41,13 +41,6 @@ def readings(*seconds: int) -> list[Snapshot]:
     return [at_second(now, second) for second in seconds]
 
 
-def said(capfd: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
-    """Run a command; return its exit code and what it printed."""
-    code = run(list(words), no_probes)
-    out, err = capfd.readouterr()
-    return code, out, err
-
-
 # --- folders ------------------------------------------------------------------------------------------------------
 
 
@@ -55,7 +48,7 @@ def said(capfd: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]
 def test_hosts_recorded_at_the_same_time_are_not_one(
     times: Sequence[Sequence[int]], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """Their rows would hide each other; the error names them."""
+    """Refuse a folder with recordings of several hosts, and name them."""
     for number, seconds in enumerate(times):
         record(tmp_path / f"{number}.nettop", readings(*seconds), host=("web-1", "db-1")[number % 2])
     for words in (("replay", "--table"), ("check", "--from"), ("export", "cpu.stacks", "x.svg", "--from")):
@@ -65,7 +58,7 @@ def test_hosts_recorded_at_the_same_time_are_not_one(
 
 
 def test_a_host_with_a_new_name_is_one(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    """Its recordings follow each other."""
+    """Join recordings of a host that was renamed."""
     for number, seconds in enumerate(((0, 1), (2, 3))):
         record(tmp_path / f"{number}.nettop", readings(*seconds), host=("old", "new")[number])
     code, out, _ = said(capfd, "replay", str(tmp_path), "--format", "jsonl")
@@ -84,7 +77,7 @@ def stacks(second: int, samples: int) -> Snapshot:
 
 
 def test_an_export_does_not_span_a_restart(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    """The counts of the second run are no continuation of the first."""
+    """Refuse an export across a restart of the recorder, whose counts begin again."""
     path = record(tmp_path / "a.nettop", [stacks(second, 10 * second) for second in range(5)])
     record(path, [stacks(second, 10 * second - 90) for second in range(10, 15)])
     words = ("export", "cpu.stacks", "-", "--from", str(path), "--format", "folded", "--duration")
@@ -97,14 +90,14 @@ def test_an_export_does_not_span_a_restart(tmp_path: Path, capfd: pytest.Capture
 
 
 def test_an_export_names_the_recorded_host(tmp_path: Path) -> None:
-    """Not the one where it is made."""
+    """Name the recorded host in an export, not the one where it is made."""
     assert run(["export", "cpu.stacks", str(tmp_path / "a.svg"), "--from", DEMO], no_probes) == ExitCode.DONE
     svg = (tmp_path / "a.svg").read_text()
     assert "network stack on CPU · web1 · " in svg
 
 
 def test_after_the_last_reading_is_no_missing_lens(capfd: pytest.CaptureFixture[str]) -> None:
-    """The error says up to when there are some."""
+    """Report until when there are readings, if a moment is after the last one."""
     words = ("export", "cpu.stacks", "-", "--format", "folded", "--from", DEMO, "--at", "end")
     code, _, err = said(capfd, *words)
     assert code == ExitCode.USAGE
@@ -115,7 +108,7 @@ def test_after_the_last_reading_is_no_missing_lens(capfd: pytest.CaptureFixture[
 
 
 def test_an_export_of_one_reading(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    """Nothing is counted between one reading and itself; that is not what the filter or the host did."""
+    """Refuse an export of a single reading, between which and itself nothing is counted."""
     path = record(tmp_path / "a.nettop", [stacks(second, 10 * second) for second in range(5)])
     words = ("export", "cpu.stacks", "-", "--from", str(path), "--format", "folded", "--duration")
     for more in (("0.5",), ("10", "--at", "end")):
@@ -125,7 +118,7 @@ def test_an_export_of_one_reading(tmp_path: Path, capfd: pytest.CaptureFixture[s
 
 
 def test_an_export_up_to_the_end(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    """What is missing of the time that was asked for is no time without samples."""
+    """Report an export that ended early, rather than counting the rest as time without samples."""
     path = record(tmp_path / "a.nettop", [stacks(second, 10 * second) for second in range(5)])
     words = ("export", "cpu.stacks", "-", "--from", str(path), "--format", "folded", "--duration")
     assert said(capfd, *words, "4")[2] == "nettop: 40 samples in 4.0 s\n"
@@ -147,7 +140,7 @@ def with_pauses(tmp_path: Path) -> Path:
 
 
 def test_a_lens_that_was_left_out_long_before(with_pauses: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    """It says since when, however many runs there were since; it was not missing from the beginning."""
+    """Report since when a lens is missing, however many runs there were since."""
     with open_recording(with_pauses) as recording:
         player = Player(recording)
         for second, gaps in (
@@ -168,7 +161,7 @@ def test_a_lens_that_was_left_out_long_before(with_pauses: Path, capfd: pytest.C
 
 
 def test_a_step_back_from_where_nobody_recorded(with_pauses: Path) -> None:
-    """It shows the last reading before, as nothing is shown there."""
+    """Step back from a pause to the last reading before it."""
     with open_recording(with_pauses) as recording:
         player = Player(recording)
         player.jump(BEGIN_NS + 17 * SECOND_NS)
@@ -184,7 +177,7 @@ def test_a_step_back_from_where_nobody_recorded(with_pauses: Path) -> None:
 
 
 def test_evidence_is_what_is_shown_then(capfd: pytest.CaptureFixture[str]) -> None:
-    """Each finding's command has rows, wherever in a second it was last seen."""
+    """Each finding's command shows rows, whenever within a second it was last seen."""
     code, out, err = said(capfd, "check", "--from", DEMO)
     assert (code, err) == (ExitCode.FAILURE, "")
     commands = [line.removeprefix("  see: ") for line in out.splitlines() if line.startswith("  see: ")]
@@ -195,7 +188,7 @@ def test_evidence_is_what_is_shown_then(capfd: pytest.CaptureFixture[str]) -> No
 
 
 def test_nothing_in_a_part_is_nothing_in_that_part(capfd: pytest.CaptureFixture[str]) -> None:
-    """The sentence says which one."""
+    """Name the part of the recording in which nothing was found."""
     code, out, err = said(capfd, "check", "--from", DEMO, "--for", "5")
     assert (code, out) == (ExitCode.DONE, "")
     assert f"nothing found in {DEMO} from 2026-11-28 21:44:17 to 2026-11-28 21:44:22\n" in err
@@ -205,46 +198,35 @@ def test_nothing_in_a_part_is_nothing_in_that_part(capfd: pytest.CaptureFixture[
     assert said(capfd, "check", "--from", DEMO, "--for", "2d")[0] == ExitCode.FAILURE
 
 
-@pytest.mark.parametrize(
-    "words",
-    [
-        ("check", "--interval", "10"),
-        ("check", "--mechanism", "sockets=sock_diag"),
-        ("check", "--follow-namespaces"),
-        ("export", "cpu.stacks", "x.svg", "--mechanism", "calls=tracepoints"),
-        ("export", "cpu.stacks", "x.svg", "--frequency", "99"),
-        ("serve", "--interval", "5"),
-        ("serve", "--max-overhead", "2%"),
-        ("serve", "--udp", "off"),
-        ("serve", "--top", "process=5"),
-        ("serve", "--service", "web=80"),
+FOR_THIS_HOST = {
+    "check OPTION --from": ["--interval 10", "--mechanism sockets=sock_diag", "--follow-namespaces"],
+    "export cpu.stacks x.svg OPTION --from": ["--mechanism calls=tracepoints", "--frequency 99"],
+    "serve OPTION --from": [
+        "--interval 5",
+        "--max-overhead 2%",
+        "--udp off",
+        "--top process=5",
+        "--service web=80",
     ],
-)
-def test_options_for_this_host_do_not_apply(
-    words: tuple[str, ...], capfd: pytest.CaptureFixture[str]
-) -> None:
-    """They are refused, not ignored."""
-    code, out, err = said(capfd, *words, "--from", DEMO)
-    assert (code, out) == (ExitCode.USAGE, "")
-    assert f"{next(word for word in words[1:] if word in err)} does not apply to a recording" in err
+    "--once OPTION --demo": ["--interval 5", "--follow-namespaces", "--group remote", "--interface eth0"],
+}
 
 
 @pytest.mark.parametrize(
     "words",
-    [("--interval", "5"), ("--follow-namespaces",), ("--group", "remote"), ("--interface", "eth0")],
+    [words.replace("OPTION", option) for words, options in FOR_THIS_HOST.items() for option in options],
 )
-def test_options_for_this_host_do_not_apply_to_the_demo(
-    words: tuple[str, ...], capfd: pytest.CaptureFixture[str]
-) -> None:
-    """It is a recording too."""
-    code, out, err = said(capfd, "--demo", "--once", *words)
+def test_options_for_this_host_do_not_apply(words: str, capfd: pytest.CaptureFixture[str]) -> None:
+    """Refuse options of the sources for a recording, and for the demo, which is one."""
+    code, out, err = said(capfd, *words.split(), *([] if "--demo" in words else [DEMO]))
+    option = next(word for word in words.split() if word.startswith("--") and word != "--once")
     assert (code, out) == (ExitCode.USAGE, "")
-    assert f"{words[0]} does not apply to a recording\n  leave it out" in err
+    assert f"{option} does not apply to a recording\n  leave it out" in err
 
 
 @pytest.mark.parametrize("words", [("--speed", "10"), ("--paused",)])
 def test_text_is_not_played(words: tuple[str, ...], capfd: pytest.CaptureFixture[str]) -> None:
-    """It has every reading as fast as it can be printed: a speed is refused, not ignored."""
+    """Refuse a speed for text, which is printed as fast as possible."""
     code, out, err = said(capfd, "replay", DEMO, "--once", *words)
     assert (code, out) == (ExitCode.USAGE, "")
     assert f"{words[0]} applies to the screens\n  leave it out" in err
@@ -252,7 +234,7 @@ def test_text_is_not_played(words: tuple[str, ...], capfd: pytest.CaptureFixture
 
 @pytest.mark.parametrize(("speed", "interval_s"), [("0.5", 1.0), ("4", 0.25), ("100", 0.1)])
 def test_a_speed_from_the_beginning(speed: str, interval_s: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It shows as many readings as one that is chosen by a key."""
+    """Read at the interval that a speed chosen by key would have."""
     shown: list[float] = []
 
     def show_screens(_settings: Any, opened: Any, _refused: str, player: Player, **_: Any) -> ExitCode:
@@ -268,14 +250,14 @@ def test_a_speed_from_the_beginning(speed: str, interval_s: float, monkeypatch: 
 
 @pytest.mark.parametrize("moments", [("-60s", "-20s"), ("+20s", "+60s")])
 def test_distances_are_moments(moments: tuple[str, str], capfd: pytest.CaptureFixture[str]) -> None:
-    """From the end, or from the beginning, like all moments."""
+    """Accept distances from the end or the beginning as moments."""
     code, out, _ = said(capfd, "diff", "--span", "20s", DEMO, *moments)
     assert code in (ExitCode.DONE, ExitCode.FAILURE)
     assert "webapp" in out
 
 
 def test_an_option_that_diff_does_not_have(capfd: pytest.CaptureFixture[str]) -> None:
-    """It is no moment."""
+    """Report an unknown option as such, not as a moment."""
     code, _, err = said(capfd, "diff", "--spam", "20s", DEMO, "-60s", "-20s")
     assert (code, err) == (ExitCode.USAGE, "nettop: unknown option '--spam'\n  did you mean --span?\n")
 
@@ -283,7 +265,7 @@ def test_an_option_that_diff_does_not_have(capfd: pytest.CaptureFixture[str]) ->
 def test_the_second_recording_may_be_standard_input(
     capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As the first one may."""
+    """Accept standard input as the second recording."""
     taken = os.dup(0)
     try:
         with open(DEMO, "rb") as demo:
@@ -297,42 +279,63 @@ def test_the_second_recording_may_be_standard_input(
         os.close(taken)
 
 
-# --- moments ------------------------------------------------------------------------------------------------------
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return an empty working directory."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+# --- what is refused ----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("at", "said_of_it"),
+    ("words", "code", "expected"),
     [
-        ("9999-12-31 23:59:59", "is after its end"),
-        ("21:44:75", "is no moment"),
-        ("23:00", "is not in it"),
-        ("-" + 400 * "9" + "m", "is too long"),
+        *((f"{words} missing.nettop", ExitCode.USAGE, "there is no recording missing.nettop")
+          for words in ("replay --once", "bundle", "serve --listen 127.0.0.1:0 --from")),
+        *((f"{words} r.nettop --at 13:00", ExitCode.USAGE, "'13:00' is before its beginning")
+          for words in ("replay --once", "bundle", "serve --listen 127.0.0.1:0 --from")),
+        ("replay --once r.nettop --speed 0", ExitCode.USAGE, "--speed 0"),
+        ("replay --once r.nettop --view drops", ExitCode.UNSUPPORTED, "Drops: not in this recording"),
+        ("replay --once text", ExitCode.SOURCE, "text is no recording"),
+        ("replay --once .", ExitCode.DONE, ""),
+        ("bundle r.nettop --last 0", ExitCode.USAGE, "'0' is no length of time"),
+        ("bundle r.nettop -o nowhere/b", ExitCode.FAILURE, "nowhere/b cannot be written"),
+        ("bundle other.tar.gz", ExitCode.SOURCE, "other.tar.gz is no recording"),
+        ("serve --listen 127.0.0.1:0 --from r.nettop --lenses drops", ExitCode.UNSUPPORTED,
+         "Drops: not in this recording"),
+        ("serve --listen 127.0.0.1:0 --at 14:00", ExitCode.USAGE, "name the recording with --from"),
     ],
-)
-def test_moments_that_are_none(at: str, said_of_it: str, capfd: pytest.CaptureFixture[str]) -> None:
-    """Each is a usage error with its cause."""
-    code, _, err = said(capfd, "replay", DEMO, f"--at={at}", "--table")
-    assert code == ExitCode.USAGE
-    assert said_of_it in err
+)  # fmt: skip
+def test_what_is_refused(
+    words: str, code: int, expected: str, folder: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Each error has a cause, a remedy and its exit code, and leaves no file; a folder is the recordings in it."""
+    record(folder / "r.nettop", readings(*range(10)))
+    Path("text").write_text("no recording\n" * 100)
+    with tarfile.open("other.tar.gz", "w:gz") as archive:
+        archive.add("r.nettop")
+    before = set(Path().iterdir())
+    found, _, err = said(capfd, *words.split())
+    assert (found, expected in err) == (code, True), err
+    assert set(Path().iterdir()) == before
+
+
+# --- moments ------------------------------------------------------------------------------------------------------
 
 
 def test_forward_is_from_the_beginning(capfd: pytest.CaptureFixture[str]) -> None:
-    """As there is nothing after the end."""
+    """Count a forward distance from the beginning."""
     _, out, _ = said(capfd, "replay", DEMO, "--at", "+30s", "--once", "--format", "jsonl")
     assert json.loads(out.splitlines()[0])["time"].startswith("2026-11-28T21:44:4")
-
-
-@pytest.mark.parametrize(("text", "seconds"), [("0.5", 0.5), ("90", 90), ("1.5m", 90), ("2 hours", 7200)])
-def test_lengths(text: str, seconds: float) -> None:
-    """Seconds need no unit."""
-    assert parse_length(text) == seconds * 1e9
 
 
 # --- rows with their own time -------------------------------------------------------------------------------------
 
 
 def test_the_time_of_an_event_is_its_own(capfd: pytest.CaptureFixture[str]) -> None:
-    """Whatever columns are chosen."""
+    """Print an event's own time, whatever columns are chosen."""
     words = ("replay", DEMO, "--view", "connections.events", "--once", "--limit", "1", "--format")
     times = []
     for columns in ((), ("--columns", "process,event_id,event")):
@@ -350,7 +353,7 @@ def test_the_time_of_an_event_is_its_own(capfd: pytest.CaptureFixture[str]) -> N
 def test_a_compressed_recording(
     compress: Callable[[bytes], bytes], command: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """The error says how to read it."""
+    """Refuse a compressed recording with the command that reads it."""
     packed = tmp_path / "a {1} recording"
     packed.write_bytes(compress(Path(DEMO).read_bytes()))
     code, out, err = said(capfd, "replay", str(packed), "--once")
@@ -368,7 +371,7 @@ def test_a_compressed_recording(
 def test_only_opening_a_recording_tells_whether_it_can_be_read(
     words: Sequence[str], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """That is done as the user who called sudo; the error then says what to do."""
+    """Open a recording as the user who called sudo, without asking access(2) first."""
     monkeypatch.setattr("os.access", lambda *_, **__: False)
     code, _, err = said(capfd, *words, DEMO)
     assert code == ExitCode.DONE, err
@@ -378,7 +381,7 @@ def test_only_opening_a_recording_tells_whether_it_can_be_read(
 
 
 def test_a_bundle_that_was_cut_off(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    """What can be read is shown, then said to be damaged, as of a recording."""
+    """Show what can be read of a truncated bundle, then report the damage."""
     bundle = tmp_path / "a.tar.gz"
     assert run(["bundle", DEMO, "-o", str(bundle)], no_probes) == ExitCode.DONE
     capfd.readouterr()

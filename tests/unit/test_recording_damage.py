@@ -15,7 +15,7 @@ import tarfile
 import tracemalloc
 from bisect import bisect_right
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -44,7 +44,7 @@ from nettop.snapshots import own_lenses
 from nettop.snapshots.own_cost import SELF
 from nettop.snapshots.schema import Kind
 from nettop.snapshots.snapshot import Rows
-from tests.unit.recorded import GROUP, ORIGIN, assert_same, opened, random_readings, recorded
+from tests.unit.recorded import GROUP, ORIGIN, assert_same, opened, random_readings, read_back, recorded
 
 LENSES = {lens.id: lens for lens in own_lenses()}
 LENS = LENSES["drops"]
@@ -244,17 +244,8 @@ def read_one(reader: ReadingReader, content: bytes) -> None:
 
 def reading(head: dict[str, Any], body: bytes = b"", part: list[Any] | None = None) -> bytes:
     """Return a reading with one part."""
-    whole = {
-        "wall_ns": 1,
-        "boot_ns": 1,
-        "complete_since_ns": 0,
-        "counts": {},
-        "lost": {},
-        "gaps": {},
-        "hooks": [],
-        "ended": {},
-        "parts": [part] if part else [],
-    }
+    whole = {"wall_ns": 1, "boot_ns": 1, "complete_since_ns": 0, "counts": {}, "lost": {}, "gaps": {}}
+    whole |= {"hooks": [], "ended": {}, "parts": [part] if part else []}
     text = json.dumps(whole | head).encode()
     return write_number(len(text)) + text + body
 
@@ -267,6 +258,17 @@ MANY = write_number(2**32 - 1)
 def part(*columns: list[Any], texts: dict[str, Any] | None = None) -> list[Any]:
     """Return the description of the rows of a table with these columns."""
     return ["rows", LENS.main.name, "", 1, texts or {}, list(columns)]
+
+
+@contextmanager
+def memory_of_at_most(most: int) -> Iterator[None]:
+    """Fail if more bytes than this are allocated at once inside the `with` block."""
+    tracemalloc.start()
+    try:
+        yield
+        assert tracemalloc.get_traced_memory()[1] < most
+    finally:
+        tracemalloc.stop()
 
 
 @pytest.mark.parametrize(
@@ -294,22 +296,15 @@ def part(*columns: list[Any], texts: dict[str, Any] | None = None) -> list[Any]:
 )
 def test_impossible_content(content: bytes) -> None:
     """A reading that claims more than it may, or something else than it should, is refused at once."""
-    reader = ReadingReader(LENS)
-    tracemalloc.start()
-    try:
-        with pytest.raises(Damaged):
-            read_one(reader, content)
-        assert tracemalloc.get_traced_memory()[1] < MEMORY_MAX
-    finally:
-        tracemalloc.stop()
+    with memory_of_at_most(MEMORY_MAX), pytest.raises(Damaged):
+        read_one(ReadingReader(LENS), content)
 
 
 def test_content_that_expands() -> None:
     """A payload is never expanded beyond the size that its chunk declares, nor that beyond the maximum."""
     huge = Compressor().compress(bytes(PAYLOAD_MAX))
     assert len(huge) < PAYLOAD_MAX // 1000
-    tracemalloc.start()
-    try:
+    with memory_of_at_most(MEMORY_MAX):
         assert len(Decompressor().decompress(Chunk(What.READING, 0, 1, huge, 100))) == 100
         with pytest.raises(Damaged, match="shorter"):
             Decompressor().decompress(Chunk(What.READING, 0, 1, huge[:100], PAYLOAD_MAX))
@@ -317,9 +312,6 @@ def test_content_that_expands() -> None:
         content += Chunk(What.READING, 0, 2, huge, PAYLOAD_MAX).to_bytes()
         with opened(bytes(content)) as file, pytest.raises(Damaged):
             Readings(file, LENS).at(2)
-        assert tracemalloc.get_traced_memory()[1] < MEMORY_MAX
-    finally:
-        tracemalloc.stop()
     with pytest.raises(ValueError, match="too large for a recording"):
         Chunk(What.READING, 0, 1, huge, PAYLOAD_MAX + 1).to_bytes()
 
@@ -353,16 +345,13 @@ def test_texts_that_take_memory(readings: list[bytes]) -> None:
     content = group_with(*readings)
     assert len(content) < 2_000_000
     gc.disable()
-    tracemalloc.start()
     try:
-        with opened(content) as file:
+        with memory_of_at_most(MEMORY_MAX), opened(content) as file:
             reader = Readings(file, LENS)
             for number in range(len(readings)):
                 with suppress(Damaged):
                     reader.at(2 + number)
-        assert tracemalloc.get_traced_memory()[1] < MEMORY_MAX
     finally:
-        tracemalloc.stop()
         gc.enable()
 
 
@@ -372,15 +361,11 @@ def test_a_bundle_that_takes_memory() -> None:
         entry = tarfile.TarInfo("nettop-bundle/recording.nettop")
         entry.type, entry.size = kind, 1 << 31
         packed = gzip.compress(entry.tobuf(tarfile.GNU_FORMAT) + bytes(1 << 26))
-        tracemalloc.start()
-        try:
+        with memory_of_at_most(MEMORY_MAX // 8):
             descriptor = os.memfd_create("bundle")
             os.write(descriptor, packed)
             assert recording_in(descriptor) is None
             os.close(descriptor)
-            assert tracemalloc.get_traced_memory()[1] < MEMORY_MAX // 8
-        finally:
-            tracemalloc.stop()
 
 
 def test_too_many_texts() -> None:
@@ -394,14 +379,11 @@ def test_a_damaged_reading_ends_its_group() -> None:
     content = bytearray(replace(ORIGIN, lenses=(LENS.id,)).to_chunk(1).to_bytes())
     nonsense = Compressor().compress(b"nonsense")
     content += Chunk(What.READING, 0, 2, nonsense, 8).to_bytes()
-    at = TAKEN[-1].snapshot.wall_ns
     with opened(bytes(content) + CONTENT) as file:
         readings = Readings(file, LENS)
         with pytest.raises(Damaged):
             readings.at(2)
-        found = readings.at(at)
-        assert found is not None
-        assert_same(found.now, TAKEN[-1].snapshot)
+        read_back(readings, TAKEN[-1])
 
 
 def test_too_many_rows() -> None:
@@ -415,9 +397,7 @@ def test_too_many_rows() -> None:
         recording.write(replace(taken, tables={rows.table.name: Rows(rows.table, many, rows.texts, 1)}))
     recording.write(taken)
     with opened(bytes(written)) as file:
-        reading = Readings(file, LENS).at(taken.wall_ns)
-        assert reading is not None
-        assert_same(reading.now, taken)
+        read_back(Readings(file, LENS), TAKEN[0])
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import random
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import replace
-from itertools import pairwise
+from itertools import pairwise, product
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +31,7 @@ from tests.unit.recorded import (
     assert_same_rows,
     opened,
     random_readings,
+    read_back,
     recorded,
     write,
 )
@@ -56,10 +57,8 @@ def test_in_order(name: str, seed: int) -> None:
     with opened(recorded(taken)) as file:
         readings = Readings(file, lens)
         for number, each in enumerate(taken):
-            reading = readings.at(each.snapshot.wall_ns)
-            assert reading is not None
+            reading = read_back(readings, each)
             assert reading.is_next == (number > 0)
-            assert_same(reading.now, each.snapshot)
             assert_same_batches(reading.events, [each])
             assert (reading.before is None) == (number == 0)
             if reading.before is not None:
@@ -121,13 +120,9 @@ def test_a_file_that_grows(tmp_path: Path) -> None:
             write(recording, [each])
             found.append(file.refresh())
             readings = readings or Readings(file, CONNECTIONS)
-            reading = readings.at(each.snapshot.wall_ns)
-            assert reading is not None
-            assert_same(reading.now, each.snapshot)
-            assert_same_batches(reading.events, [each])
-        assert [place.at for place in file.groups] == [
-            place.at for place in RecordedFile(source.fileno()).groups
-        ]
+            assert_same_batches(read_back(readings, each).events, [each])
+        again = RecordedFile(source.fileno())
+        assert [place.at for place in file.groups] == [place.at for place in again.groups]
     assert sum(found) == len(file.groups) == READINGS // GROUP + 1
     assert file.damage == {}
 
@@ -139,25 +134,22 @@ def test_several_lenses() -> None:
     rounds = [*([each] for each in taken["bandwidth"][: GROUP // 2])]
     rounds += [list(pair) for pair in zip(taken["bandwidth"][GROUP // 2 :], late, strict=True)]
     with opened(recorded([each for round_ in rounds for each in round_])) as file:
-        assert [place.group.lenses for place in file.groups[:2]] == [
-            ("bandwidth",),
-            ("bandwidth", "connections"),
-        ]
+        first, second = (place.group.lenses for place in file.groups[:2])
+        assert (first, second) == (("bandwidth",), ("bandwidth", "connections"))
         for lens, expected in ((BANDWIDTH, taken["bandwidth"]), (CONNECTIONS, late)):
             readings = Readings(file, lens)
             for each in expected:
-                reading = readings.at(each.snapshot.wall_ns)
-                assert reading is not None
-                assert_same(reading.now, each.snapshot)
+                read_back(readings, each)
 
 
 def test_a_clock_that_was_set_back() -> None:
     """Every reading has a moment of its own, in their order; those before the step have the times of the later clock,
     an interval before those after it."""
     taken = random_readings(BANDWIDTH, 2, 3 * GROUP)
-    for step_s in (2, 3600):
-        for at in (GROUP, GROUP + 1):
-            assert_all_reached(taken[:at], set_back(taken[at:], step_s))
+    for step_s, at in product((2, 3600), (GROUP, GROUP + 1)):
+        before, after = taken[:at], set_back(taken[at:], step_s)
+        with opened(recorded([*before, *after])) as file:
+            assert_reached(Recording([file]), before, after)
 
 
 def test_a_clock_that_was_set_back_between_two_recordings() -> None:
@@ -179,12 +171,6 @@ def set_back(taken: list[Taken], step_s: int) -> list[Taken]:
         replace(each, snapshot=replace(each.snapshot, wall_ns=each.snapshot.wall_ns - step_s * SECOND_NS))
         for each in taken
     ]
-
-
-def assert_all_reached(before: list[Taken], after: list[Taken]) -> None:
-    """Assert that a recording of these readings has them all."""
-    with opened(recorded([*before, *after])) as file:
-        assert_reached(Recording([file]), before, after)
 
 
 def assert_reached(recording: Recording, before: list[Taken], after: list[Taken]) -> None:
@@ -218,10 +204,8 @@ def test_a_failed_write_ends_the_group() -> None:
     is_full = False
     write(recording, taken[2:])
     with opened(bytes(content)) as file:
-        reading = Readings(file, BANDWIDTH).at(taken[2].snapshot.wall_ns)
-        assert reading is not None
+        reading = read_back(Readings(file, BANDWIDTH), taken[2])
         assert reading.before is not None
-        assert_same(reading.now, taken[2].snapshot)
         assert_same(reading.before, taken[0].snapshot)
         assert len(file.groups) == 2
 
@@ -237,9 +221,7 @@ def test_another_file_begins_with_a_group() -> None:
     for content, expected in zip(files, (taken[1], taken[3]), strict=True):
         with opened(bytes(content)) as file:
             assert file.groups[0].group.previous == 0
-            reading = Readings(file, BANDWIDTH).at(expected.snapshot.wall_ns)
-            assert reading is not None
-            assert_same(reading.now, expected.snapshot)
+            read_back(Readings(file, BANDWIDTH), expected)
 
 
 def test_a_group_grows_with_its_beginning() -> None:
@@ -285,9 +267,7 @@ def test_resuming_a_file(tmp_path: Path) -> None:
             assert second.at - second.group.previous == first.at
         readings = Readings(file, BANDWIDTH)
         for each in [*taken[: GROUP - 1], *taken[GROUP:]]:
-            reading = readings.at(each.snapshot.wall_ns)
-            assert reading is not None
-            assert_same(reading.now, each.snapshot)
+            read_back(readings, each)
         assert file.damage == {}
     finally:
         os.close(descriptor)

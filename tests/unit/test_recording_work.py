@@ -10,6 +10,7 @@ import zlib
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, replace
+from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -204,10 +205,12 @@ def test_a_search_that_ended_says_so(shape: str, work: dict[str, int], tmp_path:
 HUGE = [1e308, 10**400, 2**64, -(2**70), float("nan"), float("inf")]
 
 
-@pytest.mark.parametrize("number", HUGE)
-@pytest.mark.parametrize("name", ["interval_s", "previous", "set_back_ns", "marks", "format"])
+GROUP_NUMBERS = [*product(["interval_s", "previous", "set_back_ns", "marks", "format"], HUGE)]
+
+
+@pytest.mark.parametrize(("name", "number"), [*GROUP_NUMBERS, ("interval_s", 3601.0), ("interval_s", -1.0)])
 def test_impossible_numbers_of_a_group(name: str, number: float, tmp_path: Path) -> None:
-    """They are damage, not a traceback."""
+    """Report impossible numbers of a group, or too long an interval, as damage without a traceback."""
     head = asdict(ORIGIN) | {name: [[number, 0, 1]] if name == "marks" else number}
     payload = json.dumps(head).encode()
     path = tmp_path / "r.nettop"
@@ -227,26 +230,14 @@ def test_impossible_numbers_of_a_reading(name: str, number: float, tmp_path: Pat
         "lost": {},
         "gaps": {},
     }
-    head |= {
-        "hooks": [],
-        "ended": {},
-        "parts": [],
-        name: {"x": number} if name in ("counts", "lost") else number,
-    }
+    head |= {"hooks": [], "ended": {}, "parts": []}
+    head[name] = {"x": number} if name in ("counts", "lost") else number
     text = json.dumps(head).encode()
     content = len(text).to_bytes(4, "little") + text
     payload = Compressor().compress(content)
     at = LENSES.index(FINDINGS_LENS.id)
     path = tmp_path / "r.nettop"
     path.write_bytes(group() + Chunk(What.READING, at, BEGIN_NS, payload, len(content)).to_bytes())
-    assert_no_traceback(path, ExitCode.SOURCE)
-
-
-@pytest.mark.parametrize("number", [3601.0, -1.0])
-def test_an_impossible_interval(number: float, tmp_path: Path) -> None:
-    """No recording has a longer interval than nettop accepts."""
-    path = tmp_path / "r.nettop"
-    path.write_bytes(replace(ORIGIN, interval_s=number).to_chunk(BEGIN_NS).to_bytes())
     assert_no_traceback(path, ExitCode.SOURCE)
 
 

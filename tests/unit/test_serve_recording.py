@@ -17,9 +17,7 @@ from typing import Any
 import httpx
 import pytest
 
-from nettop.cli import run
 from nettop.commands.recordings import open_replay
-from nettop.errors import ExitCode
 from nettop.recording.player import Player
 from nettop.recording.recording import open_recording
 from nettop.serve.command import make_app
@@ -28,7 +26,6 @@ from nettop.serve.metrics.totals import Totals
 from nettop.serve.served import Publications, Served
 from nettop.snapshots.connections import LENS
 from nettop.snapshots.source import SourceOptions
-from tests.builders.replaying import no_probes
 from tests.unit.build import make_frame
 from tests.unit.children import Child, capabilities
 from tests.unit.recordings import BEGIN_NS, SECOND_NS, at_second, record
@@ -91,7 +88,7 @@ def host(path: Path) -> Iterator[Host]:
 
 
 def test_a_table_is_of_the_moment(host: Host) -> None:
-    """It has the recorded host, time and rates; the next request gets what the player has reached by then."""
+    """Serve the recorded host, time and rates of the player's current moment."""
     columns = b"columns=bytes_sent,bytes_sent_per_s"
     first = host.document("/api/v1/connections", columns)
     assert (first["recording_of"], first["time"]) == ("web-1", "2026-11-28T14:00:10.000000Z")
@@ -103,7 +100,7 @@ def test_a_table_is_of_the_moment(host: Host) -> None:
 
 
 def test_every_form_says_that_it_is_a_recording(host: Host) -> None:
-    """CSV has only a header for it; events of the stream have it too."""
+    """Mark CSV by a header, and events of the stream, as those of a recording."""
     table = host.get("/api/v1/connections", b"format=csv")
     assert table.headers["nettop-recording-of"] == "web-1"
     assert host.get("/api/v1/stream", b"view=connections").body.count(b'"recording_of":"web-1"') == 1
@@ -111,7 +108,7 @@ def test_every_form_says_that_it_is_a_recording(host: Host) -> None:
 
 @pytest.mark.parametrize("refused", ["/metrics", "/api/metrics/realtime", "/api/stats/summary"])
 def test_numbers_without_a_time_are_refused(host: Host, refused: str) -> None:
-    """A scraper would store them as of now, so there is nothing at these paths, nor in the description."""
+    """Return 404 where a scraper would store numbers as of now, and omit these paths from the description."""
     answer = host.get(refused)
     assert answer.status == 404
     assert "this is a recording of web-1" in json.loads(answer.body)["detail"]
@@ -119,7 +116,7 @@ def test_numbers_without_a_time_are_refused(host: Host, refused: str) -> None:
 
 
 def test_health(host: Host) -> None:
-    """It says what is served and how far it has come; readings of long ago are not late."""
+    """Report what is served and the current moment; do not call old readings late."""
     health = host.document("/health")
     assert health["status"] == "ok"
     assert health["lenses"]["connections"]["age_s"] is None
@@ -132,7 +129,7 @@ def test_health(host: Host) -> None:
 
 
 def test_the_command(path: Path) -> None:
-    """It plays from the moment on, without privileges, and ends with SIGTERM; the page is there."""
+    """Play from the moment on, without privileges, with the page, and exit on SIGTERM."""
     listen = f"unix:{path.parent / 'http'}"
     words = [sys.executable, "-m", "nettop", "serve", "--from", str(path), "--at", "-2s", "--listen", listen]
     environment = {name: text for name, text in os.environ.items() if name != "SUDO_UID"}
@@ -153,26 +150,3 @@ def test_the_command(path: Path) -> None:
         assert client.get("/api/v1/drops").status_code == 404
         child.send_signal(signal.SIGTERM)
         assert child.wait(DEADLINE_S) == 0
-
-
-@pytest.mark.parametrize(
-    ("words", "code", "said"),
-    [
-        (["--from", "missing.nettop"], ExitCode.USAGE, "there is no recording missing.nettop"),
-        (["--from", "r.nettop", "--at", "13:00"], ExitCode.USAGE, "'13:00' is before its beginning"),
-        (["--from", "r.nettop", "--lenses", "drops"], ExitCode.UNSUPPORTED, "Drops: not in this recording"),
-        (["--at", "14:00"], ExitCode.USAGE, "name the recording with --from"),
-    ],
-)
-def test_what_cannot_be_served(  # noqa: PLR0917
-    words: list[str],
-    code: int,
-    said: str,
-    path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capfd: pytest.CaptureFixture[str],
-) -> None:
-    """Each has a cause, a remedy and its exit code."""
-    monkeypatch.chdir(path.parent)
-    assert run(["serve", "--listen", "127.0.0.1:0", *words], no_probes) == code
-    assert said in capfd.readouterr().err
