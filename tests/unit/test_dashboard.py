@@ -332,7 +332,7 @@ def readout(page: Page) -> Locator:
 
 
 def test_files(server: Scripted) -> None:
-    """Each file has its type; the page says where scripts may come from."""
+    """Serve each file with its type, and a page that restricts the origin of scripts."""
     with httpx.Client(base_url=server.url) as client:
         page = client.get("/")
         assert page.headers["content-type"] == "text/html; charset=utf-8"
@@ -348,7 +348,7 @@ def test_files(server: Scripted) -> None:
     "path", ["/static/", "/static/no.js", "/static/../pages.py", "/static/..%2Fpages.py", "//static/icon.svg"]
 )
 def test_nothing_else_is_served(server: Scripted, path: str) -> None:
-    """Only names that were read at the start exist."""
+    """Return 404 for every name that was not read at the start."""
     with httpx.Client(base_url=server.url) as client:
         assert client.get(path).status_code == 404
 
@@ -358,7 +358,7 @@ def test_nothing_else_is_served(server: Scripted, path: str) -> None:
 
 @needs_chromium
 def test_numbers_are_nettops(page: Page) -> None:
-    """The page writes quantities as nettop's screens do."""
+    """Format quantities as nettop's screens do."""
     values = [0, 0.01, 0.4, 1, 9.994, 9.996, 99.4, 99.96, 350, 999.4, 999.6]
     values += [21_400, 999_600, 38_245_000, 1.5e10]
     units = ["bytes", "bytes/s", "packets", "packets/s", "us", "ns", "ns/s"]
@@ -379,7 +379,7 @@ def test_numbers_are_nettops(page: Page) -> None:
 
 @needs_chromium
 def test_totals(page: Page) -> None:
-    """The totals count uplinks only, and warn by a sign and a colour."""
+    """Count uplinks only in the totals, and warn by a sign and a colour."""
     shown = {
         name: page.locator(f"[data-total={name}] strong")
         for name in ("in", "out", "cpu", "retransmits", "drops")
@@ -398,7 +398,7 @@ def test_totals(page: Page) -> None:
 
 @needs_chromium
 def test_a_recording_is_not_live(browser: Browser, server: Scripted) -> None:
-    """The page says whose recording it shows and which moment of it, and has no link to metrics."""
+    """Show the host and moment of a recording, and no link to metrics."""
     times = {name: f"2026-11-22T15:0{minute}:00.000000Z" for name, minute in (("begin", 0), ("end", 9))}
     server.recording = {"host": "db-07", "moment": times["begin"]} | times
     page = browser.new_page()
@@ -418,7 +418,7 @@ def test_a_recording_is_not_live(browser: Browser, server: Scripted) -> None:
 
 @needs_chromium
 def test_unknown_is_not_zero(page: Page, server: Scripted) -> None:
-    """What is not known yet is a dash; what this kernel does not have is n/a, and why."""
+    """Show unknown values as a dash, and those that this kernel lacks as n/a with the reason."""
     expect(cells(page, "rtt")).to_have_text(["21.4 ±3.1 ms", "21.4 ±3.1 ms", "21.4 ±3.1 ms", "–"])
     expect(cells(page, "place", "drops")).to_have_text("–")
     server.not_available = {"place": "no symbols"}
@@ -429,7 +429,7 @@ def test_unknown_is_not_zero(page: Page, server: Scripted) -> None:
 
 @needs_chromium
 def test_queries(page: Page, server: Scripted) -> None:
-    """Whatever the page asks for is a table with such columns; the details show every field."""
+    """Request only existing tables and columns; request every field for the details."""
     cells(page, "process").first.click()
     expect(page.locator("#details dd")).not_to_have_count(0)
     for query in (*server.opened[-1], *server.read):
@@ -450,7 +450,7 @@ def test_queries(page: Page, server: Scripted) -> None:
 
 @needs_chromium
 def test_markup_in_a_name_is_text(page: Page) -> None:
-    """A process may be called anything: in tables, in the details and in the flame graph it is text."""
+    """Show a process's name as text in tables, details and the flame graph."""
     row = cells(page, "process").filter(has_text=HOSTILE)
     expect(row).to_have_text(HOSTILE)
     expect(cells(page, "process", "events")).to_have_text(HOSTILE)
@@ -462,7 +462,7 @@ def test_markup_in_a_name_is_text(page: Page) -> None:
 
 @needs_chromium
 def test_findings_stand_above_the_panels(page: Page, server: Scripted) -> None:
-    """A sentence each, with a word for what is no problem, and what to try as its title; none takes no room."""
+    """Show a sentence per finding, with its severity and advice, and no empty space without any."""
     expect(page.locator("#findings")).to_be_hidden()
     server.tables["findings"] = [
         {"id": 1, "severity": "problem", "finding": f"{HOSTILE} has not read 129 kB", "lasted": 40_000_000_000,
@@ -482,7 +482,7 @@ def test_findings_stand_above_the_panels(page: Page, server: Scripted) -> None:
 
 @needs_chromium
 def test_a_lens_that_is_not_served(browser: Browser, server: Scripted, messages: list[str]) -> None:
-    """Its panel and totals are not shown, and the page says so."""
+    """Hide the panel and totals of a lens that is not served, and name it."""
     server.lenses = ("connections", "bandwidth", "self")
     page = opened(browser, server, messages)
     expect(page.locator("#latency, #flame, #drops, [data-total=cpu]").locator("visible=true")).to_have_count(
@@ -496,7 +496,7 @@ def test_a_lens_that_is_not_served(browser: Browser, server: Scripted, messages:
 
 @needs_chromium
 def test_a_lens_that_fails(page: Page, server: Scripted) -> None:
-    """Its panel says why, until there is a reading again."""
+    """Show in a lens's panel why it failed, until the next reading."""
     server.failed = {"latency": "latency: the programs were removed"}
     server.publish()
     notice = page.locator("#latency .notice")
@@ -512,7 +512,7 @@ def test_a_lens_that_fails(page: Page, server: Scripted) -> None:
 @pytest.mark.parametrize("width", [1280, 390])
 @pytest.mark.parametrize("scheme", ["dark", "light"])
 def test_layout(browser: Browser, server: Scripted, messages: list[str], scheme: str, width: int) -> None:
-    """Nothing is wider than the window, whatever the names; text and its ground are the theme's."""
+    """Keep everything within the window, whatever the names, in the colours of the theme."""
     server.tables["connections"].append(connection(5, "long" * 60, 1.0, remote=f"[{'2001:' * 7}1]:65535"))
     page = opened(browser, server, messages, viewport={"width": width, "height": 844}, color_scheme=scheme)
     expect(cells(page, "process")).to_have_count(5)
@@ -525,7 +525,7 @@ def test_layout(browser: Browser, server: Scripted, messages: list[str], scheme:
 
 @needs_chromium
 def test_memory_is_bounded(page: Page) -> None:
-    """Readings are kept for minutes, whatever their number."""
+    """Keep the readings of some minutes, whatever their number."""
     kept = page.evaluate(
         """async () => {
             const {timeline, WINDOW_MS} = await import('/static/timeline.js');
@@ -545,7 +545,7 @@ def test_memory_is_bounded(page: Page) -> None:
 
 @needs_chromium
 def test_sort(page: Page, server: Scripted) -> None:
-    """A click on a heading sorts by it, the largest first; another one turns the order."""
+    """Sort by a clicked heading, the largest first; a second click reverses the order."""
     heading = page.locator("#connections th", has_text="Out")
     expect(heading).to_have_attribute("aria-sort", "descending")
     heading.locator("button").click()
@@ -565,7 +565,7 @@ def test_sort(page: Page, server: Scripted) -> None:
 
 @needs_chromium
 def test_filter(page: Page, server: Scripted, messages: list[str]) -> None:
-    """The filter is nettop's; what it does not understand is explained, and the rows stay."""
+    """Filter as nettop does; explain an invalid filter, and keep the rows."""
     box, problem = page.locator("#filter"), page.locator("#filter-problem")
     box.fill("curl")
     expect(cells(page, "process")).to_have_text(["curl"])
@@ -589,7 +589,7 @@ def test_filter(page: Page, server: Scripted, messages: list[str]) -> None:
 
 @needs_chromium
 def test_number_of_rows(page: Page, server: Scripted) -> None:
-    """Thousands of connections: a hundred rows unless more are wanted."""
+    """Show a hundred rows unless more are chosen."""
     server.tables["connections"] = [connection(number, f"p{number}", number) for number in range(1, 1235)]
     server.publish()
     expect(page.locator("#connections .aside")).to_have_text("100 of 1,234")
@@ -600,7 +600,7 @@ def test_number_of_rows(page: Page, server: Scripted) -> None:
 
 @needs_chromium
 def test_failures_only(page: Page, server: Scripted) -> None:
-    """A failure is a word and a sign; the others can be left out."""
+    """Mark failures by a word and a sign, and hide other events on request."""
     expect(cells(page, "event", "events")).to_have_text("▲ fail")
     page.locator("#failures").check()
     expect(page.locator("#events .aside")).to_have_text("1 event")
@@ -610,7 +610,7 @@ def test_failures_only(page: Page, server: Scripted) -> None:
 
 @needs_chromium
 def test_a_closed_panel_is_not_read(page: Page, server: Scripted) -> None:
-    """What is not seen is not asked for, and stays closed when the page is loaded again."""
+    """Request nothing for a closed panel, and keep it closed after a reload."""
     assert any(query.startswith("latency") for query in server.opened[-1])
     page.locator("#latency summary").click()
     server.publish()
@@ -626,7 +626,7 @@ def test_a_closed_panel_is_not_read(page: Page, server: Scripted) -> None:
 
 @needs_chromium
 def test_zoom_by_click(page: Page) -> None:
-    """A click on a frame zooms; the button ends that."""
+    """Zoom into a clicked frame, and out by the button."""
     canvas = page.locator("#flame canvas")
     expect(readout(page)).to_contain_text("all · 100% of all · 100 samples")
     canvas.click(position={"x": 20, "y": ROW * 1.5})
@@ -643,7 +643,7 @@ def test_zoom_by_click(page: Page) -> None:
 
 @needs_chromium
 def test_zoom_by_key(page: Page, server: Scripted) -> None:
-    """The keys move among frames and zoom; new readings change neither."""
+    """Move among frames and zoom by keys; new readings change neither."""
     canvas = page.locator("#flame canvas")
     canvas.focus()
     for key in ("ArrowDown", "ArrowDown", "ArrowDown", "ArrowLeft"):
@@ -665,7 +665,7 @@ def test_zoom_by_key(page: Page, server: Scripted) -> None:
 
 @needs_chromium
 def test_search(page: Page) -> None:
-    """What matches is counted once; a category of the legend can be picked too."""
+    """Count each matching sample once; select a category in the legend."""
     page.locator("#search").fill("TCP_")
     expect(page.locator("#matched")).to_have_text("matched: 90.0%")
     page.locator(".legend button", has_text="other").click()
@@ -679,7 +679,7 @@ def test_search(page: Page) -> None:
 
 @needs_chromium
 def test_charts_are_read_by_key(page: Page, server: Scripted) -> None:
-    """The arrow keys go through the readings of the bandwidth and of a stage."""
+    """Move through readings of the bandwidth and of a stage by arrow keys."""
     server.tables["bandwidth"] = [interface("eth0", "uplink") | {"bytes_sent_per_s": 4e6}]
     server.tables["latency"] = [stage("wire-app", 500) | {"p50": 1_000_000}]
     server.publish()
@@ -695,7 +695,7 @@ def test_charts_are_read_by_key(page: Page, server: Scripted) -> None:
 
 @needs_chromium
 def test_interface(page: Page) -> None:
-    """The chart shows all uplinks, or an interface."""
+    """Show all uplinks, or the chosen interface."""
     expect(page.locator("#interface option")).to_have_text(["all uplinks", "docker0 (ether)", "eth0 (ether)"])
     page.locator("#interface").select_option("docker0")
     expect(page.locator("#bandwidth .readout")).to_contain_text("in 8.0 Mb/s   out 16.0 Mb/s")
@@ -707,7 +707,7 @@ def test_interface(page: Page) -> None:
 
 @needs_chromium
 def test_keyboard_only(page: Page) -> None:
-    """Without a pointer: skip to the panels, filter, choose a row, read all of it, and go back."""
+    """Skip to the panels, filter, choose a row, read its details and return, by keys only."""
     page.keyboard.press("Tab")
     expect(page.locator(".skip")).to_be_focused()
     page.keyboard.press("/")
@@ -734,7 +734,7 @@ def test_keyboard_only(page: Page) -> None:
 
 @needs_chromium
 def test_pause(page: Page, server: Scripted) -> None:
-    """Space stops the page where it is, and has it go on."""
+    """Pause and continue with Space."""
     page.keyboard.press(" ")
     expect(page.locator("#state")).to_have_text("paused")
     server.tables["connections"] = [connection(9, "later", 1.0)]
@@ -747,7 +747,7 @@ def test_pause(page: Page, server: Scripted) -> None:
 
 @needs_chromium
 def test_restart(page: Page, server: Scripted, messages: list[str]) -> None:
-    """After a restart of the server the page comes back by itself, with its order, filter and zoom."""
+    """Reconnect after a restart of the server, with order, filter and zoom unchanged."""
     page.locator("#connections th button", has_text="State").click()
     page.locator("#filter").fill("n")
     expect(cells(page, "process")).to_have_text(["nginx", HOSTILE, "–"])

@@ -165,7 +165,7 @@ def on_host(rows: Rows, host: str) -> Rows:
 @pytest.mark.parametrize("name", LENSES)
 @given(seed=seeds)
 def test_each_row_is_there_with_its_host(name: str, seed: int) -> None:
-    """Keys are unique and sorted; besides them and references, each row has the values that its host read."""
+    """Keep each host's values besides keys and references; keys are unique and sorted."""
     lens = LENSES[name]
     hosts = pairs_of(readings_of(lens, seed))
     merged = merge(with_host(lens), hosts, MOMENT)
@@ -195,7 +195,7 @@ def has_same_value(field: Field, table: Table, snapshot: Snapshot) -> bool:
 @pytest.mark.parametrize("name", LENSES)
 @given(seed=seeds)
 def test_references_still_point_to_the_same_rows(name: str, seed: int) -> None:
-    """A column that refers to a row has its key on the same host, and no key of another host."""
+    """Map references to the merged key of the same host's row."""
     lens = LENSES[name]
     wide, readings = with_host(lens), readings_of(lens, seed)
     given_keys: list[tuple[str, int, int]] = []
@@ -225,7 +225,7 @@ def all_rows(taken: Taken, table: Table) -> Iterator[Rows]:
 
 
 def test_a_cpu_keeps_its_number() -> None:
-    """The number of a CPU is the same on many hosts: the key is another one, and the filter takes the number."""
+    """Keep the number of a CPU beside a merged key, also in filters."""
     lens = with_host(CPU)
     rows = make_rows([{"cpu": number} for number in range(3)], CPUS)
     hosts = {host: Pair(Snapshot(lens.id, 0, 1, {CPUS.name: rows}), None) for host in NAMES}
@@ -238,7 +238,7 @@ def test_a_cpu_keeps_its_number() -> None:
 
 @given(seed=seeds)
 def test_batches_of_events_are_united(seed: int) -> None:
-    """Events have their host, and name the socket by the key that it has in the table."""
+    """Give events their host, and the merged key of their socket."""
     lens = with_host(CONNECTIONS)
     table = lens.table("events")
     assert table is not None
@@ -262,7 +262,7 @@ def test_batches_of_events_are_united(seed: int) -> None:
 @pytest.mark.parametrize("name", KEPT)
 @given(seed=seeds, deltas=st.booleans())
 def test_totals_are_the_sums_of_the_hosts(name: str, seed: int, deltas: bool) -> None:
-    """Each counter and rate adds up to what the hosts' own views show, with rows that ended, listed or not."""
+    """Sum counters and rates over the hosts' own views, with rows that ended."""
     lens, table = KEPT[name]
     hosts = hosts_of(table, seed)
     wide = with_host(lens)
@@ -277,7 +277,7 @@ def test_totals_are_the_sums_of_the_hosts(name: str, seed: int, deltas: bool) ->
 @pytest.mark.parametrize("name", KEPT)
 @given(seed=seeds)
 def test_rates_are_those_of_the_host(name: str, seed: int) -> None:
-    """The rows of each host have the values of its own view, also if another host has other intervals."""
+    """Compute rates over each host's own interval."""
     lens, table = KEPT[name]
     wide = with_host(lens)
     hosts = hosts_of(table, seed)
@@ -302,7 +302,7 @@ def sorted_rates(view: View, name: str, at: Index) -> list[float]:
 @pytest.mark.parametrize("name", KEPT)
 @given(seed=seeds)
 def test_a_host_that_has_just_come_has_no_rates(name: str, seed: int) -> None:
-    """Its counters since boot, also those of rows that have ended, are no growth; others keep their rates."""
+    """Give no rates for a new host, and keep those of others."""
     lens, table = KEPT[name]
     wide = with_host(lens)
     old, new = (paced(random_frame(table, seed + number), 1.0) for number in range(2))
@@ -321,7 +321,7 @@ def test_a_host_that_has_just_come_has_no_rates(name: str, seed: int) -> None:
 
 @given(seed=seeds)
 def test_rows_of_a_host_that_goes_are_not_closed(seed: int) -> None:
-    """They leave with it, and are not in what ended or disappeared."""
+    """Remove rows with their host, without counting them as ended."""
     wide, table = with_host(CONNECTIONS), with_host(CONNECTIONS).tables[0]
     stays, goes = (paced(random_frame(SOCKETS, seed + number), 1.0) for number in range(2))
     both = frame_of(wide, {"stays": stays, "goes": goes})
@@ -334,7 +334,7 @@ def test_rows_of_a_host_that_goes_are_not_closed(seed: int) -> None:
 
 
 def test_the_interval_of_a_snapshot_is_that_of_the_hosts() -> None:
-    """However soon after another one it was merged: its counts grew in the interval of the hosts."""
+    """Rate counts over the hosts' interval, not the time between merges."""
     wide = with_host(CONNECTIONS)
     hosts = {
         host: Pair(Snapshot(wide.id, 0, 9 * SECOND_NS, {}, counts={"opened": 30}),
@@ -349,7 +349,7 @@ def test_the_interval_of_a_snapshot_is_that_of_the_hosts() -> None:
 
 
 def test_a_column_that_one_host_has_not() -> None:
-    """Its values are unknown there, also in ended rows, and known elsewhere; missing on all, it is missing."""
+    """Leave a column unknown on a host that lacks it, and missing if all do."""
     wide = with_host(CONNECTIONS)
     rows = make_rows([{"id": 1, "bytes_sent": 7}])
     old = HookStatus("sockets", None, (("iterator", "too old"),), ("bytes_sent",))

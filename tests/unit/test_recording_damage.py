@@ -91,7 +91,7 @@ write_slowly(Path(sys.argv[1]), LENS, {count}, lambda: os.write(1, b"."))
 
 @pytest.mark.parametrize("kills", [3, pytest.param(50, marks=THOROUGH)])
 def test_a_killed_writer(kills: int, tmp_path: Path) -> None:
-    """Whenever the writer is killed, every complete reading is read, and there is no damage."""
+    """Read every complete reading without damage, whenever the writer is killed."""
     chance = random.Random(kills)
     for number in range(kills):
         path = tmp_path / f"{number}.nettop"
@@ -114,7 +114,7 @@ def assert_reads_what_is_whole(content: bytes) -> None:
 
 
 def test_truncated_at_every_byte() -> None:
-    """Wherever a file ends, its last complete reading is read, and there is no damage."""
+    """Read the last complete reading without damage, wherever a file ends."""
     taken = random_readings(SELF, 1, GROUP + 1)
     content = recorded(taken)
     ends = chunk_ends(content)
@@ -153,7 +153,7 @@ def remove(content: bytes, begin: int, end: int, _: random.Random) -> bytes:
 
 @pytest.mark.parametrize("count", [150, pytest.param(10_000, marks=THOROUGH)])
 def test_random_corruption(count: int) -> None:
-    """Undamaged groups are read; of a damaged one, what is read is right; `damage` names what is not read."""
+    """Read undamaged groups, return only right readings of damaged ones, and name what is not read."""
     chance = random.Random(count)
     for _ in range(count):
         begin = chance.randrange(len(CONTENT))
@@ -172,7 +172,7 @@ def test_random_corruption(count: int) -> None:
 
 
 def test_damage_says_where() -> None:
-    """The rest of a damaged group is lost, other groups are not."""
+    """Lose the rest of a damaged group, and no other group."""
     begin, end = ENDS[GROUP + 2], ENDS[GROUP + 3]
     with opened(flip(CONTENT, end - 1, end, random.Random(1))) as file:
         assert {*read_all(file)} == {*range(GROUP + 1), *range(2 * GROUP, 3 * GROUP)}
@@ -180,7 +180,7 @@ def test_damage_says_where() -> None:
 
 
 def test_a_longer_last_chunk() -> None:
-    """A chunk that seems unfinished is damaged if others follow it."""
+    """Report an unfinished chunk as damage if others follow it."""
     begin = ENDS[-3]
     content = bytearray(CONTENT)
     content[begin + 8] = 1  # the payload's size is larger by 2¹⁶
@@ -202,7 +202,7 @@ def test_a_longer_last_chunk() -> None:
     ],
 )
 def test_no_recording(content: bytes, why: str | None) -> None:
-    """A file without a group says why, unless it is being written."""
+    """Give the reason for a file without a group, unless it is being written."""
     with opened(content) as file:
         assert file.groups == []
         assert file.damage == ({} if why is None else {0: why})
@@ -220,7 +220,7 @@ def contents() -> list[bytes]:
 
 @pytest.mark.parametrize("count", [300, pytest.param(10_000, marks=THOROUGH)])
 def test_changed_content(count: int) -> None:
-    """Whatever a reading contains, it is read or refused."""
+    """Read or refuse a reading, whatever it contains."""
     chance = random.Random(count)
     given = contents()
     refused = 0
@@ -295,13 +295,13 @@ def memory_of_at_most(most: int) -> Iterator[None]:
     ],
 )
 def test_impossible_content(content: bytes) -> None:
-    """A reading that claims more than it may, or something else than it should, is refused at once."""
+    """Refuse at once a reading that claims more than it may, or another type."""
     with memory_of_at_most(MEMORY_MAX), pytest.raises(Damaged):
         read_one(ReadingReader(LENS), content)
 
 
 def test_content_that_expands() -> None:
-    """A payload is never expanded beyond the size that its chunk declares, nor that beyond the maximum."""
+    """Never expand a payload beyond its declared size, nor that beyond the maximum."""
     huge = Compressor().compress(bytes(PAYLOAD_MAX))
     assert len(huge) < PAYLOAD_MAX // 1000
     with memory_of_at_most(MEMORY_MAX):
@@ -341,7 +341,7 @@ def reading_with(head: bytes) -> bytes:
     ids=["lists", "names", "many"],
 )
 def test_texts_that_take_memory(readings: list[bytes]) -> None:
-    """A small file does not take much memory, however its texts are nested or kept, nor until garbage is collected."""
+    """Bound the memory for nested or many texts, even until garbage is collected."""
     content = group_with(*readings)
     assert len(content) < 2_000_000
     gc.disable()
@@ -356,7 +356,7 @@ def test_texts_that_take_memory(readings: list[bytes]) -> None:
 
 
 def test_a_bundle_that_takes_memory() -> None:
-    """Headers of a tar archive that nettop does not write are not read, however long they claim to be."""
+    """Skip headers of a tar archive that nettop does not write, whatever size they claim."""
     for kind in (tarfile.GNUTYPE_LONGNAME, tarfile.XHDTYPE, tarfile.GNUTYPE_SPARSE):
         entry = tarfile.TarInfo("nettop-bundle/recording.nettop")
         entry.type, entry.size = kind, 1 << 31
@@ -369,13 +369,13 @@ def test_a_bundle_that_takes_memory() -> None:
 
 
 def test_too_many_texts() -> None:
-    """The writer refuses what a reader would refuse."""
+    """Refuse to write texts that a reader would refuse."""
     with pytest.raises(TooLarge):
         write_json({"gaps": {"x": "y" * JSON_MAX}})
 
 
 def test_a_damaged_reading_ends_its_group() -> None:
-    """After a reading that cannot be decoded, the next group is read."""
+    """Read the next group after a reading that cannot be decoded."""
     content = bytearray(replace(ORIGIN, lenses=(LENS.id,)).to_chunk(1).to_bytes())
     nonsense = Compressor().compress(b"nonsense")
     content += Chunk(What.READING, 0, 2, nonsense, 8).to_bytes()
@@ -387,7 +387,7 @@ def test_a_damaged_reading_ends_its_group() -> None:
 
 
 def test_too_many_rows() -> None:
-    """The writer refuses what a reader would refuse, and goes on without it."""
+    """Refuse to write rows that a reader would refuse, and continue without them."""
     taken = TAKEN[0].snapshot
     rows = next(iter(taken.tables.values()))
     many = np.zeros(ROWS_MAX // rows.array.dtype.itemsize + 1, rows.array.dtype)
@@ -416,7 +416,7 @@ def test_too_many_rows() -> None:
     ],
 )
 def test_impossible_groups(given: dict[str, Any]) -> None:
-    """The beginning of a group is refused if something in it has another type than it should."""
+    """Refuse the beginning of a group with a value of a wrong type."""
     with opened(replace(ORIGIN, **given).to_chunk(1).to_bytes()) as file:
         assert file.groups == []
         assert list(file.damage) == [0]

@@ -51,7 +51,7 @@ def assert_same_batches(read: Sequence[Rows], taken: Sequence[Taken]) -> None:
 @pytest.mark.parametrize("name", LENSES)
 @given(seed=seeds)
 def test_in_order(name: str, seed: int) -> None:
-    """Each reading is read with the one before, and each event once."""
+    """Read each reading with the one before, and each event once."""
     lens = LENSES[name]
     taken = random_readings(lens, seed, READINGS)
     with opened(recorded(taken)) as file:
@@ -70,7 +70,7 @@ def test_in_order(name: str, seed: int) -> None:
 @pytest.mark.parametrize("name", LENSES)
 @given(seed=seeds)
 def test_jumps(name: str, seed: int) -> None:
-    """Each moment has the last reading up to it, and the one before."""
+    """Return for each moment the last reading up to it, and the one before."""
     lens = LENSES[name]
     taken = random_readings(lens, seed, READINGS)
     times = [each.snapshot.wall_ns for each in taken]
@@ -91,7 +91,7 @@ def test_jumps(name: str, seed: int) -> None:
 
 
 def test_events_after_a_jump() -> None:
-    """A jump has the events since its group began; the next reading has those since then."""
+    """Return the events since the group began after a jump, then those since that reading."""
     taken = random_readings(CONNECTIONS, 3, READINGS)
     with opened(recorded(taken)) as file:
         readings = Readings(file, CONNECTIONS)
@@ -109,7 +109,7 @@ def test_events_after_a_jump() -> None:
 
 
 def test_a_file_that_grows(tmp_path: Path) -> None:
-    """New readings are found in the last group at once, new groups by a refresh."""
+    """Find new readings in the last group at once, and new groups after a refresh."""
     taken = random_readings(CONNECTIONS, 1, READINGS)
     path = tmp_path / "growing.nettop"
     with path.open("wb", buffering=0) as output, path.open("rb") as source:
@@ -128,7 +128,7 @@ def test_a_file_that_grows(tmp_path: Path) -> None:
 
 
 def test_several_lenses() -> None:
-    """Lenses share groups; one that begins later begins a group, in which all begin again."""
+    """Share groups among lenses; a lens that begins later begins a new group for all."""
     taken = {lens.id: random_readings(lens, 5, 2 * GROUP) for lens in (BANDWIDTH, CONNECTIONS)}
     late = taken["connections"][GROUP // 2 :]
     rounds = [*([each] for each in taken["bandwidth"][: GROUP // 2])]
@@ -153,7 +153,7 @@ def test_a_clock_that_was_set_back() -> None:
 
 
 def test_a_clock_that_was_set_back_between_two_recordings() -> None:
-    """A writer that was started since does not know the step."""
+    """Keep the order of readings when the clock was set back between two writers."""
     taken = random_readings(BANDWIDTH, 2, 3 * GROUP)
     content = bytearray(recorded(taken[:GROUP]))
     later = set_back(taken[GROUP:], 3600)
@@ -186,7 +186,7 @@ def assert_reached(recording: Recording, before: list[Taken], after: list[Taken]
 
 
 def test_a_failed_write_ends_the_group() -> None:
-    """What could not be appended is missing; what follows is read without it."""
+    """Read what follows a failed write without the missing reading."""
     taken = random_readings(BANDWIDTH, 4, 3)
     content = bytearray()
     is_full = False
@@ -211,7 +211,7 @@ def test_a_failed_write_ends_the_group() -> None:
 
 
 def test_another_file_begins_with_a_group() -> None:
-    """Each file can be read without the other."""
+    """Begin each file so that it can be read alone."""
     taken = random_readings(BANDWIDTH, 4, 4)
     files = bytearray(), bytearray()
     recording = RecordingWriter(Sink(files[0].extend), ORIGIN)
@@ -225,7 +225,7 @@ def test_another_file_begins_with_a_group() -> None:
 
 
 def test_a_group_grows_with_its_beginning() -> None:
-    """However large the first reading of a group is, it is not the only one."""
+    """Add readings to a group even if its first one is large."""
     (taken,) = random_readings(CONNECTIONS, 1, 1)
     rows = taken.snapshot.tables["sockets"]
     many = np.zeros(20_000, rows.array.dtype)
@@ -248,7 +248,7 @@ def test_a_group_grows_with_its_beginning() -> None:
 
 
 def test_resuming_a_file(tmp_path: Path) -> None:
-    """What a killed writer left unfinished is cut off; the next one goes on behind it."""
+    """Truncate what a killed writer left unfinished, and continue there."""
     taken = random_readings(BANDWIDTH, 4, 2 * GROUP)
     path = tmp_path / "resumed.nettop"
     path.write_bytes(recorded(taken[:GROUP])[:-3])

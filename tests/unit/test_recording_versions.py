@@ -57,18 +57,18 @@ def converted(recorded_table: Table, values: Any, table: Table) -> list[Any]:
     ],
 )
 def test_other_widths(recorded_dtype: str, values: Any, dtype: str, expected: Any) -> None:
-    """A number that does not fit is unknown, and what is unknown stays so."""
+    """Convert a number that does not fit to unknown, and keep unknown ones unknown."""
     assert converted(column(dtype=recorded_dtype), values, column(dtype=dtype)) == expected
 
 
 def test_wider_to_float() -> None:
-    """An unknown integer is an unknown float."""
+    """Convert an unknown integer to an unknown float."""
     values = converted(column(dtype="u4"), [7, 2**32 - 1], column(dtype="f8"))
     np.testing.assert_array_equal(values, [7.0, np.nan])
 
 
 def test_other_enum_numbers() -> None:
-    """Codes follow their labels; labels that this version does not have are unknown."""
+    """Convert codes by their labels; labels of another version are unknown."""
     theirs = column(Kind.ENUM, "u2", labels={1: "red", 2: "green", 300: "blue"})
     ours = column(Kind.ENUM, "u1", labels={1: "blue", 2: "red"})
     assert converted(theirs, [1, 2, 300, 4, 0xFFFF], ours) == [2, 0xFF, 1, 0xFF, 0xFF]
@@ -85,7 +85,7 @@ def test_other_enum_numbers() -> None:
     ids=["unit", "kind", "buckets", "composite"],
 )
 def test_columns_that_mean_something_else(theirs: Table, ours: Table) -> None:
-    """A column with another unit, kind or number of buckets is not read, but named."""
+    """Skip and name a column with another unit, kind or number of buckets."""
     conversion = Conversion(ours, declare(theirs, theirs.dtype))
     assert conversion.unread == ["n"]
     rows = conversion.convert(np.zeros(1, theirs.dtype))
@@ -94,21 +94,21 @@ def test_columns_that_mean_something_else(theirs: Table, ours: Table) -> None:
 
 
 def test_a_recording_without_the_key() -> None:
-    """A table whose rows cannot be told apart is not read."""
+    """Skip a table without its key."""
     table = column()
     assert not Conversion(table, declare(table, table.dtype)[1:]).has_key
     assert Conversion(table, declare(table, table.dtype)).has_key
 
 
 def test_the_same_version_copies_nothing() -> None:
-    """The tables of this version are read as they were written."""
+    """Read tables of this version without a copy."""
     for table in (table for lens in own_lenses() for table in lens.tables):
         array = np.zeros(2, table.dtype)
         assert Conversion(table, declare(table, table.dtype)).convert(array) is array
 
 
 def test_format_1() -> None:
-    """A recording of format 1, by a version with other columns, tables and lenses, is read as far as it is known."""
+    """Read what is known of a recording in format 1, by a version with other columns, tables and lenses."""
     with FORMAT_1.open("rb") as source:
         file = RecordedFile(source.fileno())
         readings = Readings(file, LENS)
@@ -140,7 +140,7 @@ def test_format_1() -> None:
 
 
 def test_its_own_version_reads_all() -> None:
-    """The version that wrote that recording reads all of it."""
+    """Read all of that recording with the version that wrote it."""
     taken = other_readings()
     for content in (FORMAT_1.read_bytes(), recorded([Taken(each) for each in taken])):
         with opened(content) as file:

@@ -178,7 +178,7 @@ COMMANDS: dict[str, Callable[[str], object]] = {
 def test_work_is_linear(
     shape: str, command: str, work: dict[str, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whatever is in a file, a command verifies and reads each of its bytes a bounded number of times."""
+    """Verify and read each byte a bounded number of times, whatever the file and the command."""
     monkeypatch.chdir(tmp_path)
     content = SHAPES[shape]()
     Path("r.nettop").write_bytes(content)
@@ -190,7 +190,7 @@ def test_work_is_linear(
 
 @pytest.mark.parametrize("shape", ["false groups", "false readings"])
 def test_a_search_that_ended_says_so(shape: str, work: dict[str, int], tmp_path: Path) -> None:
-    """What may be missing is named as damage, and the group at the beginning of the file is there."""
+    """Report as damage what a bounded search may have missed, and keep the first group."""
     assert not work["read"]
     path = tmp_path / "r.nettop"
     path.write_bytes(SHAPES[shape]())
@@ -221,7 +221,7 @@ def test_impossible_numbers_of_a_group(name: str, number: float, tmp_path: Path)
 @pytest.mark.parametrize("number", HUGE)
 @pytest.mark.parametrize("name", ["wall_ns", "boot_ns", "complete_since_ns", "counts", "lost"])
 def test_impossible_numbers_of_a_reading(name: str, number: float, tmp_path: Path) -> None:
-    """Nor are those of a reading."""
+    """Report impossible numbers of a reading as damage."""
     head: dict[str, Any] = {
         "wall_ns": 1,
         "boot_ns": 1,
@@ -242,14 +242,14 @@ def test_impossible_numbers_of_a_reading(name: str, number: float, tmp_path: Pat
 
 
 def test_infinite_values(tmp_path: Path) -> None:
-    """A row's number that is infinite is damage: no text is made of it."""
+    """Report an infinite value in a row as damage."""
     rows = rows_from(LIMITS, [{"id": 1, "resource": "x", "used": 1, "limit": 2, "growth": np.inf}], 1)
     assert_no_traceback(_recorded({LIMITS.name: rows}, tmp_path), ExitCode.SOURCE, "findings.limits")
 
 
 @pytest.mark.parametrize("lacking", ["severity", "finding", "since", "lasted", "view", "filter"])
 def test_findings_that_lack_something(lacking: str, tmp_path: Path) -> None:
-    """Rows that are no whole findings are not shown as such; a single reading is no all-clear."""
+    """Do not show rows that are no whole findings, nor report a single reading as all clear."""
     row = {
         "id": 1, "rank": 1, "severity": "problem", "certainty": "certain", "kind": "x", "finding": "x", "advice": "x",
         "since": BEGIN_NS, "lasted": 1, "unseen": 0, "view": "connections", "filter": "",

@@ -54,7 +54,7 @@ def bare(folder: Path) -> tuple[str, ...]:
 
 
 def test_the_demo_as_text(tmp_path: Path) -> None:
-    """Every lens is printed."""
+    """Print every lens without bcc, BTF, /proc and /sys."""
     shown = [
         f"echo '# {lens.id}' && {' '.join(NETTOP)} --demo --view {lens.id} --table --once"
         for lens in RECORDED
@@ -74,7 +74,7 @@ def test_the_demo_as_text(tmp_path: Path) -> None:
 
 
 def test_a_replay_on_a_terminal(tmp_path: Path) -> None:
-    """The screens open, show another lens, and q quits."""
+    """Open the screens, show another lens, and quit by q."""
     with Terminal("replay", str(DEMO), around=(*bare(tmp_path), *NETTOP[:-3])) as terminal:
         terminal.shows(b"UTC")
         terminal.type(b"7", b"webapp")
