@@ -292,12 +292,3 @@ def test_nothing_in_that_time(
     assert "there are no readings from 2026-11-28 14:05:00 to 2026-11-28 14:05:09 UTC" in shown
     assert "the recording is from 2026-11-28 14:00:00 to 2026-11-28 14:10:00 UTC" in shown
     assert not Path("b").exists()
-
-
-@pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
-def test_privileges_are_given_up(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Drop privileges once the files are open and doctor has reported."""
-    given_up = []
-    monkeypatch.setattr("nettop.commands.recordings.give_up_privileges", given_up.append)
-    assert run(["bundle", str(path), "-o", "b.tar.gz"]) == ExitCode.DONE
-    assert len(given_up) == 1

@@ -225,15 +225,11 @@ def test_symbolic_link(tmp_path: Path) -> None:
     assert file.read_text().startswith(RX)
 
 
-def test_special_files_are_written_to() -> None:
-    """A device or a FIFO is never replaced."""
+def test_fifo(tmp_path: Path) -> None:
+    """Write to a FIFO or a device, never replace it."""
     before = os.stat(os.devnull)
     assert export(StackSource(), "cpu.stacks", os.devnull, "--format", "svg") == ExitCode.DONE
     assert os.path.samestat(os.stat(os.devnull), before)
-
-
-def test_fifo(tmp_path: Path) -> None:
-    """A FIFO's reader gets the export through it."""
     fifo = tmp_path / "fifo.folded"
     os.mkfifo(fifo)
     with os.fdopen(os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)) as reader:

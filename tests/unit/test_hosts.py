@@ -41,6 +41,7 @@ from nettop.snapshots.findings import FINDINGS
 from nettop.snapshots.findings import LENS as FINDINGS_LENS
 from nettop.snapshots.hosts import HOST, HOSTS, LOST_HOST, with_host
 from nettop.snapshots.snapshot import Frame, Snapshot
+from tests.builders.replaying import Clock
 from tests.unit.build import make_frame
 from tests.unit.logging_run import until
 from tests.unit.recorded import small_groups
@@ -49,15 +50,6 @@ from tests.unit.recordings import at_second, record
 ATTACHING_S = 60.0
 SENDS = 'trap "kill $!" TERM; cat "$0" & wait $!; cat "$1" >&2; exit "$2"'
 """Script that copies a pipe to its end, then says something and exits."""
-
-
-class Clock:
-    """A clock that the test moves."""
-
-    now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 class Remote:

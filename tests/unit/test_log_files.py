@@ -6,12 +6,10 @@ from __future__ import annotations
 import errno
 import os
 import random
-import resource
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -21,6 +19,7 @@ from hypothesis import strategies as st
 from nettop.errors import ExitCode, NettopError
 from nettop.output import log_files
 from nettop.output.log_files import LogFile, Place
+from tests.builders.limits import files_of_at_most
 
 PAGE = 4096
 LIMIT = 4 * PAGE
@@ -59,17 +58,6 @@ def lines_of(path: Path) -> list[str]:
     text = path.read_text()
     assert not text or text.endswith("\n")
     return text.splitlines()
-
-
-@contextmanager
-def no_file_beyond(size: int) -> Iterator[None]:
-    """Limit the size of files of this process inside the `with` block."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 @pytest.fixture
@@ -260,7 +248,7 @@ def test_full_disk_and_room_again(log: Log) -> None:
     trouble = (
         f"{log.place.path} cannot be written (File too large); lines are dropped and counted until it can"
     )
-    with no_file_beyond(912):
+    with files_of_at_most(912):
         log.write(*["b" * 100] * 20)
         log.write("c")
         assert log.reported == [trouble]
@@ -273,7 +261,7 @@ def test_full_disk_and_room_again(log: Log) -> None:
 
 def test_room_for_a_little(log: Log) -> None:
     """If only the line on the gap fits, it is written, and the problem is not reported as over."""
-    with no_file_beyond(1000):
+    with files_of_at_most(1000):
         log.write(*["b" * 100] * 20)
         log.write("c" * 100)
         assert lines_of(log.place.path)[9:] == ["lost ('File too large', 11, 11)"]

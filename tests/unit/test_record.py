@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import resource
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -31,6 +30,7 @@ from nettop.snapshots.connections import LENS as CONNECTIONS
 from nettop.snapshots.cpu import FREQUENCY
 from nettop.snapshots.findings import LATE
 from nettop.snapshots.snapshot import Snapshot
+from tests.builders.limits import files_of_at_most
 from tests.builders.recording import Recording, ids, opened, readings, record_to, three_readings
 from tests.screens.harness import Script
 from tests.unit.build import WALL_NS, example_rows
@@ -159,17 +159,6 @@ def test_two_do_not_record_to_one_place(tmp_path: Path) -> None:
     with pytest.raises(NettopError, match="another nettop is recording to it"):
         HourlyFiles(tmp_path, "web1", 1 << 30, 86_400)
     hourly.close()
-
-
-@contextmanager
-def files_of_at_most(size: int) -> Iterator[None]:
-    """Let this process write no larger files, as if the disk were full."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def test_a_full_disk_ends_it(tmp_path: Path) -> None:

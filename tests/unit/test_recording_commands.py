@@ -76,17 +76,32 @@ def stacks(second: int, samples: int) -> Snapshot:
     return Snapshot("cpu", snapshot.wall_ns, snapshot.boot_ns, snapshot.tables, counts={"sampled_hz": 997})
 
 
+def exported(path: Path, *duration: str) -> tuple[str, ...]:
+    """Return the words that export the stacks of this duration to standard output."""
+    return ("export", "cpu.stacks", "-", "--from", str(path), "--format", "folded", "--duration", *duration)
+
+
 def test_an_export_does_not_span_a_restart(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """Refuse an export across a restart of the recorder, whose counts begin again."""
     path = record(tmp_path / "a.nettop", [stacks(second, 10 * second) for second in range(5)])
     record(path, [stacks(second, 10 * second - 90) for second in range(10, 15)])
-    words = ("export", "cpu.stacks", "-", "--from", str(path), "--format", "folded", "--duration")
-    code, out, err = said(capfd, *words, "12")
+    code, out, err = said(capfd, *exported(path, "12"))
     assert (code, out) == (ExitCode.USAGE, "")
     assert "nettop record was started anew at 2026-11-28 14:00:10" in err
     for moment, seconds, samples in (("begin", "4", 40), ("2026-11-28 14:00:10", "3", 30)):
-        code, out, err = said(capfd, *words, seconds, "--at", moment)
+        code, out, err = said(capfd, *exported(path, seconds, "--at", moment))
         assert (code, out) == (ExitCode.DONE, f"RX softirq;ip_rcv {samples}\n"), err
+
+
+def test_an_export_up_to_the_end(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Report an export that ended early, and refuse one of a single reading, between which nothing is counted."""
+    path = record(tmp_path / "a.nettop", [stacks(second, 10 * second) for second in range(5)])
+    for duration, early in (("4", ""), ("9", ", ended early (9 s were requested)")):
+        assert said(capfd, *exported(path, duration))[2] == f"nettop: 40 samples in 4.0 s{early}\n"
+    for of_one in (("0.5",), ("10", "--at", "end")):
+        code, out, err = said(capfd, *exported(path, *of_one))
+        assert (code, out) == (ExitCode.USAGE, "")
+        assert "CPU cost was read only once from 2026-11-28 14:00:0" in err
 
 
 def test_an_export_names_the_recorded_host(tmp_path: Path) -> None:
@@ -105,24 +120,6 @@ def test_after_the_last_reading_is_no_missing_lens(capfd: pytest.CaptureFixture[
         "CPU cost was not read from 2026-11-28 21:45:38 on\n  choose a moment up to 2026-11-28 21:45:37"
         in err
     )
-
-
-def test_an_export_of_one_reading(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    """Refuse an export of a single reading, between which and itself nothing is counted."""
-    path = record(tmp_path / "a.nettop", [stacks(second, 10 * second) for second in range(5)])
-    words = ("export", "cpu.stacks", "-", "--from", str(path), "--format", "folded", "--duration")
-    for more in (("0.5",), ("10", "--at", "end")):
-        code, out, err = said(capfd, *words, *more)
-        assert (code, out) == (ExitCode.USAGE, "")
-        assert "CPU cost was read only once from 2026-11-28 14:00:0" in err
-
-
-def test_an_export_up_to_the_end(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    """Report an export that ended early, rather than counting the rest as time without samples."""
-    path = record(tmp_path / "a.nettop", [stacks(second, 10 * second) for second in range(5)])
-    words = ("export", "cpu.stacks", "-", "--from", str(path), "--format", "folded", "--duration")
-    assert said(capfd, *words, "4")[2] == "nettop: 40 samples in 4.0 s\n"
-    assert said(capfd, *words, "9")[2] == "nettop: 40 samples in 4.0 s, ended early (9 s were requested)\n"
 
 
 # --- times in which nobody recorded -------------------------------------------------------------------------------

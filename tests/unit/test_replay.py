@@ -420,12 +420,13 @@ def test_text_of_one_moment(path: Path, capfd: pytest.CaptureFixture[str]) -> No
 
 def test_privileges_are_given_up(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Drop privileges before reading a recording, also under sudo."""
-    given_up = []
+    given_up: list[object] = []
     monkeypatch.setattr("nettop.commands.recordings.give_up_privileges", given_up.append)
     monkeypatch.setattr("os.geteuid", lambda: 0)
     assert run(["replay", str(path), "--once"]) == ExitCode.DONE
     assert run(["check", "--from", str(path)]) == ExitCode.UNSUPPORTED
-    assert len(given_up) == 2
+    assert run(["bundle", str(path), "-o", str(path.with_name("b.tar.gz"))]) == ExitCode.DONE
+    assert len(given_up) == 3
 
 
 # --- marks --------------------------------------------------------------------------------------------------------

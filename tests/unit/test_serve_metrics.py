@@ -6,7 +6,6 @@ from __future__ import annotations
 import asyncio
 import os
 import re
-import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
@@ -51,6 +50,8 @@ from nettop.snapshots.schema import Field, Kind, Lens, Metrics, Table
 from nettop.snapshots.snapshot import Ended, Frame, Snapshot, TextTable
 from nettop.snapshots.source import SourceOptions
 from tests.unit.build import TAKEN_NS, Row, make_rows
+from tests.unit.logging_run import until
+from tests.unit.scripted import Scripted
 from tests.unit.serving import make_served
 
 DEADLINE_S = 60.0
@@ -335,30 +336,6 @@ def test_histograms(waits: list[int]) -> None:
 # --- the formats ----------------------------------------------------------------------------------------------
 
 
-class Playing:
-    """A source that returns one snapshot after the other."""
-
-    def __init__(self, *snapshots: Snapshot) -> None:
-        self.snapshots = list(snapshots)
-
-    def start(self) -> None:
-        """Do nothing: there is nothing to attach."""
-
-    def read(self, taken_ns: int) -> Snapshot:
-        """Return the next one."""
-        return self.snapshots.pop(0) if len(self.snapshots) > 1 else self.snapshots[0]
-
-    def configure(self, options: SourceOptions) -> None:
-        """Do nothing: there are no options."""
-
-    def describe(self, key: int) -> dict[str, str]:
-        """Return no details."""
-        return {}
-
-    def close(self) -> None:
-        """Do nothing: there is nothing to detach."""
-
-
 LISTED = Metrics(("user",), ("bytes_sent", "bytes_received", "waits", "open"), "jobs", prefix="work")
 HOSTILE = 'a"b\\c\n<img src=x onerror=alert(1)>{}'
 
@@ -372,24 +349,16 @@ async def get(app: Starlette, accept: str) -> httpx.Response:
 
 def scraped(*snapshots: Snapshot, lens: Lens, accept: str = "") -> tuple[str, str]:
     """Return the metrics after all these readings, and their media type."""
-    with Session(MAX_INTERVAL_S, lambda name: Playing(*snapshots)) as session:
+    with Session(MAX_INTERVAL_S, lambda name: Scripted(snapshots)) as session:
         served = Served(session, (lens,))
         totals = Totals(served, {}, SourceOptions())
         with totals.running():
             for snapshot in snapshots:
-                wait_until(lambda: totals.last.get(lens.id) is snapshot)  # noqa: B023 - called at once
+                until(lambda: totals.last.get(lens.id) is snapshot)  # noqa: B023 - called at once
                 session.sample_now().result(DEADLINE_S)
             answer = asyncio.run(get(application(metrics_routes(served, totals, ServerCounts())), accept))
     assert answer.status_code == 200
     return answer.text, answer.headers["content-type"]
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    """Wait for the condition."""
-    deadline = time.monotonic() + DEADLINE_S
-    while not condition():
-        assert time.monotonic() < deadline
-        os.sched_yield()
 
 
 @pytest.mark.parametrize(
