@@ -355,34 +355,23 @@ def started(directory: Path, *words: str, **how: Any) -> Child:
     )  # fmt: skip
 
 
-def test_interrupted_on_a_terminal(tmp_path: Path) -> None:
-    """A terminal shows the progress; Ctrl-C ends it with code 0, and the file is written."""
+@pytest.mark.parametrize("closes", [False, True], ids=["ctrl-c", "closes"])
+def test_ended_on_a_terminal(tmp_path: Path, *, closes: bool) -> None:
+    """Show progress on a terminal; on Ctrl-C, or when it closes, write the samples and exit with 0."""
     terminal, theirs = pty.openpty()
-    with started(tmp_path, "a.svg", "--duration", "600", stderr=theirs, stdout=subprocess.DEVNULL) as child:
+    controlled = {"start_new_session": True, "preexec_fn": lambda: fcntl.ioctl(2, termios.TIOCSCTTY, 0)}
+    how = {"stderr": theirs, "stdout": subprocess.DEVNULL} | (controlled if closes else {})
+    with started(tmp_path, "a.svg", "--duration", "600", **how) as child:
         os.close(theirs)
         seen = b""  # a reading may end within a letter of several bytes
         while b"(Ctrl-C ends early)" not in seen:
             seen += os.read(terminal, 65536)
         assert b"of 600 s" in seen
-        child.send_signal(signal.SIGINT)
-        while b"written to a.svg" not in seen:
-            seen += os.read(terminal, 65536)
-        assert child.wait(DEADLINE_S) == 0
-    os.close(terminal)
-    assert b"ended early (600 s were requested)" in seen
-    assert (tmp_path / "a.svg").read_text().endswith("</svg>\n")
-
-
-def test_a_terminal_that_closes(tmp_path: Path) -> None:
-    """When the terminal closes, the export ends, and writes its samples."""
-    terminal, theirs = pty.openpty()
-    controlled = {"start_new_session": True, "preexec_fn": lambda: fcntl.ioctl(2, termios.TIOCSCTTY, 0)}
-    words = ("a.svg", "--duration", "600")
-    with started(tmp_path, *words, stderr=theirs, stdout=subprocess.DEVNULL, **controlled) as child:
-        os.close(theirs)
-        seen = b""
-        while b"(Ctrl-C ends early)" not in seen:
-            seen += os.read(terminal, 65536)
+        if not closes:
+            child.send_signal(signal.SIGINT)
+            while b"written to a.svg" not in seen:
+                seen += os.read(terminal, 65536)
+            assert b"ended early (600 s were requested)" in seen
         os.close(terminal)
         assert child.wait(DEADLINE_S) == 0
     assert (tmp_path / "a.svg").read_text().endswith("</svg>\n")

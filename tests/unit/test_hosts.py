@@ -209,23 +209,17 @@ def test_memory_is_freed(remote: Made) -> None:
         assert max(taken[20:]) <= 2 * max(taken[:20]) < status.st_size / 2
 
 
-def test_end(remote: Made) -> None:
+def test_end(remote: Made, monkeypatch: pytest.MonkeyPatch) -> None:
     """Send SIGTERM to the command, and SIGKILL to one that ignores it."""
     web = remote()
     stream = Stream(web.command(), [LENS])
     stream.end()
     assert stream.exit_code is not None
     with streaming(["sh", "-c", "trap '' TERM; echo started >&2; exec sleep 1000"]) as stubborn:
-        until(lambda: "started" in os.pread(stubborn._errors, 100, 0).decode())
-        stubborn._process.wait = impatient(stubborn._process)  # type: ignore[method-assign]
+        until(lambda: stubborn.last_words == "started")
+        monkeypatch.setattr(stream_module, "_ENDING_S", 0.05)
         stubborn.end()
         assert stubborn.exit_code == -signal.SIGKILL
-
-
-def impatient(process: subprocess.Popen[bytes]) -> Callable[..., int]:
-    """Return a function that does not wait for a process as long as it is told."""
-    wait = process.wait
-    return lambda seconds=60.0: wait(min(seconds, 0.05) if seconds < 60 else seconds)
 
 
 STARTS_A_STREAM = """
