@@ -14,7 +14,6 @@ from functools import partial
 from typing import Any
 from urllib.parse import parse_qsl
 
-import httpx
 import pytest
 import uvicorn
 from playwright.sync_api import Browser, Locator, Page, expect
@@ -32,6 +31,8 @@ from nettop.snapshots import find_table
 from nettop.snapshots.connections import SOCKETS
 from nettop.snapshots.schema import RATE, Kind
 from tests.unit.chromium import needs_chromium
+
+pytestmark = needs_chromium
 
 HOSTILE = "<img src=x onerror=alert(1)>"
 LENSES = ("connections", "bandwidth", "cpu", "latency", "drops", "findings", "self")
@@ -328,35 +329,9 @@ def readout(page: Page) -> Locator:
     return page.locator("#flame .readout")
 
 
-# --- the files ------------------------------------------------------------------------------------------------
-
-
-def test_files(server: Scripted) -> None:
-    """Serve each file with its type, and a page that restricts the origin of scripts."""
-    with httpx.Client(base_url=server.url) as client:
-        page = client.get("/")
-        assert page.headers["content-type"] == "text/html; charset=utf-8"
-        assert "default-src 'none'; script-src 'self'" in page.headers["content-security-policy"]
-        names = re.findall(r'(?:src|href)="(static/[^"]+)"', page.text)
-        assert {"static/dashboard.js", "static/dashboard.css", "static/icon.svg"} <= set(names)
-        for name in names:
-            file = client.get(f"/{name}")
-            assert (file.status_code, file.headers["cache-control"]) == (200, "no-cache")
-
-
-@pytest.mark.parametrize(
-    "path", ["/static/", "/static/no.js", "/static/../pages.py", "/static/..%2Fpages.py", "//static/icon.svg"]
-)
-def test_nothing_else_is_served(server: Scripted, path: str) -> None:
-    """Return 404 for every name that was not read at the start."""
-    with httpx.Client(base_url=server.url) as client:
-        assert client.get(path).status_code == 404
-
-
 # --- what is shown --------------------------------------------------------------------------------------------
 
 
-@needs_chromium
 def test_numbers_are_nettops(page: Page) -> None:
     """Format quantities as nettop's screens do."""
     values = [0, 0.01, 0.4, 1, 9.994, 9.996, 99.4, 99.96, 350, 999.4, 999.6]
@@ -377,7 +352,6 @@ def test_numbers_are_nettops(page: Page) -> None:
     assert shown == [human_spread(*each) for each in spreads]
 
 
-@needs_chromium
 def test_totals(page: Page) -> None:
     """Count uplinks only in the totals, and warn by a sign and a colour."""
     shown = {
@@ -396,7 +370,6 @@ def test_totals(page: Page) -> None:
     assert page.title() == "web-03 – nettop"
 
 
-@needs_chromium
 def test_a_recording_is_not_live(browser: Browser, server: Scripted) -> None:
     """Show the host and moment of a recording, and no link to metrics."""
     times = {name: f"2026-11-22T15:0{minute}:00.000000Z" for name, minute in (("begin", 0), ("end", 9))}
@@ -416,7 +389,6 @@ def test_a_recording_is_not_live(browser: Browser, server: Scripted) -> None:
     page.close()
 
 
-@needs_chromium
 def test_unknown_is_not_zero(page: Page, server: Scripted) -> None:
     """Show unknown values as a dash, and those that this kernel lacks as n/a with the reason."""
     expect(cells(page, "rtt")).to_have_text(["21.4 ±3.1 ms", "21.4 ±3.1 ms", "21.4 ±3.1 ms", "–"])
@@ -427,7 +399,6 @@ def test_unknown_is_not_zero(page: Page, server: Scripted) -> None:
     expect(cells(page, "place", "drops")).to_have_attribute("title", "no symbols")
 
 
-@needs_chromium
 def test_queries(page: Page, server: Scripted) -> None:
     """Request only existing tables and columns; request every field for the details."""
     cells(page, "process").first.click()
@@ -448,7 +419,6 @@ def test_queries(page: Page, server: Scripted) -> None:
     assert {name for name in details if not name.endswith(RATE)} == shown - parts
 
 
-@needs_chromium
 def test_markup_in_a_name_is_text(page: Page) -> None:
     """Show a process's name as text in tables, details and the flame graph."""
     row = cells(page, "process").filter(has_text=HOSTILE)
@@ -460,7 +430,6 @@ def test_markup_in_a_name_is_text(page: Page) -> None:
     assert page.locator("img").count() == 1  # nettop's own
 
 
-@needs_chromium
 def test_findings_stand_above_the_panels(page: Page, server: Scripted) -> None:
     """Show a sentence per finding, with its severity and advice, and no empty space without any."""
     expect(page.locator("#findings")).to_be_hidden()
@@ -480,7 +449,6 @@ def test_findings_stand_above_the_panels(page: Page, server: Scripted) -> None:
     expect(page.locator("#findings")).to_be_hidden()
 
 
-@needs_chromium
 def test_a_lens_that_is_not_served(browser: Browser, server: Scripted, messages: list[str]) -> None:
     """Hide the panel and totals of a lens that is not served, and name it."""
     server.lenses = ("connections", "bandwidth", "self")
@@ -494,7 +462,6 @@ def test_a_lens_that_is_not_served(browser: Browser, server: Scripted, messages:
     assert messages == []
 
 
-@needs_chromium
 def test_a_lens_that_fails(page: Page, server: Scripted) -> None:
     """Show in a lens's panel why it failed, until the next reading."""
     server.failed = {"latency": "latency: the programs were removed"}
@@ -508,7 +475,6 @@ def test_a_lens_that_fails(page: Page, server: Scripted) -> None:
     expect(page.locator("#trouble")).to_be_hidden()
 
 
-@needs_chromium
 @pytest.mark.parametrize("width", [1280, 390])
 @pytest.mark.parametrize("scheme", ["dark", "light"])
 def test_layout(browser: Browser, server: Scripted, messages: list[str], scheme: str, width: int) -> None:
@@ -523,7 +489,6 @@ def test_layout(browser: Browser, server: Scripted, messages: list[str], scheme:
     assert messages == []
 
 
-@needs_chromium
 def test_memory_is_bounded(page: Page) -> None:
     """Keep the readings of some minutes, whatever their number."""
     kept = page.evaluate(
@@ -543,7 +508,6 @@ def test_memory_is_bounded(page: Page) -> None:
 # --- sorting and filtering ------------------------------------------------------------------------------------
 
 
-@needs_chromium
 def test_sort(page: Page, server: Scripted) -> None:
     """Sort by a clicked heading, the largest first; a second click reverses the order."""
     heading = page.locator("#connections th", has_text="Out")
@@ -563,7 +527,6 @@ def test_sort(page: Page, server: Scripted) -> None:
     assert streamed(server, "connections")["sort"] == "process"
 
 
-@needs_chromium
 def test_filter(page: Page, server: Scripted, messages: list[str]) -> None:
     """Filter as nettop does; explain an invalid filter, and keep the rows."""
     box, problem = page.locator("#filter"), page.locator("#filter-problem")
@@ -587,7 +550,6 @@ def test_filter(page: Page, server: Scripted, messages: list[str]) -> None:
     ]
 
 
-@needs_chromium
 def test_number_of_rows(page: Page, server: Scripted) -> None:
     """Show a hundred rows unless more are chosen."""
     server.tables["connections"] = [connection(number, f"p{number}", number) for number in range(1, 1235)]
@@ -598,7 +560,6 @@ def test_number_of_rows(page: Page, server: Scripted) -> None:
     expect(cells(page, "process")).to_have_count(1000)
 
 
-@needs_chromium
 def test_failures_only(page: Page, server: Scripted) -> None:
     """Mark failures by a word and a sign, and hide other events on request."""
     expect(cells(page, "event", "events")).to_have_text("▲ fail")
@@ -608,7 +569,6 @@ def test_failures_only(page: Page, server: Scripted) -> None:
     assert 'reason!="closed by us"' in streamed(server, "connections.events")["filter"]
 
 
-@needs_chromium
 def test_a_closed_panel_is_not_read(page: Page, server: Scripted) -> None:
     """Request nothing for a closed panel, and keep it closed after a reload."""
     assert any(query.startswith("latency") for query in server.opened[-1])
@@ -624,7 +584,6 @@ def test_a_closed_panel_is_not_read(page: Page, server: Scripted) -> None:
 # --- charts ---------------------------------------------------------------------------------------------------
 
 
-@needs_chromium
 def test_zoom_by_click(page: Page) -> None:
     """Zoom into a clicked frame, and out by the button."""
     canvas = page.locator("#flame canvas")
@@ -641,7 +600,6 @@ def test_zoom_by_click(page: Page) -> None:
     expect(readout(page)).to_contain_text("TX syscalls · 30.0% of all")
 
 
-@needs_chromium
 def test_zoom_by_key(page: Page, server: Scripted) -> None:
     """Move among frames and zoom by keys; new readings change neither."""
     canvas = page.locator("#flame canvas")
@@ -663,7 +621,6 @@ def test_zoom_by_key(page: Page, server: Scripted) -> None:
     expect(page.locator("#unzoom")).to_be_hidden()
 
 
-@needs_chromium
 def test_search(page: Page) -> None:
     """Count each matching sample once; select a category in the legend."""
     page.locator("#search").fill("TCP_")
@@ -677,7 +634,6 @@ def test_search(page: Page) -> None:
     expect(page.locator("#matched")).to_have_text("")
 
 
-@needs_chromium
 def test_charts_are_read_by_key(page: Page, server: Scripted) -> None:
     """Move through readings of the bandwidth and of a stage by arrow keys."""
     server.tables["bandwidth"] = [interface("eth0", "uplink") | {"bytes_sent_per_s": 4e6}]
@@ -693,7 +649,6 @@ def test_charts_are_read_by_key(page: Page, server: Scripted) -> None:
     expect(page.locator("#stage")).to_have_text("wire-app")
 
 
-@needs_chromium
 def test_interface(page: Page) -> None:
     """Show all uplinks, or the chosen interface."""
     expect(page.locator("#interface option")).to_have_text(["all uplinks", "docker0 (ether)", "eth0 (ether)"])
@@ -705,7 +660,6 @@ def test_interface(page: Page) -> None:
 # --- keys, pause, restart -------------------------------------------------------------------------------------
 
 
-@needs_chromium
 def test_keyboard_only(page: Page) -> None:
     """Skip to the panels, filter, choose a row, read its details and return, by keys only."""
     page.keyboard.press("Tab")
@@ -732,7 +686,6 @@ def test_keyboard_only(page: Page) -> None:
     expect(page.locator("html")).to_have_attribute("data-theme", "dark")
 
 
-@needs_chromium
 def test_pause(page: Page, server: Scripted) -> None:
     """Pause and continue with Space."""
     page.keyboard.press(" ")
@@ -745,7 +698,6 @@ def test_pause(page: Page, server: Scripted) -> None:
     expect(page.locator("#pause")).to_have_attribute("aria-pressed", "false")
 
 
-@needs_chromium
 def test_restart(page: Page, server: Scripted, messages: list[str]) -> None:
     """Reconnect after a restart of the server, with order, filter and zoom unchanged."""
     page.locator("#connections th button", has_text="State").click()

@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import re
 import time
 from collections.abc import Mapping
 from dataclasses import replace
@@ -24,6 +25,7 @@ from nettop.query.times import rfc3339
 from nettop.serve.command import make_app, open_server
 from nettop.serve.http.limits import ServerCounts
 from nettop.serve.metrics.totals import Totals
+from nettop.serve.pages import page_routes
 from nettop.serve.served import LATE_S, Publications, Served
 from nettop.settings import MAX_INTERVAL_S, ServeSettings
 from nettop.snapshots import lenses
@@ -32,6 +34,7 @@ from nettop.snapshots.connections import LENS as CONNECTIONS
 from nettop.snapshots.snapshot import Snapshot
 from nettop.snapshots.source import SourceOptions
 from tests.screens import example_bandwidth
+from tests.unit import serving
 from tests.unit.build import WALL_NS, make_frame
 from tests.unit.scripted import Scripted
 from tests.unit.serving import DEADLINE_S, Client
@@ -280,15 +283,24 @@ def test_traffic_needs_its_lens(path: str) -> None:
     assert (status, document["parameter"]) == (400, "interfce")
 
 
+async def test_the_page_and_its_files() -> None:
+    """Serve each file of the page, and a page that restricts the origin of scripts."""
+    app = serving.make_app(page_routes())
+    page = await serving.ask(app, "/")
+    assert page.headers["content-type"] == "text/html; charset=utf-8"
+    assert "default-src 'none'; script-src 'self'" in page.headers["content-security-policy"]
+    names = re.findall(rb'(?:src|href)="(static/[^"]+)"', page.body)
+    assert {b"static/dashboard.js", b"static/dashboard.css", b"static/icon.svg"} <= set(names)
+    for name in names:
+        file = await serving.ask(app, f"/{name.decode()}")
+        assert (file.status, file.headers["cache-control"]) == (200, "no-cache")
+
+
 def test_nothing_else_answers() -> None:
-    """Paths with an extra slash, and paths of files, are not found."""
-    for path in (
-        "/api/v1/connections/",
-        "/static/../served.py",
-        "/static/..%2fserved.py",
-        "/metrics/x",
-        "/x",
-    ):
+    """Return 404 for paths with an extra slash, and for files that were not read at the start."""
+    static = ("", "no.js", "../served.py", "..%2fserved.py", "/icon.svg")
+    other = ("/api/v1/connections/", "/metrics/x", "/x", "//static/icon.svg")
+    for path in (*other, *(f"/static/{each}" for each in static)):
         status, document = answered({"connections": Read(0)}, path)
         assert (status, document["title"]) == (404, "Not Found")
 
