@@ -405,7 +405,7 @@ def test_a_console_that_nobody_reads_keeps_no_file_waiting(
 
 
 def test_the_end_writes_what_has_happened(tmp_path: Path) -> None:
-    """What happened before the end was requested is read once more, written, and in the sums."""
+    """Read, write and count once more what happened before the end was requested."""
     counts = {"connected": 2, "accepted": 0, "closed": 1, "failed": 1, "time_wait": 9}
     source = Woken(steps([], counts=counts))
     with Logging(settings(directory=str(tmp_path)), source) as logging:

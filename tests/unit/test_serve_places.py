@@ -191,7 +191,7 @@ def test_a_series_that_ended_returns_after_a_scrape_without_it() -> None:
 
 
 def test_the_newest_of_a_thousand_is_listed() -> None:
-    """Of interfaces that come and go, the present one has a series, and places stay bounded."""
+    """List the present one of interfaces that come and go, and keep the places bounded."""
     places = Places(100, 0, prefers_present=True, drops_gone=True)
     for at in range(1_000):
         add(places, {"eth0": 5.0, f"veth{at}": 1000.0}, float(at))
@@ -221,7 +221,7 @@ def test_short_lived_groups_make_few_series(at_once: int) -> None:
 
 
 def test_candidates_are_bounded() -> None:
-    """Of many candidates the largest are kept, and those with a place."""
+    """Keep the largest of many candidates, and those with a place."""
     places = top()
     add(places, {f"a{at}": float(at + 2) for at in range(3 * CANDIDATES_MAX)}, 1.0)
     assert len(listed(places)) == SIZE

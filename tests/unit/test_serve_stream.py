@@ -238,7 +238,7 @@ async def test_the_end_of_the_server_ends_streams(host: Host) -> None:
 async def test_the_end_of_the_server_sends_a_last_reading(
     host: Host, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of every view, so that nothing is missing since the last one; without it, the streams end in time."""
+    """Send a last reading of every view at the end, and end the streams in time without one."""
     reading: Future[None] = Future()
     monkeypatch.setattr(host.served.session, "sample_now", lambda **_: reading)
     client = host.client(VIEW, OTHER)
