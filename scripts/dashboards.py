@@ -1,123 +1,112 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""Write the generated rows of deploy/grafana/dashboards: every metric that each lens declares.
+"""Write what the overviews in deploy/grafana/dashboards have in common, and their links to the tables of Details.
 
-The panels above a dashboard's first row, which answer what an on-call engineer asks first, are kept by hand. What all
-lenses have in common is kept by hand too, in the dashboard of MODEL. flows-from-routers.json has no generated part.
+All else is kept by hand, the common part in the overview of MODEL. With --check, write nothing, and exit with 1 if a
+file differs.
 """
 
 from __future__ import annotations
 
 import json
+import re
 import sys
-from collections.abc import Iterable, Sequence
-from itertools import count
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-import grafana_details as details  # noqa: E402 - the checkout comes first
-from grafana_details import Json  # noqa: E402
-
+from nettop.serve.metrics.families import count_families, series_sets  # noqa: E402 - the checkout comes first
 from nettop.snapshots import lenses  # noqa: E402
 from nettop.snapshots.schema import Lens  # noqa: E402
 
+Json = dict[str, Any]
+
 FOLDER = ROOT / "deploy" / "grafana" / "dashboards"
 MODEL = "drops"
-"""The lens whose dashboard has the head, the first panels and variables, and the last row of every lens."""
+"""The lens whose overview has the head and the first panels and variables of all."""
 _COMMON_PANELS, _COMMON_VARIABLES = 2, 2
-_WIDTH = 24
-"""Width of a dashboard in grid columns."""
 
 
-def dashboards() -> dict[str, str]:
+def overviews() -> dict[str, str]:
     """Return the content of each lens's file, by file name; a new lens needs no existing file."""
     return {
-        f"{lens.id}.json": json.dumps(lens_dashboard(lens), indent=2, ensure_ascii=False) + "\n"
+        f"{lens.id}.json": json.dumps(overview(lens), indent=2, ensure_ascii=False) + "\n"
         for lens in lenses()
     }
 
 
-def lens_dashboard(lens: Lens) -> Json:
-    """Return the dashboard of a lens, with its detail rows generated."""
-    model = _model_of(lens)
-    own_row = model["panels"][-1]
-    overview = _overview(lens) or _in_lines(model["panels"][:_COMMON_PANELS], 0)
-    variables = [*model["templating"]["list"][:_COMMON_VARIABLES], *details.variables(lens)]
-    rows = [*details.rows(lens), (own_row, own_row["panels"])]
+def overview(lens: Lens) -> Json:
+    """Return the overview of a lens."""
+    text = (FOLDER / f"{MODEL}.json").read_text(encoding="utf-8")
+    model: Json = json.loads(text.replace(rf"lens=\"{MODEL}\"", rf"lens=\"{lens.id}\""))
+    common = model["panels"][:_COMMON_PANELS]
+    file = FOLDER / f"{lens.id}.json"
+    variables, panels = [], common
+    if file.exists():
+        kept = json.loads(file.read_text(encoding="utf-8"))
+        variables, panels = kept["templating"]["list"][_COMMON_VARIABLES:], kept["panels"]
     return model | {
         "uid": f"nettop-{lens.id}",
         "title": f"nettop / {lens.title}",
         "description": lens.question[0].upper() + lens.question[1:],
-        "templating": {"list": variables},
-        "panels": _numbered([*overview, *_placed(rows, _bottom(overview))]),
+        "links": [model["links"][0], *_links(lens)],
+        "templating": {"list": [*model["templating"]["list"][:_COMMON_VARIABLES], *variables]},
+        "panels": [
+            *(panel | {"gridPos": own["gridPos"]} for panel, own in zip(common, panels, strict=False)),
+            *panels[_COMMON_PANELS:],
+        ],
     }
 
 
-def _model_of(lens: Lens) -> Json:
-    """Return the dashboard of MODEL, adapted to this lens."""
-    text = (FOLDER / f"{MODEL}.json").read_text(encoding="utf-8")
-    model: Json = json.loads(text.replace(rf"lens=\"{MODEL}\"", rf"lens=\"{lens.id}\""))
-    return model
+def tables(lens: Lens) -> list[str]:
+    """Return the tables under which Details shows a lens's metrics, in the order of their declaration."""
+    details = json.loads((FOLDER / "details.json").read_text(encoding="utf-8"))
+    (regex,) = (each["regex"] for each in details["templating"]["list"] if each["name"] == "table")
+    declared = [family for each in series_sets(lens) for family in each.all_families]
+    found = (re.match(regex.strip("/"), family.name) for family in (*declared, *count_families(lens)))
+    return list(dict.fromkeys(match[1] for match in found if match))
 
 
-def _overview(lens: Lens) -> list[Json]:
-    """Return the panels kept by hand, if the lens has any."""
-    file = FOLDER / f"{lens.id}.json"
-    panels: list[Json] = json.loads(file.read_text(encoding="utf-8"))["panels"] if file.exists() else []
-    first_row = next((place for place, panel in enumerate(panels) if panel["type"] == "row"), len(panels))
-    return panels[:first_row]
+def _links(lens: Lens) -> list[Json]:
+    return [
+        *(
+            _link(
+                table.replace("_", " ").capitalize(),
+                f"/d/nettop-details?var-table={table}",
+                f"Every metric of {table}",
+            )
+            for table in tables(lens)
+        ),
+        _link(
+            "nettop itself", f"/d/nettop-itself?var-lens={lens.id}", "What reading this lens costs and lacks"
+        ),
+    ]
 
 
-def _placed(rows: Iterable[details.Row], y: int) -> list[Json]:
-    """Place rows below each other; the panels of a collapsed row take up no space."""
-    placed: list[Json] = []
-    for row, panels in rows:
-        inside = _in_lines(panels, y + 1)
-        place = {"x": 0, "y": y, "w": _WIDTH, "h": 1}
-        placed.append(row | {"gridPos": place, "panels": inside if row["collapsed"] else []})
-        y += 1
-        if not row["collapsed"]:
-            placed += inside
-            y = _bottom(inside)
-    return placed
-
-
-def _in_lines(panels: Sequence[Json], y: int) -> list[Json]:
-    """Place panels in lines from y down, left to right, and stretch the last panel of each line."""
-    x = 0
-    placed: list[Json] = []
-    for panel in panels:
-        size = {name: panel["gridPos"][name] for name in ("w", "h")}
-        if x + size["w"] > _WIDTH:
-            x, y = 0, _bottom(placed)
-        if x == 0:
-            _fill_line(placed)
-        placed.append(panel | {"gridPos": {"x": x, "y": y, **size}})
-        x += size["w"]
-    _fill_line(placed)
-    return placed
-
-
-def _fill_line(placed: Sequence[Json]) -> None:
-    for last in placed[-1:]:
-        last["gridPos"]["w"] = _WIDTH - last["gridPos"]["x"]
-
-
-def _bottom(panels: Iterable[Json]) -> int:
-    return max(panel["gridPos"]["y"] + panel["gridPos"]["h"] for panel in panels)
-
-
-def _numbered(panels: Sequence[Json]) -> list[Json]:
-    """Number the panels in display order."""
-    ids = count(2)
-    for panel in panels:
-        for each in (panel, *panel.get("panels", ())):
-            each["id"] = next(ids)
-    return list(panels)
+def _link(title: str, url: str, tooltip: str) -> Json:
+    """Return a link that keeps the time range and the selected hosts."""
+    return {
+        "type": "link",
+        "title": title,
+        "url": url,
+        "tags": [],
+        "asDropdown": False,
+        "includeVars": True,
+        "keepTime": True,
+        "targetBlank": False,
+        "icon": "info",
+        "tooltip": tooltip,
+    }
 
 
 if __name__ == "__main__":
-    for name, content in dashboards().items():
-        (FOLDER / name).write_text(content, encoding="utf-8")
+    files = {FOLDER / name: content for name, content in overviews().items()}
+    if sys.argv[1:] == ["--check"]:
+        stale = [
+            str(file) for file, content in files.items() if not file.exists() or file.read_text() != content
+        ]
+        sys.exit("\n".join(stale) or None)
+    for file, content in files.items():
+        file.write_text(content, encoding="utf-8")

@@ -65,7 +65,7 @@ interface Linked {
 interface Fields<Custom> {
   defaults: Standard & { custom?: Custom };
   overrides: Array<{
-    matcher: { id: 'byName' | 'byRegexp'; options: string };
+    matcher: { id: 'byName' | 'byRegexp' | 'byFrameRefID'; options: string };
     properties: Array<Property<Standard & Linked, ''> | Property<Custom, 'custom.'>>;
   }>;
 }
@@ -94,7 +94,7 @@ type Kind<Type extends string, Options, Custom> = {
   options: Options;
   fieldConfig: Fields<Custom>;
   transformations?: Organize[];
-} & Queries;
+} & Partial<Pick<InJson<schema.Panel>, 'repeat' | 'repeatDirection' | 'maxPerRow'>> & Queries;
 
 // The options of a third-party plugin: netsage-sankey-panel.
 interface Sankey {

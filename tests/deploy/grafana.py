@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,11 @@ def dashboard(file: Path) -> Json:
     """Load a dashboard."""
     loaded: Json = json.loads(file.read_text())
     return loaded
+
+
+DETAILS = dashboard(GRAFANA / "dashboards" / "details.json")
+KEPT = {each["name"]: each["query"] for each in DETAILS["templating"]["list"] if each["type"] == "constant"}
+"""The variable by which the details leave out the series of those that were evicted."""
 
 
 def panels(made: Json) -> Iterator[Json]:
@@ -61,7 +66,13 @@ def variables(made: Json) -> list[Json]:
 
 def promql(text: str, chosen: Mapping[str, str]) -> str:
     """Expand a query as Grafana sends it, with these values of variables; others match everything."""
-    return re.sub(r"\$(\w+)", lambda name: chosen.get(name[1], ".*"), text)
+    return re.sub(r"\$(?:(\w+)|\{(\w+)(?::\w+)?\})", lambda name: chosen.get(name[1] or name[2], ".*"), text)
+
+
+def options(variable: Json, values: Iterable[str]) -> list[str]:
+    """Return a variable's options from the result of its query, as its regular expression selects them."""
+    found = (re.search(variable.get("regex", "")[1:-1], value) for value in values)
+    return sorted({match[1] if match.re.groups else match.string for match in found if match})
 
 
 # --- ClickHouse -----------------------------------------------------------------------------------------------

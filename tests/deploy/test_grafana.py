@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Grafana's dashboards match their generator, and query only what nettop provides."""
+"""Grafana's dashboards query only what nettop provides, and all of it."""
 
 from __future__ import annotations
 
-import json
+import dataclasses
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +17,7 @@ from nettop.flows.pipeline import LEDGER
 from nettop.flows.spool import DROPPED
 from nettop.flows.store.schema import DATABASE, TABLES, as_names_query
 from nettop.flows.top import REST, ROLLUPS, key_expression
-from nettop.serve.metrics.families import chosen_edges, count_families, series_sets
+from nettop.serve.metrics.families import count_families, series_sets
 from nettop.serve.metrics.series import EVICTED
 from nettop.settings import DEFAULT_QUERY_LISTEN
 from nettop.snapshots import lenses
@@ -25,13 +25,25 @@ from nettop.snapshots.bandwidth import BACKINGS
 from nettop.snapshots.connections import RETRANSMITS_WARN_ABOVE
 from nettop.snapshots.cpu import ENTRIES
 from nettop.snapshots.flows import PROTOCOLS
-from nettop.snapshots.histograms import Buckets
 from nettop.snapshots.own_cost import SELF
-from nettop.snapshots.schema import Field, Kind, Lens, Metrics, Table
 from nettop.snapshots.services import SIDES
 
 from .compose import SERVICES
-from .grafana import CLICKHOUSE, FILES, GRAFANA, PROMETHEUS, Json, dashboard, panels, targets, variables
+from .grafana import (
+    CLICKHOUSE,
+    DETAILS,
+    FILES,
+    GRAFANA,
+    KEPT,
+    PROMETHEUS,
+    Json,
+    dashboard,
+    options,
+    panels,
+    promql,
+    targets,
+    variables,
+)
 
 EACH = pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
 OF_SERVER = {
@@ -73,16 +85,19 @@ KNOWN = metrics()
 # --- all of them ----------------------------------------------------------------------------------------------
 
 
-def test_dashboards_are_as_generated() -> None:
-    """`make generate` changes nothing in the committed dashboards."""
-    committed = {file.name: file.read_text() for file in FILES if file.name != OF_FLOWS}
-    assert committed == dashboards.dashboards()
+def test_overviews_are_as_generated() -> None:
+    """`make generate` changes nothing in the committed overviews; each lens has one."""
+    others = {"details.json", "itself.json", OF_FLOWS}
+    committed = {file.name: file.read_text() for file in FILES if file.name not in others}
+    assert committed == dashboards.overviews()
 
 
-def test_each_lens_has_a_dashboard() -> None:
-    """Each lens, and the flows from routers, have a dashboard."""
-    names = {file.name for file in FILES}
-    assert names == {*(f"{lens.id}.json" for lens in lenses()), OF_FLOWS}
+def test_a_new_lens_gets_an_overview() -> None:
+    """The overview of a new lens has the common panels and links, about that lens."""
+    made = dashboards.overview(dataclasses.replace(lenses()[0], id="caches"))
+    assert [panel["title"] for panel in made["panels"]] == ["Hosts", "Not read"]
+    assert all('lens="caches"' in each.text for each in targets(made))
+    assert made["links"][-1]["url"] == "/d/nettop-itself?var-lens=caches"
 
 
 def test_dashboards_have_unique_names() -> None:
@@ -137,9 +152,11 @@ _SELECTOR = re.compile(r"\b(nettop_\w+)(?:\{([^}]*)\})?")
 _GROUPING = re.compile(r"\b(?:by|on|group_left) \(([^)]*)\)")
 
 
-def promql() -> Iterator[tuple[str, str]]:
-    """Yield the location and text of each PromQL query."""
+def queries() -> Iterator[tuple[str, str]]:
+    """Yield the location and text of each PromQL query that names its metrics."""
     for made in map(dashboard, FILES):
+        if made == DETAILS:
+            continue
         yield from ((each.place, each.text) for each in targets(made) if each.plugin == PROMETHEUS)
         for variable in variables(made):
             if variable["datasource"]["type"] == PROMETHEUS:
@@ -148,7 +165,7 @@ def promql() -> Iterator[tuple[str, str]]:
 
 def test_metrics_and_labels_exist() -> None:
     """Each metric exists, and has the labels used to select and aggregate it."""
-    for place, text in promql():
+    for place, text in queries():
         names = _SELECTOR.findall(text)
         assert names
         for name, matchers in names:
@@ -178,7 +195,7 @@ LABEL_VALUES = {
 
 def test_values_of_labels_exist() -> None:
     """Each value that a query asks for can occur; a lens's dashboard asks for no other lens."""
-    for place, text in promql():
+    for place, text in queries():
         for label, value in re.findall(r'(\w+)!?="([^"]*)"', text):
             assert value in LABEL_VALUES.get(label, set()) | {EVICTED}, place
     for file in FILES:
@@ -192,13 +209,6 @@ def test_retransmits_turn_orange_where_nettop_warns() -> None:
     (ratio,) = (panel for panel in panels(dashboard(file)) if panel["title"] == "Retransmit ratio")
     steps = ratio["fieldConfig"]["defaults"]["thresholds"]["steps"]
     assert [step["value"] for step in steps] == [None, RETRANSMITS_WARN_ABOVE, 5 * RETRANSMITS_WARN_ABOVE]
-
-
-def test_every_metric_is_on_a_dashboard() -> None:
-    """Every metric is on a dashboard, also a new one; nettop's own are in the last row of each."""
-    shown = {name for _, text in promql() for name, _ in _SELECTOR.findall(text)}
-    own = {f"nettop_self_{name}" for name in ("runs_total",)}
-    assert KNOWN.keys() - shown == own
 
 
 @EACH
@@ -231,59 +241,77 @@ def test_variables_are_declared(file: Path) -> None:
         assert panel.get("repeat", "datasource") in declared
 
 
-LATENCIES = Buckets(first_bit=6, last_bit=34, divided_by_bits=4)
-UNKNOWN = Lens(
-    "caches",
-    "Caches",
-    9,
-    "9",
-    "how fast does each cache answer?",
-    (
-        Table(
-            "caches",
-            (
-                Field("id", Kind.KEY, "ID", "number", "u8"),
-                Field("cache", Kind.TEXT, "CACHE", "the cache", "u4"),
-                Field("requests", Kind.COUNTER, "REQ", "requests", "u8"),
-                Field("time_ns", Kind.COUNTER, "TIME", "time that they took", "u8", "ns"),
-                Field("open", Kind.GAUGE, "OPEN", "requests under way", "u8"),
-                Field(
-                    "latency", Kind.HISTOGRAM, "LAT", "durations", LATENCIES.dtype, "ns", buckets=LATENCIES
-                ),
-            ),
-            key="id",
-            screen=("cache",),
-            text=("cache",),
-            sort="id",
-            text_sort="id",
-            metrics=(
-                Metrics(("cache",), ("latency", "requests", "time_ns", "open"), rows="rows"),
-                Metrics(("cache",), ("requests",), prefix="caches_by_name", top="name", limit=5),
-            ),
-        ),
-    ),
-    counts=(Field("known", Kind.GAUGE, "KNOWN", "caches that are known", "u8"),),
-)
-"""A lens unknown to the generator."""
+# --- details --------------------------------------------------------------------------------------------------
+
+PLUGIN = {
+    *("nettop_caches_requests_total", "nettop_caches_open", "nettop_caches_by_name_requests_total"),
+    *(f"nettop_caches_latency_seconds_{part}" for part in ("bucket", "sum", "count")),
+}
+"""Metrics of a lens that is not one of nettop's."""
+STORED = KNOWN.keys() | PLUGIN
 
 
-def test_a_new_lens_needs_no_edit(monkeypatch: pytest.MonkeyPatch) -> None:
-    """All metrics of a new lens are shown, histograms in a repeated row per value of their first label."""
-    assert LATENCIES.count > len(chosen_edges(LATENCIES))
-    monkeypatch.setattr(dashboards, "lenses", lambda: (UNKNOWN,))
-    (text,) = dashboards.dashboards().values()
-    made: Json = json.loads(text)
-    assert_apart(made["panels"])
-    shown = {name for each in targets(made) for name, _ in _SELECTOR.findall(each.text)}
-    assert shown >= {
-        *("nettop_caches_latency_seconds_bucket", "nettop_caches_latency_seconds_sum"),
-        *("nettop_caches_requests_total", "nettop_caches_open", "nettop_caches_rows"),
-        *("nettop_caches_by_name_requests_total", "nettop_caches_known", "nettop_lens_up"),
+def selected(text: str, **chosen: str) -> list[str]:
+    """Return the stored metrics that each selector by name in a query or variable matches."""
+    return [
+        name
+        for selector in re.findall(r"\{(__name__[^}]*)\}", promql(text, chosen))
+        for name in sorted(STORED)
+        if all(
+            bool(re.fullmatch(value, name)) is not operator.startswith("!")
+            for operator, value in re.findall(r'__name__(=~|!~|=)"([^"]*)"', selector)
+        )
+    ]
+
+
+def offered(name: str, **chosen: str) -> list[str]:
+    """Return the options of a variable of the details."""
+    (variable,) = (each for each in variables(DETAILS) if each["name"] == name)
+    return options(variable, selected(variable["query"], **chosen))
+
+
+def shown(repeated: str) -> list[str]:
+    """Return the metrics that the panels repeated by a variable show, with every table chosen in turn."""
+    (panel,) = (panel for panel in DETAILS["panels"] if panel["repeat"] == repeated)
+    return [
+        name
+        for table in offered("table")
+        for value in offered(repeated, table=table)
+        for part in panel.get("panels", [panel])
+        for target in part["targets"]
+        for name in selected(target["expr"], **{repeated: value})
+    ]
+
+
+def test_details_show_every_metric_once() -> None:
+    """Each metric of a lens, also of a new one, belongs to one table, and to one query of it or to its histograms."""
+    metrics, histograms = shown("metric"), set(shown("histogram"))
+    assert len(metrics) == len(set(metrics))
+    assert {f"nettop_latency_by_pair_seconds_{part}" for part in ("sum", "count")} < histograms
+    assert STORED - {*metrics, *histograms} == OF_SERVER.keys()
+    assert OF_SERVER.keys() <= {name for _, text in queries() for name, _ in _SELECTOR.findall(text)}
+
+
+def test_details_hide_evicted_series() -> None:
+    """Whatever labels a bounded set has, the series of those replaced is not shown."""
+    excluded = set(re.findall(rf'(\w+)!="{EVICTED}"', KEPT["kept"]))
+    bounded = [each for lens in lenses() for each in series_sets(lens) if each.metrics.top]
+    assert bounded
+    assert all(excluded & set(each.metrics.labels) for each in bounded)
+    selectors = [selector for each in targets(DETAILS) for selector in each.text.split("{__name__")[1:]]
+    assert all("${kept:raw}}" in selector for selector in selectors)
+
+
+def test_overviews_link_to_every_table() -> None:
+    """A link selects a table of Details, or a lens of nettop itself; each table is linked to."""
+    urls = [link["url"] for file in FILES for link in dashboard(file)["links"] if link["type"] == "link"]
+    linked = {tuple(re.split(r"\?var-|=", url)) for url in urls}
+    known = set(offered("table")) - {"self", "caches", "caches_by_name"}
+    assert len(urls) == len(linked)
+    assert linked == {
+        *(("/d/nettop-details", "table", table) for table in known),
+        *(("/d/nettop-itself", "lens", lens.id) for lens in lenses()),
     }
-    repeated = [panel["title"] for panel in made["panels"] if panel.get("repeat") == "cache"]
-    assert repeated == ["Cache $cache"]
-    assert [variable["name"] for variable in variables(made)] == ["host", "cache"]
-    assert 'name!="evicted"' not in str(made) and 'cache!="evicted"' in str(made)
 
 
 # --- ClickHouse -----------------------------------------------------------------------------------------------

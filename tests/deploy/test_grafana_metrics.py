@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Each query of the lens dashboards returns data from a real Prometheus that scrapes a real nettop under load."""
+"""Each PromQL query of the dashboards returns data from a real Prometheus that scrapes a real nettop under load."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from itertools import count
 from pathlib import Path
@@ -27,7 +27,18 @@ from tests.kernel.lab import enter as enter_namespace
 from tests.kernel.test_drops import drop_by_rule, refused, send, small_socket
 from tests.kernel.test_losses import connect_and_close
 
-from .grafana import FILES, PROMETHEUS, dashboard, promql, targets, variables
+from .grafana import (
+    DETAILS,
+    FILES,
+    KEPT,
+    PROMETHEUS,
+    Json,
+    dashboard,
+    options,
+    promql,
+    targets,
+    variables,
+)
 from .scraping import running_prometheus
 
 pytest.importorskip("chdb")
@@ -44,17 +55,6 @@ pytestmark = [
 
 WINDOW_S = 10
 CHOSEN = {"__rate_interval": f"{WINDOW_S}s", "__range": "60s"}
-NO_DATA = {
-    **dict.fromkeys(
-        ("nettop / Flows / Memory / B", "nettop / Findings / Memory / B"),
-        "these lenses have no programs and maps in the kernel",
-    ),
-    **dict.fromkeys(
-        ("nettop / Services / Failed answers / A", "nettop / Services / Missing names / A"),
-        "nothing asks a DNS server here; test_udp_requests.py has their numbers",
-    ),
-}
-"""Queries without data here, and why."""
 DEADLINE_S = 60
 PIECE = 200_000
 CLOSED_PORT = 9
@@ -111,12 +111,14 @@ class Prometheus:
         result = self._get("query_range", query=query, start=now - 30, end=now, step=1)["result"]
         return [float(value) for each in result for _, value in each["values"]]
 
-    def labels(self, query: str) -> list[str]:
-        """Return the values of a variable: `label_values(SERIES, LABEL)`, as Grafana queries it."""
+    def options(self, variable: Json, chosen: Mapping[str, str]) -> list[str]:
+        """Return the options of a variable: `label_values(SERIES, LABEL)` or `label_names(METRIC)`, as Grafana asks."""
+        query = promql(variable["query"], chosen)
+        if metric := re.fullmatch(r"label_names\((.+)\)", query):
+            return options(variable, self._get("labels", **{"match[]": f'{{__name__=~".*{metric[1]}.*"}}'}))
         matched = re.fullmatch(r"label_values\((.+), (\w+)\)", query)
         assert matched
-        names: list[str] = self._get(f"label/{matched[2]}/values", **{"match[]": matched[1]})
-        return names
+        return options(variable, self._get(f"label/{matched[2]}/values", **{"match[]": matched[1]}))
 
 
 class Load:
@@ -203,32 +205,43 @@ def scene() -> Iterator[tuple[Prometheus, Callable[[], None]]]:
 def test_each_query_has_data(scene: tuple[Prometheus, Callable[[], None]]) -> None:
     """Each PromQL panel and variable has data, with all hosts and labels selected."""
     prometheus, press = scene
-    queries = {
-        (each.place, each.text, each.is_instant)
-        for made in map(dashboard, FILES)
-        for each in targets(made)
-        if each.plugin == PROMETHEUS
-    }
-    names = {
-        variable["query"]
-        for made in map(dashboard, FILES)
-        for variable in variables(made)
-        if variable["datasource"]["type"] == PROMETHEUS
-    }
-    missing_ = {place for place, *_ in queries}
+    made = [each for each in map(dashboard, FILES) if each != DETAILS]
+    queries = [each for one in made for each in targets(one) if each.plugin == PROMETHEUS]
+    missing_ = {each.place for each in queries}
 
     def have_data() -> bool:
         press()
-        for place, text, is_instant in queries:
-            if place in missing_:
-                values = prometheus.values(promql(text, CHOSEN), is_instant=is_instant)
+        for each in queries:
+            if each.place in missing_:
+                values = prometheus.values(promql(each.text, CHOSEN), is_instant=each.is_instant)
                 if any(map(math.isfinite, values)):
-                    missing_.discard(place)
-        return missing_ <= NO_DATA.keys()
+                    missing_.discard(each.place)
+        return not missing_
 
-    try:
+    with contextlib.suppress(AssertionError):
         until(have_data, "data", DEADLINE_S)
-    except AssertionError:
-        raise AssertionError(sorted(missing_ - NO_DATA.keys())) from None
-    assert missing_ == NO_DATA.keys()
-    assert all(prometheus.labels(promql(query, {})) for query in names)
+    assert sorted(missing_) == []
+    asked = [each for one in made for each in variables(one) if each["datasource"]["type"] == PROMETHEUS]
+    assert all(prometheus.options(each, {}) for each in asked)
+
+
+def test_details_have_data(scene: tuple[Prometheus, Callable[[], None]]) -> None:
+    """For each metric of each table that Details offers, one query has data, summed by the offered labels."""
+    prometheus, press = scene
+    press()
+    of_name = {each["name"]: each for each in variables(DETAILS)}
+    queries = [each["expr"] for each in DETAILS["panels"][0]["targets"]]
+    tables = prometheus.options(of_name["table"], {})
+    assert {"connections", "connections_by_process", "services"} <= set(tables)
+
+    def have_data() -> bool:
+        press()
+        return all(
+            any(prometheus.values(promql(query, chosen), is_instant=False) for query in queries)
+            for table in tables
+            for labels in [prometheus.options(of_name["by"], {"table": table})]
+            for metric in prometheus.options(of_name["metric"], {"table": table})
+            for chosen in [CHOSEN | KEPT | {"by": ",".join(labels), "metric": metric}]
+        )
+
+    until(have_data, "data", DEADLINE_S)

@@ -39,50 +39,25 @@ def first(made: Json, kind: str) -> Json:
     return next(panel for panel in panels(made) if panel["type"] == kind)
 
 
-def in_options(kind: str, name: str, value: object) -> Callable[[Json], None]:
-    """Return a function that sets a wrong option of a panel."""
-    return lambda made: first(made, kind)["options"].update({name: value})
+def fields(made: Json) -> Json:
+    """Return the field configuration of the first time series."""
+    config: Json = first(made, "timeseries")["fieldConfig"]
+    return config
 
 
-def in_custom(name: str, value: object) -> Callable[[Json], None]:
-    """Return a function that sets a wrong drawing option."""
-    return lambda made: first(made, "timeseries")["fieldConfig"]["defaults"]["custom"].update({name: value})
-
-
-def in_override(name: str, value: object) -> Callable[[Json], None]:
-    """Return a function that adds a wrong field override."""
-    properties = [{"id": name, "value": value}]
-    wrong = {"matcher": {"id": "byName", "options": "a"}, "properties": properties}
-    return lambda made: first(made, "timeseries")["fieldConfig"]["overrides"].append(wrong)
-
-
-def without(kind: str, name: str) -> Callable[[Json], None]:
-    """Return a function that removes a member of a panel."""
-    return lambda made: first(made, kind).pop(name) and None
-
-
-MISTAKES: dict[str, Callable[[Json], None]] = {
+WRONG_FIELD = {
+    "matcher": {"id": "byName", "options": "a"},
+    "properties": [{"id": "custom.fillOpacty", "value": 10}],
+}
+MISTAKES: dict[str, Callable[[Json], object]] = {
     "unknown_member": lambda made: made.update(refreshes="30s"),
-    "wrong_type": lambda made: made.update(refresh=30),
-    "unknown_cursor": lambda made: made.update(graphTooltip=7),
     "unknown_kind": lambda made: first(made, "stat").update(type="singlestat"),
-    "no_options": without("timeseries", "options"),
-    "no_place": without("stat", "gridPos"),
-    "unknown_option": in_options("stat", "colour", "value"),
-    "option_of_another_kind": in_options("stat", "showHeader", value=True),
-    "unknown_value": in_options("stat", "graphMode", "bars"),
-    "legend": in_options("timeseries", "legend", {"showLegend": True, "displayMode": "table", "calcs": []}),
-    "table_height": in_options("table", "cellHeight", "small"),
-    "states": in_options("state-timeline", "showValue", value=True),
-    "unknown_drawing": in_custom("fillOpacty", 10),
-    "wrong_drawing": in_custom("drawStyle", "lines"),
-    "stacking": in_custom("stacking", {"mode": "stacked"}),
-    "override_name": in_override("custom.fillOpacty", 10),
-    "override_value": in_override("unit", 10),
-    "unit": lambda made: first(made, "stat")["fieldConfig"]["defaults"].update(unit=1),
-    "thresholds": lambda made: first(made, "stat")["fieldConfig"]["defaults"]["thresholds"].update(
-        mode="abs"
-    ),
+    "no_place": lambda made: first(made, "stat").pop("gridPos"),
+    "option_of_another_kind": lambda made: first(made, "stat")["options"].update(showHeader=True),
+    "unknown_value": lambda made: first(made, "stat")["options"].update(graphMode="bars"),
+    "unknown_drawing": lambda made: fields(made)["defaults"]["custom"].update(fillOpacty=10),
+    "wrong_unit": lambda made: fields(made)["defaults"].update(unit=10),
+    "override": lambda made: fields(made)["overrides"].append(WRONG_FIELD),
     "query": lambda made: first(made, "stat")["targets"][0].update(expression="up"),
     "other_source": lambda made: first(made, "stat")["targets"][0]["datasource"].update(type="loki"),
     "variable": lambda made: made["templating"]["list"][0].update(type="querry"),
@@ -93,10 +68,9 @@ MISTAKES: dict[str, Callable[[Json], None]] = {
 
 def wrong() -> Iterator[tuple[str, Json]]:
     """Yield each mistake, in an otherwise valid dashboard."""
-    right = dashboard(next(file for file in FILES if file.name == "cpu.json"))
-    of_kind = {panel["type"]: panel for panel in panels(right) if panel["type"] != "row"}
-    row = first(right, "row")
-    right["panels"] = [*of_kind.values(), {**row, "panels": []}]
+    right = dashboard(FILES[0])
+    of_kind = {panel["type"]: panel for file in FILES for panel in panels(dashboard(file))}
+    right["panels"] = list(of_kind.values())
     for name, make in MISTAKES.items():
         made = copy.deepcopy(right)
         make(made)
