@@ -13,7 +13,6 @@ from nettop.flows.columns import ADDRESS
 from nettop.flows.decode.batch import KEY, Batch, DomainKey, Reading, keys_of, numbered_keys
 from nettop.flows.decode.decoder import Decoder
 from nettop.flows.decode.domains import UNUSED_S
-from nettop.flows.decode.numbering import OF_ALL
 from nettop.flows.decode.sequences import SEQUENCE_CHANGES, SEQUENCE_STATE, Sequences
 from nettop.snapshots.arrays import Array, Index, Mask, as_list, take_rows
 
@@ -49,16 +48,13 @@ EXPORTER = np.dtype(
 
 `rows` counts flows, `options` options records, `broken` unreadable parts of datagrams. `counting` (Counting) is what
 its sequence numbers count: `numbered` units have arrived and `lost` are missing; if the counting is unknown, so are
-losses. If several domains share a series, a loss is attributed to the domain that reveals it. `unchecked` counts
-datagrams before which losses are unknown. `templates` and `waiting` are current: known templates, and sets that wait
-for theirs; `forgotten` counts sets dropped before their template arrived. `sampling_rate` is the latest, 0 if unknown.
-Times are wall-clock times of the first and last datagram.
+losses. `unchecked` counts datagrams before which losses are unknown. `templates` and `waiting` are current: known
+templates, and sets that wait for theirs; `forgotten` counts sets dropped before their template arrived. `sampling_rate`
+is the latest, 0 if unknown. Times are wall-clock times of the first and last datagram.
 """
 
 
-SAVED = np.dtype(
-    [(name, dtype[name]) for dtype in (EXPORTER[[*KEY]], SEQUENCE_STATE) for name in dtype.names or ()]
-)
+SAVED = np.dtype([*((name, EXPORTER[name]) for name in KEY), ("state", SEQUENCE_STATE)])
 """State of an exporter saved for the next start: its key and its sequence numbers."""
 SAVED_NS = 24 * 3600 * 1_000_000_000
 """Maximum age at which saved numbers reveal losses. After that, an exporter may have restarted and passed its old
@@ -81,8 +77,6 @@ class Exporters:
         self._is_own = np.zeros(0, bool)
         self._kept_at: dict[DomainKey, int] = {}
         """Index of the saved state of exporters not seen since the start."""
-        self._newest_at: dict[tuple[bytes, int, int], int] = {}
-        """Index of each sender's newest saved state."""
 
     @property
     def evicted(self) -> int:
@@ -100,7 +94,6 @@ class Exporters:
         """
         self._kept, self._is_own = kept, is_own
         self._kept_at = {key: at for at, key in enumerate(keys_of(kept))}
-        self._newest_at = {key[:3]: at for key, at in self._kept_at.items()}
 
     def saved(self) -> Array:
         """Return the states to save, SAVED (k,)."""
@@ -108,9 +101,7 @@ class Exporters:
         kept = np.zeros(len(known), SAVED)
         for name in KEY:
             kept[name] = known[name]
-        following = self._sequences.following(np.arange(len(known)))
-        for name in SEQUENCE_STATE.names or ():
-            kept[name] = following[name]
+        kept["state"] = self._sequences.following(np.arange(len(known)))
         silent = np.array([*self._kept_at.values()], np.intp)
         return np.concatenate([take_rows(self._kept, silent[self._is_own[silent]]), kept])
 
@@ -140,15 +131,13 @@ class Exporters:
         """Start following an exporter's numbers, from its saved state if there is one."""
         self._sequences.begin(row, key)
         at = self._kept_at.pop(key, None)
-        newest_at = self._newest_at.get(key[:3])
-        if newest_at is not None and self._kept["way"][newest_at] >= OF_ALL:
-            at = newest_at
         if at is not None:
-            kept = self._kept[at]
-            is_recent = self._known.rows["first_ns"][row] < kept["seen_ns"] + SAVED_NS
-            is_current = bool(kept["is_current"] and is_recent)
-            self._sequences.resume(row, kept, is_current=is_current)
-            self._known.rows["unchecked"][row] += not is_current
+            state = self._kept["state"][at]
+            is_recent = self._known.rows["first_ns"][row] < state["seen_ns"] + SAVED_NS
+            if state["is_current"] and is_recent:
+                self._sequences.resume(row, state)
+            else:
+                self._known.rows["unchecked"][row] += 1
 
     def table(self, decoder: Decoder) -> Array:
         """Return all rows, EXPORTER (e,): exporters, then senders of malformed datagrams."""

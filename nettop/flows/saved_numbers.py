@@ -17,11 +17,10 @@ import numpy as np
 
 from nettop.flows.decode.batch import keys_of
 from nettop.flows.decode.kept import report_save_errors, write_file
-from nettop.flows.decode.numbering import SCHEMES
 from nettop.flows.exporters import EXPORTERS_MAX, SAVED
 from nettop.snapshots.arrays import Array, Mask, take_rows
 
-FORMAT, VERSION = "nettop sequence numbers", 1
+FORMAT, VERSION = "nettop sequence numbers", 2
 NAME = "sequences"
 FILE_BYTES_MAX = 4 * EXPORTERS_MAX * SAVED.itemsize
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
@@ -48,7 +47,7 @@ class SavedNumbers:
                 kept.append(part)
                 is_own.append(np.full(len(part), path == self._path))
         together = np.concatenate(kept)
-        order = np.argsort(together["seen_ns"], kind="stable")
+        order = np.argsort(together["state"]["seen_ns"], kind="stable")
         newest = {key: at for at, key in enumerate(keys_of(together[order]))}
         which = order[sorted(newest.values())[-EXPORTERS_MAX:]]
         return take_rows(together, which), np.concatenate(is_own)[which]
@@ -80,8 +79,8 @@ class SavedNumbers:
         ):
             raise ValueError
         kept = np.frombuffer(content, SAVED).copy()
-        kept["is_current"] &= header["boot"] in ("", self._boot)
-        return kept[kept["way"] < SCHEMES]
+        kept["state"]["is_current"] &= header["boot"] in ("", self._boot)
+        return kept
 
 
 def _boot_id() -> str:

@@ -39,7 +39,7 @@ EXPORTERS = Table(
         Field("lost", Kind.GAUGE, "LOST", "exports that never arrived, by sequence number: datagrams, flows or "
               "records, as in `counting`", "u8", "exports", 8, 85, tone="warn"),
         Field("numbered", Kind.COUNTER, "NUMBERED", "exports that arrived, in the same unit", "u8", "exports", 9, 14),
-        Field("counting", Kind.ENUM, "COUNTING", "what its sequence numbers count; unknown if none of these fits",
+        Field("counting", Kind.ENUM, "COUNTING", "unit of sequence numbers; unknown if they contradict the protocol",
               "u1", width=9, importance=28, labels=COUNTINGS),
         Field("restarts", Kind.COUNTER, "RESTARTS", "how often its sequence numbers restarted", "u8", "restarts", 8,
               30),

@@ -23,8 +23,7 @@ from nettop.flows.columns import COLUMNS
 from nettop.flows.decode import domains, kept, options, sequences
 from nettop.flows.decode.batch import DATAGRAM, Batch, Counts, Reading
 from nettop.flows.decode.decoder import Decoder, flows_at_most
-from nettop.flows.decode.numbering import Numbering
-from nettop.flows.decode.sequences import Sequences
+from nettop.flows.decode.sequences import Counting, Sequences
 from nettop.flows.decode.templates import IPFIX, NETFLOW_9
 from nettop.flows.exporters import Exporters
 from nettop.snapshots.arrays import Array
@@ -111,7 +110,6 @@ def test_all_protocols_on_one_port() -> None:
     assert datagrams["domain"].tolist() == [7, 0, 0x0102, 3, 7]
     assert datagrams["sequence"].tolist() == [8, 0, 77, 77, 7]
     assert datagrams["units"].tolist() == [1, 0, 2, 1, 1]
-    assert datagrams["unit_options"].tolist() == [0] * 5
     assert datagrams["sampling_rate"].tolist() == [0, 0, 100, 512, 0]
     assert datagrams["rows"].tolist() == [2, 0, 2, 2, 1]
     assert decoded.counters["if_index"].tolist() == [int.from_bytes(INTERFACE[:4])]
@@ -554,14 +552,14 @@ def test_gaps_match_a_simple_reference(
     counted = {name: [0, 0] for name in ("lost", "restarts", "unchecked")}
     follower = a_follower(2)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sequences, "_LATE_MAX", (NEAR,) * 3)
-        patch.setattr(sequences, "_LOST_MAX", (FAR,) * 3)
+        patch.setattr(sequences, "_LATE_MAX", dict.fromkeys(Counting, NEAR))
+        patch.setattr(sequences, "_LOST_MAX", dict.fromkeys(Counting, FAR))
         patch.setattr(sequences, "GAPS_MAX", 1000)
+        patch.setattr(sequences, "_TRUST_MAX", 1000)
         # These jump back and forth as no exporter would.
         patch.setattr(sequences, "_TURNS_MAX", 1000)
         patch.setattr(sequences._Jumps, "before", lambda *_: None)
-        patch.setattr(Numbering, "compare", lambda *_: [])
-        patch.setattr(Numbering, "is_proved", lambda *_: True)
+        follower._is_proved[:], follower._trust[:] = True, sequences._TRUST_MAX
         for at in range(0, len(numbered), at_once):
             rows, datagrams = of_sequences(numbered[at : at + at_once])
             followed, _ = follower.follow(rows, datagrams)

@@ -19,7 +19,7 @@ from nettop.flows.decode.batch import KEY
 from nettop.flows.decode.datagrams import Datagrams
 from nettop.flows.decode.decoder import Decoder
 from nettop.flows.decode.domains import DOMAINS_MAX, UNUSED_S
-from nettop.flows.decode.numbering import Counting
+from nettop.flows.decode.sequences import Counting
 from nettop.flows.decode.templates import IPFIX, NETFLOW_9
 from nettop.flows.exporters import COUNTED, EXPORTERS_MAX, UNRECOGNIZED_MAX, Exporters
 from nettop.snapshots.arrays import as_list
@@ -275,6 +275,7 @@ class Exporter:
         return message(self._version, *sets, sequence=number, domain=domain), units
 
 
+NUMBERED = {NETFLOW_9: "datagrams", IPFIX: "records"}
 COUNTED_BY: dict[str, Callable[[int, int, int], int]] = {
     "datagrams": lambda datagrams, *_: datagrams,
     "flows": lambda _, flows, __: flows,
@@ -284,13 +285,15 @@ COUNTED_BY: dict[str, Callable[[int, int, int], int]] = {
 
 @settings(max_examples=40)
 @given(st.data())
-def test_numbering_schemes_are_recognized(data: st.DataObject) -> None:
-    """For all countings, and one or all domains: losses equal what did not arrive, also after a restart."""
+def test_losses_equal_what_did_not_arrive(data: st.DataObject) -> None:
+    """For all countings of a protocol, and several domains; with any other counting they are unknown."""
     version = data.draw(st.sampled_from((NETFLOW_9, IPFIX)))
     counted = data.draw(st.sampled_from(sorted(COUNTED_BY)))
     first = data.draw(st.sampled_from((0, 7, 2**31, 2**32 - 40)))
     domains = data.draw(st.integers(1, 3))
-    exporter = Exporter(version, COUNTED_BY[counted], first=first, by_domain=data.draw(st.booleans()))
+    by_domain = data.draw(st.booleans())
+    conforms = (counted == NUMBERED[version]) and (by_domain or domains == 1)
+    exporter = Exporter(version, COUNTED_BY[counted], first=first, by_domain=by_domain)
     collected = Collected()
     lost = 0
     # The first ones arrive, as losses before them would be unknown.
@@ -311,11 +314,13 @@ def test_numbering_schemes_are_recognized(data: st.DataObject) -> None:
         # Losses at the end are revealed by what follows.
         for domain in range(domains):
             collected.see(exporter.sent(3, 1, domain)[0])
-    assert sum(lost for (lost,) in collected.rows("lost").values()) == lost
-    assert {unchecked for (unchecked,) in collected.rows("unchecked").values()} == {0}
-    if domains == 1:
-        ((counting,),) = collected.rows("counting").values()
-        assert counting == Counting[counted.upper()]
+    countings = {counting for (counting,) in collected.rows("counting").values()}
+    if conforms:
+        assert sum(lost for (lost,) in collected.rows("lost").values()) == lost
+        assert {unchecked for (unchecked,) in collected.rows("unchecked").values()} == {0}
+        assert countings == {Counting[counted.upper()]}
+    elif (version, counted) != (IPFIX, "flows"):  # which differ only after options
+        assert countings == {Counting.UNKNOWN}
 
 
 def numbered(*sequences: int, version: int = NETFLOW_9, flows: int = 10, domain: int = 7) -> list[Sent]:
@@ -325,21 +330,16 @@ def numbered(*sequences: int, version: int = NETFLOW_9, flows: int = 10, domain:
 
 
 NOTHING_LOST = {
-    "v9 that numbers flows": numbered(*range(0, 500, 10)),
-    "v9 that numbers flows, over the wrap": numbered(*range(2**32 - 50, 2**32 + 50, 10)),
-    "IPFIX that numbers messages": numbered(*range(50), version=IPFIX),
     "series of two domains": [*(each for at in range(25) for domain in range(2)
                                 for each in numbered(at, domain=domain))],
-    "one series of two domains": [*(each for at in range(50) for each in numbered(at, domain=at % 2))],
-    "one series of domains, in bursts": [*(each for at in range(50) for each in numbered(at, domain=at // 7 % 3))],
     "out of order": numbered(0, 1, 3, 2, 4, 5, 8, 6, 7, 9),
-    "flows out of order": numbered(0, 10, 20, 40, 30, 50, 80, 60, 70, 90),
+    "records out of order": numbered(0, 10, 20, 40, 30, 50, 80, 60, 70, 90, version=IPFIX),
     "over the wrap, and a restart": numbered(*range(2**32 - 5, 2**32 + 5), *range(4)),
     "twice": numbered(0, 1, 2, 2, 3, 3),
     "a burst that is late": numbered(0, 1, 2, *range(43, 46), *range(3, 43), 46),
     "a burst that comes twice": numbered(*range(60), *range(10, 60), 60),
     "all twice": numbered(*(each // 2 for each in range(60))),
-    "flows twice": numbered(*(each // 2 * 10 for each in range(60))),
+    "records twice": numbered(*(each // 2 * 10 for each in range(60)), version=IPFIX),
     "one that is a stray": numbered(0, 1, 2, 900_000, 3, 4, 5),
 }  # fmt: skip
 
@@ -347,7 +347,7 @@ NOTHING_LOST = {
 @pytest.mark.parametrize("at_once", [1, 7, 100])
 @pytest.mark.parametrize("name", NOTHING_LOST)
 def test_nothing_is_lost_where_all_has_come(name: str, at_once: int) -> None:
-    """However an exporter numbers, and in any batching."""
+    """In any batching."""
     sent, collected = NOTHING_LOST[name], Collected()
     for at in range(0, len(sent), at_once):
         collected.see(*sent[at : at + at_once])
@@ -356,6 +356,70 @@ def test_nothing_is_lost_where_all_has_come(name: str, at_once: int) -> None:
     rows = collected.rows("lost", "restarts", "counting").values()
     assert [(lost, restarts) for lost, restarts, _ in rows] == [(0, 0)] * len(rows)
     assert Counting.UNKNOWN not in {counting for *_, counting in rows}
+
+
+CONTRADICTING = {
+    "v9 that numbers flows": numbered(*range(0, 500, 10)),
+    "v9 that numbers flows, over the wrap": numbered(*range(2**32 - 50, 2**32 + 50, 10)),
+    "v9 that numbers flows, out of order": numbered(0, 10, 20, 40, 30, 50, 80, 60, 70, 90),
+    "v9 that numbers flows, twice": numbered(*(each // 2 * 10 for each in range(60))),
+    "v9 that numbers flows, mostly single ones": [
+        each for at in range(0, 400, 13)
+        for each in (*numbered(at, at + 1, at + 2, flows=1), *numbered(at + 3))
+    ],
+    "IPFIX that numbers messages": numbered(*range(50), version=IPFIX),
+    "one series of two domains": [*(each for at in range(50) for each in numbered(at, domain=at % 2))],
+    "one series of domains, in bursts": [*(each for at in range(100) for each in numbered(at, domain=at // 5 % 3))],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("at_once", [1, 7, 100])
+@pytest.mark.parametrize("name", CONTRADICTING)
+def test_numbers_that_contradict_the_protocol(name: str, at_once: int) -> None:
+    """Losses are unknown, and never counted where all has arrived."""
+    sent, collected = CONTRADICTING[name], Collected()
+    for at in range(0, len(sent), at_once):
+        collected.see(*sent[at : at + at_once])
+        assert {lost for (lost,) in collected.rows("lost").values()} == {0}
+    assert {counting for (counting,) in collected.rows("counting").values()} == {Counting.UNKNOWN}
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        numbered(*range(0, 300, 10)),
+        [sflow(number) for number in range(0, 80, 2)],
+        [sflow(at * 1300 + at**2) for at in range(40)],
+    ],
+    ids=["flows are numbered", "every other one is elsewhere", "bytes are numbered"],
+)
+def test_contradicting_numbers_never_show_a_loss(sent: list[Sent]) -> None:
+    """Losses are unknown from the first contradiction on."""
+    collected = Collected()
+    collected.see(sent[0])
+    for each in sent[1:]:
+        collected.see(each)
+        assert set(collected.rows("counting").values()) == {(Counting.UNKNOWN,)}
+
+
+def test_a_late_contradiction_shows_no_loss() -> None:
+    """An exporter that conformed has unknown losses from its first flow number on."""
+    collected = Collected()
+    collected.see(*numbered(*range(100), *range(104, 120)))
+    assert list(collected.rows("lost", "counting").values()) == [(4, Counting.DATAGRAMS)]
+    for number in range(129, 400, 10):
+        collected.see(*numbered(number))
+        assert set(collected.rows("counting").values()) == {(Counting.UNKNOWN,)}
+
+
+@pytest.mark.parametrize("every", [3, 5, 20])
+def test_losses_of_a_bad_network_are_known(every: int) -> None:
+    """Known after each datagram, from the second on, though one in `every` is lost."""
+    collected, arrived = Collected(), [number for number in range(300) if number < 2 or number % every]
+    for at, number in enumerate(arrived):
+        collected.see(*numbered(number))
+        lost = number - at
+        assert list(collected.rows("lost", "counting").values()) == [(lost, Counting.DATAGRAMS)]
 
 
 A, B, C = range(1000, 1040), range(900_000, 900_040), range(5_000_000, 5_000_040)
@@ -394,7 +458,7 @@ def test_unexplained_numbers(name: str, at_once: int) -> None:
 @pytest.mark.parametrize("at_once", [1, 100])
 @pytest.mark.parametrize("first_flows", [1, 10])
 def test_flows_are_numbered_before_their_template_comes(first_flows: int, at_once: int) -> None:
-    """What the numbers count is unknown until a template arrives; then it is known, without losses."""
+    """No losses are counted until a template shows that they are unknown."""
     collected = Collected()
     data = [
         message(NETFLOW_9, a_set(300, plain(1) * first_flows), sequence=at * first_flows) for at in range(40)
@@ -405,9 +469,7 @@ def test_flows_are_numbered_before_their_template_comes(first_flows: int, at_onc
     assert collected.lost()[:2] == (0, 0)
     collected.see(*numbered(*range(first, first + 300, 10)))
     assert collected.lost()[:2] == (0, 0)
-    collected.see(*numbered(first + 330))
-    assert collected.lost()[:2] == (30, 0)
-    assert list(collected.rows("counting").values()) == [(Counting.FLOWS,)]
+    assert list(collected.rows("counting").values()) == [(Counting.UNKNOWN,)]
 
 
 def test_datagrams_are_numbered_before_their_template_comes() -> None:
@@ -426,14 +488,14 @@ def test_datagrams_are_numbered_before_their_template_comes() -> None:
 
 
 def test_an_exporter_replaced_by_another_kind() -> None:
-    """Losses of the old one are kept; the new one has none once its numbering is recognized."""
+    """Losses are unknown once its numbers contradict the protocol."""
     collected = Collected()
     collected.see(*numbered(*range(100), *range(104, 200)))
     assert collected.lost() == (4, 0, 0)
     for at in range(200, 700, 10):
         collected.see(*numbered(at))
-    assert collected.lost()[:2] == (4, 0)
-    assert list(collected.rows("counting").values()) == [(Counting.FLOWS,)]
+    assert collected.lost()[:2] == (0, 0)
+    assert list(collected.rows("counting").values()) == [(Counting.UNKNOWN,)]
 
 
 # --- bounds ---------------------------------------------------------------------------------------------------
@@ -514,16 +576,6 @@ def test_exporters_that_were_silent_for_long_make_room() -> None:
     rows["last_ns"][rows["domain"] == 2] -= int((UNUSED_S + 1) * 1e9)
     collected.see(netflow5(0, 1, engine=4))
     assert sorted(domain for *_, domain in collected.rows("rows")) == [1, 3, 4]
-
-
-def test_losses_of_an_evicted_domain_are_not_recovered_in_its_row() -> None:
-    """A late arrival in a shared series is not credited to the row's new owner."""
-    collected = Collected(Exporters(most=2))
-    collected.see(*(numbered(at, domain=(at + 1) % 2)[0] for at in range(20)))
-    collected.see(*numbered(24, domain=0))
-    collected.see(*numbered(25, 26, domain=1), netflow5(0, 1))
-    collected.see(*numbered(22, 23, domain=1))
-    assert collected.rows("lost") == {(SENDER, PORT, NETFLOW_9, 1): (0,), (SENDER, PORT, NETFLOW_5, 1): (0,)}
 
 
 def test_an_evicted_exporter_begins_anew() -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from nettop import cli
 from nettop.errors import ExitCode, NettopError, PermissionMissing, SourceFailed
-from nettop.flows.decode.numbering import Counting
+from nettop.flows.decode.sequences import Counting
 from nettop.flows.exporters import EXPORTER
 from nettop.flows.reader import EXPORTERS_PATH, STATE_PATH, Collector, no_answer_message, running_collector
 from nettop.probes.flows import probe

@@ -46,7 +46,6 @@ DATAGRAM = np.dtype(
         ("broken", "i8"),
         ("sampling_rate", "u4"),
         ("units", "i8"),
-        ("unit_options", "i8"),
         ("is_exact", "?"),
     ]
 )
@@ -60,8 +59,8 @@ time at which the exporter's uptime was 0, is negative if unknown.
 records. `broken` counts what could not be read: sets, templates and, for NetFlow v5 and sFlow, the rest of a datagram.
 `sampling_rate` is that of its last flow with one, else 0.
 
-`units` counts the records in the datagram itself, `unit_options` the options records among them: sequence numbers may
-count either. Without `is_exact` there may be more of both. An sFlow datagram is one unit.
+`units` counts the records in the datagram itself, including options records; without `is_exact` there may be more. An
+sFlow datagram is one unit.
 """
 
 

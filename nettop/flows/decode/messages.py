@@ -242,8 +242,6 @@ class MessageDecoder:
         batch.tally("broken", messages.counted_at[sets.message[broken]])
         if not group.is_released:
             batch.tally("units", counted_at)
-            if template.of_options:
-                batch.tally("unit_options", counted_at)
         boot_ms = np.array([self.known.started_ms(key) for key in keys], np.int64)
         headers = take_rows(messages.headers, message)
         records = _records(messages.buffer, headers, fields, boot_ms[of])

@@ -14,7 +14,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from nettop.flows.collector import CollectorState
-from nettop.flows.decode.numbering import Counting
+from nettop.flows.decode.sequences import Counting
 from nettop.flows.exporters import EXPORTER
 from nettop.flows.reader import EXPORTERS_PATH, STATE_PATH
 from nettop.flows.spool import DROPPED
