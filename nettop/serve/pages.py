@@ -13,13 +13,15 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from nettop.snapshots.cpu import CATEGORIES
+from nettop.stacks.flame_svg import GRAPH
 from nettop.widgets.themes import FRAMES
 
 INDEX = "index.html"
 CATEGORIES_FILE = "categories.js"
-"""JavaScript module with the flame graph's categories: parts of the network stack, and the kernel functions in them."""
+"""JavaScript module with the flame graph's sizes and categories: parts of the network stack, and the kernel functions
+in them."""
 FLAME_GRAPH_FILE = "flame_graph.js"
-"""JavaScript module shared with exported flame graphs."""
+"""JavaScript module that draws the flame graph, of exported files too."""
 
 _TYPES = {
     ".html": "text/html; charset=utf-8",
@@ -70,7 +72,7 @@ def _files() -> dict[str, bytes]:
 
 
 def _categories() -> bytes:
-    """Return the categories as a JavaScript module, in numeric order."""
+    """Return sizes and categories, in numeric order, as a JavaScript module."""
     rows = [
         {
             "label": each.label,
@@ -81,7 +83,10 @@ def _categories() -> bytes:
         }
         for each in CATEGORIES.values()
     ]
-    return f"export const CATEGORIES = {json.dumps(rows, ensure_ascii=False)};\n".encode()
+    values = {"CATEGORIES": rows, "GRAPH": GRAPH}
+    return "".join(
+        f"export const {name} = {json.dumps(value, ensure_ascii=False)};\n" for name, value in values.items()
+    ).encode()
 
 
 def _answer(name: str, content: bytes) -> Response:

@@ -22,9 +22,12 @@ NARROWEST = 0.0001
 """Smallest share of all samples that is drawn; narrower frames are omitted and counted."""
 
 _LEGEND_ROW, _LEGEND_COLUMN, _FOOT = 22, 226, 40
+GRAPH = {"row": ROW, "char": CHAR}
+"""Sizes for flame_graph.js."""
 _LAYOUT = {
-    "margin": MARGIN,
-    "char": CHAR,
+    **GRAPH,
+    "left": MARGIN,
+    "top": HEAD,
     "legendRow": _LEGEND_ROW,
     "legendColumn": _LEGEND_COLUMN,
     "foot": _FOOT,

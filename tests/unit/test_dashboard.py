@@ -39,7 +39,7 @@ LENSES = ("connections", "bandwidth", "cpu", "latency", "drops", "findings", "se
 BEGAN = datetime(2026, 11, 22, 15, tzinfo=UTC)
 PATIENCE_S = 60
 """Only a test that fails waits so long: a busy machine is slow."""
-ROW = 19
+ROW = 18
 """Pixels of a row of the flame graph."""
 expect.set_options(timeout=PATIENCE_S * 1000)
 
@@ -586,38 +586,38 @@ def test_a_closed_panel_is_not_read(page: Page, server: Scripted) -> None:
 
 def test_zoom_by_click(page: Page) -> None:
     """Zoom into a clicked frame, and out by the button."""
-    canvas = page.locator("#flame canvas")
+    graph = page.locator("#flame svg")
     expect(readout(page)).to_contain_text("all · 100% of all · 100 samples")
-    canvas.click(position={"x": 20, "y": ROW * 1.5})
+    graph.click(position={"x": 20, "y": ROW * 1.5})
     expect(readout(page)).to_contain_text("RX softirq · 70.0% of all · 70 samples")
     # Now it is as wide as everything.
-    width = canvas.evaluate("canvas => canvas.clientWidth")
-    canvas.hover(position={"x": width - 20, "y": ROW * 1.5})
+    width = graph.evaluate("graph => graph.clientWidth")
+    graph.hover(position={"x": width - 20, "y": ROW * 1.5})
     expect(readout(page)).to_contain_text("RX softirq")
     page.locator("#unzoom").click()
     expect(page.locator("#unzoom")).to_be_hidden()
-    canvas.hover(position={"x": width - 20, "y": ROW * 1.5})
+    graph.hover(position={"x": width - 20, "y": ROW * 1.5})
     expect(readout(page)).to_contain_text("TX syscalls · 30.0% of all")
 
 
 def test_zoom_by_key(page: Page, server: Scripted) -> None:
     """Move among frames and zoom by keys; new readings change neither."""
-    canvas = page.locator("#flame canvas")
-    canvas.focus()
+    graph = page.locator("#flame svg")
+    graph.focus()
     for key in ("ArrowDown", "ArrowDown", "ArrowDown", "ArrowLeft"):
-        canvas.press(key)
+        graph.press(key)
     expect(page.locator("#announcer")).to_contain_text(
         "<img src=x onerror=alert(1)> · softirq loop · 10.0% of all"
     )
-    canvas.press("ArrowRight")
-    canvas.press("Enter")
+    graph.press("ArrowRight")
+    graph.press("Enter")
     expect(page.locator("#announcer")).to_contain_text("zoomed: net_rx_action · softirq loop · 60.0% of all")
     server.publish()
     expect(page.locator("#flame .aside")).to_contain_text("200 samples")
     expect(readout(page)).to_contain_text("net_rx_action · softirq loop · 60.0% of all · 120 samples")
-    canvas.press("Backspace")
+    graph.press("Backspace")
     expect(page.locator("#announcer")).to_contain_text("zoomed: handle_softirqs")
-    canvas.press("Escape")
+    graph.press("Escape")
     expect(page.locator("#unzoom")).to_be_hidden()
 
 
@@ -703,7 +703,7 @@ def test_restart(page: Page, server: Scripted, messages: list[str]) -> None:
     page.locator("#connections th button", has_text="State").click()
     page.locator("#filter").fill("n")
     expect(cells(page, "process")).to_have_text(["nginx", HOSTILE, "–"])
-    page.locator("#flame canvas").click(position={"x": 20, "y": ROW * 1.5})
+    page.locator("#flame svg").click(position={"x": 20, "y": ROW * 1.5})
     expect(page.locator("#unzoom")).to_be_visible()
     server.stop()
     expect(page.locator("#state")).to_have_text("reconnecting")

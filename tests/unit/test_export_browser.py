@@ -113,6 +113,23 @@ def test_escape_resets(page: Page) -> None:
         assert frame(page, "RX softirq").is_visible()
 
 
+def test_keys(page: Page) -> None:
+    """The arrows move among functions, Enter zooms in, Backspace out; in the search box they edit text."""
+    details = page.locator("#details")
+    for key, name in {"ArrowDown": "RX softirq", "ArrowRight": "TX syscalls", "ArrowUp": "all"}.items():
+        page.keyboard.press(key)
+        assert (details.text_content() or "").startswith(f"{name} · ")
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("Enter")
+    assert place(page, "RX softirq") == place(page, "all")
+    page.locator("#search input").focus()
+    page.keyboard.press("Backspace")
+    assert place(page, "RX softirq") == place(page, "all")
+    page.locator("#search input").blur()
+    page.keyboard.press("Backspace")
+    assert frame(page, "TX syscalls").is_visible()
+
+
 def test_search(page: Page) -> None:
     """Ctrl-F focuses the search box; typing highlights functions and shows their share, each sample once."""
     page.keyboard.press("Control+f")

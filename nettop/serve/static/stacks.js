@@ -52,9 +52,10 @@ export function createStacks() {
     return child;
   }
 
-  // Place each function's callees side by side, sorted by name.
+  // Place each function's callees side by side, sorted by name. A function whose samples are all nettop's is nettop's.
   function arrange(node) {
     let { at } = node;
+    if (node.parent !== null && node.ownSamples === node.samples) node.category = own;
     node.children = [...node.byName.values()].sort((one, other) => (one.name < other.name ? -1 : 1));
     for (const child of node.children) {
       child.at = at;
@@ -79,9 +80,6 @@ export function createStacks() {
     return arrange(root);
   }
 
-  // Return a function's own category or its caller's; nettop's if all its samples are nettop's.
-  const category = (node) => (node.parent !== null && node.ownSamples === node.samples ? own : node.category);
-
   // Return the samples of each category, largest first.
   function shares() {
     const samples = new Map();
@@ -97,5 +95,5 @@ export function createStacks() {
     return past.readings.reduce((sum, reading) => sum + 1000 * (reading.intervalS ?? 0), 0);
   }
 
-  return { push, tree, category, shares, elapsedMs };
+  return { push, tree, shares, elapsedMs };
 }
