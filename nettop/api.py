@@ -10,12 +10,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
-from types import SimpleNamespace, TracebackType
+from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
 import numpy as np
 
-from nettop.commands.options import parse_lens_options
 from nettop.engine.consumer import READING_WAIT_S, Consumer
 from nettop.engine.session import Session
 from nettop.engine.source import probe_of
@@ -24,6 +23,7 @@ from nettop.kernel.host.facts import Host
 from nettop.query.query import checked_columns, query_from_settings, text_query
 from nettop.query.view import View
 from nettop.settings import ViewSettings
+from nettop.settings.shared import parse_lens_options
 from nettop.snapshots import find_table
 from nettop.snapshots.schema import Kind, Lens, OptionValues, Table
 from nettop.snapshots.snapshot import Frame as Reading
@@ -234,4 +234,4 @@ def _parsed(options: Mapping[str, float | str], lens: Lens, table: Table, interv
         if name not in declared:
             raise unknown_word(f"option of {lens.id}", name, declared)
     texts = {name: declared[name].text(value) for name, value in options.items()}
-    return parse_lens_options(SimpleNamespace(**texts), interval_s, [(lens, table)])
+    return parse_lens_options(texts, interval_s, [(lens, table)])

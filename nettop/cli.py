@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any, cast
 import typer
 
 from nettop.commands.invoker import invoking_user
-from nettop.commands.options import WIDTH, SourceOf
-from nettop.commands.view import ViewOptions, start_view
+from nettop.commands.options import WIDTH, SourceOf, parser_of
+from nettop.commands.view import LiveSettings, start_view
 from nettop.errors import (
     ExitCode,
     FilterError,
@@ -35,7 +35,7 @@ from nettop.process.threads import ending_with_threads
 from nettop.snapshots import views
 
 if TYPE_CHECKING:
-    from nettop.commands.help import HelpOptions
+    from nettop.commands.help import HelpSettings
 
 _ParseError: type[Exception] = typer.BadParameter.__bases__[0]
 """typer's exception for invalid arguments; the package that defines it depends on the version of typer."""
@@ -59,7 +59,7 @@ _SUBCOMMANDS = (
     "run",
     "help",
 )
-"""Modules of nettop.commands, in the order of --help. Each declares HELP, EXAMPLES, its options, such as LogOptions,
+"""Modules of nettop.commands, in the order of --help. Each declares HELP, EXAMPLES, its settings, such as LogSettings,
 and its start, such as start_log; and CONTEXT, if its arguments are parsed in another way."""
 
 EXAMPLES = """[bold]Examples[/bold]
@@ -109,11 +109,13 @@ class _Subcommands(Mapping[str, Any]):
 @cache
 def _parser_of(name: str) -> Any:
     module: Any = importlib.import_module(f"nettop.commands.{name}")
-    options = getattr(module, f"{name.title()}Options")
-    _STARTS[options] = _start_help if name == "help" else getattr(module, f"start_{name}")
+    settings = getattr(module, f"{name.title()}Settings")
+    _STARTS[settings] = _start_help if name == "help" else getattr(module, f"start_{name}")
     alone = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich")
     context = getattr(module, "CONTEXT", None)
-    alone.command(name, help=module.HELP, epilog=module.EXAMPLES, context_settings=context)(options)
+    alone.command(name, help=module.HELP, epilog=module.EXAMPLES, context_settings=context)(
+        parser_of(settings)
+    )
     return typer.main.get_command(alone)
 
 
@@ -156,11 +158,10 @@ class _Group(typer.core.TyperGroup):
             raise unknown_word("command, lens or table", args[0], _SUBCOMMANDS, views())
         resolved: Any = super().resolve_command(ctx, args)
         known = {name for param in resolved[1].params for name in param.opts}
-        for name, field in ViewOptions.__dataclass_fields__.items():
-            if ctx.params.get(name) not in (field.default, None, [], ()):
-                given = "--" + name.replace("_", "-")
-                remedy = f"write it after {args[0]}" if given in known else "leave it out"
-                raise UsageError(f"{given} before {args[0]} has no effect on it", remedy)
+        for param in self.params:
+            if ctx.params.get(param.name) not in (None, False, [], ()):
+                remedy = f"write it after {args[0]}" if param.opts[0] in known else "leave it out"
+                raise UsageError(f"{param.opts[0]} before {args[0]} has no effect on it", remedy)
         return resolved
 
 
@@ -174,21 +175,21 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"max_content_width": WIDTH, "help_option_names": ["-h", "--help"]},
 )
-app.callback(invoke_without_command=True)(ViewOptions)
+app.callback(invoke_without_command=True)(parser_of(LiveSettings))
 
 
 # --- starting a command ---------------------------------------------------------------------------------------
 
 
-def _start_help(options: HelpOptions, _source_of: SourceOf) -> ExitCode:
+def _start_help(settings: HelpSettings, _source_of: SourceOf) -> ExitCode:
     from nettop.commands.help import show_help
 
-    show_help(typer.main.get_command(app), options.topic)
+    show_help(typer.main.get_command(app), settings.topic)
     return ExitCode.DONE
 
 
-_STARTS: dict[type, Callable[[Any, SourceOf], int]] = {ViewOptions: start_view}
-"""Start function of each command parsed so far, by the class of its options."""
+_STARTS: dict[type, Callable[[Any, SourceOf], int]] = {LiveSettings: start_view}
+"""Start function of each command parsed so far, by the class of its settings."""
 
 
 # --- the program ----------------------------------------------------------------------------------------------
@@ -217,7 +218,7 @@ def run(arguments: Sequence[str], source_of: SourceOf = None) -> int:
     `source_of` creates the source of a lens; None uses the probes.
     """
     try:
-        options = _parse(arguments)
+        options = parse(arguments)
         start = _STARTS.get(type(options))
         if start is None:
             return int(options or 0)
@@ -247,8 +248,8 @@ def run(arguments: Sequence[str], source_of: SourceOf = None) -> int:
     return failure.exit_code
 
 
-def _parse(arguments: Sequence[str]) -> Any:
-    """Parse the arguments into the command's options, or return an exit code after --help or --version.
+def parse(arguments: Sequence[str]) -> Any:
+    """Parse the arguments into the command's settings, or return an exit code after --help or --version.
 
     Keep the raised priority for commands that watch this host.
     """
@@ -265,7 +266,7 @@ def _parse(arguments: Sequence[str]) -> Any:
         raise _usage(error, command) from None
     if parsed == _INTERRUPTED:
         raise KeyboardInterrupt
-    if getattr(parsed, "normal_priority", True) or getattr(parsed, "host", None):
+    if getattr(parsed, "normal_priority", True) or getattr(parsed, "hosts", None):
         restore_priority()
     return parsed
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`nettop bundle`: options and startup."""
+"""`nettop bundle`: settings and startup."""
 
 from __future__ import annotations
 
@@ -9,17 +9,14 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Annotated
-
-import typer
+from typing import IO, TYPE_CHECKING
 
 from nettop.commands.invoker import User, file_owner
 from nettop.commands.new_file import new_file
-from nettop.commands.options import SourceOf, option, redact_key_option, redact_option, require_output
+from nettop.commands.options import SourceOf, require_output
 from nettop.commands.privilege import refuse_root_for_caller
 from nettop.commands.recordings import (
     SERVICE_FOLDER,
-    at_option,
     drop_all_privileges,
     moment_of,
     opened_recording,
@@ -28,6 +25,8 @@ from nettop.commands.redaction import redaction_key
 from nettop.errors import ExitCode, UsageError
 from nettop.process.importing import importing
 from nettop.settings import STDOUT
+from nettop.settings.declared import setting
+from nettop.settings.shared import Redacting, at_setting
 from nettop.writing import OUTPUT
 
 if TYPE_CHECKING:
@@ -56,57 +55,53 @@ _DOCTOR_S = 120.0
 
 
 # fmt: off
-@dataclass(frozen=True, slots=True)
-class BundleOptions:
-    """Options as given, in the order of --help."""
+@dataclass(frozen=True, kw_only=True)
+class BundleSettings(Redacting):
+    """Settings of `nettop bundle`."""
 
-    recording: Annotated[Path, typer.Argument(metavar="[FILE|DIR]", show_default=False, readable=False,
-                                              help="Recording, or folder of recordings (those of "
-                                              "nettop-record.service)")] = SERVICE_FOLDER
-    output: Annotated[str, option("--output", "-o", metavar="FILE",
-                                  help="File to create, or - for standard output (nettop-HOST-TIME.tar.gz in the "
-                                  "working directory)")] = ""
-    last: Annotated[str, option("--last", metavar="TIME", help="How much of the recording's end to take, or from --at "
-                                "on: 90, 60s, 15m, 2h (10m)")] = "10m"
-    at: Annotated[str | None, at_option(default="--last before the end")] = None
-    redact: Annotated[bool, redact_option()] = False
-    redact_key: Annotated[Path | None, redact_key_option()] = None
-    no_doctor: Annotated[bool, option("--no-doctor", help="Leave out doctor's report, which attaches every lens for a "
-                                      "moment")] = False
+    recording: Path = setting(SERVICE_FOLDER, metavar="[FILE|DIR]", kind=Path,
+                              help="Recording, or folder of recordings (those of nettop-record.service)")
+    output: str = setting("", "--output", "-o", metavar="FILE", help="File to create, or - for standard output "
+                          "(nettop-HOST-TIME.tar.gz in the working directory)")
+    last: str = setting("10m", "--last", metavar="TIME", help="How much of the recording's end to take, or from --at "
+                        "on: 90, 60s, 15m, 2h (10m)")
+    at: str | None = at_setting(default="--last before the end")
+    no_doctor: bool = setting(False, "--no-doctor", help="Leave out doctor's report, which attaches every lens for a "
+                              "moment")
     # fmt: on
 
 
-def start_bundle(options: BundleOptions, source_of: SourceOf) -> ExitCode:
+def start_bundle(settings: BundleSettings, source_of: SourceOf) -> ExitCode:
     """Write the bundle. Raise NettopError, and BrokenPipeError if the reader has closed the pipe."""
     with importing():
-        from nettop.output.bundle import BundleSettings, is_from_here, run_bundle
+        from nettop.output.bundle import BundleParts, is_from_here, run_bundle
         from nettop.recording import bundle
         from nettop.recording.files import SUFFIX, file_name
         from nettop.recording.moments import parse_length
         from nettop.recording.redaction.redactor import Redactor
 
-    last_ns = parse_length(options.last)
+    last_ns = parse_length(settings.last)
     user = None
-    if options.output != STDOUT:
+    if settings.output != STDOUT:
         refuse_root_for_caller()
-        user = file_owner(Path(options.output))  # of the working directory if there is no path
-    key = redaction_key(options.redact_key, redacts=options.redact)
+        user = file_owner(Path(settings.output))  # of the working directory if there is no path
+    key = redaction_key(settings)
     redactor = None if key is None else Redactor(key)
-    with opened_recording(options.recording, keeps_privileges=True) as recording:
-        begin_ns, end_ns = _span(recording, options.at, last_ns)
+    with opened_recording(settings.recording, keeps_privileges=True) as recording:
+        begin_ns, end_ns = _span(recording, settings.at, last_ns)
         host = recording.host if redactor is None else redactor.host(recording.host)
         usual = file_name(host, begin_ns).removesuffix(SUFFIX) + bundle.SUFFIX
-        name = options.output or usual
+        name = settings.output or usual
         with _opened(name, user) as file:
             doctor = None
-            if is_from_here(recording) and not options.no_doctor:
+            if is_from_here(recording) and not settings.no_doctor:
                 doctor = _doctor(redactor)
             if source_of is None:
                 drop_all_privileges()
             shown = OUTPUT if name == STDOUT else name
             called = shown if redactor is None else usual
-            settings = BundleSettings(shown, called, begin_ns, end_ns, redactor)
-            run_bundle(settings, recording, doctor, file, sys.stderr)
+            parts = BundleParts(shown, called, begin_ns, end_ns, redactor)
+            run_bundle(parts, recording, doctor, file, sys.stderr)
     return ExitCode.DONE
 
 

@@ -10,12 +10,13 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
-from typing import Annotated
 
-from nettop.commands.options import SourceOf, option
+from nettop.commands.options import SourceOf
 from nettop.diagnostics import Diagnostics
 from nettop.errors import ExitCode, PermissionMissing
 from nettop.process.interrupts import delay_interrupts
+from nettop.settings.declared import setting
+from nettop.settings.shared import CommandSettings
 from nettop.writing import write_output
 
 HELP = "Compile all programs for this kernel, so that every lens starts at once."
@@ -31,17 +32,16 @@ Exit codes: 0 done, 1 they cannot be kept, 3 some cannot be compiled or loaded h
 5 the compiler failed, 128 + N interrupted by signal N."""
 
 
-# fmt: off
-@dataclass(frozen=True, slots=True)
-class CompileOptions:
-    """Options as given."""
+@dataclass(frozen=True, kw_only=True)
+class CompileSettings(CommandSettings):
+    """Settings of `nettop compile`."""
 
-    background: Annotated[bool, option("--background", hidden=True,
-                                       help="End when standard input does, and print nothing")] = False
-    # fmt: on
+    background: bool = setting(
+        False, "--background", hidden=True, help="End when standard input does, and print nothing"
+    )
 
 
-def start_compile(options: CompileOptions, _source_of: SourceOf) -> ExitCode:
+def start_compile(settings: CompileSettings, _source_of: SourceOf) -> ExitCode:
     """Compile what the cache lacks, with a progress bar on a terminal, and print a summary."""
     if os.geteuid():
         raise PermissionMissing("only root may keep compiled programs", "run it as root: sudo nettop compile")
@@ -53,7 +53,7 @@ def start_compile(options: CompileOptions, _source_of: SourceOf) -> ExitCode:
     privileges.use_permitted()
     Host().require_bpf()
     privileges.keep_only(privileges.for_loading(privileges.LOADER))
-    if options.background:
+    if settings.background:
         threading.Thread(target=_end_with_standard_input, daemon=True).start()
     with _progress() as show:
         done = precompile(show)

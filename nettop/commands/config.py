@@ -7,10 +7,10 @@ import os
 import pwd
 import sys
 from dataclasses import dataclass, replace
-from typing import Annotated, Any
+from typing import Any
 
 from nettop.commands.invoker import User, caller, open_files_as
-from nettop.commands.options import SourceOf, option, require_output
+from nettop.commands.options import SourceOf, require_output
 from nettop.errors import ExitCode, FilterError, NettopError, UsageError
 from nettop.preferences import (
     SYSTEM_FILE,
@@ -21,6 +21,8 @@ from nettop.preferences import (
     toml_line,
 )
 from nettop.process.importing import importing
+from nettop.settings.declared import setting
+from nettop.settings.shared import CommandSettings
 from nettop.snapshots import all_rules, find_table, views
 from nettop.snapshots.safe_text import safe_text
 from nettop.snapshots.schema import Rule
@@ -42,13 +44,11 @@ choose columns (C), a theme (T) or a unit (B). Command line options override it.
 Exit codes: 0 done, 1 the file contains invalid settings, which were replaced by defaults, 2 usage error."""
 
 
-# fmt: off
-@dataclass(frozen=True, slots=True)
-class ConfigOptions:
-    """Options as given, in the order of --help."""
+@dataclass(frozen=True, kw_only=True)
+class ConfigSettings(CommandSettings):
+    """Settings of `nettop config`."""
 
-    show: Annotated[bool, option("--show", help="Print the file's path and each setting with its origin")] = False
-    # fmt: on
+    show: bool = setting(False, "--show", help="Print the file's path and each setting with its origin")
 
 
 def load_own_preferences() -> LoadedPreferences:
@@ -86,9 +86,7 @@ def _parsed(loaded: LoadedPreferences) -> LoadedPreferences:
         except FilterError as error:
             problems.append(f"{loaded.path}: findings: {kind}: {error.what}; {error.remedy}")
             del parsed[kind]
-    return replace(
-        loaded, preferences=replace(loaded.preferences, findings=parsed), problems=tuple(problems)
-    )
+    return replace(loaded, preferences=replace(loaded.preferences, findings=parsed), problems=tuple(problems))
 
 
 def report_preferences() -> None:
@@ -109,9 +107,9 @@ def _home(user: User | None) -> str:
         raise NettopError(f"uid {user.uid} has no home directory", "create an account for it") from None
 
 
-def start_config(options: ConfigOptions, _source_of: SourceOf) -> ExitCode:
+def start_config(settings: ConfigSettings, _source_of: SourceOf) -> ExitCode:
     """Print the settings in effect as TOML, each with its origin as a comment, and problems on standard error."""
-    if not options.show:
+    if not settings.show:
         raise UsageError("nettop config requires an option", "run nettop config --show")
     require_output()
     loaded = load_own_preferences()

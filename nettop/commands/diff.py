@@ -1,24 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`nettop diff`: options and startup."""
+"""`nettop diff`: settings and startup."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import MISSING, dataclass
 from pathlib import Path
 from threading import Event
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Any
 
-import typer
-
-from nettop.commands.options import SourceOf, checked_word, completer, option, parse_count, require_output
+from nettop.commands.options import SourceOf, require_output
 from nettop.commands.recordings import moment_of, opened_recordings
 from nettop.commands.replay import play
-from nettop.commands.show import ShowOptions, can_show_screens, require_terminal
+from nettop.commands.show import ShownSettings, can_show_screens, require_terminal
 from nettop.errors import ExitCode, UsageError, unknown_word
 from nettop.process.importing import importing
 from nettop.settings import STDOUT, LineFormat
+from nettop.settings.declared import choice, setting
+from nettop.settings.shared import CommandSettings
+from nettop.settings.values import parse_count
 
 if TYPE_CHECKING:
     from nettop.recording.diff import Change, Difference, Span
@@ -53,52 +54,53 @@ _USAGE = "nettop diff FILE TIME TIME, or FILE FILE [TIME TIME]"
 
 
 # fmt: off
-@dataclass(frozen=True, slots=True)
-class DiffOptions:
-    """Options as given, in the order of --help."""
+@dataclass(frozen=True, kw_only=True)
+class DiffSettings(CommandSettings):
+    """Settings of `nettop diff`."""
 
-    words: Annotated[list[str], typer.Argument(metavar="FILE|DIR [FILE|DIR] [TIME TIME]", show_default=False,
-                                               help="One recording and two moments of it; or two recordings, and "
-                                               "a moment of each (all of both)")]
-    span: Annotated[str, option("--span", metavar="TIME", help="How long to look from each moment on: 90, 60s, 15m, 2h "
-                                "(60s)")] = ""
-    limit: Annotated[str, option("--limit", metavar="N", help="Show at most so many changes (20)")] = "20"
-    format: Annotated[str | None, option("--format", metavar="text|jsonl", autocompletion=completer(LineFormat),
-                                         help="Print the changes (text; on a terminal, show a list)")] = None
-    open: Annotated[str | None, option("--open", metavar="N", help="Show the rows of the Nth change, paused when they "
-                                       "show it most")] = None
+    words: list[str] = setting(MISSING, metavar="FILE|DIR [FILE|DIR] [TIME TIME]", kind=list[str],
+                               help="One recording and two moments of it; or two recordings, and a moment of each (all "
+                               "of both)")
+    span: str = setting("", "--span", metavar="TIME", help="How long to look from each moment on: 90, 60s, 15m, 2h "
+                        "(60s)")
+    limit: int = setting(20, "--limit", metavar="N", parse=parse_count, help="Show at most so many changes (20)")
+    format: LineFormat | None = choice(None, "--format", LineFormat,
+                                       help="Print the changes (text; on a terminal, show a list)")
+    open: int | None = setting(None, "--open", metavar="N", parse=parse_count, help="Show the rows of the Nth change, "
+                               "paused when they show it most")
     # fmt: on
 
+    def check(self, _given: Mapping[str, Any]) -> None:
+        """Raise UsageError for settings that exclude each other."""
+        if self.open is not None and self.format is not None:
+            raise UsageError(
+                f"--format {self.format} is for text, --open {self.open} for the screens", "leave one of them out"
+            )
 
-def start_diff(options: DiffOptions, source_of: SourceOf) -> ExitCode:
+
+def start_diff(settings: DiffSettings, source_of: SourceOf) -> ExitCode:
     """List or print what changed, or show one of the changes. Raise UsageError, SourceFailed if a recording cannot be
     read, and BrokenPipeError if the reader has closed the pipe."""
-    form = LineFormat(checked_word("format", options.format or LineFormat.TEXT, list(LineFormat)))
-    limit = parse_count("--limit", options.limit)
-    number = None if options.open is None else parse_count("--open", options.open)
-    if number is not None and options.format is not None:
-        raise UsageError(
-            f"--format {form} is for text, --open {number} for the screens", "leave one of them out"
-        )
-    paths, moments = _sorted_words(options.words)
-    if options.span and not moments:
-        raise UsageError(f"--span {options.span} begins at moments, and none is given", _USAGE)
+    paths, moments = _sorted_words(settings.words)
+    if settings.span and not moments:
+        raise UsageError(f"--span {settings.span} begins at moments, and none is given", _USAGE)
     require_output()
     with importing():
         from nettop.output.diff import report_changes
         from nettop.recording.diff import differences
         from nettop.recording.moments import parse_length
 
-    length_ns = parse_length(options.span or _SPAN)
+    length_ns = parse_length(settings.span or _SPAN)
     with opened_recordings(paths, keeps_privileges=source_of is not None) as recordings:
         first, last = recordings[0], recordings[-1]
         is_same = paths[0].resolve() == paths[-1].resolve()
         found = differences(*_spans(first, last, moments, length_ns, is_same=is_same))
-        if number is not None:
-            return _open(found.changes, number, first, last)
-        if found.changes and options.format is None and can_show_screens():
-            return _browse(found, limit, first, last)
-        return report_changes(found, form, limit, (str(paths[0]), str(paths[-1])), sys.stdout, sys.stderr)
+        if settings.open is not None:
+            return _open(found.changes, settings.open, first, last)
+        if found.changes and settings.format is None and can_show_screens():
+            return _browse(found, settings.limit, first, last)
+        form = settings.format or LineFormat.TEXT
+        return report_changes(found, form, settings.limit, (str(paths[0]), str(paths[-1])), sys.stdout, sys.stderr)
 
 
 def _open(changes: Sequence[Change], number: int, before: Recording, now: Recording) -> ExitCode:
@@ -133,7 +135,7 @@ def _show(
     change: Change, before: Recording, now: Recording, *, on_interrupt: Callable[[], None] = lambda: None
 ) -> ExitCode:
     """Show the rows of a change on the screens."""
-    shown = ShowOptions(view=change.view, filter=[change.filter], all=change.needs_all_rows)
+    shown = ShownSettings(view=change.view, filters=(change.filter,), all_rows=change.needs_all_rows)
     return play(before if change.is_gone else now, shown, change.at_ns, paused=True, on_interrupt=on_interrupt)
 
 

@@ -1,50 +1,27 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`nettop export`: options, settings and startup."""
+"""`nettop export`: startup."""
 
 from __future__ import annotations
 
 import os
 import sys
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
-from shlex import quote
-from typing import Annotated
-
-import typer
 
 from nettop.commands.invoker import file_owner, invoking_user
-from nettop.commands.options import (
-    SourceOf,
-    checked_word,
-    completer,
-    mechanism_option,
-    option,
-    parse_lens_options,
-    parse_mechanisms,
-    parse_seconds,
-    require_output,
-    with_lens_options,
-)
+from nettop.commands.options import SourceOf, require_output
 from nettop.commands.privilege import (
     explain_root,
     open_session,
     refuse_root_for_caller,
     why_still_root,
 )
-from nettop.commands.recordings import (
-    at_option,
-    check_source,
-    from_option,
-    moment_of,
-    opened_recording,
-)
+from nettop.commands.recordings import moment_of, opened_recording
 from nettop.errors import ExitCode, UsageError
 from nettop.process.importing import importing
 from nettop.process.interrupts import requested_by_signals
-from nettop.settings import DAY_S, STDOUT, ExportFormat, ExportSettings
-from nettop.snapshots import all_views, find_table
-from nettop.snapshots.schema import Lens, Table
+from nettop.settings import STDOUT
+from nettop.settings.export import ExportSettings
 
 INTERVAL_S = 1.0
 """Seconds between readings: short enough that the source's bounded tables lose nothing."""
@@ -69,98 +46,16 @@ _AS_ROOT = """\
 install nettop where every user may read it (/opt/nettop), or
 write to a directory that belongs to root, or to standard output (-)"""
 
-_FORMATS = {
-    ".folded": ExportFormat.FOLDED,
-    ".txt": ExportFormat.FOLDED,
-    ".json": ExportFormat.SPEEDSCOPE,
-    ".svg": ExportFormat.SVG,
-}
-"""Format by file suffix."""
 
-
-_EXPORTABLE = [(lens, table) for lens, table in all_views() if table.exports]
-_VIEWS = [f"{lens.id}.{table.name}" for lens, table in _EXPORTABLE]
-
-
-# fmt: off
-@dataclass(frozen=True, slots=True)
-@with_lens_options(_EXPORTABLE)
-class ExportOptions:
-    """Options and arguments as given, in the order of --help."""
-
-    view: Annotated[str, typer.Argument(metavar="LENS[.TABLE]", autocompletion=completer(_VIEWS),
-                                        help=f"Table to export: {', '.join(_VIEWS)}; a lens alone means its "
-                                        "first such table")]
-    file: Annotated[str, typer.Argument(metavar="FILE", help="Output file; - for standard output")]
-    format: Annotated[str | None, option("--format", metavar="folded|speedscope|svg",
-                                         autocompletion=completer(ExportFormat),
-                                         help="Output format (by suffix of FILE: .folded or .txt, .json, .svg)")] = None
-    duration: Annotated[str, option("--duration", metavar="SECONDS", help="Seconds to sample (10)")] = "10"
-    filter: Annotated[list[str] | None, option("--filter", metavar="TEXT", help="Export only matching rows, as in "
-                                               "nettop --filter")] = None
-    recording: Annotated[Path | None, from_option("Export from")] = None
-    at: Annotated[str | None, at_option()] = None
-    mechanism: Annotated[list[str] | None, mechanism_option()] = None
-    # fmt: on
-
-
-def export_settings(options: ExportOptions) -> ExportSettings:
-    """Convert the options to settings. Raise UsageError for invalid values."""
-    lens, table = _exported(options.view, options.recording)
-    duration_s = parse_seconds("--duration", options.duration, most=DAY_S)
-    return ExportSettings(
-        view=f"{lens.id}.{table.name}",
-        path=options.file,
-        format=_format(options, table),
-        duration_s=duration_s,
-        filters=tuple(options.filter or ()),
-        mechanisms=parse_mechanisms(options.mechanism),
-        options=parse_lens_options(options, duration_s, [(lens, table)]),
-    )
-
-
-def _exported(view: str, recording: Path | None) -> tuple[Lens, Table]:
-    """Return the named table, or the lens's first table that can be exported. Raise UsageError if it cannot be."""
-    lens, table = find_table(view)
-    named = (table,) if "." in view else lens.tables
-    exported = next((candidate for candidate in named if candidate.exports), None)
-    if exported is None:
-        writes = "nettop" if recording is None else f"nettop replay {quote(str(recording))}"
-        raise UsageError(
-            f"{view} cannot be exported",
-            f"export {', '.join(_VIEWS)}, or write any table with {writes} --view {view} --format csv",
-        )
-    return lens, exported
-
-
-def _format(options: ExportOptions, table: Table) -> ExportFormat:
-    """Return the chosen format, or the one that the file's suffix implies."""
-    if options.format is not None:
-        return ExportFormat(checked_word("format", options.format, table.exports))
-    form = _FORMATS.get(Path(options.file).suffix.lower())
-    if form is None or form not in table.exports:
-        raise UsageError(
-            "standard output has no suffix to derive a format from"
-            if options.file == STDOUT
-            else f"no format is known for the suffix of {options.file}",
-            f"add --format {' or '.join(table.exports)}",
-        )
-    return form
-
-
-def start_export(options: ExportOptions, source_of: SourceOf) -> ExitCode:
+def start_export(settings: ExportSettings, source_of: SourceOf) -> ExitCode:
     """Sample, and write the samples. Raise NettopError, and BrokenPipeError if the reader has closed the pipe."""
-    settings = export_settings(options)
-    check_source(options)
     if settings.path == STDOUT:
         require_output("name a FILE to write to")
     with importing():
         from nettop.output.export import run_export
 
-    if options.recording is not None:
-        return _export_recording(
-            settings, options.recording, options.at, keeps_privileges=source_of is not None
-        )
+    if settings.recording is not None:
+        return _export_recording(settings, settings.recording, keeps_privileges=source_of is not None)
     user = invoking_user()
     if settings.path != STDOUT:
         refuse_root_for_caller()
@@ -176,17 +71,15 @@ def start_export(options: ExportOptions, source_of: SourceOf) -> ExitCode:
             return run_export(settings, session, requests, sys.stdout, sys.stderr)
 
 
-def _export_recording(
-    settings: ExportSettings, path: Path, at: str | None, *, keeps_privileges: bool
-) -> ExitCode:
+def _export_recording(settings: ExportSettings, path: Path, *, keeps_privileges: bool) -> ExitCode:
     """Write what was counted from one moment of a recording to another. Raise Unsupported if it was not recorded."""
     from nettop.output.export import open_output, write_export
     from nettop.recording.moments import time_text
     from nettop.recording.reader import Readings
 
     with opened_recording(path, keeps_privileges=keeps_privileges) as recording:
-        lens, _ = find_table(settings.view)
-        begin_ns = recording.first_moment(lens, moment_of(recording, at))
+        lens, _ = settings.lens_and_table
+        begin_ns = recording.first_moment(lens, moment_of(recording, settings.at))
         end_ns = begin_ns + round(settings.duration_s * 1e9)
         if (restarted_ns := recording.restarted_between(begin_ns, end_ns)) is not None:
             moment = time_text(restarted_ns)
@@ -205,7 +98,5 @@ def _export_recording(
             )
         is_early = end_ns > recording.end_ns
         with open_output(settings.path, sys.stdout) as write:
-            write_export(
-                settings, began.now, ended.now, recording.host, write, sys.stderr, is_early=is_early
-            )
+            write_export(settings, began.now, ended.now, recording.host, write, sys.stderr, is_early=is_early)
     return ExitCode.DONE

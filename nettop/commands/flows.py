@@ -1,34 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`nettop flows`: options, and querying the collected flows."""
+"""`nettop flows`: settings, and querying the collected flows."""
 
 from __future__ import annotations
 
 import math
 import os
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Annotated
-
-import typer
 
 from nettop.commands.invoker import SERVICE_USERS, User, caller, explain_caller, owner_of_directory
-from nettop.commands.options import (
-    SourceOf,
-    checked_word,
-    complete_list,
-    completer,
-    option,
-    parse_count,
-    parse_duration,
-    require_output,
-    split_names,
-)
+from nettop.commands.options import SourceOf, require_output
 from nettop.commands.privilege import give_up_privileges
 from nettop.diagnostics import Diagnostics
 from nettop.errors import ExitCode, UsageError
 from nettop.process.importing import importing
 from nettop.settings import DEFAULT_QUERY_LISTEN, Format, collector_urls, default_flows_dir
+from nettop.settings.declared import choice, complete_list, setting
+from nettop.settings.shared import CommandSettings
+from nettop.settings.values import one_of, parse_count, parse_duration, parse_names, parse_texts
 
 HELP = "Query the flows stored by nettop collect: show the top talkers, or run SQL."
 
@@ -53,58 +45,55 @@ def _complete_top(incomplete: str) -> list[str]:
     return complete_list(KEYS, incomplete)
 
 
-# fmt: off
-@dataclass(frozen=True, slots=True)
-class FlowsOptions:
-    """Options and arguments as given, in the order of --help."""
+_ORDERS = ("bytes", "packets", "flows")
 
-    words: Annotated[list[str] | None, typer.Argument(metavar="[sql QUERY]", show_default=False,
-                                                      help="Run this query in ClickHouse SQL instead of --top")] = None
-    top: Annotated[str, option("--top", metavar="A,B,C", autocompletion=_complete_top,
-                               help="Group by these columns: src, dst, service_port, protocol, exporter, src_as … "
-                               "(src,dst)")] = "src,dst"
-    since: Annotated[str, option("--since", metavar="TIME", help="Look back this far: 10m, 6h, 2d, 4w (1h)")] = "1h"
-    by: Annotated[str, option("--by", metavar="bytes|packets|flows", autocompletion=completer(("bytes", "packets",
-                              "flows")), help="Rank by bytes, packets or flows (bytes)")] = "bytes"
-    limit: Annotated[str, option("--limit", metavar="N", help="Show at most N rows (10)")] = "10"
-    format: Annotated[str, option("--format", metavar="table|csv|jsonl", autocompletion=completer(Format),
-                                  help="Output format: table for people, csv or jsonl for programs (table)")] = "table"
-    collector: Annotated[str | None, option("--collector", metavar="URL",
-                                            help="Collector to query: http://HOST:PORT or unix:PATH (socket in the "
-                                            f"data directory, else {DEFAULT_QUERY_LISTEN})")] = None
-    data_dir: Annotated[str | None, option("--data-dir", metavar="DIR",
-                                           help="Data directory of nettop collect")] = None
+
+# fmt: off
+@dataclass(frozen=True, kw_only=True)
+class FlowsSettings(CommandSettings):
+    """Settings of `nettop flows`."""
+
+    words: tuple[str, ...] = setting((), metavar="[sql QUERY]", kind=list[str], parse=parse_texts,
+                                     help="Run this query in ClickHouse SQL instead of --top")
+    top: tuple[str, ...] = setting(("src", "dst"), "--top", metavar="A,B,C", parse=parse_names, complete=_complete_top,
+                                   help="Group by these columns: src, dst, service_port, protocol, exporter, src_as … "
+                                   "(src,dst)")
+    since_s: float = setting(3600.0, "--since", metavar="TIME", parse=partial(parse_duration,
+                             examples="10m, 6h, 2d or 4w"), help="Look back this far: 10m, 6h, 2d, 4w (1h)")
+    by: str = setting("bytes", "--by", metavar="|".join(_ORDERS), parse=one_of("order", _ORDERS), complete=_ORDERS,
+                      help="Rank by bytes, packets or flows (bytes)")
+    limit: int = setting(10, "--limit", metavar="N", parse=parse_count, help="Show at most N rows (10)")
+    format: Format = choice(Format.TABLE, "--format", Format,
+                            help="Output format: table for people, csv or jsonl for programs (table)")
+    collector: str | None = setting(None, "--collector", metavar="URL", help="Collector to query: http://HOST:PORT or "
+                                    f"unix:PATH (socket in the data directory, else {DEFAULT_QUERY_LISTEN})")
+    data_dir: str | None = setting(None, "--data-dir", metavar="DIR", help="Data directory of nettop collect")
     # fmt: on
 
 
-def start_flows(options: FlowsOptions, _source_of: SourceOf) -> ExitCode:
+def start_flows(settings: FlowsSettings, _source_of: SourceOf) -> ExitCode:
     """Run the query and write its result. Raise NettopError if that fails."""
-    form = Format(checked_word("format", options.format, list(Format)))
-    limit = parse_count("--limit", options.limit)
-    since_s = math.ceil(parse_duration("--since", options.since, "10m, 6h, 2d or 4w"))
-    sql = _sql(options.words or [])
+    sql = _sql(settings.words)
     with importing():
         from nettop.flows.reader import open_reader
-        from nettop.flows.top import ORDERS, TopQuery, checked_keys, read_top
+        from nettop.flows.top import TopQuery, checked_keys, read_top
         from nettop.output.flow_queries import remarks, write_answer, write_top
 
-    query = TopQuery(
-        checked_keys(split_names(options.top) or ()), since_s, checked_word("order", options.by, list(ORDERS)), limit
-    )
+    query = TopQuery(checked_keys(settings.top), math.ceil(settings.since_s), settings.by, settings.limit)
     require_output()
-    data_dir = Path(default_flows_dir() if options.data_dir is None else options.data_dir).absolute()
-    urls = [options.collector] if options.collector else collector_urls(str(data_dir))
-    named_by = caller() if options.collector or options.data_dir else None
+    data_dir = Path(default_flows_dir() if settings.data_dir is None else settings.data_dir).absolute()
+    urls = [settings.collector] if settings.collector else collector_urls(str(data_dir))
+    named_by = caller() if settings.collector or settings.data_dir else None
     if os.geteuid() == 0:
         _become_reader(named_by, data_dir)
     report = Diagnostics(sys.stderr)
-    source = None if options.collector else data_dir
+    source = None if settings.collector else data_dir
     with explain_caller(named_by), open_reader(urls, source, report) as reader:
         if sql is not None:
-            write_answer(sys.stdout, reader, sql, form)
+            write_answer(sys.stdout, reader, sql, settings.format)
         else:
             top = read_top(reader, query)
-            write_top(sys.stdout, top, query, form)
+            write_top(sys.stdout, top, query, settings.format)
             for remark in remarks(top, query):
                 report(remark)
     return ExitCode.DONE
@@ -120,7 +109,7 @@ def _become_reader(named_by: User | None, data_dir: Path) -> None:
         give_up_privileges(owner_of_directory(data_dir, SERVICE_USERS))
 
 
-def _sql(words: list[str]) -> str | None:
+def _sql(words: Sequence[str]) -> str | None:
     """Return the SQL query, None without one. Raise UsageError for other arguments."""
     if not words:
         return None

@@ -4,12 +4,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Any
 
 import typer
 
-from nettop.commands.options import WIDTH, words_starting_with
+from nettop.commands.options import WIDTH
 from nettop.errors import unknown_word
+from nettop.settings.declared import setting, words_starting_with
+from nettop.settings.shared import CommandSettings
 from nettop.snapshots import find_table, lenses, view_name, views
 from nettop.snapshots.own_cost import SELF
 from nettop.snapshots.schema import RATE, Field, Kind, Lens, Table
@@ -46,14 +48,13 @@ def _complete_topic(ctx: typer.Context, incomplete: str) -> list[str]:
     return words_starting_with([*views(), *group.commands], incomplete)
 
 
-# fmt: off
-@dataclass(frozen=True, slots=True)
-class HelpOptions:
-    """Arguments as given."""
+@dataclass(frozen=True, kw_only=True)
+class HelpSettings(CommandSettings):
+    """Settings of `nettop help`."""
 
-    topic: Annotated[str, typer.Argument(metavar="[LENS[.TABLE]|COMMAND]", show_default=False,
-                                         autocompletion=_complete_topic, help="What to explain")] = ""
-    # fmt: on
+    topic: str = setting(
+        "", metavar="[LENS[.TABLE]|COMMAND]", complete=_complete_topic, help="What to explain"
+    )
 
 
 def show_help(group: Command, topic: str) -> None:
@@ -83,7 +84,9 @@ def write_overview(group: Command, context: Any, formatter: Formatter) -> None:
     formatter.write(f"{group.help}\n")
     options = {each.opts[0]: each for each in group.get_params(context) if each.opts}
     sections = {
-        "Lenses (nettop LENS; flows: nettop --view flows)": [(lens.id, lens.question) for lens in (*lenses(), SELF)],
+        "Lenses (nettop LENS; flows: nettop --view flows)": [
+            (lens.id, lens.question) for lens in (*lenses(), SELF)
+        ],
         "Options": [_option(options[name]) for name in _FREQUENT],
         "Commands": [(name, command.help) for name, command in group.commands.items()],
         "Examples": list(_FREQUENT_EXAMPLES),

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +26,7 @@ from nettop.snapshots.safe_text import safe_text
 if TYPE_CHECKING:
     from nettop.engine.session import Session
     from nettop.kernel.host.facts import Host
+    from nettop.settings.shared import Watching
 
 _READABLE = "install nettop where every user may read it (/opt/nettop), or run it as a user other than root"
 
@@ -92,6 +93,21 @@ def open_session(
                 yield session
             finally:
                 resources.enter_context(no_loading())  # closing the session must not wait for a compiler
+
+
+def open_watching(
+    settings: Watching, source_of: SourceOf, user: User | None, **options: Any
+) -> AbstractContextManager[Session]:
+    """Open a session as the settings say; see `open_session`."""
+    _, interval_s = settings.watched()
+    return open_session(
+        interval_s,
+        source_of,
+        user,
+        follow_namespaces=settings.follow_namespaces,
+        max_overhead=settings.max_overhead,
+        **options,
+    )
 
 
 def give_up_privileges(user: User | None) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Recordings in place of the running kernel: options that name one, and its moments."""
+"""Recordings in place of the running kernel, and their moments."""
 
 from __future__ import annotations
 
@@ -8,12 +8,10 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from nettop.commands.invoker import invoking_user, open_files_as
-from nettop.commands.options import option
 from nettop.commands.privilege import give_up_privileges, open_session
 from nettop.diagnostics import Diagnostics
 from nettop.errors import SourceFailed, UsageError
@@ -29,27 +27,8 @@ if TYPE_CHECKING:
 INPUT = "standard input"
 """The name of a recording `-`."""
 _TERMINAL = "/dev/tty"
-_LIVE = ("interval", "max_overhead", "mechanism", "follow_namespaces", "normal_priority", "top")
-"""Options of several commands that say how to read this host, or are for its metrics."""
 SERVICE_FOLDER = Path("/var/lib/nettop/recordings")
 """Where nettop-record.service keeps its recordings."""
-
-
-def from_option(what: str, panel: str | None = None) -> Any:
-    """Declare --from; `what` is done with the recording."""
-    about = f"{what} a recording instead of this host; - is standard input"
-    return option("--from", metavar="FILE|DIR|-", panel=panel, help=about)
-
-
-def at_option(panel: str | None = None, *, default: str = "the beginning") -> Any:
-    """Declare --at; `moment_of` parses its value."""
-    return option(
-        "--at",
-        metavar="TIME",
-        panel=panel,
-        help="Begin at this moment of the recording, UTC: 14:32, '2026-11-28 14:32:05', '2 hours ago', -5m for five "
-        f"minutes before its end, +30s for half a minute after its beginning ({default})",
-    )
 
 
 @contextmanager
@@ -164,24 +143,6 @@ def moment_of(recording: Recording, text: str | None) -> int:
         return begin
     here_ns = begin if text.lstrip().startswith("+") else end
     return parse_moment(text, begin_ns=begin, end_ns=end, here_ns=here_ns, now_ns=time.time_ns())
-
-
-def check_source(options: Any) -> None:
-    """Raise UsageError for options about this host with a recording, and for --at without one."""
-    if options.recording is not None:
-        refuse_live_options(options)
-    elif options.at is not None:
-        raise UsageError(f"--at {options.at} is a moment of a recording", "name the recording with --from")
-
-
-def refuse_live_options(options: Any) -> None:
-    """Raise UsageError if an option that says how to read this host is given with a recording: one of a command, or of
-    a lens."""
-    flags = {name: f"--{name.replace('_', '-')}" for name in _LIVE}
-    flags |= {declared.name: declared.flag for lens in lenses() for declared in lens.options}
-    for field in fields(options):
-        if field.name in flags and getattr(options, field.name) not in (field.default, None, [], ()):
-            raise UsageError(f"{flags[field.name]} does not apply to a recording", "leave it out")
 
 
 def open_replay(player: Player) -> AbstractContextManager[Session]:

@@ -12,17 +12,19 @@ from nettop.commands.invoker import invoking_user, open_files_as
 from nettop.errors import NettopError, PermissionMissing, UsageError
 from nettop.process.importing import importing
 from nettop.reading import read_file
+from nettop.settings.shared import Redacting
 
 _LEAST_BYTES, _MOST_BYTES = 16, 1 << 16
 
 
-def redaction_key(path: Path | None, *, redacts: bool) -> bytes | None:
-    """Return the key in a file that the caller of sudo may read; without a file a random one, if nettop `redacts` at
+def redaction_key(settings: Redacting) -> bytes | None:
+    """Return the key in a file that the caller of sudo may read; without a file a random one, if nettop redacts at
     all, else None.
 
     Raise UsageError for an unusable file, PermissionMissing for an unreadable one.
     """
-    if path is None and not redacts:
+    path = settings.redact_key
+    if path is None and not settings.redact:
         return None
     with importing():
         from nettop.recording.redaction.pseudonyms import KEY_BYTES

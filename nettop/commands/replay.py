@@ -1,23 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`nettop replay`: options and startup."""
+"""`nettop replay`: settings and startup."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from importlib.resources import as_file, files
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Any
 
-import typer
-
-from nettop.commands.options import SourceOf, option
-from nettop.commands.recordings import SERVICE_FOLDER, at_option, moment_of, open_replay, opened_recording
-from nettop.commands.show import ShowOptions, show_screens, show_text, shown_settings
+from nettop.commands.options import SourceOf
+from nettop.commands.recordings import SERVICE_FOLDER, moment_of, open_replay, opened_recording
+from nettop.commands.show import ShownSettings, show_screens, show_text
 from nettop.errors import ExitCode, UsageError
 from nettop.process.importing import importing
 from nettop.settings import Settings
+from nettop.settings.declared import setting
+from nettop.settings.shared import at_setting
 from nettop.snapshots import find_table
 
 if TYPE_CHECKING:
@@ -50,45 +50,56 @@ nettop."""
 _PLAY = "What to play"
 
 
-# fmt: off
-@dataclass(frozen=True, slots=True)
-class ReplayOptions(ShowOptions):
-    """Options as given, in the order of --help."""
+def _parse_speed(flag: str, text: str) -> float:
+    try:
+        speed = float(text)
+    except ValueError:
+        speed = 0.0
+    if not 0.1 <= speed <= 100:
+        raise UsageError(f"{flag} {text}: it must be a number from 0.1 to 100", "leave it out for 1")
+    return speed
 
-    recording: Annotated[Path, typer.Argument(metavar="[FILE|DIR|-]", show_default=False, readable=False,
-                                              help="Recording, folder of recordings, or - for standard input (those "
-                                              "of nettop-record.service)")] = SERVICE_FOLDER
-    at: Annotated[str | None, at_option(_PLAY)] = None
-    speed: Annotated[str, option("--speed", metavar="FACTOR", panel=_PLAY,
-                                 help="Play so many times as fast, from 0.1 to 100, on the screens (1)")] = "1"
-    paused: Annotated[bool, option("--paused", panel=_PLAY, help="Begin paused")] = False
+
+# fmt: off
+@dataclass(frozen=True, kw_only=True)
+class ReplaySettings(ShownSettings):
+    """Settings of `nettop replay`."""
+
+    recording: Path = setting(SERVICE_FOLDER, metavar="[FILE|DIR|-]", kind=Path,
+                              help="Recording, folder of recordings, or - for standard input (those of "
+                              "nettop-record.service)")
+    at: str | None = at_setting(_PLAY)
+    speed: float = setting(1.0, "--speed", metavar="FACTOR", panel=_PLAY, parse=_parse_speed,
+                           help="Play so many times as fast, from 0.1 to 100, on the screens (1)")
+    paused: bool = setting(False, "--paused", panel=_PLAY, help="Begin paused")
     # fmt: on
 
+    def check(self, given: Mapping[str, Any]) -> None:
+        """Raise UsageError for settings that exclude each other."""
+        super().check(given)
+        if self.is_text and (self.paused or self.speed != 1):
+            flag = "--paused" if self.paused else "--speed"
+            raise UsageError(f"{flag} applies to the screens", "leave it out: text has every reading")
 
-def start_replay(options: ReplayOptions, source_of: SourceOf) -> ExitCode:
+
+def start_replay(settings: ReplaySettings, source_of: SourceOf) -> ExitCode:
     """Show a recording. Raise UsageError, and SourceFailed if it cannot be read."""
-    speed = _speed(options.speed)
-    if options.is_text and (options.paused or speed != 1):
-        given = "--paused" if options.paused else "--speed"
-        raise UsageError(f"{given} applies to the screens", "leave it out: text has every reading")
-    shown_settings(options)  # report a wrong word before the recording is opened
-    keeps_privileges, whole = source_of is not None, options.at is not None
-    with opened_recording(options.recording, keeps_privileges=keeps_privileges, whole=whole) as recording:
-        at_ns = moment_of(recording, options.at)
-        return play(recording, options, at_ns, speed=speed, paused=options.paused)
+    keeps_privileges, whole = source_of is not None, settings.at is not None
+    with opened_recording(settings.recording, keeps_privileges=keeps_privileges, whole=whole) as recording:
+        at_ns = moment_of(recording, settings.at)
+        return play(recording, settings, at_ns, speed=settings.speed, paused=settings.paused)
 
 
-def show_demo(options: ShowOptions, *, keeps_privileges: bool) -> ExitCode:
+def show_demo(shown: ShownSettings, *, keeps_privileges: bool) -> ExitCode:
     """Show the recording that comes with nettop, again and again."""
-    shown_settings(options)
     packed = as_file(files("nettop") / "demo.nettop")
     with packed as path, opened_recording(path, keeps_privileges=keeps_privileges) as recording:
-        return play(recording, options, recording.begin_ns, repeats=True)
+        return play(recording, shown, recording.begin_ns, repeats=True)
 
 
 def play(
     recording: Recording,
-    options: ShowOptions,
+    shown: ShownSettings,
     at_ns: int,
     *,
     speed: float = 1.0,
@@ -101,15 +112,14 @@ def play(
     with importing():
         from nettop.recording.player import Player
 
-    view, text = shown_settings(options)
-    settings = Settings(recording.groups[0].group.interval_s, view, text)
+    settings = Settings(recording.groups[0].group.interval_s, shown.shown(), shown.text())
     player = Player(recording, repeats=repeats)
     player.speed = speed
-    player.is_paused = paused or options.is_text
+    player.is_paused = paused or shown.is_text
     player.jump(at_ns)
     session = open_replay(player)
-    if options.is_text:
-        lens, _ = find_table(view.view)
+    if shown.is_text:
+        lens, _ = find_table(settings.view.view)
         player.go_to_first(lens)
         return show_text(settings, session, partial(_replay, player, lens))
     return show_screens(settings, session, "", player, on_interrupt=on_interrupt)
@@ -128,13 +138,3 @@ def _replay(player: Player, lens: Lens, session: Session) -> Replay:
         return True
 
     return Replay(player.recording.host, advance)
-
-
-def _speed(text: str) -> float:
-    try:
-        speed = float(text)
-    except ValueError:
-        speed = 0.0
-    if not 0.1 <= speed <= 100:
-        raise UsageError(f"--speed {text}: it must be a number from 0.1 to 100", "leave it out for 1")
-    return speed

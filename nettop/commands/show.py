@@ -1,36 +1,27 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the screens and text show, of the kernel or of a recording: options, settings and startup."""
+"""What the screens and text show, of the kernel or of a recording: settings and startup."""
 
 from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
-from nettop.commands.options import (
-    checked_why,
-    checked_word,
-    complete_columns,
-    complete_sort,
-    completer,
-    evaluated,
-    option,
-    parse_count,
-    quoted,
-    require_output,
-    split_names,
-    view_to_open,
-    why_option,
-)
+from nettop.commands.options import require_output
 from nettop.errors import ExitCode, UsageError
 from nettop.process.importing import importing
 from nettop.process.interrupts import requested_by_signals
-from nettop.settings import MAX_PORT, Format, Settings, TextSettings, ViewSettings
+from nettop.settings import EMPTY, MAX_PORT, Format, Settings, TextSettings, ViewSettings
+from nettop.settings.declared import choice, setting
+from nettop.settings.shared import CommandSettings, check_why, complete_columns, complete_sort, why_setting
+from nettop.settings.values import parse_count, parse_names, parse_texts
 from nettop.snapshots import find_table, views
 from nettop.snapshots.bandwidth import INTERFACE
+from nettop.snapshots.schema import OptionValues
 
 if TYPE_CHECKING:
     from nettop.engine.session import Session
@@ -38,95 +29,102 @@ if TYPE_CHECKING:
     from nettop.recording.player import Player
 
 
-SHOW, _SHORT, _TEXT = "What to show", "Filter shortcuts", "Plain output"
+_SHORT, _TEXT = "Filter shortcuts", "Plain output"
+_COMM_BYTES = 15
+"""What the kernel keeps of a process's name (TASK_COMM_LEN in include/linux/sched.h)."""
 
 
 # fmt: off
-@dataclass(frozen=True, slots=True)
-@evaluated
-class ShowOptions:
-    """Options that say what to show, as given, in the order of --help. See `view_settings`."""
+@dataclass(frozen=True, kw_only=True)
+class ShownSettings(CommandSettings):
+    """What the screens or text show."""
 
-    view: Annotated[str, option("--view", metavar="LENS[.TABLE]", panel=SHOW, autocompletion=completer(views()),
-                                help=f"Lens or table to show: {', '.join(views())}; self is "
-                                "nettop's own cost (connections)")] = "connections"
-    filter: Annotated[list[str] | None, option("--filter", metavar="TEXT", panel=SHOW,
-                                               help="Show only matching rows: a word in any column, "
-                                               "10.0.0.0/8, :443, pid=1812, rtt_us>10ms, combined by and, or, not and "
-                                               "parentheses; if repeated, all filters must match")] = None
-    columns: Annotated[str | None, option("--columns", metavar="A,B,C", panel=SHOW, autocompletion=complete_columns,
-                                          help="Columns to show; NAME_per_s is the rate of a counter")] = None
-    limit: Annotated[str | None, option("--limit", metavar="N", panel=SHOW, help="Show at most N rows")] = None
-    sort: Annotated[str | None, option("--sort", metavar="[-]COLUMN", panel=SHOW, autocompletion=complete_sort,
-                                       help="Sort by this column; with -, in descending order")] = None
-    all: Annotated[bool, option("--all", panel=SHOW,
-                              help="Also show listeners, TIME_WAIT, and UDP sockets without peer or traffic")] = False
-    resolve: Annotated[bool, option("--resolve/--numeric", panel=SHOW,
-                                    help="Show host names or addresses (--numeric)")] = False
-    port: Annotated[str | None, option("--port", metavar="PORT", panel=_SHORT,
-                                       help="Show only this local or remote port")] = None
-    pid: Annotated[str | None, option("--pid", metavar="PID", panel=_SHORT, help="Show only this process ID")] = None
-    process: Annotated[str | None, option("--process", metavar="NAME", panel=_SHORT,
-                                          help="Show only processes with exactly this name")] = None
-    container: Annotated[str | None, option("--container", metavar="TEXT", panel=_SHORT,
-                                            help="Show only containers and units whose name contains this")] = None
-    table: Annotated[bool, option("--table", panel=_TEXT, help="Print text instead of showing the screens")] = False
-    data_only: Annotated[bool, option("--data-only", "-d", panel=_TEXT,
-                                      help="Omit the banner on standard error; implies --table")] = False
-    format: Annotated[str | None, option("--format", metavar="table|csv|jsonl", panel=_TEXT,
-                                         autocompletion=completer(Format),
-                                         help="Output format; implies --table")] = None
-    why: Annotated[bool, why_option(_TEXT)] = False
-    deltas: Annotated[bool, option("--deltas", panel=_TEXT,
-                                   help="Show per-interval values of counters; implies --table")] = False
-    once: Annotated[bool, option("--once", panel=_TEXT, help="Stop after one refresh; implies --table")] = False
-    count: Annotated[str | None, option("--count", metavar="N", panel=_TEXT,
-                                        help="Stop after N refreshes; implies --table")] = None
+    PANEL = "What to show"
+
+    view: str = setting("connections", "--view", metavar="LENS[.TABLE]", complete=views(),
+                        help=f"Lens or table to show: {', '.join(views())}; self is nettop's own cost (connections)")
+    filters: tuple[str, ...] = setting(
+        (), "--filter", metavar="TEXT", kind=list[str], parse=parse_texts,
+        help="Show only matching rows: a word in any column, 10.0.0.0/8, :443, pid=1812, rtt_us>10ms, combined by and, "
+        "or, not and parentheses; if repeated, all filters must match")
+    columns: tuple[str, ...] | None = setting(None, "--columns", metavar="A,B,C", parse=parse_names,
+                                              complete=complete_columns,
+                                              help="Columns to show; NAME_per_s is the rate of a counter")
+    limit: int | None = setting(None, "--limit", metavar="N", parse=parse_count, help="Show at most N rows")
+    sort: str | None = setting(None, "--sort", metavar="[-]COLUMN", complete=complete_sort,
+                               help="Sort by this column; with -, in descending order")
+    all_rows: bool = setting(False, "--all",
+                             help="Also show listeners, TIME_WAIT, and UDP sockets without peer or traffic")
+    resolve: bool = setting(False, "--resolve/--numeric", help="Show host names or addresses (--numeric)")
+    port: int | None = setting(None, "--port", metavar="PORT", panel=_SHORT, parse=partial(parse_count, most=MAX_PORT),
+                               help="Show only this local or remote port")
+    pid: int | None = setting(None, "--pid", metavar="PID", panel=_SHORT, parse=parse_count,
+                              help="Show only this process ID")
+    process: str | None = setting(None, "--process", metavar="NAME", panel=_SHORT,
+                                  help="Show only processes with exactly this name")
+    container: str | None = setting(None, "--container", metavar="TEXT", panel=_SHORT,
+                                    help="Show only containers and units whose name contains this")
+    table: bool = setting(False, "--table", panel=_TEXT, help="Print text instead of showing the screens")
+    data_only: bool = setting(False, "--data-only", "-d", panel=_TEXT,
+                              help="Omit the banner on standard error; implies --table")
+    format: Format | None = choice(None, "--format", Format, panel=_TEXT, help="Output format; implies --table")
+    why: bool = why_setting(_TEXT)
+    deltas: bool = setting(False, "--deltas", panel=_TEXT,
+                           help="Show per-interval values of counters; implies --table")
+    once: bool = setting(False, "--once", panel=_TEXT, help="Stop after one refresh; implies --table")
+    count: int | None = setting(None, "--count", metavar="N", panel=_TEXT, parse=parse_count,
+                                help="Stop after N refreshes; implies --table")
     # fmt: on
 
     @property
     def is_text(self) -> bool:
-        """True if the options request plain output."""
-        implying = (self.data_only, self.format, self.deltas, self.once, self.count)
-        return self.table or any(value not in (None, False) for value in implying)
+        """True if plain output is requested."""
+        return any((self.table, self.data_only, self.format, self.deltas, self.once, self.count))
+
+    def check(self, _given: Mapping[str, Any]) -> None:
+        """Raise UsageError for a wrong view, and for settings that exclude each other."""
+        if self.once and self.count not in (None, 1):
+            raise UsageError(f"--once conflicts with --count {self.count}", "use only one of them")
+        check_why(self.why, self.format or Format.TABLE)
+        find_table(self.view)
+
+    def shown(self) -> ViewSettings:
+        """Return what of the table is shown: of a lens the table that one of its options opens, if it is given."""
+        options: OptionValues = getattr(self, "options", EMPTY)
+        lens, table = find_table(self.view)
+        opened = next((option.opens for option in lens.options if option.opens and option in options), None)
+        return ViewSettings(
+            view=f"{lens.id}.{opened}" if opened and table is lens.main else self.view,
+            columns=self.columns,
+            sort=self.sort,
+            filters=(*self.filters, *self._shortcuts()),
+            limit=self.limit,
+            # A user who names an interface wants to see it even while it is down.
+            all_rows=self.all_rows or bool(options.get(INTERFACE)),
+            deltas=self.deltas,
+            resolve=self.resolve,
+        )
+
+    def text(self) -> TextSettings:
+        """Return how it is printed."""
+        count = 1 if self.once else self.count
+        return TextSettings(self.format or Format.TABLE, count, self.data_only, self.why)
+
+    def _shortcuts(self) -> list[str]:
+        """Return the filters of the shortcuts."""
+        name = os.fsencode(self.process or "")[:_COMM_BYTES].decode(errors="ignore")
+        filters = {
+            f":{self.port}": self.port,
+            f"pid={self.pid}": self.pid,
+            f"process={_quoted(name)}": self.process,
+            f"container~{_quoted(self.container or '')}": self.container,
+        }
+        return [text for text, value in filters.items() if value is not None]
 
 
-def shown_settings(options: ShowOptions) -> tuple[ViewSettings, TextSettings]:
-    """Convert the options that say what to show. Raise UsageError for invalid values and combinations."""
-    if options.once and options.count not in (None, "1"):
-        raise UsageError(f"--once conflicts with --count {options.count}", "use only one of them")
-    view = ViewSettings(
-        view=view_to_open(options, options.view),
-        columns=split_names(options.columns),
-        sort=options.sort,
-        filters=_filters(options),
-        limit=_count("--limit", options.limit),
-        # A user who names an interface wants to see it even while it is down.
-        all_rows=options.all or bool(getattr(options, INTERFACE.name, None)),
-        deltas=options.deltas,
-        resolve=options.resolve,
-    )
-    form = Format(checked_word("format", options.format or Format.TABLE, list(Format)))
-    count = 1 if options.once else _count("--count", options.count)
-    text = TextSettings(form, count, options.data_only, checked_why(options.why, form))
-    return view, text
-
-
-def _count(name: str, value: str | None) -> int | None:
-    return None if value is None else parse_count(name, value)
-
-
-def _filters(options: ShowOptions) -> tuple[str, ...]:
-    """Return the filters: those of --filter, then those of the shortcuts."""
-    # The kernel keeps 15 bytes of a process's name (TASK_COMM_LEN in include/linux/sched.h).
-    name = os.fsencode(options.process or "")[:15].decode(errors="ignore")
-    shortcuts = (
-        None if options.port is None else f":{parse_count('--port', options.port, MAX_PORT)}",
-        None if options.pid is None else f"pid={parse_count('--pid', options.pid)}",
-        None if options.process is None else f"process={quoted(name)}",
-        None if options.container is None else f"container~{quoted(options.container)}",
-    )
-    return (*(options.filter or ()), *filter(None, shortcuts))
+def _quoted(value: str) -> str:
+    """Quote a value for the filter language. (nettop.query.filter.quote would import numpy.)"""
+    return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
 def show_text(

@@ -1,39 +1,30 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`nettop` itself: options, settings and startup."""
+"""`nettop` itself: settings and startup."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from nettop import version_of_build
 from nettop.commands.hosts import show_hosts
 from nettop.commands.invoker import invoking_user
-from nettop.commands.options import (
-    SourceOf,
-    follow_namespaces_option,
-    max_overhead_option,
-    mechanism_option,
-    normal_priority_option,
-    option,
-    parse_lens_options,
-    parse_mechanisms,
-    parse_overhead,
-    parse_seconds,
-    with_lens_options,
-)
-from nettop.commands.privilege import open_session, why_still_root
-from nettop.commands.recordings import refuse_live_options
+from nettop.commands.options import SourceOf
+from nettop.commands.privilege import open_watching, why_still_root
 from nettop.commands.replay import show_demo
-from nettop.commands.show import SHOW, ShowOptions, show_screens, show_text, shown_settings
+from nettop.commands.show import ShownSettings, show_screens, show_text
 from nettop.errors import ExitCode, UsageError
 from nettop.process.importing import importing
 from nettop.settings import Settings
+from nettop.settings.declared import setting
+from nettop.settings.shared import Watching, refuse_live
+from nettop.settings.values import parse_texts
 from nettop.snapshots import all_views, find_table, lenses_of_one_host, several_hosts
 from nettop.snapshots.findings import LENS as FINDINGS
 from nettop.snapshots.flows import LENS as FLOWS
@@ -41,6 +32,7 @@ from nettop.snapshots.hosts import HOSTS_LENS
 from nettop.snapshots.own_cost import SELF
 
 if TYPE_CHECKING:
+    from nettop.settings.shared import LensView
     from nettop.snapshots.schema import Lens, Table
 
 
@@ -63,119 +55,107 @@ def _help_all(ctx: typer.Context, requested: bool) -> None:
 
 
 # fmt: off
-@dataclass(frozen=True, slots=True)
-@with_lens_options(all_views())
-class ViewOptions(ShowOptions):
-    """Options of `nettop` itself: also those of the running kernel."""
+@dataclass(frozen=True, kw_only=True)
+class LiveSettings(Watching, ShownSettings):
+    """Settings of `nettop` itself: also how this host is read, or which ones instead."""
 
-    interval: Annotated[str, option("--interval", "-t", metavar="SECONDS", panel=SHOW,
-                                    help="Seconds between refreshes (1)")] = "1"
-    max_overhead: Annotated[str | None, max_overhead_option(SHOW)] = None
-    normal_priority: Annotated[bool, normal_priority_option(SHOW)] = False
-    mechanism: Annotated[list[str] | None, mechanism_option(SHOW)] = None
-    follow_namespaces: Annotated[bool, follow_namespaces_option(SHOW)] = False
-    demo: Annotated[bool, option("--demo", panel=SHOW, help="Show a recorded example instead of this host")] = False
-    host: Annotated[list[str] | None, option("--host", metavar="HOST", panel=_HOSTS, help="Show this host instead, "
-                                             "through ssh; repeat it to see several hosts at once")] = None
-    host_command: Annotated[str, option("--host-command", metavar="COMMAND", panel=_HOSTS, help="Command that runs "
-                                        "nettop on the hosts ('sudo -n nettop', or 'nettop' as root)")] = ""
-    version: Annotated[bool, option("--version", is_eager=True, callback=_version, help="Print the version")] = False
-    help_all: Annotated[bool, option("--help-all", is_eager=True, callback=_help_all,
-                                     help="Show all options and exit")] = False
+    PANEL = "What to show"
+    VIEWS = all_views()
+
+    demo: bool = setting(False, "--demo", help="Show a recorded example instead of this host")
+    hosts: tuple[str, ...] = setting((), "--host", metavar="HOST", kind=list[str], parse=parse_texts, panel=_HOSTS,
+                                     help="Show this host instead, through ssh; repeat it to see several hosts at once")
+    host_command: str = setting("", "--host-command", metavar="COMMAND", panel=_HOSTS, help="Command that runs nettop "
+                                "on the hosts ('sudo -n nettop', or 'nettop' as root)")
+    version: bool = setting(False, "--version", panel="Options", is_eager=True, callback=_version,
+                            help="Print the version")
+    help_all: bool = setting(False, "--help-all", panel="Options", is_eager=True, callback=_help_all,
+                             help="Show all options and exit")
     # fmt: on
 
+    def check(self, given: Mapping[str, Any]) -> None:
+        """Raise UsageError for settings that exclude each other, or that have no effect."""
+        if self.hosts and self.demo:
+            raise UsageError("--demo is a recording, --host shows other hosts", "use only one of them")
+        if self.host_command and not self.hosts:
+            raise UsageError("--host-command is for --host", "name a host with --host")
+        lens = self.view.partition(".")[0]
+        if self.hosts and lens == FLOWS.id:
+            raise UsageError(f"--view {self.view} shows what a collector received, of no host", "leave out --host")
+        if lens == HOSTS_LENS.id and not self.hosts:
+            raise UsageError(f"--view {self.view} shows other hosts", "name them with --host")
+        if self.demo:
+            refuse_live(self, given)
+        with several_hosts() if self.hosts else nullcontext():
+            super().check(given)
 
-def view_settings(options: ViewOptions) -> Settings:
-    """Convert the options to settings. Raise UsageError for invalid values and combinations."""
-    view, text = shown_settings(options)
-    interval_s = parse_seconds("--interval", options.interval)
-    return Settings(
-        interval_s,
-        view,
-        text,
-        parse_mechanisms(options.mechanism),
-        parse_overhead(options.max_overhead),
-        parse_lens_options(
-            options, interval_s, [find_table(view.view)] if options.is_text else all_views()
-        ),
-    )
+    def watched(self) -> tuple[Sequence[LensView], float]:
+        """Return the views that options of lenses must concern, and the seconds between readings."""
+        with several_hosts() if self.hosts else nullcontext():
+            return [find_table(self.view)] if self.is_text else all_views(), self.interval_s
+
+    def settings(self) -> Settings:
+        """Return the settings of the frontend."""
+        return Settings(
+            self.interval_s, self.shown(), self.text(), self.mechanisms, self.max_overhead, self.options
+        )
 
 
-def _check_process(pid: str | None) -> None:
+def _check_process(pid: int | None) -> None:
     """Raise UsageError if no process has the PID: an empty table would look like an idle process."""
     if pid is None:
         return
     try:
-        os.kill(int(pid), 0)
+        os.kill(pid, 0)
     except PermissionError:  # it exists, but belongs to another user
         return
     except (ProcessLookupError, OverflowError):
         raise UsageError(f"no process has PID {pid}", "list the processes with ps -e") from None
 
 
-
-def _check_hosts(options: ViewOptions) -> None:
-    """Raise UsageError for options that exclude each other, or that have no effect."""
-    if options.host and options.demo:
-        raise UsageError("--demo is a recording, --host shows other hosts", "use only one of them")
-    if options.host_command and not options.host:
-        raise UsageError("--host-command is for --host", "name a host with --host")
-    lens = options.view.partition(".")[0]
-    if options.host and lens == FLOWS.id:
-        raise UsageError(f"--view {options.view} shows what a collector received, of no host", "leave out --host")
-    if lens == HOSTS_LENS.id and not options.host:
-        raise UsageError(f"--view {options.view} shows other hosts", "name them with --host")
-
-
-def recorded_arguments(options: ViewOptions, recorded: Sequence[str]) -> list[str]:
+def recorded_arguments(settings: LiveSettings, recorded: Sequence[str]) -> list[str]:
     """Return the options of `nettop record` for these lenses on another host."""
-    arguments = ["--interval", options.interval, "--lenses", ",".join(recorded)]
-    if options.max_overhead is not None:
-        arguments += ["--max-overhead", options.max_overhead]
-    if options.follow_namespaces:
+    arguments = ["--interval", f"{settings.interval_s:g}", "--lenses", ",".join(recorded)]
+    if settings.max_overhead is not None:
+        arguments += ["--max-overhead", f"{settings.max_overhead * 100:g}%"]
+    if settings.follow_namespaces:
         arguments.append("--follow-namespaces")
-    arguments += [word for mechanism in options.mechanism or () for word in ("--mechanism", mechanism)]
-    for declared in (each for lens in lenses_of_one_host() if lens.id in recorded for each in lens.options):
-        given = getattr(options, declared.name)
-        texts = given if isinstance(given, list) else [given]
-        arguments += [f"{declared.flag}={text}" for text in texts if text is not None]
-    return arguments
+    arguments += [word for pair in settings.mechanisms.items() for word in ("--mechanism", "=".join(pair))]
+    declared = [option for lens in lenses_of_one_host() if lens.id in recorded for option in lens.options]
+    return arguments + [
+        f"{option.flag}={option.text(settings.options[option])}" for option in declared if option in settings.options
+    ]
 
 
-def start_view(options: ViewOptions, source_of: SourceOf) -> ExitCode:
+def start_view(given: LiveSettings, source_of: SourceOf) -> ExitCode:
     """Show the screens, or print text."""
-    _check_hosts(options)
-    if options.host:
-        parse_lens_options(options, parse_seconds("--interval", options.interval), all_views())
+    if given.hosts:
         with several_hosts():
             return show_hosts(
-                view_settings(options),
-                options.host,
-                options.host_command,
-                partial(recorded_arguments, options),
-                is_text=options.is_text,
+                given.settings(),
+                given.hosts,
+                given.host_command,
+                partial(recorded_arguments, given),
+                is_text=given.is_text,
                 keeps_privileges=source_of is not None,
             )
-    if options.demo:
-        refuse_live_options(options)
-        return show_demo(options, keeps_privileges=source_of is not None)
-    settings = view_settings(options)
+    if given.demo:
+        return show_demo(given, keeps_privileges=source_of is not None)
+    settings = given.settings()
     if source_of is None:
-        _check_process(options.pid)
-    lens, table = find_table(settings.view.view)  # report a wrong name before the heavy imports
+        _check_process(given.pid)
+    lens, table = find_table(settings.view.view)
     user = invoking_user() if source_of is None else None
-    session = open_session(
-        settings.interval_s,
+    session = open_watching(
+        given,
         source_of,
         user,
-        on_screen=not options.is_text,
-        follow_namespaces=options.follow_namespaces,
+        on_screen=not given.is_text,
         program_statistics=lens.id == SELF.id,
-        ask_firewall=not options.is_text or lens is FINDINGS,
-        max_overhead=settings.max_overhead,
-        together=_attached_first(lens, table) if options.is_text else (),
+        ask_firewall=not given.is_text or lens is FINDINGS,
+        together=_attached_first(lens, table) if given.is_text else (),
     )
-    if options.is_text:
+    if given.is_text:
         return show_text(settings, session)
     return show_screens(settings, session, why_still_root(user) or "")
 

@@ -7,11 +7,10 @@ import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing, suppress
-from dataclasses import dataclass, field
 from typing import BinaryIO, TextIO
 
 from nettop.doctor.bundle import bundle_of
-from nettop.doctor.deadline import STEP_S, within
+from nettop.doctor.deadline import within
 from nettop.doctor.facts import check_stays_root, fentry_check, files_check, host_checks
 from nettop.doctor.report import Check, LensReport, Report
 from nettop.doctor.text import write_report
@@ -20,25 +19,11 @@ from nettop.process.clocks import monotonic_ns
 from nettop.process.interrupts import delay_interrupts
 from nettop.selftest.paths import TrafficPath, traffic_paths
 from nettop.selftest.result import SelfTestResult
+from nettop.settings.doctor import DoctorSettings
 from nettop.snapshots import lens_part, lenses
 from nettop.snapshots.schema import Lens
 from nettop.snapshots.source import Source, SourceOptions
 from nettop.writing import OUTPUT, writing
-
-
-@dataclass(frozen=True, slots=True)
-class DoctorSettings:
-    """Settings of `nettop doctor`. Without `parts`, it examines everything; `traffic` runs the self-test;
-    `mechanisms` are those to use instead of the best ones, by hook. `stays_root` is why nettop stays root, if it does.
-    `step_s` is the longest time for each check and lens in seconds.
-    """
-
-    parts: tuple[str, ...] = ()
-    traffic: bool = True
-    mechanisms: Mapping[str, str] = field(default_factory=dict)
-    as_json: bool = False
-    stays_root: str = ""
-    step_s: float = STEP_S
 
 
 def run_doctor(
@@ -55,7 +40,7 @@ def run_doctor(
     """
     report = make_report(settings, source_of, drop_privileges)
     with writing(OUTPUT):
-        if settings.as_json:
+        if settings.format == "json":
             stdout.write(json.dumps(report.as_json(), indent=2) + "\n")
         else:
             write_report(report, stdout)

@@ -11,8 +11,8 @@ from contextlib import contextmanager, suppress
 from nettop.errors import SourceFailed
 from nettop.process.limits import of_memory, of_processes
 from nettop.selftest.result import REPORT_IT
+from nettop.settings.doctor import STEP_S
 
-STEP_S = 90.0
 """Seconds allowed for a step unless --timeout is given: many times longer than it takes on a busy host."""
 _CLOSING_S = 5.0
 """Seconds for the step's cleanup, before that is interrupted too."""

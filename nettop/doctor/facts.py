@@ -11,7 +11,7 @@ from pathlib import Path
 
 from nettop import version_of_build
 from nettop.doctor.capabilities import check_capabilities, check_user, check_user_namespace, sees_owners
-from nettop.doctor.deadline import STEP_S, within
+from nettop.doctor.deadline import within
 from nettop.doctor.report import PERF_EVENTS, USER_CHOICES, Check, LensReport, Verdict, bad, stops_programs
 from nettop.doctor.toolchain import (
     check_bcc,
@@ -31,6 +31,7 @@ from nettop.kernel.net.links import read_links
 from nettop.kernel.net.namespaces import find_namespaces
 from nettop.process import priority
 from nettop.process.limits import of_memory, of_processes
+from nettop.settings.doctor import STEP_S
 from nettop.snapshots import all_plugins
 
 _ARCHITECTURES = {"x86_64": Verdict.OK, "aarch64": Verdict.NOTE}

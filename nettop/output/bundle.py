@@ -23,13 +23,13 @@ from nettop.recording.reader import RecordedFile
 from nettop.recording.recording import Recording
 from nettop.recording.redaction.redactor import Redactor
 from nettop.recording.writer import Sink
-from nettop.settings import CheckSettings
+from nettop.settings.check import CheckSettings
 from nettop.writing import writing
 
 _FINDINGS, _DOCTOR, _README = "findings.txt", "doctor.txt", "README.txt"
 
 
-class BundleSettings(NamedTuple):
+class BundleParts(NamedTuple):
     """Settings of `nettop bundle`: which part of the recording it has, the file's name, and what its texts call it.
 
     A name given to the file may say whom it is from, which the texts of a redacted bundle must not.
@@ -49,7 +49,7 @@ def is_from_here(recording: Recording) -> bool:
 
 
 def run_bundle(
-    settings: BundleSettings, recording: Recording, doctor: str | None, file: IO[bytes], stderr: TextIO | None
+    settings: BundleParts, recording: Recording, doctor: str | None, file: IO[bytes], stderr: TextIO | None
 ) -> None:
     """Write the bundle; `doctor` is its report, None if the recording is from elsewhere or the report not wanted.
 
@@ -79,7 +79,7 @@ def run_bundle(
     status.report(_summary(settings, recording, cutter))
 
 
-def _progress(settings: BundleSettings, status: StatusLine) -> Callable[[int], None]:
+def _progress(settings: BundleParts, status: StatusLine) -> Callable[[int], None]:
     length = max(1, settings.end_ns - settings.begin_ns)
 
     def reached(wall_ns: int) -> None:
@@ -88,7 +88,7 @@ def _progress(settings: BundleSettings, status: StatusLine) -> Callable[[int], N
     return reached
 
 
-def _findings(settings: BundleSettings, part: IO[bytes]) -> str:
+def _findings(settings: BundleParts, part: IO[bytes]) -> str:
     """Return what `nettop check --from` says of the part."""
     text = io.StringIO()
     recording = Recording([RecordedFile(part.fileno())])
@@ -102,7 +102,7 @@ def _findings(settings: BundleSettings, part: IO[bytes]) -> str:
     return text.getvalue() or f"nothing found {_span(settings)}\n"
 
 
-def _about(settings: BundleSettings, recording: Recording, cutter: Cutter, *, has_doctor: bool) -> str:
+def _about(settings: BundleParts, recording: Recording, cutter: Cutter, *, has_doctor: bool) -> str:
     """Return what is in the bundle."""
     host, redactor = recording.host or "an unnamed host", settings.redactor
     shown = host if redactor is None else redactor.host(host)
@@ -136,7 +136,7 @@ def _damage(recording: Recording, cutter: Cutter) -> list[str]:
     ]
 
 
-def _summary(settings: BundleSettings, recording: Recording, cutter: Cutter) -> str:
+def _summary(settings: BundleParts, recording: Recording, cutter: Cutter) -> str:
     count = cutter.readings.total()
     damaged = ", without what is damaged" if _damage(recording, cutter) else ""
     redacted = ", redacted" if settings.redactor is not None else ""
@@ -145,5 +145,5 @@ def _summary(settings: BundleSettings, recording: Recording, cutter: Cutter) -> 
     )
 
 
-def _span(settings: BundleSettings) -> str:
+def _span(settings: BundleParts) -> str:
     return f"from {time_text(settings.begin_ns)} to {time_text(settings.end_ns)} UTC"

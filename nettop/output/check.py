@@ -25,7 +25,8 @@ from nettop.recording.findings import unwatched
 from nettop.recording.moments import exact_text
 from nettop.recording.reader import Readings
 from nettop.recording.recording import Recording
-from nettop.settings import CheckSettings, LineFormat
+from nettop.settings import LineFormat
+from nettop.settings.check import CheckSettings
 from nettop.snapshots import all_rules
 from nettop.snapshots.findings import FINDINGS, LENS
 from nettop.snapshots.schema import Severity

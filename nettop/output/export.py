@@ -22,7 +22,8 @@ from nettop.process.interrupts import Requests
 from nettop.query.filter import Filter, combined, parse_filter
 from nettop.query.query import text_query
 from nettop.query.view import View
-from nettop.settings import STDOUT, ExportSettings
+from nettop.settings import STDOUT
+from nettop.settings.export import ExportSettings
 from nettop.snapshots import find_table
 from nettop.snapshots.schema import Table
 from nettop.snapshots.snapshot import Frame, Snapshot

@@ -28,7 +28,7 @@ from nettop.process.interrupts import Requests
 from nettop.process.wake_event import WakeEvent
 from nettop.query.batches import pieces
 from nettop.query.view import View
-from nettop.settings import LogSettings
+from nettop.settings.log import LogSettings
 from nettop.snapshots.hooks import NOT_AVAILABLE
 from nettop.snapshots.snapshot import Frame, Snapshot
 from nettop.snapshots.source import SourceOptions

@@ -12,7 +12,8 @@ from nettop.output.lens_output import lens_output
 from nettop.output.log_lines import TextLines
 from nettop.output.plan import whole_columns
 from nettop.query.query import Query, checked_columns, query_from_settings, text_query
-from nettop.settings import LineFormat, LogSettings, ViewSettings
+from nettop.settings import LineFormat, ViewSettings
+from nettop.settings.log import LogSettings
 from nettop.snapshots import logged_views, view_name
 from nettop.snapshots.schema import Lens, Table
 

@@ -16,7 +16,8 @@ from nettop.output.log_lines import lost_line
 from nettop.output.losses import Lost
 from nettop.process.interrupts import Requests
 from nettop.process.wake_event import WakeEvent
-from nettop.settings import LineFormat, LogSettings
+from nettop.settings import LineFormat
+from nettop.settings.log import LogSettings
 
 _ENDINGS = {LineFormat.TEXT: "log", LineFormat.JSONL: "jsonl"}
 _GONE = select.POLLERR | select.POLLHUP

@@ -31,7 +31,8 @@ from nettop.recording.files import Destination, Full, HourlyFiles, OneFile, Outp
 from nettop.recording.numbers import TooLarge
 from nettop.recording.redaction.redactor import Redactor
 from nettop.recording.writer import RecordingWriter, Sink
-from nettop.settings import STDOUT, RecordSettings
+from nettop.settings import STDOUT
+from nettop.settings.record import DIRECTORY_BYTES, RecordSettings
 from nettop.snapshots import lenses
 from nettop.snapshots.findings import LENS as FINDINGS
 from nettop.snapshots.schema import Lens
@@ -55,6 +56,8 @@ def run_record(
     requests: Requests,
     stdout: TextIO | None,
     stderr: TextIO | None,
+    *,
+    redaction_key: bytes | None = None,
 ) -> ExitCode:
     """Record until the time is over or the end is requested, then take a last reading.
 
@@ -63,7 +66,7 @@ def run_record(
     """
     event = WakeEvent()
     requests.wake = event.set
-    redactor = None if settings.redaction_key is None else Redactor(settings.redaction_key)
+    redactor = None if redaction_key is None else Redactor(redaction_key)
     destination = _destination(settings, redactor, requests, stdout)
     with closing(destination), event, ExitStack() as exits:
         options = SourceOptions(mechanisms=settings.mechanisms, whole=True, values=settings.options)
@@ -98,9 +101,9 @@ def _destination(
     if settings.path == STDOUT:
         assert stdout is not None
         return Output(stdout.fileno(), lambda: requests.ending, settings.max_bytes)
-    if settings.hourly:
-        assert settings.max_bytes is not None
-        return HourlyFiles(Path(settings.path), host, settings.max_bytes, settings.max_age_s)
+    if settings.is_hourly:
+        most = settings.max_bytes or DIRECTORY_BYTES
+        return HourlyFiles(Path(settings.path), host, most, settings.max_age_s)
     path = Path(settings.path or file_name(host, time.time_ns()))
     return OneFile(path, settings.max_bytes, continues=redactor is None)
 

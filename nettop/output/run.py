@@ -14,7 +14,7 @@ from nettop.engine.session import Session
 from nettop.output.run_report import Ended, RunReport
 from nettop.process.child import Child
 from nettop.process.interrupts import forward_signals
-from nettop.settings import RunSettings
+from nettop.settings.run import RunSettings
 from nettop.snapshots.connections import EVENTS, LENS
 from nettop.snapshots.source import SourceOptions
 from nettop.writing import LineFile

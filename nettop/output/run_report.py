@@ -18,7 +18,8 @@ from nettop.query.query import text_query
 from nettop.query.times import rfc3339
 from nettop.query.units import human
 from nettop.query.view import View
-from nettop.settings import LineFormat, RunSettings
+from nettop.settings import LineFormat
+from nettop.settings.run import RunSettings
 from nettop.snapshots.connections import (
     CHILDREN,
     EVENT_KINDS,

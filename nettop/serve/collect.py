@@ -38,7 +38,7 @@ from nettop.serve.http.limits import Limits, Server
 from nettop.serve.http.listeners import OpeningAs, checked_listen, open_sockets, url_of
 from nettop.serve.http.server import serve
 from nettop.serve.problems import application
-from nettop.settings import CollectSettings
+from nettop.settings.collect import CollectSettings
 
 _FIRST_OF_OTHERS, _OWN = 100, 200
 """First number of workers that do not receive from exporters, and the collector's own number. Block names contain them.
@@ -81,7 +81,7 @@ def open_collector(
         inputs, places = _opened_inputs(settings, ends, report)
 
         def run() -> ExitCode:
-            directory = Path(settings.data_dir)
+            directory = Path(settings.directory)
             to = Destination(0, directory, settings.spool_bytes, files, wanted, kafka, given_rates, allowed)
             works = [(opened, replace(to, number=number)) for number, opened in inputs.items()]
             stores: list[Store] = []
@@ -153,7 +153,7 @@ def _opened_inputs(
         sockets = [opened(open_socket(port, room, shared_port=settings.workers > 1)) for port in ports]
         # For port 0 the kernel has chosen a number; the other workers share it.
         ports = [each.endpoint for each in sockets if isinstance(each.endpoint, Endpoint)]
-        backlog = Path(settings.data_dir) / f"backlog-{number}"
+        backlog = Path(settings.directory) / f"backlog-{number}"
         open_backlog = partial(Backlog, backlog, settings.spool_bytes // settings.workers)
         inputs[number] = partial(Exports, sockets, open_backlog)
     rate = settings.sampling
@@ -170,7 +170,7 @@ def _store(settings: CollectSettings, retention: Retention, report: Callable[[st
         return ServerStore(settings.clickhouse, settings.cluster, retention, report=report)
     from nettop.flows.store.embedded import EmbeddedStore
 
-    return EmbeddedStore(Path(settings.data_dir), retention, report=report)
+    return EmbeddedStore(Path(settings.directory), retention, report=report)
 
 
 def _wait_for_workers(collector: Collector, requests: Requests) -> None:

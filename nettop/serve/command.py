@@ -34,7 +34,7 @@ from nettop.serve.metrics.totals import Totals
 from nettop.serve.pages import page_routes
 from nettop.serve.problems import Problem, application
 from nettop.serve.served import Publications, Served, applicable_filter
-from nettop.settings import ServeSettings
+from nettop.settings.serve import ServeSettings
 from nettop.snapshots import lenses
 from nettop.snapshots.own_cost import SELF
 from nettop.snapshots.schema import Lens

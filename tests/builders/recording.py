@@ -17,7 +17,8 @@ from nettop.process.interrupts import Requests
 from nettop.recording.chunks import Decompressor, What
 from nettop.recording.reader import RecordedFile
 from nettop.recording.readings import ReadingReader
-from nettop.settings import MAX_INTERVAL_S, RecordSettings
+from nettop.settings import MAX_INTERVAL_S
+from nettop.settings.record import RecordSettings
 from nettop.snapshots.connections import LENS as CONNECTIONS
 from nettop.snapshots.snapshot import Snapshot
 from tests.screens.harness import Script, Step
@@ -37,10 +38,13 @@ class Recording:
         path: str,
         connections: Woken,
         stdout: Any = None,
+        *,
         drops: Sequence[Step] = (),
         findings: Sequence[Step] = (Snapshot("findings", WALL_NS, 1, {}),),
+        redaction_key: bytes | None = None,
         **settings: Any,
     ) -> None:
+        self._key = redaction_key
         self.requests = Requests()
         self.stderr = io.StringIO()
         self.exit: ExitCode | BaseException | None = None
@@ -51,7 +55,7 @@ class Recording:
         }
         if drops:
             self._sources["drops"] = Script(drops)
-        self._settings = RecordSettings(path, tuple(self._sources), **settings)
+        self._settings = RecordSettings(path=path, lenses=tuple(self._sources), **settings)
         self._stdout = stdout
         self.session: Session | None = None
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -69,7 +73,9 @@ class Recording:
             with Session(MAX_INTERVAL_S, self._sources.__getitem__, together=self._sources) as session:
                 session.bus.subscribe(self._note)
                 self.session = session
-                self.exit = run_record(self._settings, session, self.requests, self._stdout, self.stderr)
+                self.exit = run_record(
+                    self._settings, session, self.requests, self._stdout, self.stderr, redaction_key=self._key
+                )
         except BaseException as error:  # noqa: BLE001 - the test judges it
             self.exit = error
 

@@ -27,7 +27,7 @@ from nettop.query.view import View
 from nettop.recording.chunks import Decompressor, What
 from nettop.recording.reader import Reading, Readings, RecordedFile
 from nettop.recording.recording import Recording
-from nettop.settings import RecordSettings
+from nettop.settings.record import RecordSettings
 from nettop.snapshots import lenses
 from nettop.snapshots.connections import EVENTS
 from nettop.snapshots.schema import Lens, Table
@@ -131,7 +131,9 @@ def test_what_is_recorded_is_what_was_read(tmp_path: Path) -> None:
         session.bus.subscribe(note)
         lens_ids = tuple(lens.id for lens in RECORDED)
         assert (
-            run_record(RecordSettings(str(path), lens_ids, interval_s=0.5), session, requests, None, None)
+            run_record(
+                RecordSettings(path=str(path), lenses=lens_ids, interval_s=0.5), session, requests, None, None
+            )
             == 0
         )
     with path.open("rb") as file:

@@ -16,7 +16,8 @@ from nettop.engine.session import Session
 from nettop.errors import ExitCode
 from nettop.output.log import run_log
 from nettop.process.interrupts import Requests
-from nettop.settings import MAX_INTERVAL_S, LineFormat, LogSettings
+from nettop.settings import MAX_INTERVAL_S, LineFormat
+from nettop.settings.log import LogSettings
 from nettop.snapshots.snapshot import Frame
 from tests.unit.woken import Woken
 

@@ -11,7 +11,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nettop.commands.options import parse_lens_options
 from nettop.errors import UsageError
 from nettop.kernel.bpf.set_table import group_by_key
 from nettop.kernel.net.links import Link
@@ -29,6 +28,7 @@ from nettop.probes.bandwidth.flows import (
 from nettop.probes.bandwidth.history import USED, ByteTotals, OwnCounters, RateHistory, UnseenPackets
 from nettop.probes.bandwidth.interfaces import modes_for
 from nettop.probes.bandwidth.programs import COUNTS, FLOW, KEY
+from nettop.settings.shared import parse_lens_options
 from nettop.snapshots import find_table
 from nettop.snapshots.arrays import Array, is_uniform
 from nettop.snapshots.bandwidth import (
@@ -495,7 +495,7 @@ def test_nobody_watches_a_server() -> None:
     """An unattended nettop leaves network cards' queues alone unless told otherwise."""
     view = [find_table("bandwidth")]
     for how, expected in (({}, {}), ({"unattended": True}, {XDP: "tcx"}), ({"log": True}, {XDP: "tcx"})):
-        values = parse_lens_options(SimpleNamespace(), 1.0, view, **how)
+        values = parse_lens_options({}, 1.0, view, **how)
         assert {option: value for option, value in values.items() if option is XDP} == expected
-    given = parse_lens_options(SimpleNamespace(xdp="native"), 1.0, view, unattended=True)
+    given = parse_lens_options({"xdp": "native"}, 1.0, view, unattended=True)
     assert given[XDP] == "native"

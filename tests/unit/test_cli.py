@@ -16,23 +16,16 @@ import pytest
 import typer
 
 from nettop import cli, version_of_build
-from nettop.cli import app, run
-from nettop.commands.export import ExportOptions
-from nettop.commands.log import LogOptions, log_settings
-from nettop.commands.options import complete_columns, complete_sort
-from nettop.commands.run import RunOptions, run_settings
-from nettop.commands.view import ViewOptions, view_settings
+from nettop.cli import app, parse, run
+from nettop.commands.view import LiveSettings
 from nettop.errors import ExitCode, PermissionMissing, SourceFailed, Unsupported
 from nettop.query.filter import parse_filter, quote
-from nettop.settings import (
-    Format,
-    LineFormat,
-    LogSettings,
-    RunSettings,
-    Settings,
-    TextSettings,
-    ViewSettings,
-)
+from nettop.settings import Format, LineFormat, Settings, TextSettings, ViewSettings
+from nettop.settings.declared import declared_in
+from nettop.settings.export import ExportSettings
+from nettop.settings.log import LogSettings
+from nettop.settings.run import RunSettings
+from nettop.settings.shared import complete_columns, complete_sort
 from nettop.snapshots import find_table, lenses, views
 from nettop.snapshots.connections import GROUPS, RING_SIZE, SOCKETS
 from nettop.snapshots.cpu import FREQUENCY
@@ -40,6 +33,7 @@ from nettop.snapshots.own_cost import SELF
 from tests.unit.build import make_frame
 from tests.unit.children import DEADLINE_S, Child
 from tests.unit.scripted import Scripted, steps
+from tests.words import settings_of
 
 ROWS = [{"pid": 7, "process": "nginx", "bytes_sent": 5}, {"pid": 8, "process": "sh", "bytes_sent": 6}]
 GROUP: Any = typer.main.get_command(app)
@@ -60,63 +54,65 @@ def nettop(*words: str, **kwargs: object) -> subprocess.CompletedProcess[str]:
 
 def test_options_become_settings() -> None:
     """Every option of plain output reaches the settings."""
-    options = ViewOptions(
-        view="connections.events", filter=["nginx"], sort="-rtt_us", all=True, resolve=True, interval="0.5",
-        table=True, data_only=True, format="csv", columns="pid, local,", limit="3", deltas=True, count="2",
-        ring_size="64k",
-    )  # fmt: skip
+    given = settings_of(
+        "--view connections.events --filter nginx --sort -rtt_us --all --resolve -t 0.5 --table -d --format csv "
+        "--limit 3 --deltas --count 2 --ring-size 64k --columns 'pid, local,'"
+    )
     view = ViewSettings("connections.events", ("pid", "local"), "-rtt_us", ("nginx",), 3, True, True, True)
     text = TextSettings(Format.CSV, 2, data_only=True)
-    assert view_settings(options) == Settings(0.5, view, text, options={RING_SIZE: 1 << 16})
+    assert given.settings() == Settings(0.5, view, text, options={RING_SIZE: 1 << 16})
 
 
 def test_no_options() -> None:
     """Without options the settings are the defaults, and the screens open."""
-    assert view_settings(ViewOptions()) == Settings()
-    assert not ViewOptions().is_text
+    assert parse([]).settings() == LiveSettings().settings() == Settings()
+    assert not parse([]).is_text
 
 
 def test_options_of_log_become_settings() -> None:
     """Every option of `nettop log` reaches its settings; without options, they are the defaults."""
-    options = LogOptions(
-        lens=["connections.groups", "drops"], filter=["nginx", ":443"], columns="pid, process",
-        metrics_interval="10", interval="0.5",
-        format="jsonl", log_dir="/var/log/nettop", rotate_size="1MiB", keep="3", no_console=True, ring_size="64k",
-    )  # fmt: skip
-    assert log_settings(options) == LogSettings(
+    given = settings_of(
+        "log --lens connections.groups --lens drops --filter nginx --filter :443 --metrics-interval 10 -t 0.5 "
+        "--format jsonl --log-dir /var/log/nettop --rotate-size 1MiB --keep 3 --no-console --ring-size 64k "
+        "--columns 'pid, process'"
+    )
+    assert given == LogSettings(
         views=("connections.groups", "drops"), filters=("nginx", ":443"), columns=("pid", "process"),
         format=LineFormat.JSONL, interval_s=0.5,
         metrics_interval_s=10.0, console=False, directory="/var/log/nettop", rotate_bytes=1 << 20, keep=3,
         options={RING_SIZE: 1 << 16},
     )  # fmt: skip
     ring = {RING_SIZE: 8 << 20}
-    assert log_settings(LogOptions()) == LogSettings(options=ring)
-    assert log_settings(LogOptions(events_only=True, log_dir="none")) == LogSettings(
+    assert parse(["log"]) == LogSettings(options=ring)
+    assert parse(["log", "--events-only", "--log-dir", "none"]) == LogSettings(
         metrics=False, directory=None, options=ring
     )
-    assert log_settings(LogOptions(metrics_only=True, metrics_interval="0.5")) == LogSettings(
-        events=False, interval_s=0.5, metrics_interval_s=0.5, options=ring
-    )
-    assert log_settings(LogOptions(lens=["cpu"], frequency="10000")) == LogSettings(
+    often = parse(["log", "--metrics-only", "--metrics-interval", "0.5"])
+    assert often == LogSettings(events=False, metrics_interval_s=0.5, options=ring)
+    assert often.read_every_s == 0.5
+    assert parse(["log", "--lens", "cpu", "--frequency", "10000"]) == LogSettings(
         views=("cpu",), options={FREQUENCY: 10_000}
     )
 
 
 def test_options_of_run_become_settings() -> None:
     """Every option of `nettop run` reaches its settings, and the command is unchanged."""
-    options = RunOptions(["curl", "-s", "--", "x"], format="jsonl", live=True, output="f", ring_size="4K")
-    words = ("curl", "-s", "--", "x")
-    assert run_settings(options) == RunSettings(words, LineFormat.JSONL, True, "f", options={RING_SIZE: 4096})
-    assert run_settings(RunOptions(["true"])) == RunSettings(("true",), options={RING_SIZE: 8 << 20})
+    given = settings_of("run --format jsonl --live --output f --ring-size 4K curl -s -- x")
+    assert given == RunSettings(
+        words=("curl", "-s", "--", "x"),
+        format=LineFormat.JSONL,
+        live=True,
+        output="f",
+        options={RING_SIZE: 4096},
+    )
+    assert parse(["run", "true"]) == RunSettings(words=("true",), options={RING_SIZE: 8 << 20})
 
 
 @pytest.mark.parametrize("view", sorted(set(views()) - {"flows"}))
-def test_a_lens_or_table_is_that_of_view(view: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lens_or_table_is_that_of_view(view: str) -> None:
     """Options may stand before and after it."""
-    given: list[ViewOptions] = []
-    monkeypatch.setitem(cli._STARTS, ViewOptions, lambda options, _: given.append(options) or 0)
-    assert run(["--table", view, "--limit", "3"], source) == 0
-    assert [(options.view, options.table, options.limit) for options in given] == [(view, True, "3")]
+    given = parse(["--table", view, "--limit", "3"])
+    assert (given.view, given.table, given.limit) == (view, True, 3)
 
 
 def test_a_command_goes_before_a_lens_of_the_same_name(capsys: pytest.CaptureFixture[str]) -> None:
@@ -134,20 +130,10 @@ def test_h_is_help(command: list[str], capsys: pytest.CaptureFixture[str]) -> No
     assert capsys.readouterr().out == shown
 
 
-@pytest.mark.parametrize(
-    "options",
-    [
-        ViewOptions(table=True),
-        ViewOptions(data_only=True),
-        ViewOptions(format="jsonl"),
-        ViewOptions(deltas=True),
-        ViewOptions(once=True),
-        ViewOptions(count="2"),
-    ],
-)
-def test_options_that_imply_table(options: ViewOptions) -> None:
+@pytest.mark.parametrize("words", ["--table", "-d", "--format jsonl", "--deltas", "--once", "--count 2"])
+def test_options_that_imply_table(words: str) -> None:
     """Options that only plain output has ask for it, too."""
-    assert options.is_text
+    assert settings_of(words).is_text
 
 
 def test_options_of_a_lens_reach_its_source(capfd: pytest.CaptureFixture[str]) -> None:
@@ -162,7 +148,7 @@ def test_options_of_a_lens_reach_its_source(capfd: pytest.CaptureFixture[str]) -
 
 def test_the_screens_take_the_options_of_every_lens() -> None:
     """The screens accept options of every lens, as they can switch to any."""
-    settings = view_settings(ViewOptions(view="drops", frequency="99", ring_size="1M"))
+    settings = settings_of("drops --frequency 99 --ring-size 1M")
     assert settings.options == {FREQUENCY: 99, RING_SIZE: 1 << 20}
 
 
@@ -170,14 +156,17 @@ def test_no_two_lenses_declare_the_same_option() -> None:
     """No two lenses declare the same option, nor one that a command has for every lens."""
     names = [option.name for lens in lenses() for option in lens.options]
     assert len(names) == len(set(names))
-    for command in (ViewOptions, LogOptions, ExportOptions):
-        assert not [name for name in names if isinstance(command.__annotations__.get(name), str)]
+    for command in (LiveSettings, LogSettings, ExportSettings):
+        flags = {flag for declared, _ in declared_in(command).values() for flag in declared.flags}
+        assert not [option.flag for lens in lenses() for option in lens.options if option.flag in flags]
 
 
 def test_shortcuts_are_filters() -> None:
     """--port, --pid, --process and --container become terms of the filter, whatever they hold."""
     hostile = 'a "b" \\c'
-    filters = view_settings(ViewOptions(port="443", pid="7", process=hostile, container="api")).view.filters
+    filters = (
+        parse(["--port", "443", "--pid", "7", "--process", hostile, "--container", "api"]).shown().filters
+    )
     assert filters == (":443", "pid=7", f"process={quote(hostile)}", 'container~"api"')
     parse_filter(SOCKETS, " ".join(filters))
 
@@ -200,7 +189,7 @@ def test_once_is_one(capfd: pytest.CaptureFixture[str]) -> None:
 )
 def test_process_names_are_as_long_as_the_kernel_keeps_them(name: str, kept: str) -> None:
     """A longer name finds the process whose name the kernel has cut."""
-    assert view_settings(ViewOptions(process=name)).view.filters == (f"process={quote(kept)}",)
+    assert parse(["--process", name]).shown().filters == (f"process={quote(kept)}",)
 
 
 def test_shortcut_chooses_rows(capfd: pytest.CaptureFixture[str]) -> None:
@@ -288,7 +277,7 @@ def test_a_dumb_terminal_has_no_screens(
         (["log", "--rotate-size", "big"], "--rotate-size 'big' is not a size|64M"),
         (
             ["log", "--rotate-size", "1K"],
-            "--rotate-size 1K is too small: files would be rotated constantly|16K",
+            "--rotate-size 1K is too small|use 16K or more",
         ),
         (["log", "--keep", "0"], "--keep '0' is not a positive whole number|--keep 10"),
         (["log", "--ring-size", "3M"], "--ring-size 3145728 is not a power of two|such as 8M"),
@@ -355,9 +344,9 @@ def test_completion() -> None:
     class Unknown:
         params = {"view": "nothing"}  # noqa: RUF012 - stands for typer's
 
-    assert complete_sort(Context(), "-rtt_m") == ["-rtt_min_us"]  # type: ignore[arg-type]
-    assert complete_columns(Context(), "pid,bytes_se") == ["pid,bytes_sent", "pid,bytes_sent_per_s"]  # type: ignore[arg-type]
-    assert complete_columns(Unknown(), "p") == []  # type: ignore[arg-type]
+    assert complete_sort(Context(), "-rtt_m") == ["-rtt_min_us"]
+    assert complete_columns(Context(), "pid,bytes_se") == ["pid,bytes_sent", "pid,bytes_sent_per_s"]
+    assert complete_columns(Unknown(), "p") == []
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,27 +12,33 @@ import pytest
 
 from nettop import cli
 from nettop.commands import collect
-from nettop.commands.collect import CollectOptions, collect_settings
-from nettop.commands.flows import FlowsOptions, start_flows
+from nettop.commands.flows import FlowsSettings, start_flows
 from nettop.commands.invoker import SERVICE_USERS, first_closed_directory, named_user, owner_of_directory
 from nettop.errors import ExitCode, NettopError, UsageError
 from nettop.process.interrupts import Requests
-from nettop.settings import CollectSettings, default_flows_dir
+from nettop.settings import default_flows_dir
+from nettop.settings.collect import CollectSettings
+from tests.words import settings_of
 
 PACKAGES = ("google.protobuf", "starlette", "uvicorn", "uvloop", "zstandard", "chdb")
 
 
 def settings(**given: Any) -> CollectSettings:
     """Return the settings for these options."""
-    return collect_settings(CollectOptions(**given))
+    return settings_of("collect", **given)  # type: ignore[no-any-return]
+
+
+def flows_settings(data_dir: Path, words: Sequence[str] = (), **given: Any) -> FlowsSettings:
+    """Return the settings of nettop flows for these arguments and options."""
+    return settings_of("flows", *words, **{"data_dir": str(data_dir), **given})  # type: ignore[no-any-return]
 
 
 def test_defaults() -> None:
     """The usual ports, the store on this host, queries at its socket and on loopback."""
     usual = settings()
     assert usual.listen == ("6343", "2055", "4739", "2056")
-    assert usual.data_dir == default_flows_dir()
-    assert usual.queries.listen == (f"unix:{usual.data_dir}/flows.sock", "127.0.0.1:9472")
+    assert usual.directory == default_flows_dir()
+    assert usual.queries.listen == (f"unix:{usual.directory}/flows.sock", "127.0.0.1:9472")
     assert (usual.workers, usual.spool_bytes, usual.receive_buffer_bytes) == (1, 10 << 30, 64 << 20)
     assert (usual.mirrors, usual.clickhouse, usual.kafka) == ((), (), "")
 
@@ -86,7 +92,11 @@ def test_options_become_settings(tmp_path: Path) -> None:
         networks=("a.csv",),
         interfaces=("b.csv",),
         own_networks=("10.0.0.0/8",),
-        queries=queries,
+        query_listen=(),
+        token_file="token",
+        insecure_listen=True,
+        cert="chain.pem",
+        key="key.pem",
     )
 
 
@@ -289,7 +299,7 @@ def kept_privileges(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_wrong_options_of_flows(given: dict[str, Any], what: str, tmp_path: Path) -> None:
     """The error names it."""
     with pytest.raises(UsageError) as raised:
-        start_flows(FlowsOptions(**{"data_dir": str(tmp_path), **given}), None)
+        start_flows(flows_settings(tmp_path, **given), None)
     assert what in raised.value.what
 
 
@@ -298,8 +308,8 @@ def test_nothing_to_read_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     """Without a collector or a directory with flows, the error says how to get one."""
     monkeypatch.setattr("nettop.commands.flows.collector_urls", lambda there: (f"unix:{there}/flows.sock",))
     for options, what in (
-        (FlowsOptions(collector=f"unix:{tmp_path}/flows.sock"), "does not answer"),
-        (FlowsOptions(data_dir=str(tmp_path / "none")), "no collector answers at"),
+        (FlowsSettings(collector=f"unix:{tmp_path}/flows.sock"), "does not answer"),
+        (FlowsSettings(data_dir=str(tmp_path / "none")), "no collector answers at"),
     ):
         with pytest.raises(NettopError, match=what) as raised:
             start_flows(options, None)

@@ -22,18 +22,19 @@ from typing import Any
 import pytest
 
 from nettop.cli import run
-from nettop.commands.export import ExportOptions, export_settings
 from nettop.engine.session import Session
 from nettop.errors import ExitCode, NettopError, PermissionMissing, UsageError
 from nettop.output.export import run_export
 from nettop.process.interrupts import Requests
-from nettop.settings import MAX_INTERVAL_S, ExportFormat, ExportSettings
+from nettop.settings import MAX_INTERVAL_S, ExportFormat
+from nettop.settings.export import ExportSettings
 from nettop.snapshots.cpu import ENTRIES, FREQUENCY, RX_SOFTIRQ
 from nettop.snapshots.hooks import HookStatus
 from tests.options import source_options
 from tests.unit.children import DEADLINE_S, Child
 from tests.unit.example_stacks import TCP, WAKE, StackSource
 from tests.unit.logging_run import until
+from tests.words import settings_of
 
 RX = ENTRIES[RX_SOFTIRQ]
 
@@ -53,16 +54,16 @@ def lines_of(text: str) -> dict[str, int]:
 
 def test_words_become_settings() -> None:
     """Every argument reaches the settings; the defaults apply otherwise, with the format of the file's suffix."""
-    requested = ExportOptions(
-        view="cpu.stacks", file="out", format="folded", duration="2.5", filter=["cpu=3"], frequency="199",
-        mechanism=["samples=none"],
+    chosen = settings_of(
+        "export", "cpu.stacks", "out", format="folded", duration="2.5", filter="cpu=3", frequency="199",
+        mechanism="samples=none",
     )  # fmt: skip
-    assert export_settings(requested) == ExportSettings(
-        "cpu.stacks", "out", ExportFormat.FOLDED, 2.5, ("cpu=3",), {"samples": "none"}, {FREQUENCY: 199}
-    )
-    assert export_settings(ExportOptions("cpu.stacks", "a.svg")) == ExportSettings(
-        "cpu.stacks", "a.svg", ExportFormat.SVG, duration_s=10.0
-    )
+    assert chosen == ExportSettings(
+        named="cpu.stacks", path="out", chosen=ExportFormat.FOLDED, duration_s=2.5, filters=("cpu=3",),
+        mechanisms={"samples": "none"}, options={FREQUENCY: 199},
+    )  # fmt: skip
+    usual = settings_of("export", "cpu.stacks", "a.svg")
+    assert (usual.view, usual.format, usual.duration_s) == ("cpu.stacks", ExportFormat.SVG, 10.0)
 
 
 @pytest.mark.parametrize(
@@ -71,7 +72,7 @@ def test_words_become_settings() -> None:
 )
 def test_format_by_the_ending(file: str, form: str) -> None:
     """Without --format the file's suffix selects it, in any case."""
-    assert export_settings(ExportOptions("cpu.stacks", file)).format == form
+    assert settings_of("export", "cpu.stacks", file).format == form
 
 
 @pytest.mark.parametrize(
@@ -80,7 +81,7 @@ def test_format_by_the_ending(file: str, form: str) -> None:
         ({"view": "cpu.cpus"}, "cpu.cpus cannot be exported", "export cpu.stacks"),
         ({"view": "connections"}, "connections cannot be exported", "--view connections --format csv"),
         (
-            {"view": "drops", "recording": Path("a b.nettop")},
+            {"view": "drops", "from": "a b.nettop"},
             "drops cannot be exported",
             "nettop replay 'a b.nettop' --view drops --format csv",
         ),
@@ -103,8 +104,9 @@ def test_format_by_the_ending(file: str, form: str) -> None:
 )
 def test_wrong_words(wrong: dict[str, Any], what: str, remedy: str) -> None:
     """Impossible options are rejected with the cause and the remedy."""
+    arguments = [wrong.pop(name, usual) for name, usual in (("view", "cpu.stacks"), ("file", "a.svg"))]
     with pytest.raises(UsageError) as reported:
-        export_settings(ExportOptions(**({"view": "cpu.stacks", "file": "a.svg"} | wrong)))
+        settings_of("export", *arguments, **wrong)
     assert what in reported.value.what
     assert remedy in reported.value.remedy
 
@@ -263,7 +265,7 @@ def test_forbidden_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         raise PermissionError(errno.EACCES, "Permission denied")
 
     monkeypatch.setattr(Path, "touch", refuse)
-    settings = ExportSettings("cpu.stacks", str(tmp_path / "a.svg"), ExportFormat.SVG)
+    settings = ExportSettings(named="cpu.stacks", path=str(tmp_path / "a.svg"))
     with (
         Session(MAX_INTERVAL_S, lambda lens: StackSource()) as session,
         pytest.raises(PermissionMissing) as reported,
@@ -282,7 +284,9 @@ class Exporting:
         self.requests = Requests()
         self.stderr = io.StringIO()
         self.exit: ExitCode | None = None
-        self._settings = ExportSettings("cpu.stacks", str(path), ExportFormat.FOLDED, 3600)
+        self._settings = ExportSettings(
+            named="cpu.stacks", path=str(path), chosen=ExportFormat.FOLDED, duration_s=3600
+        )
         self._source = source
         self._session: Session | None = None
         self._thread = threading.Thread(target=self._run, daemon=True)

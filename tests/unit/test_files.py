@@ -31,7 +31,7 @@ from nettop.preferences import load_preferences, remember
 from nettop.reading import has_data, read_file
 from nettop.screens.export import write_new
 from nettop.serve.http.credentials import read_credentials
-from nettop.settings import ServeSettings
+from nettop.settings.serve import ServeSettings
 from nettop.writing import write_output
 from tests.unit.children import DEADLINE_S, Child
 from tests.unit.example_stacks import StackSource

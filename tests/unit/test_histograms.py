@@ -18,7 +18,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from textual.strip import Strip
 
-from nettop.commands.options import complete_columns, complete_sort
 from nettop.errors import UsageError
 from nettop.formats.jsonl import JsonLines
 from nettop.formats.separated import Separated
@@ -31,6 +30,7 @@ from nettop.query.query import parse_sort
 from nettop.query.units import unit_of
 from nettop.query.view import View
 from nettop.screens.table_state import initial_state
+from nettop.settings.shared import complete_columns, complete_sort
 from nettop.snapshots.arrays import Array
 from nettop.snapshots.histograms import Buckets, histogram_text
 from nettop.snapshots.schema import Field, Kind, Table

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 
 from nettop import cli
 from nettop.commands.hosts import checked_hosts
-from nettop.commands.view import ViewOptions, recorded_arguments
+from nettop.commands.view import recorded_arguments
 from nettop.errors import SourceFailed, UsageError
 from nettop.hosts import stream as stream_module
 from nettop.hosts.hosts import LATE_AFTER_S, Hosts
@@ -46,6 +46,7 @@ from tests.unit.build import make_frame
 from tests.unit.logging_run import until
 from tests.unit.recorded import small_groups
 from tests.unit.recordings import at_second, record
+from tests.words import settings_of
 
 ATTACHING_S = 60.0
 SENDS = 'trap "kill $!" TERM; cat "$0" & wait $!; cat "$1" >&2; exit "$2"'
@@ -616,14 +617,14 @@ def test_names_that_are_no_host(name: str) -> None:
 
 def test_options_pass_to_the_hosts() -> None:
     """Pass the options of the sources, each with the lens that it concerns."""
-    options = ViewOptions(
-        interval="2", max_overhead="3%", mechanism=["sockets=diag"], follow_namespaces=True,
-        udp_port=["5060", "5061"], group="remote",
-    )  # type: ignore[call-arg]  # fmt: skip
+    settings = settings_of(
+        "-t 2 --max-overhead 3% --mechanism sockets=diag --follow-namespaces --group remote --udp-port 5060 "
+        "--udp-port 5061 --host web1"
+    )
     always = ["--max-overhead", "3%", "--follow-namespaces", "--mechanism", "sockets=diag"]
-    services = ["--interval", "2", "--lenses", "services", *always, "--udp-port=5060", "--udp-port=5061"]
-    assert recorded_arguments(options, ("services",)) == services
-    assert recorded_arguments(options, (LENS.id, FINDINGS_LENS.id))[-1] == "--group=remote"
+    services = ["--interval", "2", "--lenses", "services", *always, "--udp-port=5060,5061"]
+    assert recorded_arguments(settings, ("services",)) == services
+    assert recorded_arguments(settings, (LENS.id, FINDINGS_LENS.id))[-1] == "--group=remote"
 
 
 @pytest.mark.parametrize("words", [["--host", "web1", "--demo"], ["--host-command", "sudo -n nettop"]])

@@ -22,7 +22,8 @@ from nettop.output.log_plan import make_log_plan
 from nettop.output.plan import whole_columns
 from nettop.process import interrupts
 from nettop.process.interrupts import Requests
-from nettop.settings import MAX_INTERVAL_S, LineFormat, LogSettings
+from nettop.settings import MAX_INTERVAL_S, LineFormat
+from nettop.settings.log import LogSettings
 from nettop.snapshots.connections import EVENTS, GROUPS, RING_SIZE, SOCKETS
 from nettop.snapshots.drops import PACKETS as DROPS
 from tests.options import source_options

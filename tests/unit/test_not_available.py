@@ -16,10 +16,7 @@ import pytest
 from textual.geometry import Size
 
 from nettop import cli
-from nettop.commands.log import LogOptions, log_settings
-from nettop.commands.options import complete_mechanism, parse_mechanisms
-from nettop.commands.run import RunOptions, run_settings
-from nettop.commands.view import ViewOptions, view_settings
+from nettop.cli import parse
 from nettop.errors import ExitCode, NettopError, Unsupported, UsageError
 from nettop.formats.jsonl import JsonLines
 from nettop.formats.separated import Separated
@@ -32,7 +29,10 @@ from nettop.query.query import Query, Sort, parse_sort
 from nettop.query.view import View
 from nettop.screens.context import TableRef
 from nettop.screens.lens import screen_class
-from nettop.settings import Format, LineFormat, RunSettings, Settings, TextSettings, ViewSettings
+from nettop.settings import Format, LineFormat, Settings, TextSettings, ViewSettings
+from nettop.settings.run import RunSettings
+from nettop.settings.shared import complete_mechanism
+from nettop.settings.values import parse_mechanisms
 from nettop.snapshots import lenses
 from nettop.snapshots.connections import EVENTS, FAILURES, FOLLOWED_UDP, GROUPS, SOCKETS
 from nettop.snapshots.drops import COUNTERS, PACKETS
@@ -459,7 +459,7 @@ PARTS = {
 def report(missing: dict[str, str], form: LineFormat) -> str:
     """Return the report of a command that opened two connections, of which one closed and one failed."""
     stream = io.StringIO()
-    made = RunReport(RunSettings(("true",), form, why=True), stream, is_live=False)
+    made = RunReport(RunSettings(words=("true",), format=form, why=True), stream, is_live=False)
     counted = dict.fromkeys(("bytes_sent", "bytes_received", "messages_sent", "messages_received"), 1)
     counts = {f"{FOLLOWED_UDP}{name}": count for name, count in counted.items()}
     frame = Frame(make_frame([], missing=missing, counts=counts).now)
@@ -488,12 +488,11 @@ def test_reports(lacks: str) -> None:
 
 def test_mechanisms_are_parsed() -> None:
     """--mechanism is HOOK=NAME, once for each hook; the hooks of all lenses are known."""
-    assert parse_mechanisms(None) == {}
-    assert parse_mechanisms(["events=none", "packets=tp_btf/kfree_skb"]) == {
+    assert parse_mechanisms("--mechanism", ["events=none", "packets=tp_btf/kfree_skb"]) == {
         "events": "none",
         "packets": "tp_btf/kfree_skb",
     }
-    assert parse_mechanisms(["events=none", "events=none"]) == {"events": "none"}
+    assert parse_mechanisms("--mechanism", ["events=none", "events=none"]) == {"events": "none"}
 
 
 @pytest.mark.parametrize(
@@ -509,7 +508,7 @@ def test_mechanisms_are_parsed() -> None:
 def test_wrong_mechanisms(words: list[str], what: str, remedy: str) -> None:
     """What does not exist is refused with the nearest name."""
     with pytest.raises(UsageError, match=what) as caught:
-        parse_mechanisms(words)
+        parse_mechanisms("--mechanism", words)
     assert remedy in caught.value.remedy
 
 
@@ -522,28 +521,25 @@ def test_completion_of_mechanisms() -> None:
 
 def test_mechanisms_reach_the_settings_of_every_command() -> None:
     """Each command takes --mechanism, and --why with JSON Lines."""
-    words = ["events=none"]
-    assert view_settings(ViewOptions(mechanism=words)).mechanisms == {"events": "none"}
-    assert log_settings(LogOptions(mechanism=words)).mechanisms == {"events": "none"}
-    assert run_settings(RunOptions(["true"], mechanism=words)).mechanisms == {"events": "none"}
-    assert view_settings(ViewOptions(format="jsonl", why=True)).text.why
-    assert log_settings(LogOptions(format="jsonl", why=True)).why
-    assert run_settings(RunOptions(["true"], format="jsonl", why=True)).why
+    for command in (["--table"], ["log"], ["run"]):
+        settings = parse(
+            [*command, "--mechanism", "events=none", "--format", "jsonl", "--why", *_ran(command)]
+        )
+        assert settings.mechanisms == {"events": "none"}
+        assert settings.why
 
 
-@pytest.mark.parametrize(
-    "make",
-    [
-        lambda: view_settings(ViewOptions(format="csv", why=True)),
-        lambda: view_settings(ViewOptions(why=True)),
-        lambda: log_settings(LogOptions(why=True)),
-        lambda: run_settings(RunOptions(["true"], why=True)),
-    ],
-)
-def test_why_is_of_json_lines(make: Callable[[], object]) -> None:
+def _ran(command: list[str]) -> list[str]:
+    """Return what `nettop run` needs besides options."""
+    return ["true"] if command == ["run"] else []
+
+
+@pytest.mark.parametrize("words", ["--format csv", "", "log", "run"])
+def test_why_is_of_json_lines(words: str) -> None:
     """No other format has room for reasons."""
+    command = words.split()
     with pytest.raises(UsageError, match="--why requires JSON Lines"):
-        make()
+        parse([*command, "--why", *_ran(command)])
 
 
 class Picky(Scripted):

@@ -18,7 +18,6 @@ import numpy as np
 import pytest
 
 from nettop.cli import run
-from nettop.commands.record import RecordOptions, record_settings
 from nettop.errors import ExitCode, NettopError, SourceFailed, Unsupported
 from nettop.output import record
 from nettop.output.record import UNRECORDED_READINGS
@@ -37,6 +36,7 @@ from tests.unit.build import WALL_NS, example_rows
 from tests.unit.logging_run import DEADLINE_S, until
 from tests.unit.scripted import steps
 from tests.unit.woken import CLOSE, CONNECT, Woken
+from tests.words import settings_of
 
 SECOND_NS = 1_000_000_000
 BEGIN_NS = 1_795_000_000 // HOUR_S * HOUR_S * SECOND_NS
@@ -290,7 +290,7 @@ def test_the_oldest_files_make_room(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 def test_recording_to_a_directory(tmp_path: Path) -> None:
     """Record every reading to a file in the directory, which the summary names."""
-    text = record_to(f"{tmp_path}/d", hourly=True, max_bytes=1 << 30)
+    text = record_to(f"{tmp_path}/d/", max_bytes=1 << 30)
     (path,) = (tmp_path / "d").iterdir()
     assert path.name.startswith(f"nettop-{os.uname().nodename}-2")
     assert len(readings(path)) == 2
@@ -458,17 +458,17 @@ def test_a_lens_that_comes_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 def test_options_become_settings(tmp_path: Path) -> None:
     """Always record findings, flows only if named; choose limits by whether a file or a directory is named."""
-    usual = record_settings(RecordOptions())
-    assert (usual.path, usual.hourly, usual.max_bytes, usual.duration_s) == ("", False, None, None)
+    usual = settings_of("record")
+    assert (usual.path, usual.is_hourly, usual.max_bytes, usual.duration_s) == ("", False, None, None)
     assert {"findings", "connections", "cpu"} <= set(usual.lenses)
     assert "flows" not in usual.lenses
-    chosen = record_settings(RecordOptions("f", lenses="drops", for_="1.5h", interval="5", max_size="2M"))
+    chosen = settings_of("record", "f", lenses="drops", for_="1.5h", interval="5", max_size="2M")
     assert (chosen.lenses, chosen.duration_s, chosen.interval_s) == (("drops", "findings"), 5400, 5)
-    assert (chosen.max_bytes, chosen.hourly) == (2 << 20, False)
-    kept = record_settings(RecordOptions("new/", max_age="12h", frequency="99"))
-    assert (kept.hourly, kept.max_bytes, kept.max_age_s) == (True, 1 << 30, 12 * 3600)
+    assert (chosen.max_bytes, chosen.is_hourly) == (2 << 20, False)
+    kept = settings_of("record", "new/", max_age="12h", frequency="99")
+    assert (kept.is_hourly, kept.max_age_s) == (True, 12 * 3600)
     assert kept.options[FREQUENCY] == 99
-    assert record_settings(RecordOptions(str(tmp_path))).hourly
+    assert settings_of("record", str(tmp_path)).is_hourly
 
 
 @pytest.mark.parametrize(

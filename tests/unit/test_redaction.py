@@ -21,7 +21,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nettop import probes
-from nettop.commands.record import RecordOptions, record_settings
 from nettop.commands.redaction import redaction_key
 from nettop.errors import NettopError, PermissionMissing, UsageError
 from nettop.kernel.bpf.mechanisms import Fallbacks, Mechanism
@@ -41,6 +40,7 @@ from nettop.recording.redaction.pseudonyms import KEY_BYTES, Pseudonyms
 from nettop.recording.redaction.redactor import Redactor
 from nettop.recording.redaction.texts import Texts
 from nettop.recording.writer import RecordingWriter, Sink
+from nettop.settings.shared import Redacting
 from nettop.snapshots import all_views, bandwidth, drops, lenses, own_lenses, view_name
 from nettop.snapshots.connections import LENS as CONNECTIONS
 from nettop.snapshots.connections import SOCKETS
@@ -545,9 +545,12 @@ def test_the_key(tmp_path: Path) -> None:
     """Use a new random key each time, or that of a file, which also requests redaction."""
     path = tmp_path / "key"
     path.write_bytes(KEY)
-    assert redaction_key(None, redacts=False) is None
-    keys = [redaction_key(None, redacts=True), redaction_key(None, redacts=True)]
-    keys += [redaction_key(path, redacts=False), redaction_key(path, redacts=True)]
+    assert redaction_key(Redacting()) is None
+    keys = [redaction_key(Redacting(redact=True)), redaction_key(Redacting(redact=True))]
+    keys += [
+        redaction_key(Redacting(redact_key=path)),
+        redaction_key(Redacting(redact=True, redact_key=path)),
+    ]
     assert len(set(keys)) == 3
     assert keys[2] == keys[3]
     assert {len(key or b"") for key in keys} == {KEY_BYTES}
@@ -561,7 +564,7 @@ def test_a_key_that_cannot_be_used(content: bytes | None, said: str, tmp_path: P
     if content is not None:
         (tmp_path / "key").write_bytes(content)
     with pytest.raises(UsageError, match=said):
-        record_settings(RecordOptions("x", redact_key=tmp_path / "key"))
+        redaction_key(Redacting(redact_key=tmp_path / "key"))
 
 
 def test_a_key_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -574,7 +577,7 @@ def test_a_key_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr("nettop.commands.redaction.read_file", refuse)
     for path, error in ((tmp_path / "key", PermissionMissing), (tmp_path, UsageError)):
         with pytest.raises(error) as refused:
-            redaction_key(path, redacts=True)
+            redaction_key(Redacting(redact=True, redact_key=path))
         assert refused.value.remedy == "name a file with a key that you may read"
         monkeypatch.undo()
 
@@ -583,7 +586,7 @@ def test_a_key_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_record_redacts(where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Replace the host in the file's name and processes in its content with `nettop record --redact`."""
     monkeypatch.chdir(tmp_path)
-    record_to(where, redaction_key=KEY, hourly=bool(where), max_bytes=1 << 30)
+    record_to(where, redaction_key=KEY, max_bytes=1 << 30)
     (path,) = Path(where or ".").iterdir()
     assert re.fullmatch(r"nettop-host-\w{8}-\w+Z\.nettop", path.name)
     with path.open("rb") as file:

@@ -16,7 +16,6 @@ from typing import Any
 import pytest
 
 from nettop import cli
-from nettop.commands.serve import ServeOptions, series_set_names, serve_settings
 from nettop.engine.session import Session
 from nettop.errors import ExitCode, NettopError, SourceFailed, UsageError
 from nettop.process.interrupts import Requests
@@ -27,7 +26,8 @@ from nettop.serve.http.limits import ServerCounts
 from nettop.serve.metrics.totals import Totals
 from nettop.serve.pages import page_routes
 from nettop.serve.served import LATE_S, Publications, Served
-from nettop.settings import MAX_INTERVAL_S, ServeSettings
+from nettop.settings import MAX_INTERVAL_S
+from nettop.settings.serve import ServeSettings, series_set_names
 from nettop.snapshots import lenses
 from nettop.snapshots.connections import GROUPS, SOCKETS
 from nettop.snapshots.connections import LENS as CONNECTIONS
@@ -38,13 +38,14 @@ from tests.unit import serving
 from tests.unit.build import WALL_NS, make_frame
 from tests.unit.scripted import Scripted
 from tests.unit.serving import DEADLINE_S, Client
+from tests.words import settings_of
 
 ONE = ServeSettings(listen=("127.0.0.1:0",), lenses=("connections",))
 
 
 def settings(**given: Any) -> ServeSettings:
     """Return the settings for these options."""
-    return serve_settings(ServeOptions(**given))
+    return settings_of("serve", **given)  # type: ignore[no-any-return]
 
 
 # --- options --------------------------------------------------------------------------------------------------
@@ -60,7 +61,7 @@ def test_defaults() -> None:
 
 def test_lenses_come_with_those_that_they_use() -> None:
     """Required lenses are added, in the order of the screens, each once."""
-    assert settings(lenses="drops,latency, drops").lenses == ("connections", "latency", "drops")
+    assert settings(lenses="drops,latency, drops").read_lenses == ("connections", "latency", "drops")
 
 
 def test_top() -> None:
@@ -99,10 +100,10 @@ def test_missing_packages(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
 
 def test_a_filter_that_no_table_understands() -> None:
     """A filter that no table understands is rejected before anything is opened; one table is enough."""
-    wrong = ONE._replace(filters=("proces=nginx",))
+    wrong = replace(ONE, filters=("proces=nginx",))
     with pytest.raises(UsageError, match="proces"), open_server(wrong, Requests(), None):
         pass
-    with open_server(ONE._replace(filters=("reason=refused",)), Requests(), None):
+    with open_server(replace(ONE, filters=("reason=refused",)), Requests(), None):
         pass
 
 
@@ -123,7 +124,7 @@ def test_the_end_is_requested_while_lenses_start(tmp_path: Path) -> None:
     requests.end()
     path = tmp_path / "http.sock"
     source = Scripted([make_frame([]).now])
-    with open_server(ONE._replace(listen=(f"unix:{path}",)), requests, None) as run:
+    with open_server(replace(ONE, listen=(f"unix:{path}",)), requests, None) as run:
         assert path.is_socket()
         with Session(MAX_INTERVAL_S, lambda _: source) as session:
             assert run(session) == ExitCode.DONE

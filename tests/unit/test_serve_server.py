@@ -33,7 +33,7 @@ from nettop.serve.http.guard import Guard
 from nettop.serve.http.limits import Limits, Server
 from nettop.serve.http.listeners import checked_listen, endpoints_of, open_sockets, url_of
 from nettop.serve.http.server import serve
-from nettop.settings import ServeSettings
+from nettop.settings.serve import ServeSettings
 from tests.builders.serving import Application
 from tests.unit.children import Child
 from tests.unit.logging_run import until

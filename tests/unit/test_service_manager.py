@@ -20,7 +20,8 @@ from nettop.process import service_manager
 from nettop.process.interrupts import Requests
 from nettop.reading import has_data
 from nettop.serve.command import open_server
-from nettop.settings import MAX_INTERVAL_S, ServeSettings
+from nettop.settings import MAX_INTERVAL_S
+from nettop.settings.serve import ServeSettings
 from nettop.snapshots.snapshot import Snapshot
 from tests.collecting import Running
 from tests.unit.build import make_frame

@@ -12,13 +12,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nettop.commands.options import parse_lens_options
 from nettop.errors import UsageError
 from nettop.kernel.host.facts import Host
 from nettop.kernel.host.processes import Processes
 from nettop.probes.connections import udp
 from nettop.probes.connections.socket_rows import HELD_BY_KERNEL, ROW, TCP, UDP
 from nettop.probes.connections.udp import COUNTED, UdpTotals
+from nettop.settings.shared import parse_lens_options
 from nettop.snapshots import find_table
 from nettop.snapshots.arrays import Array
 from nettop.snapshots.connections import COUNT_UDP
@@ -195,9 +195,9 @@ def test_bytes_moved_before_counting(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_switch() -> None:
     """--udp takes on and off, and names them for any other word."""
-    options = SimpleNamespace(udp="off")
+    options = {"udp": "off"}
     assert parse_lens_options(options, 1.0, [find_table("connections")]) == {COUNT_UDP: "off"}
-    options.udp = "of"
+    options["udp"] = "of"
     with pytest.raises(UsageError, match="udp"):
         parse_lens_options(options, 1.0, [find_table("connections")])
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from nettop.errors import PermissionMissing, UsageError
 from nettop.reading import read_with_mode
-from nettop.settings import ServeSettings
+from nettop.settings.serve import ServeSettings
 from nettop.writing import memory_file, path_in_memory, why_not
 
 MIN_TOKEN_CHARS = 16

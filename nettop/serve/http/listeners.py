@@ -15,7 +15,7 @@ from ipaddress import ip_address
 from itertools import groupby
 
 from nettop.errors import NettopError, PermissionMissing, UsageError
-from nettop.settings import ServeSettings
+from nettop.settings.serve import ServeSettings
 
 _MOST_PORT = 65535
 _LONGEST_PATH = 107

@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Settings of `nettop check`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nettop.settings import DAY_S, LineFormat
+from nettop.settings.declared import setting
+from nettop.settings.shared import (
+    CommandSettings,
+    at_setting,
+    check_source,
+    from_setting,
+    line_format,
+    mechanism_setting,
+    namespaces_setting,
+    priority_setting,
+)
+from nettop.settings.values import parse_seconds, some_of
+from nettop.snapshots import all_rules
+
+KINDS = tuple(all_rules())
+WATCHED_S = 2 + max(rule.after_s for _, _, rule in all_rules().values())
+"""Seconds to watch, unless --for says otherwise: a rate needs two readings, and then rules wait. A longer interval is
+watched once."""
+
+
+# fmt: off
+@dataclass(frozen=True, kw_only=True)
+class CheckSettings(CommandSettings):
+    """Settings of `nettop check`: how long to watch or, of a recording, to look from `at` on; how to print; and the
+    kinds of findings to leave out."""
+
+    length: str = setting("", "--for", metavar="SECONDS", help=f"Seconds to watch ({WATCHED_S:g}), or of the recording "
+                          "to look at (all of it)")
+    interval_s: float = setting(1.0, "--interval", "-t", metavar="SECONDS", parse=parse_seconds,
+                                help="Seconds between readings (1)")
+    ignored: tuple[str, ...] = setting((), "--ignore", metavar="KIND", kind=list[str], complete=KINDS,
+                                       parse=some_of("kind of finding", KINDS),
+                                       help="Leave out findings of this kind; repeatable")
+    format: LineFormat = line_format()
+    recording: Path | None = from_setting("Check")
+    at: str | None = at_setting()
+    mechanisms: Mapping[str, str] = mechanism_setting()
+    normal_priority: bool = priority_setting()
+    follow_namespaces: bool = namespaces_setting()
+    # fmt: on
+
+    @property
+    def duration_s(self) -> float:
+        """Seconds to watch this host."""
+        if not self.length:
+            return max(self.interval_s, WATCHED_S)
+        return parse_seconds("--for", self.length.removesuffix("s"), self.interval_s, DAY_S)
+
+    def check(self, given: Mapping[str, Any]) -> None:
+        """Raise UsageError for settings that exclude each other."""
+        check_source(self, given)
+        if self.recording is None:
+            _ = self.duration_s  # refuses a wrong one
