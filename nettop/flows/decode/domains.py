@@ -263,7 +263,10 @@ class Domains:
     def read_options(self, key: DomainKey, records: Records) -> None:
         """Learn from a domain's options records: relayed exporters, sampling rates, interface names and start time."""
         for number, exporter in named_exporters(records):
-            self._name_exporter(self.use(key if number is None else (*key[:3], number)), exporter)
+            exporters = self.use(key if number is None else (*key[:3], number)).exporters
+            if exporter not in exporters and len(exporters) < _EXPORTERS_MAX:
+                exporters.add(exporter)
+                self.changes += 1
         for number, which in sampled_domains(records, own=key[3]):
             sampled = *key[:3], number
             domain = self.use(sampled)
@@ -287,11 +290,6 @@ class Domains:
         for _ in range(len(remembered) - most):
             del remembered[next(iter(remembered))]
             self.dropped[what] += 1
-
-    def _name_exporter(self, domain: Domain, exporter: bytes) -> None:
-        if exporter not in domain.exporters and len(domain.exporters) < _EXPORTERS_MAX:
-            domain.exporters.add(exporter)
-            self.changes += 1
 
     def _count_rates(self, key: DomainKey, domain: Domain, before: int) -> None:
         """Note the rates of a domain, of which it had so many before."""
