@@ -341,6 +341,8 @@ class Sequences:
 
         If any domain's run ever has numbers of this one's run as well, each domain has a series of its own.
         """
+        if self._is_apart[row]:
+            return False
         others = np.flatnonzero(self._senders == self._senders[row])
         if len(others) == 1:
             return False
