@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from nettop.screens.export import tidy_svg  # noqa: E402 - the checkout comes first
-from tests.screens.demo import Playing, playing  # noqa: E402
+from tests.builders.demo import Playing, playing  # noqa: E402
 
 ANIMATION = ROOT / "docs" / "screenshots" / "demo.svg"
 SIZE = (100, 26)

@@ -26,7 +26,7 @@ from nettop.recording.recording import open_recording  # noqa: E402
 from nettop.screens.changes import ChangesApp  # noqa: E402
 from nettop.screens.export import tidy_svg  # noqa: E402
 from nettop.widgets.themes import DARK  # noqa: E402
-from tests.screens.demo import DEMO, hosts_playing  # noqa: E402
+from tests.builders.demo import DEMO, hosts_playing  # noqa: E402
 from tests.unit.chromium import CHROMIUM  # noqa: E402
 
 FOLDER = ROOT / "docs" / "screenshots"

@@ -26,7 +26,7 @@ from nettop.snapshots import lenses  # noqa: E402
 from nettop.snapshots.findings import LENS as FINDINGS  # noqa: E402
 from nettop.snapshots.own_cost import SELF  # noqa: E402
 from nettop.widgets.themes import DARK, LIGHT  # noqa: E402
-from tests.screens import (  # noqa: E402
+from tests.builders import (  # noqa: E402
     example_bandwidth,
     example_cpu,
     example_drops,
@@ -36,9 +36,9 @@ from tests.screens import (  # noqa: E402
     example_self,
     example_services,
 )
-from tests.screens.demo import playing  # noqa: E402
-from tests.screens.example_events import eventful_host  # noqa: E402
-from tests.screens.harness import Harness, Rules, Script  # noqa: E402
+from tests.builders.demo import playing  # noqa: E402
+from tests.builders.example_events import eventful_host  # noqa: E402
+from tests.builders.harness import Harness, Rules, Script  # noqa: E402
 
 
 class OfDemo(NamedTuple):

@@ -21,7 +21,7 @@ from nettop.settings import MAX_INTERVAL_S
 from nettop.settings.record import RecordSettings
 from nettop.snapshots.connections import LENS as CONNECTIONS
 from nettop.snapshots.snapshot import Snapshot
-from tests.screens.harness import Script, Step
+from tests.builders.harness import Script, Step
 from tests.unit.build import WALL_NS, example_rows
 from tests.unit.logging_run import DEADLINE_S, until
 from tests.unit.scripted import Scripted, steps

@@ -21,9 +21,9 @@ from nettop.snapshots.findings import LENS as FINDINGS
 from nettop.snapshots.schema import Lens
 from nettop.snapshots.snapshot import Snapshot
 from nettop.widgets.lines import Lines
-from tests.screens.driving import Running, press, running, shown, text_of, tick
-from tests.screens.example_bandwidth import DETAILS, NETNS, SECOND_NS, example_steps
-from tests.screens.harness import Step, busy_host, harness_of
+from tests.builders.driving import Running, press, running, shown, text_of, tick
+from tests.builders.example_bandwidth import DETAILS, NETNS, SECOND_NS, example_steps
+from tests.builders.harness import Step, busy_host, harness_of
 from tests.screens.test_screenshots import player
 
 SIZES = [(60, 20), (80, 24), (120, 40), (160, 45)]

@@ -8,8 +8,8 @@ from rich.segment import Segment
 
 from nettop.widgets.blocks import bar_parts, column_lines
 from nettop.widgets.table import LiveTable
-from tests.screens.driving import press, running, text_of
-from tests.screens.harness import busy_host, steps_of
+from tests.builders.driving import press, running, text_of
+from tests.builders.harness import busy_host, steps_of
 from tests.unit.build import make_frame
 
 

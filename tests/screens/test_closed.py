@@ -17,8 +17,8 @@ from nettop.screens.connections.tables import GroupsScreen
 from nettop.snapshots.connections import SOCKETS
 from nettop.snapshots.snapshot import Frame, Snapshot
 from nettop.widgets.table import CLOSED
-from tests.screens.driving import Running, press, running, shown, text_of, tick
-from tests.screens.harness import Step
+from tests.builders.driving import Running, press, running, shown, text_of, tick
+from tests.builders.harness import Step
 from tests.unit.build import Row, make_frame
 
 

@@ -24,9 +24,9 @@ from nettop.settings import Settings, ViewSettings
 from nettop.snapshots.cpu import CATEGORIES, ENTRIES, LENS, RX_SOFTIRQ, STACKS
 from nettop.snapshots.snapshot import Snapshot
 from nettop.stacks.counts import FlameSort, Window
-from tests.screens.driving import Running, press, running, shown, tick, type_at_once
-from tests.screens.example_cpu import SECOND_NS, example_steps, idle_steps
-from tests.screens.harness import Step, harness_of
+from tests.builders.driving import Running, press, running, shown, tick, type_at_once
+from tests.builders.example_cpu import SECOND_NS, example_steps, idle_steps
+from tests.builders.harness import Step, harness_of
 from tests.screens.test_screenshots import player
 
 RX = ENTRIES[RX_SOFTIRQ]
@@ -57,7 +57,7 @@ def line(widget: FlameGraph | EntryBars, y: int) -> str:
 
 def without(steps: list[Snapshot], *, via: dict[str, str]) -> list[Step]:
     """Return the example on a kernel without some points."""
-    from tests.screens.example_cpu import VIA
+    from tests.builders.example_cpu import VIA
     from tests.unit.build import make_hooks
 
     return [replace(step, hooks=make_hooks(VIA | via)) for step in steps]

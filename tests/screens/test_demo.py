@@ -10,8 +10,8 @@ from nettop.errors import ExitCode
 from nettop.recording.findings import findings_between
 from nettop.recording.recording import open_recording
 from nettop.snapshots.schema import Lens
+from tests.builders.demo import DEMO, RECORDED, playing
 from tests.builders.replaying import no_probes
-from tests.screens.demo import DEMO, RECORDED, playing
 
 INCIDENTS = {"slow service", "retransmitting", "data unread", "SYN queue full", "DNS slow"}
 

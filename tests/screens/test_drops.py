@@ -8,8 +8,8 @@ import re
 import pytest
 
 from nettop.snapshots.drops import LENS as DROPS
-from tests.screens.driving import running
-from tests.screens.example_drops import example_steps
+from tests.builders.driving import running
+from tests.builders.example_drops import example_steps
 
 
 @pytest.mark.parametrize("width", [*range(80, 124, 4), 160])

@@ -16,9 +16,9 @@ from nettop.widgets.columns import plan
 from nettop.widgets.details import sections_of
 from nettop.widgets.table import LiveTable
 from nettop.widgets.themes import Role
-from tests.screens.driving import Running, press, running, shown, text_of, tick
-from tests.screens.example_events import batch_of, eventful_host, example_events, frame_of_events, only
-from tests.screens.harness import Batches, Step
+from tests.builders.driving import Running, press, running, shown, text_of, tick
+from tests.builders.example_events import batch_of, eventful_host, example_events, frame_of_events, only
+from tests.builders.harness import Batches, Step
 from tests.unit.build import WALL_NS, Row
 
 VIEW = "connections.events"

@@ -16,9 +16,9 @@ import pytest
 from nettop.screens.export import write_new
 from nettop.settings import Settings, ViewSettings
 from nettop.snapshots import lenses
-from tests.screens.driving import Running, press, running, shown
-from tests.screens.example_cpu import example_steps
-from tests.screens.harness import busy_host
+from tests.builders.driving import Running, press, running, shown
+from tests.builders.example_cpu import example_steps
+from tests.builders.harness import busy_host
 
 STAMP = "20261121T080000Z"
 WALL_NS = 1_795_248_000_000_000_000

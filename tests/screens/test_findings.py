@@ -22,9 +22,9 @@ from nettop.snapshots.drops import LENS as DROPS
 from nettop.snapshots.findings import LENS as FINDINGS
 from nettop.snapshots.snapshot import Snapshot
 from nettop.widgets.themes import Role
-from tests.screens.driving import Running, press, running, shown, text_of, tick
-from tests.screens.example_findings import example_steps
-from tests.screens.harness import Step, harness_of, steps_of
+from tests.builders.driving import Running, press, running, shown, text_of, tick
+from tests.builders.example_findings import example_steps
+from tests.builders.harness import Step, harness_of, steps_of
 from tests.screens.test_screenshots import player
 from tests.unit.build import Row, make_frame
 

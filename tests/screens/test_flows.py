@@ -10,8 +10,8 @@ import pytest
 from nettop.settings import Settings, ViewSettings
 from nettop.snapshots.flows import EXPORTERS, LEDGER, LENS
 from nettop.snapshots.snapshot import Snapshot
-from tests.screens.example_flows import example_steps
-from tests.screens.harness import Harness, Script
+from tests.builders.example_flows import example_steps
+from tests.builders.harness import Harness, Script
 from tests.screens.test_screenshots import SIZES, player
 from tests.unit.build import TAKEN_NS, WALL_NS, make_hooks, make_rows
 

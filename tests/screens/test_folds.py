@@ -15,8 +15,8 @@ from nettop.snapshots.connections import SOCKETS
 from nettop.snapshots.snapshot import Ended, Frame, Snapshot
 from nettop.widgets.folds import LISTED_CLOSED, fold_closed
 from nettop.widgets.table import CLOSED
-from tests.screens.driving import Running, press, running, shown, text_of, tick
-from tests.screens.harness import Step
+from tests.builders.driving import Running, press, running, shown, text_of, tick
+from tests.builders.harness import Step
 from tests.unit.build import TAKEN_NS, Row, Tables, make_frame, make_rows
 
 FOLDED = LISTED_CLOSED + 1

@@ -33,9 +33,9 @@ from nettop.widgets.lines import Lines
 from nettop.widgets.table import title_of as table_title
 from nettop.widgets.text import Line
 from nettop.widgets.themes import Role
+from tests.builders.driving import press, running, shown, text_of, tick
+from tests.builders.harness import busy_host, harness_of
 from tests.options import source_options
-from tests.screens.driving import press, running, shown, text_of, tick
-from tests.screens.harness import busy_host, harness_of
 
 ENOUGH = 50
 

@@ -14,8 +14,8 @@ from nettop.query.view import View
 from nettop.snapshots.connections import EVENTS, FAILURES, GROUP, GROUPS, LENS, NO_GROUP, SOCKETS
 from nettop.snapshots.snapshot import Frame, Snapshot
 from nettop.widgets.table import LiveTable
-from tests.screens.driving import press, running, shown, text_of, tick
-from tests.screens.example_events import (
+from tests.builders.driving import press, running, shown, text_of, tick
+from tests.builders.example_events import (
     batch_of,
     eventful_host,
     example_events,

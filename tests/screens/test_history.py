@@ -14,9 +14,9 @@ from nettop.snapshots.connections import SOCKETS
 from nettop.snapshots.schema import RATE
 from nettop.snapshots.snapshot import Frame, Snapshot
 from nettop.widgets.blocks import sparkline
-from tests.screens.driving import Running, press, running, shown, tick
-from tests.screens.example_events import eventful_host
-from tests.screens.harness import busy_host
+from tests.builders.driving import Running, press, running, shown, tick
+from tests.builders.example_events import eventful_host
+from tests.builders.harness import busy_host
 from tests.unit.build import make_frame, make_view
 
 SECOND = 1_000_000_000

@@ -15,8 +15,8 @@ from nettop.hosts.source import HostsSource
 from nettop.recording.reader import Reading
 from nettop.snapshots import lenses, several_hosts
 from nettop.snapshots.snapshot import Rows
-from tests.screens.driving import Running, press, shown, text_of
-from tests.screens.harness import Harness
+from tests.builders.driving import Running, press, shown, text_of
+from tests.builders.harness import Harness
 from tests.unit.build import make_frame
 from tests.unit.recordings import at_second
 

@@ -7,7 +7,7 @@ import pytest
 
 from nettop.snapshots import view_name
 from nettop.snapshots.schema import Lens
-from tests.screens.demo import RECORDED, playing
+from tests.builders.demo import RECORDED, playing
 from tests.unit.kept import uncollected
 
 REFRESHES = 3

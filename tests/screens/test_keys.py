@@ -17,7 +17,7 @@ from nettop.screens.nettop_app import NettopApp
 from nettop.snapshots import lenses
 from nettop.snapshots.findings import LENS as FINDINGS
 from nettop.snapshots.schema import Lens
-from tests.screens.harness import Harness, busy_host, harness_of
+from tests.builders.harness import Harness, busy_host, harness_of
 
 """What the example rows have."""
 

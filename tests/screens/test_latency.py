@@ -45,9 +45,9 @@ from nettop.widgets.durations import (
     shades,
 )
 from nettop.widgets.lines import Lines
-from tests.screens.driving import Running, press, running, shown, text_of, tick
-from tests.screens.example_latency import NO_BTF, SECOND_NS, example_steps
-from tests.screens.harness import harness_of
+from tests.builders.driving import Running, press, running, shown, text_of, tick
+from tests.builders.example_latency import NO_BTF, SECOND_NS, example_steps
+from tests.builders.harness import harness_of
 from tests.screens.test_screenshots import player
 
 SIZES = [(60, 20), (80, 24), (120, 40), (160, 45)]

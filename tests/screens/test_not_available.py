@@ -16,9 +16,9 @@ from nettop.snapshots.connections import FAILURES, LENS
 from nettop.snapshots.hooks import HookStatus
 from nettop.snapshots.snapshot import NAMESPACES_PARTLY_SEEN, PARTLY_SEEN, Snapshot
 from nettop.widgets.themes import Role
-from tests.screens.driving import Running, press, running, shown, text_of
-from tests.screens.example_events import eventful_host
-from tests.screens.harness import Step, busy_host
+from tests.builders.driving import Running, press, running, shown, text_of
+from tests.builders.example_events import eventful_host
+from tests.builders.harness import Step, busy_host
 
 HOOKS = (
     HookStatus("sockets", "iter/task_file"),

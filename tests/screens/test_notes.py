@@ -8,8 +8,8 @@ import pytest
 from nettop.screens.connections.sockets import ConnectionsScreen
 from nettop.settings import Settings, ViewSettings
 from nettop.snapshots.connections import STATES
-from tests.screens.driving import press, running, shown, text_of
-from tests.screens.harness import Step
+from tests.builders.driving import press, running, shown, text_of
+from tests.builders.harness import Step
 from tests.unit.build import Row, make_frame
 
 

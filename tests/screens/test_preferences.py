@@ -14,8 +14,8 @@ from nettop.screens.nettop_app import NettopApp
 from nettop.settings import Settings, ViewSettings
 from nettop.snapshots import lenses
 from nettop.snapshots.connections import SOCKETS
-from tests.screens.driving import Running, press, running, shown, text_of
-from tests.screens.harness import busy_host
+from tests.builders.driving import Running, press, running, shown, text_of
+from tests.builders.harness import busy_host
 
 
 @pytest.fixture
@@ -203,7 +203,7 @@ async def test_without_a_path_nothing_is_remembered() -> None:
 def test_the_flame_graph_has_no_columns() -> None:
     """The dialog's key has no effect on a flame graph."""
     from nettop.screens.actions import BY_ID
-    from tests.screens.harness import harness_of
+    from tests.builders.harness import harness_of
 
     app: NettopApp = harness_of([]).app(Settings(view=ViewSettings(view="cpu")), lens_set=lenses())
     assert not app.lens_screen.is_available(BY_ID["columns"])

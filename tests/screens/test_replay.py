@@ -20,9 +20,9 @@ from nettop.snapshots.connections import GROUPS, LENS
 from nettop.snapshots.findings import FINDINGS
 from nettop.snapshots.findings import LENS as FINDINGS_LENS
 from nettop.snapshots.snapshot import Snapshot
+from tests.builders.driving import Running, press, running, shown, text_of
+from tests.builders.harness import Harness, steps_of
 from tests.builders.replaying import Clock
-from tests.screens.driving import Running, press, running, shown, text_of
-from tests.screens.harness import Harness, steps_of
 from tests.unit.build import Row, example_rows, later, make_frame
 from tests.unit.recordings import BEGIN_NS, SECOND_NS, at_second, record
 

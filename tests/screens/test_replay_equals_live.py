@@ -18,7 +18,7 @@ from nettop.settings import Settings, ViewSettings
 from nettop.snapshots import lenses, view_name
 from nettop.snapshots.findings import LENS as FINDINGS
 from nettop.snapshots.snapshot import Rows, Snapshot
-from tests.screens import (
+from tests.builders import (
     example_bandwidth,
     example_cpu,
     example_drops,
@@ -27,8 +27,8 @@ from tests.screens import (
     example_latency,
     example_services,
 )
-from tests.screens.example_events import eventful_host
-from tests.screens.harness import Harness, Script
+from tests.builders.example_events import eventful_host
+from tests.builders.harness import Harness, Script
 
 TICKS = 3
 VIEWS = [view_name(lens, table) for lens in lenses() for table in lens.tables]

@@ -35,7 +35,7 @@ import asyncio
 from dataclasses import replace
 from nettop.settings import Settings
 from nettop.snapshots import lenses
-from tests.screens.harness import Harness, Rules, Script, busy_host
+from tests.builders.harness import Harness, Rules, Script, busy_host
 from tests.unit.build import make_frame
 
 sample = next(lens for lens in lenses() if lens.id == "sample")

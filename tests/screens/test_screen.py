@@ -26,8 +26,8 @@ from nettop.snapshots.schema import Kind, Lens
 from nettop.widgets.bar import Bar
 from nettop.widgets.details import sections_of
 from nettop.widgets.table import LiveTable
-from tests.screens.driving import Running, press, running, shown, text_of, tick, type_at_once
-from tests.screens.harness import Step, busy_host, steps_of
+from tests.builders.driving import Running, press, running, shown, text_of, tick, type_at_once
+from tests.builders.harness import Step, busy_host, steps_of
 from tests.unit.build import Row, make_frame
 
 

@@ -16,8 +16,8 @@ from nettop.errors import SourceFailed
 from nettop.settings import Settings, ViewSettings
 from nettop.snapshots.connections import FAILURES
 from nettop.snapshots.safe_text import safe_text
-from tests.screens.example_events import eventful_host, only
-from tests.screens.harness import Harness, Step, busy_host, harness_of, steps_of
+from tests.builders.example_events import eventful_host, only
+from tests.builders.harness import Harness, Step, busy_host, harness_of, steps_of
 from tests.unit.build import Row, make_frame
 
 Compare = Callable[..., bool]

@@ -19,7 +19,7 @@ from nettop.snapshots import lenses
 from nettop.snapshots.hooks import HookStatus
 from nettop.snapshots.own_cost import COSTS, HOOK_PROGRAMS, SELF
 from nettop.snapshots.snapshot import Snapshot
-from tests.screens.harness import Harness, Script, busy_host
+from tests.builders.harness import Harness, Script, busy_host
 from tests.screens.test_screenshots import player
 
 SIZES = [(60, 20), (80, 24), (120, 40), (160, 45)]

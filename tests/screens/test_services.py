@@ -18,9 +18,9 @@ from nettop.screens.lens import LensScreen
 from nettop.settings import Settings, ViewSettings
 from nettop.snapshots.services import BUCKETS, CLIENTS, CONNECTIONS, LENS, SERVICES, WAITING
 from nettop.snapshots.snapshot import Snapshot
-from tests.screens.driving import Running, press, running, shown, text_of, tick
-from tests.screens.example_services import NGINX_TO_ORDERS, ORDERS, example_steps, not_available
-from tests.screens.harness import harness_of
+from tests.builders.driving import Running, press, running, shown, text_of, tick
+from tests.builders.example_services import NGINX_TO_ORDERS, ORDERS, example_steps, not_available
+from tests.builders.harness import harness_of
 from tests.screens.test_screenshots import player
 from tests.unit.build import make_frame
 

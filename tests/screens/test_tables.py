@@ -18,10 +18,10 @@ from nettop.snapshots.connections import FAILURES, LENS
 from nettop.snapshots.own_cost import SELF
 from nettop.snapshots.schema import Table
 from nettop.snapshots.snapshot import Snapshot
+from tests.builders.driving import Running, press, running, shown, text_of, tick
+from tests.builders.example_events import eventful_host
+from tests.builders.harness import Step
 from tests.options import source_options
-from tests.screens.driving import Running, press, running, shown, text_of, tick
-from tests.screens.example_events import eventful_host
-from tests.screens.harness import Step
 
 NAMES = [table.name for table in LENS.tables]
 

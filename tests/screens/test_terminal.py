@@ -48,7 +48,7 @@ class Terminal:
             for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
                 signal.signal(number, signal.SIG_DFL)  # under nohup, and in the background, tests ignore some
             os.read(reader, 1)  # until the terminal has been looked at: then the program changes it
-            os.execv(sys.executable, [sys.executable, "-m", "tests.screens.on_screen"])
+            os.execv(sys.executable, [sys.executable, "-m", "tests.builders.on_screen"])
         fcntl.ioctl(self.master, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
         self.before = termios.tcgetattr(self.master)
         os.write(writer, b"x")

@@ -22,7 +22,7 @@ from nettop.snapshots import lenses
 from nettop.snapshots.own_cost import SELF
 from nettop.snapshots.schema import Lens, Table
 from nettop.snapshots.snapshot import Frame, Rows, Snapshot
-from tests.screens import (
+from tests.builders import (
     example_bandwidth,
     example_cpu,
     example_drops,
@@ -32,7 +32,7 @@ from tests.screens import (
     example_self,
     example_services,
 )
-from tests.screens.example_events import eventful_host
+from tests.builders.example_events import eventful_host
 from tests.unit.scripted import Scripted
 
 LENSES = (*lenses(), SELF)

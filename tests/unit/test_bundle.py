@@ -29,8 +29,8 @@ from nettop.snapshots import own_lenses
 from nettop.snapshots.connections import EVENTS
 from nettop.snapshots.schema import Lens
 from nettop.snapshots.snapshot import Snapshot
+from tests.builders.demo import DEMO
 from tests.builders.replaying import no_probes, said
-from tests.screens.demo import DEMO
 from tests.unit.build import make_frame, make_rows
 from tests.unit.recorded import assert_same_rows, opened, random_readings, read_back, recorded
 from tests.unit.recordings import at_second, record

@@ -21,8 +21,8 @@ from nettop.snapshots import all_rules
 from nettop.snapshots.drops import COUNTERS
 from nettop.snapshots.hooks import HookStatus
 from nettop.snapshots.snapshot import Snapshot
-from tests.screens.example_findings import example_steps
-from tests.screens.harness import Rules, Script, Step
+from tests.builders.example_findings import example_steps
+from tests.builders.harness import Rules, Script, Step
 from tests.unit.build import make_rows
 
 QUICK = ("check", "--for", "0.2", "-t", "0.1")

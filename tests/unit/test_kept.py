@@ -20,9 +20,9 @@ from nettop.snapshots.connections import LENS as CONNECTIONS
 from nettop.snapshots.schema import Lens
 from nettop.snapshots.snapshot import Snapshot
 from nettop.snapshots.source import SourceOptions
+from tests.builders.demo import DEMO, RECORDED
+from tests.builders.harness import Harness, Script
 from tests.builders.recording import Recording
-from tests.screens.demo import DEMO, RECORDED
-from tests.screens.harness import Harness, Script
 from tests.unit.kept import Kept, uncollected
 from tests.unit.logging_run import Logging, settings, until
 from tests.unit.recorded import random_readings

@@ -26,7 +26,7 @@ from nettop.snapshots import find_table, lenses, views
 from nettop.snapshots.own_cost import COSTS, SELF
 from nettop.snapshots.snapshot import Frame, Snapshot
 from nettop.snapshots.source import MeasuredSource, SourceOptions
-from tests.screens.harness import Script
+from tests.builders.harness import Script
 
 DEADLINE_S = 60
 REFUSED = "Operation not permitted"

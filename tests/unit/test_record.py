@@ -29,9 +29,9 @@ from nettop.snapshots.connections import LENS as CONNECTIONS
 from nettop.snapshots.cpu import FREQUENCY
 from nettop.snapshots.findings import LATE
 from nettop.snapshots.snapshot import Snapshot
+from tests.builders.harness import Script
 from tests.builders.limits import files_of_at_most
 from tests.builders.recording import Recording, ids, opened, readings, record_to, three_readings
-from tests.screens.harness import Script
 from tests.unit.build import WALL_NS, example_rows
 from tests.unit.logging_run import DEADLINE_S, until
 from tests.unit.scripted import steps

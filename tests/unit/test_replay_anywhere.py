@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.builders.demo import DEMO, RECORDED
 from tests.kernel.terminal import Terminal
-from tests.screens.demo import DEMO, RECORDED
 from tests.unit.children import DEADLINE_S
 
 CHECKOUT = Path(__file__).resolve().parents[2]

@@ -33,7 +33,7 @@ from nettop.snapshots.connections import GROUPS, SOCKETS
 from nettop.snapshots.connections import LENS as CONNECTIONS
 from nettop.snapshots.snapshot import Snapshot
 from nettop.snapshots.source import SourceOptions
-from tests.screens import example_bandwidth
+from tests.builders import example_bandwidth
 from tests.unit import serving
 from tests.unit.build import WALL_NS, make_frame
 from tests.unit.scripted import Scripted

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from nettop.snapshots.connections import EVENTS, FAILURES, GROUPS, SOCKETS
 from nettop.snapshots.schema import Table
 from nettop.snapshots.snapshot import Frame, Rows, Snapshot, TextTable
-from tests.screens.harness import Batches, Step
+from tests.builders.harness import Batches, Step
 from tests.unit.build import TAKEN_NS, WALL_NS, Row, example_rows, later, make_hooks, make_rows
 
 VIA = {

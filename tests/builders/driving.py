@@ -15,7 +15,7 @@ from nettop.screens.lens import LensScreen
 from nettop.screens.nettop_app import NettopApp
 from nettop.settings import Settings, ViewSettings
 from nettop.widgets.table import LiveTable
-from tests.screens.harness import Batches, Harness, Step, harness_of
+from tests.builders.harness import Batches, Harness, Step, harness_of
 
 Running = tuple[Pilot[None], LensScreen, Harness]
 

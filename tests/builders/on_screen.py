@@ -7,7 +7,7 @@ import sys
 
 from nettop.process.interrupts import leave_output
 from nettop.snapshots.snapshot import Snapshot
-from tests.screens.harness import busy_host, harness_of
+from tests.builders.harness import busy_host, harness_of
 
 
 def main() -> int:

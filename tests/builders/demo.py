@@ -24,8 +24,7 @@ from nettop.settings import Settings, ViewSettings
 from nettop.snapshots import find_table, lenses, several_hosts
 from nettop.snapshots.snapshot import Rows, Snapshot
 from nettop.widgets.themes import DARK
-
-from .harness import Harness
+from tests.builders.harness import Harness
 
 DEMO = Path(str(files("nettop") / "demo.nettop"))
 RECORDED = tuple(lens for lens in lenses() if lens.id != "flows")
