@@ -80,3 +80,9 @@ async def tick(run: Running) -> None:
 def text_of(table: LiveTable) -> list[str]:
     """Return the text of each line of the table."""
     return [table.render_line(y).text for y in range(table.size.height)]
+
+
+def screen_text(run: Running) -> str:
+    """Return all lines of the screen in sight, as they are drawn."""
+    strips = run[0].app.screen._compositor.render_strips()
+    return "\n".join("".join(segment.text for segment in strip) for strip in strips)

@@ -1,12 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The bandwidth screens by pilot and in screenshots: the chosen interface as a graph, its keys, and small terminals.
-
-`pytest tests/screens/test_bandwidth.py --snapshot-update` draws the screenshots anew; look at each before it is kept.
-"""
+"""The bandwidth screens by pilot: the chosen interface as a graph, its keys, and small terminals."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 
@@ -22,55 +19,11 @@ from nettop.snapshots.schema import Lens
 from nettop.snapshots.snapshot import Snapshot
 from nettop.widgets.lines import Lines
 from tests.builders.driving import Running, press, running, shown, text_of, tick
-from tests.builders.example_bandwidth import DETAILS, NETNS, SECOND_NS, example_steps
-from tests.builders.harness import Step, busy_host, harness_of
-from tests.screens.test_screenshots import player
+from tests.builders.example_bandwidth import NETNS, SECOND_NS, example_steps
+from tests.builders.harness import Step, busy_host
 
-SIZES = [(60, 20), (80, 24), (120, 40), (160, 45)]
 ETH0 = NETNS << 32 | 2
 """Its key."""
-
-
-@pytest.fixture
-def draw(snap_compare: Callable[..., bool]) -> Callable[..., bool]:
-    """Return two minutes of the example in a view, keys, and the screen compared."""
-
-    def compare(view: str, size: tuple[int, int], *keys: str, steps: list[Snapshot] | None = None) -> bool:
-        steps = example_steps(25, apart_s=5) if steps is None else steps
-        harness = harness_of(steps, DETAILS)
-        app = harness.app(Settings(view=ViewSettings(view=view)), lens_set=(LENS,))
-        return snap_compare(app, terminal_size=size, run_before=player(harness, keys, len(steps)))
-
-    return compare
-
-
-@pytest.mark.parametrize("size", SIZES, ids=lambda s: f"{s[0]}x{s[1]}")
-def test_interfaces(draw: Callable[..., bool], size: tuple[int, int]) -> None:
-    """The interfaces at four sizes, with one chosen."""
-    assert draw("bandwidth", size, "down", "down")
-
-
-@pytest.mark.parametrize("size", SIZES[1:], ids=lambda s: f"{s[0]}x{s[1]}")
-def test_details(draw: Callable[..., bool], size: tuple[int, int]) -> None:
-    """The details of an interface begin with its averages and peaks."""
-    assert draw("bandwidth", size, "down", "right")
-
-
-@pytest.mark.parametrize("size", SIZES[:3], ids=lambda s: f"{s[0]}x{s[1]}")
-@pytest.mark.parametrize("table", ["protocols", "services", "flows"])
-def test_tables(draw: Callable[..., bool], table: str, size: tuple[int, int]) -> None:
-    """The other tables at three sizes."""
-    assert draw(f"bandwidth.{table}", size, "down")
-
-
-def test_no_uplink(draw: Callable[..., bool]) -> None:
-    """A host whose interfaces are all virtual has no totals, and says so."""
-    assert draw("bandwidth", (80, 24), steps=example_steps(uplinks=False))
-
-
-def test_in_bytes(draw: Callable[..., bool]) -> None:
-    """Every rate in bytes per second: rows, headline, graph, shares, history."""
-    assert draw("bandwidth", (120, 40), "B")
 
 
 @asynccontextmanager

@@ -1,13 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The CPU screen by pilot and in screenshots: what it shows, its keys and mouse, and what it says without data.
-
-`pytest tests/screens/test_cpu_screen.py --snapshot-update` draws the screenshots anew; look at each before it is kept.
-"""
+"""The CPU screen by pilot: what it shows, its keys and mouse, and what it says without data."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
@@ -26,8 +23,7 @@ from nettop.snapshots.snapshot import Snapshot
 from nettop.stacks.counts import FlameSort, Window
 from tests.builders.driving import Running, press, running, shown, tick, type_at_once
 from tests.builders.example_cpu import SECOND_NS, example_steps, idle_steps
-from tests.builders.harness import Step, harness_of
-from tests.screens.test_screenshots import player
+from tests.builders.harness import Step
 
 RX = ENTRIES[RX_SOFTIRQ]
 HOT = (RX, "handle_softirqs", "net_rx_action", "__napi_poll", "process_backlog")
@@ -768,90 +764,3 @@ async def test_numbers_keep_the_chosen_options() -> None:
         await press(run, "n", "escape", "n")
         assert shown(run).state.query.filter.is_empty
         assert screen.state.query.filter.is_empty
-
-
-# --- screenshots ---------------------------------------------------------------------------------------------------
-
-Draw = Callable[..., bool]
-SIZES = [(60, 20), (80, 24), (120, 40), (160, 45)]
-
-
-@pytest.fixture
-def draw(snap_compare: Callable[..., bool]) -> Draw:
-    """Play the example, press keys, and compare the screen."""
-
-    def compare(size: tuple[int, int], *keys: str, steps: list[Step] | None = None, **how: Any) -> bool:
-        harness = harness_of([*example_steps()] if steps is None else steps)
-        settings = Settings(view=ViewSettings(view=how.get("view", "cpu")))
-        app = harness.app(settings, how.get("theme", "nettop-dark"), lens_set=(LENS,))
-        return snap_compare(app, terminal_size=size, run_before=player(harness, keys, how.get("ticks", 3)))
-
-    return compare
-
-
-@pytest.mark.parametrize("size", SIZES, ids=lambda s: f"{s[0]}x{s[1]}")
-def test_screenshot(draw: Draw, size: tuple[int, int]) -> None:
-    """At four sizes, with a frame chosen."""
-    assert draw(size, *["down"] * 6)
-
-
-@pytest.mark.parametrize("size", SIZES, ids=lambda s: f"{s[0]}x{s[1]}")
-def test_screenshot_zoomed(draw: Draw, size: tuple[int, int]) -> None:
-    """Zoomed into a function of one CPU."""
-    assert draw(size, "u", *["down"] * 7, "right", "down", "down")
-
-
-@pytest.mark.parametrize("theme", ["nettop-light", "nettop-terminal"])
-def test_screenshot_in_other_colours(draw: Draw, theme: str) -> None:
-    """On a light ground, and in the terminal's own colours."""
-    assert draw((120, 34), *["down"] * 6, theme=theme)
-
-
-def test_screenshot_without_colours(draw: Draw, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Letters, edges and the sign of the chosen frame are enough."""
-    monkeypatch.setenv("NO_COLOR", "1")
-    assert draw((120, 34), "u", *["down"] * 6, theme="nettop-terminal")
-
-
-def test_screenshot_without_utf8(draw: Draw, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Outside UTF-8 every sign has a plainer one."""
-    monkeypatch.setattr("nettop.widgets.glyphs.locale.getencoding", lambda: "ISO-8859-1")
-    assert draw((100, 30), *["down"] * 6)
-
-
-@pytest.mark.parametrize("theme", ["nettop-dark", "nettop-terminal"])
-def test_screenshot_of_a_search(draw: Draw, theme: str) -> None:
-    """Search matches are highlighted."""
-    assert draw((120, 34), "slash", *"nf_ copy", "enter", theme=theme)
-
-
-def test_screenshot_of_many_cpus(draw: Draw) -> None:
-    """Side by side, the busiest first."""
-    assert draw((160, 45), "S", steps=[*example_steps(cpus=64)])
-
-
-def test_screenshot_of_an_idle_network(draw: Draw) -> None:
-    """An idle network is described in words."""
-    assert draw((80, 24), steps=[*idle_steps()])
-
-
-def test_screenshot_without_samples(draw: Draw) -> None:
-    """The reason replaces the graph."""
-    steps = without(example_steps(), via={"samples": "n/a: perf_event_paranoid is 3: run it as root"})
-    assert draw((80, 24), steps=steps)
-
-
-def test_screenshot_of_numbers(draw: Draw) -> None:
-    """The CPUs as a table."""
-    assert draw((160, 45), "n", "down")
-
-
-@pytest.mark.parametrize("table", ["stacks", "categories", "processes"])
-def test_screenshot_of_a_table(draw: Draw, table: str) -> None:
-    """The lens's other tables."""
-    assert draw((120, 30), "down", view=f"cpu.{table}")
-
-
-def test_screenshot_of_help(draw: Draw) -> None:
-    """Keys, signs and letters."""
-    assert draw((120, 60), "question_mark")

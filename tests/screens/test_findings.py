@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -15,7 +14,6 @@ from nettop.screens.filter_box import FilterBox
 from nettop.screens.finding_strip import place_after
 from nettop.screens.lens import LensScreen
 from nettop.screens.nettop_app import NettopApp
-from nettop.settings import Settings, ViewSettings
 from nettop.snapshots.connections import LENS as CONNECTIONS
 from nettop.snapshots.connections import SOCKETS
 from nettop.snapshots.drops import LENS as DROPS
@@ -23,9 +21,7 @@ from nettop.snapshots.findings import LENS as FINDINGS
 from nettop.snapshots.snapshot import Snapshot
 from nettop.widgets.themes import Role
 from tests.builders.driving import Running, press, running, shown, text_of, tick
-from tests.builders.example_findings import example_steps
-from tests.builders.harness import Step, harness_of, steps_of
-from tests.screens.test_screenshots import player
+from tests.builders.harness import Step, steps_of
 from tests.unit.build import Row, make_frame
 
 RULES = {rule.name: rule for rule in SOCKETS.rules}
@@ -316,73 +312,3 @@ async def test_the_help_says_what_findings_are() -> None:
         assert "CLOSE_WAIT connections that the peer has closed" in text
         assert f"Shown from 100 rows on, or 20 and growing: {RULES['CLOSE_WAIT'].filter}" in text
         assert all(rule.filter in text for rule in SOCKETS.rules)
-
-
-# --- pictures -----------------------------------------------------------------------------------------------------
-
-SIZES = [(80, 24), (100, 30), (120, 40), (160, 45)]
-
-
-@pytest.fixture
-def draw(snap_compare: Callable[..., bool]) -> Callable[..., bool]:
-    """Show a host on a bad day, or a calm one, after some keys, and compare the screen."""
-
-    def compare(
-        size: tuple[int, int],
-        *keys: str,
-        calm: bool = False,
-        view: str = "connections",
-        theme: str = "nettop-dark",
-    ) -> bool:
-        steps = example_steps(20, calm=calm)
-        harness = harness_of(steps, {"command": "reportd --all"}, silent=(DROPS.id,))
-        app = harness.app(Settings(view=ViewSettings(view=view)), theme, lens_set=LENS_SET)
-        return snap_compare(app, terminal_size=size, run_before=player(harness, keys, len(steps)))
-
-    return compare
-
-
-@pytest.mark.parametrize("size", SIZES, ids=lambda s: f"{s[0]}x{s[1]}")
-def test_three_findings(draw: Callable[..., bool], size: tuple[int, int]) -> None:
-    """Above the rows of the first screen, and how many more there are."""
-    assert draw(size)
-
-
-@pytest.mark.parametrize("size", SIZES, ids=lambda s: f"{s[0]}x{s[1]}")
-def test_no_findings(draw: Callable[..., bool], size: tuple[int, int]) -> None:
-    """The rows begin where they always did."""
-    assert draw(size, calm=True)
-
-
-@pytest.mark.parametrize("size", SIZES, ids=lambda s: f"{s[0]}x{s[1]}")
-def test_list_of_findings(draw: Callable[..., bool], size: tuple[int, int]) -> None:
-    """All findings, and the details of one."""
-    assert draw(size, "0", "down", "down", "down", "right")
-
-
-def test_list_without_findings(draw: Callable[..., bool]) -> None:
-    """It says so."""
-    assert draw((80, 24), "0", calm=True)
-
-
-@pytest.mark.parametrize("theme", ["nettop-light", "nettop-terminal"])
-def test_themes(draw: Callable[..., bool], theme: str) -> None:
-    """A light background, and the terminal's own colours."""
-    assert draw((100, 30), theme=theme)
-
-
-def test_evidence(draw: Callable[..., bool]) -> None:
-    """The rows that show a finding, with the columns that matter."""
-    assert draw((100, 30), "exclamation_mark", "exclamation_mark", "exclamation_mark")
-
-
-def test_256_colours(draw: Callable[..., bool], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Over SSH, without COLORTERM."""
-    monkeypatch.delenv("COLORTERM", raising=False)
-    assert draw((100, 30), theme="nettop-light")
-
-
-def test_no_utf8(draw: Callable[..., bool], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Outside UTF-8 every sign has an ASCII replacement."""
-    monkeypatch.setattr("nettop.widgets.glyphs.locale.getencoding", lambda: "ISO-8859-1")
-    assert draw((80, 24))

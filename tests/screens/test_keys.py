@@ -19,8 +19,6 @@ from nettop.snapshots.findings import LENS as FINDINGS
 from nettop.snapshots.schema import Lens
 from tests.builders.harness import Harness, busy_host, harness_of
 
-"""What the example rows have."""
-
 Prepare = tuple[str, ...]
 """Keys pressed before the one that is tested."""
 

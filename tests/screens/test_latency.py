@@ -1,14 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The latency screens by pilot and in screenshots: histograms, heat maps, their keys, and small terminals.
-
-`pytest tests/screens/test_latency.py --snapshot-update` draws the screenshots anew; look at each before it is kept.
-"""
+"""The latency screens by pilot: histograms, heat maps, their keys, and small terminals."""
 
 from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
@@ -23,7 +20,6 @@ from nettop.settings import Settings, ViewSettings
 from nettop.snapshots.arrays import Array
 from nettop.snapshots.latency import (
     BUCKETS,
-    IP,
     LENS,
     PAIRS_EVICTED,
     PROTOCOL_TABLE,
@@ -47,72 +43,8 @@ from nettop.widgets.durations import (
 from nettop.widgets.lines import Lines
 from tests.builders.driving import Running, press, running, shown, text_of, tick
 from tests.builders.example_latency import NO_BTF, SECOND_NS, example_steps
-from tests.builders.harness import harness_of
-from tests.screens.test_screenshots import player
 
-SIZES = [(60, 20), (80, 24), (120, 40), (160, 45)]
-Draw = Callable[..., bool]
 SOCKET_WAIT_CHOSEN = ["down"] * 6
-
-
-@pytest.fixture
-def draw(snap_compare: Callable[..., bool]) -> Draw:
-    """Show the example in a view, press keys, and compare the screen."""
-
-    def compare(
-        view: str,
-        size: tuple[int, int],
-        *keys: str,
-        steps: Sequence[Snapshot] = example_steps(),
-        theme: str = "nettop-dark",
-    ) -> bool:
-        harness = harness_of(steps, silent=STAGE_TABLE.uses)
-        app = harness.app(Settings(view=ViewSettings(view=view)), theme, lens_set=(LENS,))
-        return snap_compare(app, terminal_size=size, run_before=player(harness, keys, len(steps)))
-
-    return compare
-
-
-@pytest.mark.parametrize("size", SIZES, ids=lambda s: f"{s[0]}x{s[1]}")
-def test_stages(draw: Draw, size: tuple[int, int]) -> None:
-    """The main table at four sizes, with a row chosen."""
-    assert draw("latency", size, *SOCKET_WAIT_CHOSEN, steps=example_steps(90))
-
-
-@pytest.mark.parametrize("size", SIZES, ids=lambda s: f"{s[0]}x{s[1]}")
-def test_opened(draw: Draw, size: tuple[int, int]) -> None:
-    """The protocols of a row, which → opens."""
-    assert draw("latency", size, *SOCKET_WAIT_CHOSEN, "right", "down", steps=example_steps(90))
-
-
-@pytest.mark.parametrize("size", SIZES, ids=lambda s: f"{s[0]}x{s[1]}")
-@pytest.mark.parametrize("table", ["protocols", "pairs", "buckets"])
-def test_tables(draw: Draw, table: str, size: tuple[int, int]) -> None:
-    """The other tables."""
-    assert draw(f"latency.{table}", size, "down")
-
-
-@pytest.mark.parametrize("size", SIZES, ids=lambda s: f"{s[0]}x{s[1]}")
-def test_not_available(draw: Draw, size: tuple[int, int]) -> None:
-    """The screen shows stages that this kernel lacks, and why."""
-    assert draw("latency", size, "down", steps=example_steps(missing=(WIRE_IP, IP)))
-
-
-def test_without_colours(draw: Draw, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without colours the shades are distinct glyphs."""
-    monkeypatch.setenv("NO_COLOR", "1")
-    assert draw("latency", (80, 24), *SOCKET_WAIT_CHOSEN, steps=example_steps(90), theme="nettop-terminal")
-
-
-def test_without_utf8(draw: Draw, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Outside UTF-8 the screen is pure ASCII."""
-    monkeypatch.setattr("nettop.widgets.glyphs.locale.getencoding", lambda: "ascii")
-    assert draw("latency", (120, 40), *SOCKET_WAIT_CHOSEN, steps=example_steps(90))
-
-
-def test_details_of_a_pair(draw: Draw) -> None:
-    """The details have all fields of a stage."""
-    assert draw("latency.pairs", (120, 40), "down", "right")
 
 
 # --- the chosen row ---------------------------------------------------------------------------------------------

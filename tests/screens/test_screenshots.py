@@ -1,260 +1,223 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The screens as screenshots: any change of a cell or a colour is a visible difference.
+"""Pictures of the screens, each in two sizes at most, and the words of states that need no picture.
 
-`pytest tests/screens/test_pictures.py --snapshot-update` draws them anew; look at each before it is kept.
+`pytest tests/screens --snapshot-update` draws the pictures anew; look at each before it is kept.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from typing import Any
+from collections.abc import Callable
+from typing import NamedTuple
 
 import pytest
-from textual.pilot import Pilot
 
-from nettop.errors import SourceFailed
-from nettop.settings import Settings, ViewSettings
-from nettop.snapshots.connections import FAILURES
-from nettop.snapshots.safe_text import safe_text
-from tests.builders.example_events import eventful_host, only
-from tests.builders.harness import Harness, Step, busy_host, harness_of, steps_of
-from tests.unit.build import Row, make_frame
+from tests.builders.driving import press, screen_text
+from tests.builders.pictures import EXAMPLES, NARROW, WIDE, player
 
-Compare = Callable[..., bool]
-Draw = Callable[..., bool]
+Size = tuple[int, int]
 
-SIZES = [(60, 20), (80, 24), (120, 40), (160, 45)]
-DETAILS = {
-    "held by": "nginx 1813, descriptor 12",
-    "also held by": "nginx 1812, descriptor 12; nginx 1814, descriptor 12",
-    "command": "nginx: worker process",
-    "cgroup": "/system.slice/nginx.service",
+
+class Picture(NamedTuple):
+    """A view of an example after some keys, in these sizes and colours."""
+
+    example: str
+    view: str
+    keys: str = ""
+    sizes: tuple[Size, ...] = (NARROW, WIDE)
+    theme: str = "nettop-dark"
+    no_color: bool = False
+
+
+STAGE = "down down down down down down"
+PICTURES = {
+    "connections": Picture("busy", "connections", "down down down"),
+    "connections-details": Picture("busy", "connections", "down right"),
+    "connections-light": Picture("busy", "connections", "down", (NARROW,), "nettop-light"),
+    "connections-terminal": Picture("busy", "connections", "down", (NARROW,), "nettop-terminal"),
+    "connections-no-color": Picture("busy", "connections", "down right", (NARROW,), "nettop-terminal", True),
+    "connections-hostile-names": Picture("hostile", "connections", "down", (NARROW,)),
+    "filter-with-error": Picture("busy", "connections", "slash r t t _ u s > f a s t", (NARROW,)),
+    "palette": Picture("busy", "connections", "ctrl+p r t t", (NARROW,)),
+    "help": Picture("busy", "connections", "question_mark", (WIDE,)),
+    "events": Picture("eventful", "connections.events", "down down down"),
+    "failures": Picture("eventful", "connections.failures"),
+    "groups": Picture("eventful", "connections.groups"),
+    "bandwidth": Picture("bandwidth", "bandwidth", "down down"),
+    "bandwidth-protocols": Picture("bandwidth", "bandwidth.protocols", "down"),
+    "bandwidth-services": Picture("bandwidth", "bandwidth.services", "down"),
+    "bandwidth-flows": Picture("bandwidth", "bandwidth.flows", "down"),
+    "cpu": Picture("cpu", "cpu", STAGE),
+    "cpu-zoomed": Picture("cpu", "cpu", f"u {STAGE} down right down down"),
+    "cpu-search": Picture("cpu", "cpu", "slash n f _ space c o p y enter", (WIDE,)),
+    "cpu-no-color": Picture("cpu", "cpu", f"u {STAGE}", (WIDE,), "nettop-terminal", True),
+    "cpu-numbers": Picture("cpu", "cpu", "n down", (WIDE,)),
+    "cpu-stacks": Picture("cpu", "cpu.stacks", "down", (WIDE,)),
+    "findings-strip": Picture("findings", "connections"),
+    "findings": Picture("findings", "connections", "0 down down down right"),
+    "findings-evidence": Picture("findings", "connections", " ".join(["exclamation_mark"] * 3), (NARROW,)),
+    "flows": Picture("flows", "flows", "down down"),
+    "flows-ledger": Picture("flows", "flows.ledger", "", (NARROW,)),
+    "latency": Picture("latency", "latency", STAGE),
+    "latency-opened": Picture("latency", "latency", f"{STAGE} right down"),
+    "latency-pairs": Picture("latency", "latency.pairs", "down"),
+    "latency-buckets": Picture("latency", "latency.buckets", "down"),
+    "latency-in-part": Picture("latency in part", "latency", "down", (NARROW,)),
+    "latency-no-color": Picture("latency", "latency", STAGE, (NARROW,), "nettop-terminal", True),
+    "services": Picture("services", "services", "down"),
+    "services-clients": Picture("services", "services.clients", "down"),
+    "services-waiting": Picture("services", "services.waiting", "down"),
 }
 
 
-@pytest.fixture
-def draw(snap_compare: Compare) -> Draw:
-    """Play a script, press keys, and compare the screen."""
-
-    def compare(steps: list[Step], size: tuple[int, int], *keys: str, **how: Any) -> bool:
-        harness, ticks = harness_of(steps, DETAILS, how.get("batches")), how.get("ticks", 2)
-        settings = Settings(view=ViewSettings(view=how.get("view", "connections")))
-        app = harness.app(settings, how.get("theme", "nettop-dark"))
-        return snap_compare(app, terminal_size=size, run_before=player(harness, keys, ticks))
-
-    return compare
-
-
-def player(harness: Harness, keys: tuple[str, ...], ticks: int) -> Callable[[Pilot[Any]], Awaitable[None]]:
-    """Return a function that plays the steps before the screenshot."""
-
-    async def play(pilot: Pilot[Any]) -> None:
-        for _ in range(ticks):
-            harness.tick()
-            await pilot.pause()
-        for key in keys:
-            await pilot.press(key)
-            await pilot.pause()
-            harness.run_tasks()
-            await pilot.pause()
-        for cursor in pilot.app.screen.query("Input"):
-            cursor.cursor_blink = False  # type: ignore[attr-defined]
-        await pilot.pause()
-
-    return play
-
-
-@pytest.mark.parametrize("size", SIZES, ids=lambda s: f"{s[0]}x{s[1]}")
-def test_connections(draw: Draw, size: tuple[int, int]) -> None:
-    """The connections screen at four sizes, with a row chosen."""
-    assert draw(busy_host(), size, "down", "down", "down")
-
-
-@pytest.mark.parametrize("size", SIZES, ids=lambda s: f"{s[0]}x{s[1]}")
-def test_details(draw: Draw, size: tuple[int, int]) -> None:
-    """The details of a row: beside the table where it is wide, below it elsewhere."""
-    assert draw(busy_host(), size, "down", "right")
-
-
-@pytest.mark.parametrize("size", SIZES, ids=lambda s: f"{s[0]}x{s[1]}")
-def test_events(draw: Draw, size: tuple[int, int]) -> None:
-    """The events pane at four sizes, the newest first, with a row chosen."""
-    steps, batches = eventful_host()
-    assert draw(steps, size, "down", "down", "down", batches=batches, view="connections.events")
-
-
-@pytest.mark.parametrize("size", SIZES, ids=lambda s: f"{s[0]}x{s[1]}")
-def test_failures(draw: Draw, size: tuple[int, int]) -> None:
-    """The groups of failures at four sizes."""
-    steps, batches = eventful_host()
-    assert draw(steps, size, batches=batches, view="connections.failures")
-
-
-@pytest.mark.parametrize("size", SIZES, ids=lambda s: f"{s[0]}x{s[1]}")
-def test_groups(draw: Draw, size: tuple[int, int]) -> None:
-    """Groups by process at four sizes."""
-    steps, batches = eventful_host()
-    assert draw(steps, size, batches=batches, view="connections.groups")
-
-
-def test_events_of_a_group(draw: Draw) -> None:
-    """What → on a group of failures shows: its events, and the filter that they pass."""
-    steps, batches = eventful_host()
-    assert draw(steps, (80, 24), "down", "right", "down", batches=batches, view="connections.failures")
-
-
-def test_events_of_yesterday(draw: Draw) -> None:
-    """Events of another day have their date."""
-    steps, batches = eventful_host()
-    assert draw(steps, (120, 40), "end", batches=batches, view="connections.events")
-
-
-def test_details_of_an_event(draw: Draw) -> None:
-    """All fields of an event."""
-    steps, batches = eventful_host()
-    assert draw(steps, (160, 45), "down", "down", "right", batches=batches, view="connections.events")
-
-
-def test_events_in_the_terminals_colours(draw: Draw) -> None:
-    """Failures are marked where there are few colours."""
-    steps, batches = eventful_host()
-    keys = ("slash", *"java", "enter")
-    assert draw(steps, (80, 24), *keys, batches=batches, view="connections.events", theme="nettop-terminal")
-
-
-def test_no_events_yet(draw: Draw) -> None:
-    """The screen before any event."""
-    assert draw(eventful_host()[0], (80, 24), view="connections.events")
-
-
-def test_no_failures_yet(draw: Draw) -> None:
-    """The screen before any failure."""
-    assert draw(only(FAILURES, [], eventful_host()[0]), (80, 24), view="connections.failures")
-
-
-def test_no_events_here(draw: Draw) -> None:
-    """A kernel that does not report connection events, and the reason."""
-    steps, _ = eventful_host(counts={}, via={"events": "n/a: Operation not permitted"})
-    assert draw(steps, (80, 24), view="connections.events")
-
-
-@pytest.mark.parametrize("theme", ["nettop-light", "nettop-terminal"])
-def test_themes(draw: Draw, theme: str) -> None:
-    """A light background, and the terminal's own colours."""
-    assert draw(busy_host(), (80, 24), "down", theme=theme)
-
-
-def test_all_rows_as_totals(draw: Draw) -> None:
-    """Listeners and orphans too, in totals."""
-    assert draw(busy_host(), (120, 40), "a", "t", "s")
-
-
-def test_frozen(draw: Draw) -> None:
-    """A frozen screen shows that it is frozen, and since when."""
-    assert draw(busy_host(), (80, 24), "space")
-
-
-def test_filtered(draw: Draw) -> None:
-    """A filter is named with what it leaves."""
-    assert draw(busy_host(), (80, 24), "slash", *"nginx", "enter")
-
-
-def test_filter_box_with_error(draw: Draw) -> None:
-    """A wrong filter is explained during typing."""
-    assert draw(busy_host(), (80, 24), "slash", *"rtt_us>fast")
-
-
-def test_filter_passes_nothing(draw: Draw) -> None:
-    """A filter without matches leaves a message."""
-    assert draw(busy_host(), (80, 24), "slash", *"nobody", "enter")
-
-
-@pytest.mark.parametrize("size", [(60, 20), (120, 40)], ids=lambda s: f"{s[0]}x{s[1]}")
-def test_help(draw: Draw, size: tuple[int, int]) -> None:
-    """Help has all working keys, the signs and the columns."""
-    assert draw(busy_host(), size, "question_mark")
-
-
-def test_palette(draw: Draw) -> None:
-    """The palette has actions and columns by name."""
-    assert draw(busy_host(), (80, 24), "ctrl+p", *"rtt")
-
-
-def test_attaching(draw: Draw) -> None:
-    """Before the first rows."""
-    assert draw(busy_host(), (80, 24), ticks=0)
-
-
-def test_empty(draw: Draw) -> None:
-    """A machine without connections."""
-    assert draw(steps_of(make_frame([], [])), (80, 24))
-
-
-def test_first_screen(draw: Draw) -> None:
-    """After one snapshot no rate is known."""
-    assert draw(busy_host(), (80, 24), ticks=1)
-
-
-def test_failed(draw: Draw) -> None:
-    """A failed source shows the reason and the remedy."""
-    failure = SourceFailed(
-        "this kernel has no BTF (/sys/kernel/btf/vmlinux)", "run a kernel built with DEBUG_INFO_BTF"
-    )
-    assert draw([failure], (80, 24), ticks=1)
-
-
-def test_missing_and_lost(draw: Draw) -> None:
-    """Fields that this kernel lacks are n/a and counted above, as are losses."""
-    steps = busy_host(lost={"rows": 37}, missing={"rtt_us": "no srtt_us", "rtt_var_us": "no mdev_us"})
-    assert draw(steps, (80, 24))
-
-
-def hostile_rows() -> list[Row]:
-    """Return processes whose names contain terminal escapes and markup."""
-    names = [
-        "\x1b[31mred\x1b[0m",
-        "[bold]x[/bold]",
-        "日本語サーバー名前",
-        "a\u202egnp.exe",
-        "z\u200bero",
-        "\x9b2J",
-    ]
-    return [
-        {
-            "id": n + 1,
-            "process": safe_text(name),
-            "pid": 100 + n,
-            "bytes_sent": (9 - n) * 1000,
-            "bytes_received": 0,
-        }
-        for n, name in enumerate(names)
-    ]
-
-
-def test_hostile_names(draw: Draw) -> None:
-    """Names that hold escapes, markup, wide or turned letters move no column."""
-    before = [row | {"bytes_sent": 0} for row in hostile_rows()]
-    assert draw(steps_of(make_frame(hostile_rows(), before)), (80, 24), "down")
-
-
-def test_closed_row(draw: Draw) -> None:
-    """A connection that has just closed."""
-    rows = hostile_rows()
-    assert draw(steps_of(make_frame(rows[1:], rows)), (80, 24), "t")
-
-
-def test_narrow(draw: Draw) -> None:
-    """A terminal that is too small shows one sentence."""
-    assert draw(busy_host(), (39, 9))
-
-
-def test_no_utf8(draw: Draw, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Outside UTF-8 every sign has an ASCII replacement."""
+@pytest.mark.parametrize(
+    ("picture", "size"),
+    [
+        pytest.param(picture, size, id=f"{name}-{size[0]}x{size[1]}")
+        for name, picture in PICTURES.items()
+        for size in picture.sizes
+    ],
+)
+def test_picture(
+    snap_compare: Callable[..., bool], monkeypatch: pytest.MonkeyPatch, picture: Picture, size: Size
+) -> None:
+    """The screen has every character and colour of the stored picture."""
+    if picture.no_color:
+        monkeypatch.setenv("NO_COLOR", "1")
+    example = EXAMPLES[picture.example]()
+    app, harness = example.app(picture.view, picture.theme)
+    play = player(harness, picture.keys.split(), len(example.steps))
+    assert snap_compare(app, terminal_size=size, run_before=play)
+
+
+class State(NamedTuple):
+    """A view of an example after some keys, and lines that it shows, whatever the space between words."""
+
+    example: str
+    view: str
+    keys: str
+    lines: tuple[str, ...]
+    size: Size = WIDE
+
+
+STATES = {
+    "all rows as totals": State(
+        "busy",
+        "connections",
+        "a t s",
+        (
+            "PROCESS ▴ PROTO LOCAL REMOTE SENT RECEIVED RATE RTT ±VAR RETR LIMITED BY LIMITED STATE",
+            "curl 30991 tcp 10.0.3.7:41822 * – – – – – – LISTEN ▐",
+        ),
+    ),
+    "nothing found": State(
+        "calm",
+        "connections",
+        "0",
+        (
+            "problems 0 warnings 0 hints 0 not watched: Drops 5 0 missed",
+            "nothing is wrong, as far as nettop sees; p shows how near the kernel's limits",
+        ),
+        NARROW,
+    ),
+    "events of a failure": State(
+        "eventful",
+        "connections.failures",
+        "down right down",
+        (
+            "failures → events / reason=refused remote_address=10.0.9.4 re… 12 of 120",
+            "◆11:06:41.027 ▲ fail refused java 2210 10.0.9.4:9092",
+            "11-17 11:06 ▲ fail refused java 2210 10.0.9.4:9092",
+        ),
+        NARROW,
+    ),
+    "details of an interface": State(
+        "bandwidth",
+        "bandwidth",
+        "down right",
+        (
+            "─ total 6 PKTS IN 4.1 M 27.7 kp/s",
+            "wg0 TCX 641 kb/s 2.7 Mb/s – – 334 p/s 305 p/s 0 p/s MODE XDP native",
+        ),
+    ),
+    "CPU by category": State(
+        "cpu",
+        "cpu.categories",
+        "down",
+        (
+            "ENTRY CATEGORY OF ENTRY SHARE SAMPLES ▾ NOTE",
+            "▸RX syscalls TCP 76.7% 9.63% 198",
+            "NAPI threads driver poll 61.1% 0.70% 22",
+        ),
+    ),
+    "CPU by process": State(
+        "cpu",
+        "cpu.processes",
+        "down",
+        (
+            "network 15.8% of 4 CPUs (0.63 cores) processes 5 softirqs 35.6% (no process) syscalls by samples 0 missed",
+            "▸iperf3 4127 40.5% 14.1% 11.4% 15.0% 0%",
+            "(no process) – 11.6% – – 11.6% –",
+            "─ total 6 63.4% 15.8% 12.9% 32.6% 2.10%",
+        ),
+    ),
+    "details of a pair": State(
+        "latency",
+        "latency.pairs",
+        "down right",
+        (
+            "wire-app 10.0.9.4 10.0.3.7 tcp 590 µs 7.9 ms 62.9 ms P99 151 ms MAX 872 ms",
+            "─ total 10 49152-57344:12717 57344-65536:13560 65536-81920:29207",
+        ),
+    ),
+    "details of an exporter": State(
+        "flows",
+        "flows",
+        "down down right",
+        (
+            "192.0.2.99 NetFlow 5 216,720 360 12 p/s 0 11:06:42.123456 LAST 2026-11-18T11:06:42.123456Z",
+            "─ total 7 52,765,300 87,650 4.5 kp/s WAITING 2 FORGOTTEN –",
+        ),
+    ),
+    "no collector": State(
+        "no collector",
+        "flows",
+        "",
+        (
+            "EXPORTER PROTOCOL FLOWS FLOWS/s ▾ DATAGRAMS/s LOST",
+            "n/a here: start nettop collect: none answers at http://127.0.0.1:9472",
+        ),
+        NARROW,
+    ),
+    "what waits": State(
+        "services",
+        "services",
+        "down right",
+        (
+            "waiting 7 not read 6 oldest 3.02 s 0 missed",
+            "services → waiting clients connections waiting p next / service=3 7 of 14 Esc clears",
+            "3.02 s orders 1812 served yes 172.17.0.2:8000 172.17.0.1:41200 11:08:07.106456 no 3 docker:4f1c22a09b7e",
+        ),
+    ),
+    "no services": State(
+        "no services", "services", "", ("n/a here: the kernel has no BTF", "─ total 0"), NARROW
+    ),
+}
+
+
+@pytest.mark.parametrize("state", STATES.values(), ids=STATES.keys())
+async def test_state(state: State) -> None:
+    """The screen has these lines."""
+    async with EXAMPLES[state.example]().run(state.view, state.size) as run:
+        await press(run, *state.keys.split())
+        seen = [" ".join(line.split()) for line in screen_text(run).splitlines()]
+    assert set(state.lines) <= set(seen)
+
+
+@pytest.mark.parametrize("example", ["busy", "findings", "cpu", "latency"])
+async def test_no_sign_needs_utf8_outside_it(monkeypatch: pytest.MonkeyPatch, example: str) -> None:
+    """Where the locale is not UTF-8, the screen consists of ASCII characters."""
     monkeypatch.setattr("nettop.widgets.glyphs.locale.getencoding", lambda: "ISO-8859-1")
-    assert draw(busy_host(), (80, 24), "down", "space")
-
-
-def test_no_color(draw: Draw, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without colours, rank shows as bold, dim and reverse."""
-    monkeypatch.setenv("NO_COLOR", "1")
-    assert draw(busy_host(), (80, 24), "down", "right", theme="nettop-terminal")
+    view = "connections" if example in ("busy", "findings") else example
+    async with EXAMPLES[example]().run(view, NARROW) as run:
+        await press(run, "down", "space")
+        assert screen_text(run).isascii()

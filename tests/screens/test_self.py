@@ -20,9 +20,8 @@ from nettop.snapshots.hooks import HookStatus
 from nettop.snapshots.own_cost import COSTS, HOOK_PROGRAMS, SELF
 from nettop.snapshots.snapshot import Snapshot
 from tests.builders.harness import Harness, Script, busy_host
-from tests.screens.test_screenshots import player
+from tests.builders.pictures import NARROW, WIDE, player
 
-SIZES = [(60, 20), (80, 24), (120, 40), (160, 45)]
 COUNTED = HookStatus(HOOK_PROGRAMS.name, "BPF statistics")
 REFUSED = HookStatus(
     HOOK_PROGRAMS.name, None, (("BPF statistics", "the kernel refuses: Operation not permitted"),)
@@ -116,25 +115,11 @@ def watching(harness: Harness, *keys: str) -> Play:
     return play
 
 
-@pytest.mark.parametrize("size", SIZES, ids=lambda s: f"{s[0]}x{s[1]}")
+@pytest.mark.parametrize("size", [NARROW, WIDE], ids=lambda s: f"{s[0]}x{s[1]}")
 def test_screenshot(snap_compare: Callable[..., bool], size: tuple[int, int]) -> None:
     """The most expensive rows come first; one is chosen."""
     harness = harness_with(snapshots())
     assert snap_compare(harness.app(), terminal_size=size, run_before=watching(harness, "o", "down"))
-
-
-def test_screenshot_stretched(snap_compare: Callable[..., bool]) -> None:
-    """The first line, the headline and a row report the stretched interval."""
-    limit = OverheadLimit(0.02, 3.375, 1.0)
-    harness = harness_with(snapshots(limit=limit))
-    stretch(harness, limit)
-    assert snap_compare(harness.app(), terminal_size=(160, 24), run_before=watching(harness, "o"))
-
-
-def test_screenshot_without_statistics(snap_compare: Callable[..., bool]) -> None:
-    """Programs are n/a with the reason, and other rows are shown."""
-    harness = harness_with(snapshots(REFUSED))
-    assert snap_compare(harness.app(), terminal_size=(160, 24), run_before=watching(harness, "o"))
 
 
 async def test_the_key_opens_and_closes_it() -> None:

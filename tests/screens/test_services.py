@@ -1,12 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The services screens by pilot and in screenshots: bars, the chosen service over time, what waits, and clients.
-
-`pytest tests/screens/test_services.py --snapshot-update` draws the screenshots anew; look at each before it is kept.
-"""
+"""The services screens by pilot: bars, the chosen service over time, what waits, and clients."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from itertools import groupby
 from typing import Any
@@ -16,64 +13,11 @@ import pytest
 
 from nettop.screens.lens import LensScreen
 from nettop.settings import Settings, ViewSettings
-from nettop.snapshots.services import BUCKETS, CLIENTS, CONNECTIONS, LENS, SERVICES, WAITING
+from nettop.snapshots.services import BUCKETS, CLIENTS, LENS, SERVICES, WAITING
 from nettop.snapshots.snapshot import Snapshot
 from tests.builders.driving import Running, press, running, shown, text_of, tick
-from tests.builders.example_services import NGINX_TO_ORDERS, ORDERS, example_steps, not_available
-from tests.builders.harness import harness_of
-from tests.screens.test_screenshots import player
+from tests.builders.example_services import NGINX_TO_ORDERS, ORDERS, example_steps
 from tests.unit.build import make_frame
-
-SIZES = [(80, 24), (120, 40), (200, 50)]
-Draw = Callable[..., bool]
-
-
-@pytest.fixture
-def draw(snap_compare: Callable[..., bool]) -> Draw:
-    """Show the example in a view, press keys, and compare the screen."""
-
-    def compare(
-        view: str,
-        size: tuple[int, int],
-        *keys: str,
-        steps: Sequence[Snapshot] = example_steps(90),
-        theme: str = "nettop-dark",
-    ) -> bool:
-        harness = harness_of(steps)
-        app = harness.app(Settings(view=ViewSettings(view=view)), theme, lens_set=(LENS,))
-        return snap_compare(app, terminal_size=size, run_before=player(harness, keys, len(steps)))
-
-    return compare
-
-
-@pytest.mark.parametrize("size", SIZES, ids=lambda s: f"{s[0]}x{s[1]}")
-def test_services(draw: Draw, size: tuple[int, int]) -> None:
-    """The main table at three sizes; the slowest service is chosen."""
-    assert draw("services", size, "down")
-
-
-@pytest.mark.parametrize("size", SIZES, ids=lambda s: f"{s[0]}x{s[1]}")
-@pytest.mark.parametrize("table", ["clients", "waiting"])
-def test_tables(draw: Draw, table: str, size: tuple[int, int]) -> None:
-    """The other tables."""
-    assert draw(f"services.{table}", size, "down")
-
-
-def test_opened(draw: Draw) -> None:
-    """→ opens the requests that wait at the chosen service."""
-    assert draw("services", (120, 40), "down", "right")
-
-
-def test_without_colours(draw: Draw, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Services in trouble are marked with a sign too."""
-    monkeypatch.setenv("NO_COLOR", "1")
-    assert draw("services", (80, 24), theme="nettop-terminal")
-
-
-def test_not_available(draw: Draw) -> None:
-    """A kernel without the hook shows the reason."""
-    assert draw("services", (80, 24), steps=[not_available("the kernel has no BTF")])
-
 
 # --- keys -------------------------------------------------------------------------------------------------------
 
@@ -219,8 +163,3 @@ async def test_a_frozen_time_is_no_recent_one() -> None:
         assert column(run[1], "max") == [None]
         assert run[1].recent is not None
         assert run[1].recent.boot_ns == steps[26].boot_ns
-
-
-def test_tables_are_those_of_the_lens() -> None:
-    """Each table has its own screen."""
-    assert LENS.tables == (SERVICES, CLIENTS, CONNECTIONS, WAITING)
