@@ -4,9 +4,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
+import numpy as np
+
 from nettop.snapshots.bandwidth import (
+    COUNTERS_MODE,
     EVICTED,
     FLOWS,
     INTERFACES,
@@ -225,3 +229,30 @@ def _flow_row(number: int, of: _Flow, second: int) -> Row:
         "first_seen": WALL_NS - number * 7 * SECOND_NS,
         "last_seen": WALL_NS + (second if of.received else -number) * SECOND_NS,
     } | _moved(of.received, of.sent, (1_100, 400), second)
+
+
+ETH0 = NETNS << 32 | 2
+"""Its key."""
+
+
+def without_eth0(snapshot: Snapshot) -> Snapshot:
+    """Return the same host after eth0 was removed."""
+    rows = snapshot.tables[INTERFACES.name]
+    rest = replace(rows, array=rows.array[rows.array["id"] != ETH0])
+    return replace(snapshot, tables={**snapshot.tables, INTERFACES.name: rest})
+
+
+def only_counters(snapshot: Snapshot) -> Snapshot:
+    """Return the same host where no interface's packets are seen."""
+    rows = snapshot.tables[INTERFACES.name]
+    array = rows.array.copy()
+    array["mode"] = COUNTERS_MODE
+    return replace(snapshot, tables={**snapshot.tables, INTERFACES.name: replace(rows, array=array)})
+
+
+def with_many(snapshot: Snapshot, count: int) -> Snapshot:
+    """Return the same host with `count` interfaces."""
+    rows = snapshot.tables[INTERFACES.name]
+    array = rows.array[np.arange(count) % len(rows)]
+    array["id"] = ETH0 + np.arange(count, dtype=np.uint64)
+    return replace(snapshot, tables={**snapshot.tables, INTERFACES.name: replace(rows, array=array)})

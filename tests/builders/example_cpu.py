@@ -10,6 +10,8 @@ import dataclasses
 import random
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Any
 
 from nettop.snapshots.cpu import (
     CATEGORIES,
@@ -32,6 +34,7 @@ from nettop.snapshots.cpu import (
     VECTORS,
 )
 from nettop.snapshots.snapshot import Rows, Snapshot, TextTable
+from tests.builders.harness import Step
 from tests.unit.build import TAKEN_NS, WALL_NS, Row, make_hooks, make_rows
 
 FREQUENCY_HZ = 997
@@ -410,3 +413,15 @@ def _later(snapshot: Snapshot, seconds: int) -> Snapshot:
     return dataclasses.replace(
         snapshot, wall_ns=snapshot.wall_ns + step, boot_ns=snapshot.boot_ns + step, tables=tables
     )
+
+
+def without(steps: list[Snapshot], *, via: dict[str, str]) -> list[Step]:
+    """Return the example on a kernel without some points."""
+
+    return [replace(step, hooks=make_hooks(VIA | via)) for step in steps]
+
+
+def make_missing(field: str, why: str) -> tuple[Any, ...]:
+    """Return a hook that gives nothing."""
+
+    return make_hooks({}, {field: why})

@@ -202,3 +202,13 @@ def only(table: Table, rows: list[Row], steps: list[Step]) -> list[Step]:
         taken = TAKEN_NS + n * 1_000_000_000
         made.append(replace(step, tables=dict(step.tables) | {table.name: make_rows(rows, table, taken)}))
     return made
+
+
+LATER = WALL_NS + 3600 * 10**9
+
+
+def quiet_seconds(n: int, events: int = 20) -> tuple[list[Step], Batches]:
+    """Return `n` readings of a host, each preceded by some events."""
+    steps, _ = eventful_host()
+    batches = [(batch_of(example_events(1 + at * events, events, WALL_NS + at * 10**9)),) for at in range(n)]
+    return [steps[min(at, 2)] for at in range(n)], batches

@@ -116,11 +116,7 @@ def _drawn(count: float, median_ns: float, buckets: Buckets, chance: np.random.G
 
 
 def _snapshot(
-    totals: dict[tuple[int, str], Array],
-    clients: Array,
-    second: int,
-    held: range,
-    usual: UsualTimes,
+    totals: dict[tuple[int, str], Array], clients: Array, second: int, held: range, usual: UsualTimes
 ) -> Snapshot:
     taken_ns, wall_ns = TAKEN_NS + second * SECOND_NS, WALL_NS + second * SECOND_NS
     waiting = _waiting_rows(wall_ns, _WAITED_NS if second in held else (2 * MS,))
@@ -228,10 +224,7 @@ def _waiting_rows(wall_ns: int, waited_ns: Sequence[int]) -> list[Row]:
     rows: list[Row] = []
     for n, waited in enumerate(waited_ns):
         ends = ("172.17.0.2", 8000), ("172.17.0.1", 41_200 + n)
-        for side, service, (local, remote) in (
-            (SERVED, ORDERS, ends),
-            (USED, NGINX_TO_ORDERS, ends[::-1]),
-        ):
+        for side, service, (local, remote) in ((SERVED, ORDERS, ends), (USED, NGINX_TO_ORDERS, ends[::-1])):
             rows.append(
                 _connection_row(70_000 + 2 * n + side, service, local, remote)
                 | {"waited": waited, "since": wall_ns - waited, "inferred": "no"}

@@ -5,25 +5,26 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import replace
 
-import numpy as np
 import pytest
 
 from nettop.screens.actions import BY_ID
 from nettop.screens.bandwidth import InterfacesScreen, Share, fitting
 from nettop.settings import Settings, ViewSettings
-from nettop.snapshots.bandwidth import COUNTERS_MODE, INTERFACES, LENS, LOOPBACK
+from nettop.snapshots.bandwidth import INTERFACES, LENS, LOOPBACK
 from nettop.snapshots.findings import LENS as FINDINGS
 from nettop.snapshots.schema import Lens
-from nettop.snapshots.snapshot import Snapshot
 from nettop.widgets.lines import Lines
 from tests.builders.driving import Running, press, running, shown, text_of, tick
-from tests.builders.example_bandwidth import NETNS, SECOND_NS, example_steps
+from tests.builders.example_bandwidth import (
+    ETH0,
+    SECOND_NS,
+    example_steps,
+    only_counters,
+    with_many,
+    without_eth0,
+)
 from tests.builders.harness import Step, busy_host
-
-ETH0 = NETNS << 32 | 2
-"""Its key."""
 
 
 @asynccontextmanager
@@ -138,21 +139,6 @@ def intervals(screen: InterfacesScreen) -> list[tuple[int, float | None]]:
     )
 
 
-def without_eth0(snapshot: Snapshot) -> Snapshot:
-    """Return the same host after eth0 was removed."""
-    rows = snapshot.tables[INTERFACES.name]
-    rest = replace(rows, array=rows.array[rows.array["id"] != ETH0])
-    return replace(snapshot, tables={**snapshot.tables, INTERFACES.name: rest})
-
-
-def only_counters(snapshot: Snapshot) -> Snapshot:
-    """Return the same host where no interface's packets are seen."""
-    rows = snapshot.tables[INTERFACES.name]
-    array = rows.array.copy()
-    array["mode"] = COUNTERS_MODE
-    return replace(snapshot, tables={**snapshot.tables, INTERFACES.name: replace(rows, array=array)})
-
-
 # --- keys -------------------------------------------------------------------------------------------------------
 
 
@@ -208,14 +194,6 @@ async def test_the_key_of_another_lens_does_nothing() -> None:
         await press(run, "L")
         assert LOOPBACK not in run[2].script.options.values  # type: ignore[attr-defined]
         assert "L loopback" not in shown(run).footer.text
-
-
-async def test_enter_refreshes() -> None:
-    """Enter reads at once, not at the next interval."""
-    async with on_interfaces() as (run, _):
-        _ = run[2].refresh_was_requested
-        await press(run, "enter")
-        assert run[2].refresh_was_requested
 
 
 async def test_bytes_everywhere() -> None:
@@ -294,11 +272,3 @@ async def test_no_interfaces() -> None:
         assert "─ total 0" in "".join(text_of(screen.rows))
         await press(run, "escape")
         assert screen.below.display
-
-
-def with_many(snapshot: Snapshot, count: int) -> Snapshot:
-    """Return the same host with `count` interfaces."""
-    rows = snapshot.tables[INTERFACES.name]
-    array = rows.array[np.arange(count) % len(rows)]
-    array["id"] = ETH0 + np.arange(count, dtype=np.uint64)
-    return replace(snapshot, tables={**snapshot.tables, INTERFACES.name: replace(rows, array=array)})

@@ -19,10 +19,9 @@ from nettop.screens.dialogs import help_lines, palette_entries
 from nettop.screens.filter_box import FilterBox
 from nettop.settings import Settings, ViewSettings
 from nettop.snapshots.cpu import CATEGORIES, ENTRIES, LENS, RX_SOFTIRQ, STACKS
-from nettop.snapshots.snapshot import Snapshot
 from nettop.stacks.counts import FlameSort, Window
 from tests.builders.driving import Running, press, running, shown, tick, type_at_once
-from tests.builders.example_cpu import SECOND_NS, example_steps, idle_steps
+from tests.builders.example_cpu import SECOND_NS, example_steps, idle_steps, make_missing, without
 from tests.builders.harness import Step
 
 RX = ENTRIES[RX_SOFTIRQ]
@@ -49,14 +48,6 @@ async def on_cpu(
 def line(widget: FlameGraph | EntryBars, y: int) -> str:
     """Return the text of a widget's line."""
     return widget.render_line(y).text
-
-
-def without(steps: list[Snapshot], *, via: dict[str, str]) -> list[Step]:
-    """Return the example on a kernel without some points."""
-    from tests.builders.example_cpu import VIA
-    from tests.unit.build import make_hooks
-
-    return [replace(step, hooks=make_hooks(VIA | via)) for step in steps]
 
 
 # --- what it shows ----------------------------------------------------------------------------------------------
@@ -473,17 +464,6 @@ async def test_c_switches_between_graph_and_categories(width: int, graph: bool, 
         )
 
 
-async def test_small() -> None:
-    """Below 40×10 there is one sentence; a terminal that grows shows the screen again."""
-    async with on_cpu(size=(39, 9)) as (run, screen):
-        assert "needs 40×10" in screen.notice.text
-        assert not screen.graph.region
-        await run[0].resize_terminal(100, 30)
-        await run[0].pause()
-        assert screen.graph.region
-        assert line(screen.graph, 0).startswith(" ▒ RX softirq ")
-
-
 @pytest.mark.parametrize("width", [40, 41, 50, 60, 72, 80, 200])
 async def test_the_hottest_function_is_named_at_every_width(width: int) -> None:
     """Its name is cut where it has to be, its share never."""
@@ -628,13 +608,6 @@ async def test_entry_points_that_are_not_here() -> None:
     async with on_cpu([*steps], (160, 45)) as (_, screen):
         assert "╲╲ NAPI threads n/a" in screen.legend.text
         assert screen.headline_bar.text.rstrip().endswith("1 n/a (napi_threads_ns)")
-
-
-def make_missing(field: str, why: str) -> tuple[Any, ...]:
-    """Return a hook that gives nothing."""
-    from tests.unit.build import make_hooks
-
-    return make_hooks({}, {field: why})
 
 
 # --- keys -------------------------------------------------------------------------------------------------------

@@ -17,19 +17,18 @@ from nettop.widgets.details import sections_of
 from nettop.widgets.table import LiveTable
 from nettop.widgets.themes import Role
 from tests.builders.driving import Running, press, running, shown, text_of, tick
-from tests.builders.example_events import batch_of, eventful_host, example_events, frame_of_events, only
-from tests.builders.harness import Batches, Step
+from tests.builders.example_events import (
+    LATER,
+    batch_of,
+    eventful_host,
+    example_events,
+    frame_of_events,
+    only,
+    quiet_seconds,
+)
 from tests.unit.build import WALL_NS, Row
 
 VIEW = "connections.events"
-LATER = WALL_NS + 3600 * 10**9
-
-
-def quiet_seconds(n: int, events: int = 20) -> tuple[list[Step], Batches]:
-    """Return `n` readings of a host, each preceded by some events."""
-    steps, _ = eventful_host()
-    batches = [(batch_of(example_events(1 + at * events, events, WALL_NS + at * 10**9)),) for at in range(n)]
-    return [steps[min(at, 2)] for at in range(n)], batches
 
 
 def keys_in_sight(table: LiveTable) -> list[int]:

@@ -21,52 +21,12 @@ from nettop.snapshots.findings import LENS as FINDINGS
 from nettop.snapshots.snapshot import Snapshot
 from nettop.widgets.themes import Role
 from tests.builders.driving import Running, press, running, shown, text_of, tick
-from tests.builders.harness import Step, steps_of
-from tests.unit.build import Row, make_frame
+from tests.builders.finding_hosts import ALL_BUT_LEAK, CALM, FOUR, LEAK, LISTENER, WELL
+from tests.builders.harness import Step
+from tests.unit.build import make_frame
 
 RULES = {rule.name: rule for rule in SOCKETS.rules}
-LEAKING = {"state": "CLOSE_WAIT", "process": "leaker", "pid": 1, "send_queue": 0}
-LISTENER = {
-    "id": 20_001,
-    "process": "payapi",
-    "pid": 2,
-    "state": "LISTEN",
-    "accept_queue": 128,
-    "backlog": 128,
-}
-STUCK_BEFORE = {"id": 20_002, "process": "stuck", "pid": 3, "send_queue": 900, "bytes_acked": 5, "busy_us": 0,
-                "remote_port": 7000}  # fmt: skip
-PROXY = {
-    "id": 20_003,
-    "process": "proxyd",
-    "pid": 4,
-    "descriptor": 60,
-    "descriptors_max": 64,
-    "remote_port": 7001,
-}
-WELL = {"id": 20_004, "process": "fine", "bytes_sent": 100, "bytes_received": 0}
-STUCK_NOW = STUCK_BEFORE | {"busy_us": 1_000_000}
 LENS_SET = (CONNECTIONS, DROPS, FINDINGS)
-
-
-def readings(before: list[Row], now: list[Row]) -> list[Step]:
-    """Return a second between them."""
-    return steps_of(make_frame(now, before))
-
-
-LEAK = readings(
-    [*({"id": n + 1, **LEAKING} for n in range(9_880)), WELL],
-    [*({"id": n + 1, **LEAKING} for n in range(10_000)), WELL],
-)
-ALL_BUT_LEAK = readings(
-    [LISTENER, STUCK_BEFORE, PROXY, WELL],
-    [LISTENER, STUCK_NOW, PROXY, WELL],
-)
-FOUR = readings(
-    [{"id": n + 1, **LEAKING} for n in range(100)] + [LISTENER, STUCK_BEFORE, PROXY, WELL],
-    [{"id": n + 1, **LEAKING} for n in range(100)] + [LISTENER, STUCK_NOW, PROXY, WELL],
-)
-CALM = readings([WELL], [WELL | {"bytes_sent": 200}])
 
 
 def on_host(steps: list[Step], size: tuple[int, int] = (160, 30), **options: Any) -> Any:

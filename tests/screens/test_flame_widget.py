@@ -28,7 +28,7 @@ from nettop.screens.table_screen import LEAST_WIDTH
 from nettop.snapshots.cpu import CATEGORIES, ENTRIES, OTHER, RX_SOFTIRQ
 from nettop.stacks.counts import FlameNode
 from nettop.widgets.themes import DARK, LIGHT, TERMINAL, Palette, Role, Shade, frame_style, style
-from tests.screens.test_themes import contrast
+from tests.builders.colours import contrast
 
 
 def node(symbol: str, own: int, *children: FlameNode) -> FlameNode:
@@ -143,9 +143,7 @@ def of_entries() -> st.SearchStrategy[FlameNode]:
     def named(children: list[FlameNode]) -> FlameNode:
         pairs = zip(ENTRIES.values(), children, strict=False)
         return node(
-            "all",
-            0,
-            *(FlameNode(name, c.samples, 0, c.category, c.find_children) for name, c in pairs),
+            "all", 0, *(FlameNode(name, c.samples, 0, c.category, c.find_children) for name, c in pairs)
         )
 
     return st.lists(trees(3), min_size=1, max_size=len(ENTRIES)).map(named)

@@ -200,14 +200,7 @@ async def test_groups_are_rates_that_turn_into_totals() -> None:
         nginx = row_of(screen.rows, "nginx")
         assert [
             nginx[title] for title in ("CONNS", "OPENED/s", "FAILED/s", "SENT/s", "RTT MED", "RTT MAX")
-        ] == [
-            "41",
-            "29",
-            "0",
-            "232 kb/s",
-            "0.6 ms",
-            "60.0 ms",
-        ]
+        ] == ["41", "29", "0", "232 kb/s", "0.6 ms", "60.0 ms"]
         assert screen.headline_bar.text.startswith(
             " ↑ 232 kb/s   ↓ 0 b/s   4 by process   conns 47   opened 29/s   closed 29/s   failed 0/s"
         )

@@ -134,8 +134,7 @@ def test_headline_of_services(
 
 
 @pytest.mark.parametrize(
-    ("deltas", "text"),
-    [(False, "4 failed 0 reset groups 1 refused 4"), (True, "0 failed 0 reset groups 1")],
+    ("deltas", "text"), [(False, "4 failed 0 reset groups 1 refused 4"), (True, "0 failed 0 reset groups 1")]
 )
 def test_failures_have_as_many_groups_as_rows(deltas: bool, text: str) -> None:
     """The rest, which sums up groups that are not listed, is no group; unless it grows, it has no reason either."""

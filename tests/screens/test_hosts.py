@@ -3,65 +3,14 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import Iterator
 
 import pytest
 
-from nettop.errors import SourceFailed
 from nettop.hosts.hosts import Link
-from nettop.hosts.source import HostsSource
-from nettop.recording.reader import Reading
-from nettop.snapshots import lenses, several_hosts
-from nettop.snapshots.snapshot import Rows
+from nettop.snapshots import several_hosts
 from tests.builders.driving import Running, press, shown, text_of
-from tests.builders.harness import Harness
-from tests.unit.build import make_frame
-from tests.unit.recordings import at_second
-
-
-class FakeHosts:
-    """Two hosts, whose connections send more each second, until one is lost."""
-
-    def __init__(self) -> None:
-        self.lost_hosts: dict[str, Link] = {}
-        self.second = 0
-        self.interval_s, self.clock = 1.0, time.monotonic
-
-    def use(self, lens: str, *, with_events: bool = False) -> None:
-        """Do nothing: the readings are made on demand."""
-
-    release = use
-
-    def newest(self, lens: str) -> dict[str, Reading]:
-        """Return readings, a second apart, of hosts that are not lost."""
-        self.second += 1
-        rates = {"web1": 1_000_000, "db1": 3_000_000}
-        return {
-            host: self._reading(rate, host) for host, rate in rates.items() if host not in self.lost_hosts
-        }
-
-    def _reading(self, rate: int, host: str) -> Reading:
-        rows = [
-            [{"id": 1, "process": f"on-{host}", "bytes_sent": rate * second}]
-            for second in (self.second, self.second - 1)
-        ]
-        frame = make_frame(*rows)
-        assert frame.before is not None
-        return Reading(at_second(frame.now, self.second), at_second(frame.before, self.second - 1), (), True)
-
-    def lost(self, lens: str) -> dict[str, Link]:
-        """Return the lost hosts."""
-        return self.lost_hosts
-
-    def failure(self, lens: str) -> SourceFailed | None:
-        """Return None: one host is always there."""
-        return None
-
-    def take_events(self, lens: str) -> dict[str, list[Rows]]:
-        """Return no events."""
-        return {}
+from tests.builders.two_hosts import two_hosts
 
 
 @pytest.fixture(autouse=True)
@@ -69,20 +18,6 @@ def columns_of_hosts() -> Iterator[None]:
     """Have rows of several hosts, as with --host."""
     with several_hosts():
         yield
-
-
-@asynccontextmanager
-async def two_hosts() -> AsyncIterator[tuple[Running, FakeHosts]]:
-    """Yield the connections of two hosts."""
-    hosts = FakeHosts()
-    by_id = {lens.id: lens for lens in lenses()}
-    harness = Harness(lambda lens: HostsSource(hosts, by_id[lens]))  # type: ignore[arg-type]
-    app = harness.app(lens_set=tuple(lens for lens in lenses() if lens.id == "connections"))
-    async with app.run_test(size=(140, 30)) as pilot:
-        for _ in range(2):
-            harness.tick()
-            await pilot.pause()
-        yield (pilot, app.lens_screen, harness), hosts
 
 
 def lines(run: Running) -> list[str]:

@@ -75,22 +75,13 @@ EFFECTS: dict[str, tuple[Prepare, Check]] = {
             "nginx 1813\ttcp\t10.0.3.7:443\t203.0.92.27:39139\t50.0 Mb/s\t"
         ),
     ),
-    "copy_command": (
-        ("down",),
-        lambda app, _: app.clipboard.startswith("ss -tinpa 'src 10.0.3.7:443 "),
-    ),
+    "copy_command": (("down",), lambda app, _: app.clipboard.startswith("ss -tinpa 'src 10.0.3.7:443 ")),
     "explain": (
         ("down", "right"),
         lambda app, _: "owner: process, PID and container" in app.lens_screen.details.text,
     ),
-    "host_names": (
-        (),
-        lambda app, _: "host-27.example:39139" in app.lens_screen.rows.render_line(1).text,
-    ),
-    "next_finding": (
-        (),
-        lambda app, _: any("no findings" in note.message for note in app._notifications),
-    ),
+    "host_names": ((), lambda app, _: "host-27.example:39139" in app.lens_screen.rows.render_line(1).text),
+    "next_finding": ((), lambda app, _: any("no findings" in note.message for note in app._notifications)),
     "keep_closed": ((), lambda app, _: "closed kept 0" in app.lens_screen.headline_bar.text),
     "export": (
         (),
@@ -122,10 +113,7 @@ EFFECTS: dict[str, tuple[Prepare, Check]] = {
             and harness.refresh_was_requested
         ),
     ),
-    "slower": (
-        (),
-        lambda app, _: app.context.interval_s == 2.0 and "2 s" in app.lens_screen.first_line.text,
-    ),
+    "slower": ((), lambda app, _: app.context.interval_s == 2.0 and "2 s" in app.lens_screen.first_line.text),
     "faster": (
         (),
         lambda app, _: app.context.interval_s == 0.5 and "0.5 s" in app.lens_screen.first_line.text,

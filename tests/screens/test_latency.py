@@ -52,9 +52,7 @@ SOCKET_WAIT_CHOSEN = ["down"] * 6
 
 @asynccontextmanager
 async def on_latency(
-    size: tuple[int, int] = (120, 40),
-    steps: Sequence[Snapshot] = example_steps(),
-    view: str = "latency",
+    size: tuple[int, int] = (120, 40), steps: Sequence[Snapshot] = example_steps(), view: str = "latency"
 ) -> AsyncIterator[tuple[Running, HistogramScreen]]:
     """Yield a table with a pane, over all steps of the example."""
     settings = Settings(view=ViewSettings(view=view))
@@ -267,14 +265,6 @@ async def test_filter(text: str, expected: list[tuple[str, str]]) -> None:
         await press(run, "slash", *text, "enter")
         assert list(zip(column(screen, "stage"), column(screen, "family"), strict=True)) == expected
         assert lines(screen.pane)[0].startswith(f" {expected[0][0]} tcp {expected[0][1]} ")
-
-
-async def test_enter_refreshes() -> None:
-    """Enter reads at once, without waiting for the interval."""
-    async with on_latency() as (run, _):
-        _ = run[2].refresh_was_requested
-        await press(run, "enter")
-        assert run[2].refresh_was_requested
 
 
 async def test_freeze() -> None:

@@ -49,10 +49,7 @@ async def test_help_lists_each_hook_and_its_mechanisms() -> None:
     texts = ["".join(span.text for span in line) for line in lines]
     at = texts.index("HOOKS")
     indent = " " * 17
-    assert texts[at + 1 : at + 3] == [
-        f"{'sockets':17}iter/task_file",
-        f"{indent}{LENS.hooks[0].help}",
-    ]
+    assert texts[at + 1 : at + 3] == [f"{'sockets':17}iter/task_file", f"{indent}{LENS.hooks[0].help}"]
     assert texts[at + 3] == f"{'unattributed':17}not known yet"
     accepts = next(n for n, text in enumerate(texts) if text.startswith("accepts  "))
     assert texts[accepts].endswith("tp/accept")

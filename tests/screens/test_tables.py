@@ -81,16 +81,7 @@ async def test_p_goes_round_and_back() -> None:
             next_tables.append(shown(run).footer.text.split(" p ")[1].split()[0])
             await press(run, key)
             seen.append(shown(run).table.name)
-        assert seen == [
-            "events",
-            "failures",
-            "groups",
-            "failures",
-            "events",
-            "sockets",
-            "groups",
-            "sockets",
-        ]
+        assert seen == ["events", "failures", "groups", "failures", "events", "sockets", "groups", "sockets"]
         assert next_tables[:4] == ["events", "failures", "groups", "sockets"]
 
 

@@ -20,20 +20,9 @@ from nettop.widgets.themes import (
     has_256_colours,
     style,
 )
+from tests.builders.colours import contrast
 
 READ = ("text", "dim", "head", "sent", "received", "warn", "bad")
-
-
-def contrast(each: str, other: str) -> float:
-    """WCAG's contrast ratio of two colours."""
-    light, dark = sorted((_luminance(each), _luminance(other)), reverse=True)
-    return (light + 0.05) / (dark + 0.05)
-
-
-def _luminance(colour: str) -> float:
-    parts = [c / 255 for c in Color.parse(colour).rgb]
-    red, green, blue = (p / 12.92 if p <= 0.03928 else ((p + 0.055) / 1.055) ** 2.4 for p in parts)
-    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
 
 
 @pytest.mark.parametrize("palette", [DARK, LIGHT], ids=lambda p: p.name)
