@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Collection
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
 from textual import events
@@ -15,6 +15,7 @@ from nettop.screens.lens import LensScreen
 from nettop.screens.nettop_app import NettopApp
 from nettop.settings import Settings, ViewSettings
 from nettop.widgets.table import LiveTable
+from tests.builders.example_events import eventful_host
 from tests.builders.harness import Batches, Harness, Step, harness_of
 
 Running = tuple[Pilot[None], LensScreen, Harness]
@@ -41,6 +42,12 @@ async def running(
             harness.tick()
             await pilot.pause()
         yield pilot, app.lens_screen, harness
+
+
+def on_eventful_host(size: tuple[int, int] = (120, 30), **how: Any) -> AbstractAsyncContextManager[Running]:
+    """Run the app over a host on which connections open, close and fail."""
+    steps, batches = eventful_host()
+    return running(steps, size, batches=batches, **how)
 
 
 def shown(run: Running) -> LensScreen:

@@ -156,18 +156,6 @@ async def test_details_open_and_close() -> None:
         assert screen.graph.size.height == height
 
 
-async def test_p_goes_through_the_tables() -> None:
-    """`p` goes from the last table to the first, whose graph is still as long."""
-    async with on_interfaces() as (run, screen):
-        seen = []
-        for _ in LENS.tables:
-            await press(run, "p")
-            seen.append(shown(run).table.name)
-            assert shown(run).headline_bar.text.startswith(" uplinks ↓ ")
-        assert seen == ["protocols", "services", "flows", "interfaces"]
-        assert len(intervals(screen)) == 2
-
-
 async def test_sorted_by_in() -> None:
     """The key sorts by received bytes alone, descending, then ascending."""
     async with on_interfaces() as (run, screen):
@@ -176,16 +164,6 @@ async def test_sorted_by_in() -> None:
         assert "IN ▾" in text_of(screen.rows)[0]
         await press(run, "S")
         assert interfaces(screen)[0] == "wg0"
-
-
-async def test_the_loopback_interface_is_an_option() -> None:
-    """`L` goes through its values, and reads at once."""
-    async with on_interfaces() as (run, _):
-        for value in ("on", "off"):
-            _ = run[2].refresh_was_requested
-            await press(run, "L")
-            assert run[2].refresh_was_requested
-            assert run[2].script.options[LOOPBACK] == value  # type: ignore[attr-defined]
 
 
 async def test_the_key_of_another_lens_does_nothing() -> None:
@@ -242,19 +220,6 @@ async def test_interfaces_with_errors_are_found() -> None:
         assert list(screen.rows.order) == [0]
 
 
-@pytest.mark.parametrize(
-    ("size", "has_graph"), [((40, 10), False), ((80, 18), False), ((60, 20), True), ((80, 24), True)]
-)
-async def test_small_terminals(size: tuple[int, int], has_graph: bool) -> None:
-    """The graph leaves where it would take the rows' room; keys still work."""
-    async with on_interfaces(size=size) as (run, screen):
-        assert screen.below.display is has_graph
-        assert text_of(screen.rows)[1].startswith(" eth0 ")
-        await press(run, "down", "right", "right", "down", "left", "left", "end", "home")
-        assert screen.rows.key == ETH0
-        assert screen.below.display is has_graph
-
-
 async def test_many_interfaces_leave_room_for_the_graph() -> None:
     """Three fifths for the rows at most, which scroll."""
     steps = [with_many(step, 100) for step in example_steps()]
@@ -262,13 +227,3 @@ async def test_many_interfaces_leave_room_for_the_graph() -> None:
         assert (screen.rows.size.height, screen.graph.size.height) == (12, 8)
         await press(run, "end")
         assert screen.rows.at == 99
-
-
-async def test_no_interfaces() -> None:
-    """A filter without matches leaves a message and no graph."""
-    async with on_interfaces() as (run, screen):
-        await press(run, "slash", *"nothing", "enter")
-        assert not screen.below.display
-        assert "─ total 0" in "".join(text_of(screen.rows))
-        await press(run, "escape")
-        assert screen.below.display

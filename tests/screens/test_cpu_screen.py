@@ -665,24 +665,6 @@ async def test_numbers() -> None:
             assert screen.graph.has_focus
 
 
-@pytest.mark.parametrize("presses", range(1, 4))
-async def test_numbers_of_rows_have_no_place(presses: int) -> None:
-    """Row numbers and their shares are hidden at any width, as they are meaningless."""
-    async with on_cpu(size=(250, 40)) as (run, _):
-        await press(run, *["p"] * presses)
-        titles = shown(run).rows.render_line(0).text.split()
-        assert not {"ID", "ID/s", "OF/s"} & set(titles)
-
-
-@pytest.mark.parametrize("presses", range(1, 4))
-async def test_every_table_says_what_it_costs(presses: int) -> None:
-    """`p` cycles through the lens's tables; each has the cost on its first line."""
-    async with on_cpu() as (run, _):
-        await press(run, *["p"] * presses)
-        assert shown(run).table is LENS.tables[presses]
-        assert shown(run).headline_bar.text.startswith(" network 15.8% of 4 CPUs")
-
-
 async def test_words_of_the_command_line() -> None:
     """The command line's filter chooses CPUs, is named, and is the last that Esc clears."""
     async with on_cpu(options={"filters": ("cpu<2",)}, size=(160, 45)) as (run, screen):

@@ -16,7 +16,7 @@ from nettop.widgets.columns import plan
 from nettop.widgets.details import sections_of
 from nettop.widgets.table import LiveTable
 from nettop.widgets.themes import Role
-from tests.builders.driving import Running, press, running, shown, text_of, tick
+from tests.builders.driving import Running, on_eventful_host, press, running, shown, text_of, tick
 from tests.builders.example_events import (
     LATER,
     batch_of,
@@ -293,8 +293,7 @@ async def test_an_empty_table_says_why(table: Table, words: str) -> None:
 
 async def test_a_filter_that_passes_nothing_says_so() -> None:
     """Where there are events, but none passes, the filter is to blame."""
-    steps, batches = eventful_host()
-    async with running(steps, batches=batches, view=VIEW) as run:
+    async with on_eventful_host(view=VIEW) as run:
         await press(run, "slash", *"nobody", "enter")
         assert any("no row passes the filter" in line for line in text_of(shown(run).rows))
 

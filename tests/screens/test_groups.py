@@ -14,7 +14,7 @@ from nettop.query.view import View
 from nettop.snapshots.connections import EVENTS, FAILURES, GROUP, GROUPS, LENS, NO_GROUP, SOCKETS
 from nettop.snapshots.snapshot import Frame, Snapshot
 from nettop.widgets.table import LiveTable
-from tests.builders.driving import press, running, shown, text_of, tick
+from tests.builders.driving import on_eventful_host, press, running, shown, text_of, tick
 from tests.builders.example_events import (
     batch_of,
     eventful_host,
@@ -41,8 +41,7 @@ def row_of(table: LiveTable, word: str) -> dict[str, str]:
 
 async def test_failures_are_groups_with_count_rate_and_times() -> None:
     """Failures are sorted by count, with their rate, and the times of the first and the last."""
-    steps, batches = eventful_host()
-    async with running(steps, (160, 30), batches=batches, view="connections.failures") as run:
+    async with on_eventful_host((160, 30), view="connections.failures") as run:
         screen = shown(run)
         assert row_of(screen.rows, "refused") | {"ID": ""} == {
             "REASON": "refused",
@@ -70,8 +69,7 @@ async def test_failures_are_groups_with_count_rate_and_times() -> None:
 
 async def test_a_group_opens_into_its_events() -> None:
     """→ shows the events of the group, ← goes back to it; the filter of the tables stays as it was."""
-    steps, batches = eventful_host()
-    async with running(steps, (160, 30), batches=batches) as run:
+    async with on_eventful_host((160, 30)) as run:
         await press(run, "p", "slash", *"java", "enter", "p", "down")
         failures = shown(run)
         await press(run, "right")
@@ -131,8 +129,7 @@ async def test_a_group_whose_events_were_overwritten_says_so() -> None:
 
 async def test_a_group_opens_once() -> None:
     """→ twice in a row opens one screen, which ← closes."""
-    steps, batches = eventful_host()
-    async with running(steps, batches=batches, view="connections.failures") as run:
+    async with on_eventful_host(view="connections.failures") as run:
         failures = shown(run)
         await press(run, "down")
         failures.action_details()
@@ -144,8 +141,7 @@ async def test_a_group_opens_once() -> None:
 
 async def test_an_opened_group_goes_on_and_waits() -> None:
     """New events come in; while another table is shown it waits where it is, and a click on its table closes it."""
-    steps, batches = eventful_host()
-    async with running(steps, (160, 30), batches=batches) as run:
+    async with on_eventful_host((160, 30)) as run:
         await press(run, "p", "p", "down", "right")
         inside = shown(run)
         rows = len(inside.rows.order)
@@ -194,8 +190,7 @@ async def test_a_groups_filter_passes_its_events_alone(group: Row) -> None:
 
 async def test_groups_are_rates_that_turn_into_totals() -> None:
     """Groups show each second's growth, including closed connections; `t` shows totals, and the sort follows."""
-    steps, batches = eventful_host()
-    async with running(steps, (160, 30), batches=batches, view="connections.groups") as run:
+    async with on_eventful_host((160, 30), view="connections.groups") as run:
         screen = shown(run)
         nginx = row_of(screen.rows, "nginx")
         assert [
@@ -222,8 +217,7 @@ async def test_groups_are_rates_that_turn_into_totals() -> None:
 
 async def test_a_group_opens_into_its_sockets() -> None:
     """→ shows a process's sockets, ← goes back; the row for the rest does not open."""
-    steps, batches = eventful_host()
-    async with running(steps, (160, 30), batches=batches, view="connections.groups") as run:
+    async with on_eventful_host((160, 30), view="connections.groups") as run:
         groups = shown(run)
         await press(run, "down", "right")
         inside = shown(run)
@@ -242,8 +236,7 @@ async def test_a_namespaces_group_opens_by_its_name() -> None:
     rows = make_rows([{"id": 1, "group": "web"}, {"id": 2, "group": NO_GROUP}], GROUPS)
     rows = replace(rows, variant="netns")
     view = View(Frame(Snapshot(LENS.id, 1, 1, {GROUPS.name: rows})), screen_query(GROUPS))
-    steps, batches = eventful_host()
-    async with running(steps, (160, 30), batches=batches, view="connections.groups") as run:
+    async with on_eventful_host((160, 30), view="connections.groups") as run:
         filters = [shown(run).member_filter(view, np.array([at])) for at in (0, 1)]
     assert filters == ['namespace="web"', "namespace=–"]
     assert parse_filter(SOCKETS, str(filters[0])).names == ("namespace",)
@@ -251,8 +244,7 @@ async def test_a_namespaces_group_opens_by_its_name() -> None:
 
 async def test_g_shows_the_groups_and_folds_by_something_else() -> None:
     """`g` shows the groups from any table of the lens; there it selects the next grouping."""
-    steps, batches = eventful_host()
-    async with running(steps, (120, 30), batches=batches) as run:
+    async with on_eventful_host((120, 30)) as run:
         await press(run, "g")
         assert shown(run).table is GROUPS
         assert GROUP not in run[2].script.options.values  # type: ignore[attr-defined]
@@ -263,7 +255,6 @@ async def test_g_shows_the_groups_and_folds_by_something_else() -> None:
 @pytest.mark.parametrize("view", ["connections.groups", "connections.failures"])
 async def test_the_source_describes_no_other_tables_rows(view: str) -> None:
     """Only the first table's keys mean something to the source: other rows have only their fields."""
-    steps, batches = eventful_host()
-    async with running(steps, (120, 30), batches=batches, view=view) as run:
+    async with on_eventful_host((120, 30), view=view) as run:
         await press(run, "down", "right")
         assert run[2].script.described == []  # type: ignore[attr-defined]

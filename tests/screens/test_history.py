@@ -14,8 +14,7 @@ from nettop.snapshots.connections import SOCKETS
 from nettop.snapshots.schema import RATE
 from nettop.snapshots.snapshot import Frame, Snapshot
 from nettop.widgets.blocks import sparkline
-from tests.builders.driving import Running, press, running, shown, tick
-from tests.builders.example_events import eventful_host
+from tests.builders.driving import Running, on_eventful_host, press, running, shown, tick
 from tests.builders.harness import busy_host
 from tests.unit.build import make_frame, make_view
 
@@ -185,8 +184,7 @@ async def test_it_pushes_nothing_out() -> None:
 
 async def test_the_unit_changes_wherever_the_totals_stand() -> None:
     """Failures have no bytes, but the totals beside the tables' names are the sockets'."""
-    steps, batches = eventful_host()
-    async with running(steps, (160, 40), batches=batches, view="connections.failures", ticks=3) as run:
+    async with on_eventful_host((160, 40), view="connections.failures", ticks=3) as run:
         assert "b/s" in shown(run).third_line.text
         await press(run, "B")
         assert "B/s" in shown(run).third_line.text

@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from dataclasses import replace
 
 import pytest
@@ -23,6 +24,7 @@ Prepare = tuple[str, ...]
 """Keys pressed before the one that is tested."""
 
 Check = Callable[[NettopApp, Harness], bool]
+Press = Callable[..., Awaitable[None]]
 
 
 def other_lens() -> Lens:
@@ -168,24 +170,26 @@ async def settled(pilot: Pilot[None], harness: Harness) -> None:
     await pilot.pause()
 
 
-async def in_harness(
-    keys: Prepare, use: Callable[[Pilot[None], NettopApp, Harness], Awaitable[None]]
-) -> None:
-    """Start the app with rows, press `keys`, and yield it."""
+@asynccontextmanager
+async def after(*keys: str) -> AsyncIterator[tuple[Press, NettopApp, Harness]]:
+    """Yield the app with rows after these keys, and the function that presses more."""
     harness = harness_of(busy_host(), {"command": "nginx"})
-    app = harness.app(
-        lens_set=(lenses()[0], other_lens(), FINDINGS), resolver=lambda raw: f"host-{raw[15]}.example"
-    )
+    lens_set = (lenses()[0], other_lens(), FINDINGS)
+    app = harness.app(lens_set=lens_set, resolver=lambda raw: f"host-{raw[15]}.example")
     app.__class__ = Watched
     async with app.run_test(size=(150, 30)) as pilot:
+
+        async def press(*keys: str) -> None:
+            for key in keys:
+                await pilot.press(key)
+                await settled(pilot, harness)
+
         harness.tick()
         harness.tick()
         await settled(pilot, harness)
-        for key in keys:
-            await pilot.press(key)
-            await settled(pilot, harness)
+        await press(*keys)
         _ = harness.refresh_was_requested
-        await use(pilot, app, harness)
+        yield press, app, harness
 
 
 @pytest.mark.parametrize(("key", "action"), PRESSED, ids=[f"{key}" for key, _ in PRESSED])
@@ -194,14 +198,10 @@ async def test_key_has_its_effect(key: str, action: Action) -> None:
     effect = effect_of(action)
     assert effect is not None
     prepare, check = effect
-
-    async def press(pilot: Pilot[None], app: NettopApp, harness: Harness) -> None:
+    async with after(*prepare) as (press, app, harness):
         assert not check(app, harness)
-        await pilot.press(key)
-        await settled(pilot, harness)
+        await press(key)
         assert check(app, harness)
-
-    await in_harness(prepare, press)
 
 
 def test_every_action_has_an_effect_here() -> None:
@@ -234,84 +234,55 @@ def test_every_action_has_a_method(action: Action) -> None:
 )
 async def test_enter_refreshes_from_everywhere(keys: Prepare) -> None:
     """Enter requests a refresh whatever has the focus: a box, a dialog, the palette, the details."""
-
-    async def press(pilot: Pilot[None], _: NettopApp, harness: Harness) -> None:
-        await pilot.press("enter")
-        await settled(pilot, harness)
+    async with after(*keys) as (press, _, harness):
+        await press("enter")
         assert harness.refresh_was_requested
-
-    await in_harness(keys, press)
 
 
 async def test_ctrl_c_ends_from_everywhere() -> None:
     """Ctrl-C ends the program even during typing."""
-
-    async def press(pilot: Pilot[None], app: NettopApp, harness: Harness) -> None:
-        await pilot.press("ctrl+c")
-        await settled(pilot, harness)
+    async with after("slash", "n") as (press, app, _):
+        await press("ctrl+c")
         assert app._exit
-
-    await in_harness(("slash", "n"), press)
 
 
 async def test_escape_goes_back_step_by_step() -> None:
     """Esc closes the details, drops the filter, then the choice, and then is no longer offered."""
-
-    async def press(pilot: Pilot[None], app: NettopApp, harness: Harness) -> None:
+    async with after("slash", *"nginx", "enter", "down", "right") as (press, app, _):
         screen = app.lens_screen
         seen = []
         for _ in range(3):
-            await pilot.press("escape")
-            await settled(pilot, harness)
+            await press("escape")
             seen.append((screen.details_open, screen.state.query.filter.text, screen.rows.key is None))
         assert seen == [(False, "nginx", False), (False, "", False), (False, "", True)]
         assert "Esc" not in screen.footer.text
 
-    await in_harness(("slash", *"nginx", "enter", "down", "right"), press)
 
-
-async def test_palette_sorts_by_any_column() -> None:
-    """The palette finds a column that is not shown, and sorts by it."""
-
-    async def press(pilot: Pilot[None], app: NettopApp, harness: Harness) -> None:
+@pytest.mark.parametrize(
+    ("text", "check"),
+    [
+        ("cwnd", sort("cwnd", descending=True)),
+        ("other.failures", lambda app, _: app.lens_screen.table.name == "failures"),
+        ("other.failures", lens_is("other")),
+        ("totals", lambda app, _: app.lens_screen.state.totals),
+    ],
+)
+async def test_palette(text: str, check: Check) -> None:
+    """The palette sorts by a column that is not shown, opens tables of other lenses, and does what keys do."""
+    async with after("ctrl+p", *text, "enter") as (_, app, harness):
         assert app.screen is app.lens_screen
-        assert sort("cwnd", descending=True)(app, harness)
-
-    await in_harness(("ctrl+p", *"cwnd", "enter"), press)
-
-
-async def test_palette_finds_the_tables_of_other_lenses() -> None:
-    """A table of another lens is found by its name."""
-
-    async def press(pilot: Pilot[None], app: NettopApp, harness: Harness) -> None:
-        assert (app.lens_screen.lens.id, app.lens_screen.table.name) == ("other", "failures")
-
-    await in_harness(("ctrl+p", *"other.failures", "enter"), press)
-
-
-async def test_palette_runs_actions() -> None:
-    """The palette has the same effect as a key."""
-
-    async def press(pilot: Pilot[None], app: NettopApp, harness: Harness) -> None:
-        assert app.lens_screen.state.totals
-
-    await in_harness(("ctrl+p", *"totals", "enter"), press)
+        assert check(app, harness)
 
 
 async def test_arrows_scroll_the_details_once_entered() -> None:
     """→ twice lets the arrows scroll the details; ← returns them to the table."""
-
-    async def press(pilot: Pilot[None], app: NettopApp, harness: Harness) -> None:
+    async with after("down", "right", "right") as (press, app, _):
         screen = app.lens_screen
-        await pilot.press("down", "down")
-        await settled(pilot, harness)
+        await press("down", "down")
         assert (screen.details.top, screen.rows.at) == (2, 0)
-        await pilot.press("left", "down")
-        await settled(pilot, harness)
+        await press("left", "down")
         assert screen.rows.at == 1
         assert screen.details_open
-
-    await in_harness(("down", "right", "right"), press)
 
 
 def test_lone_lens_shows_no_lens_keys() -> None:

@@ -23,7 +23,6 @@ from nettop.snapshots.latency import (
     LENS,
     PAIRS_EVICTED,
     PROTOCOL_TABLE,
-    SAMPLING,
     STAGE_TABLE,
     WIRE_APP,
     WIRE_IP,
@@ -217,30 +216,6 @@ async def test_arrows_open_and_close_the_protocols() -> None:
         assert lines(screen.pane)[0].startswith(" wire-app  p50 ")
 
 
-async def test_p_goes_through_the_tables() -> None:
-    """All tables have the same headline."""
-    async with on_latency() as (run, screen):
-        seen = []
-        for _ in LENS.tables:
-            await press(run, "p")
-            seen.append(shown(run).table.name)
-            assert shown(run).headline_bar.text.startswith(
-                " wire-app p50 50.2 µs p99 639 µs   socket-wait p99 "
-            )
-        assert seen == ["protocols", "pairs", "buckets", "stages"]
-        assert shown(run) is screen
-
-
-async def test_sampling_is_an_option() -> None:
-    """`N` cycles through its values, and reads at once."""
-    async with on_latency() as (run, _):
-        for value in (1, 16):
-            _ = run[2].refresh_was_requested
-            await press(run, "N")
-            assert run[2].refresh_was_requested
-            assert run[2].script.options[SAMPLING] == value  # type: ignore[attr-defined]
-
-
 async def test_sort() -> None:
     """By a quantile the longest come first; `s` selects the next column, skipping the histogram."""
     async with on_latency() as (run, screen):
@@ -316,30 +291,6 @@ async def test_evicted_pairs_are_named() -> None:
         assert "evicted" not in screen.headline_bar.text
         await press(run, "p", "p")
         assert "evicted 1,234" in shown(run).headline_bar.text
-
-
-@pytest.mark.parametrize(
-    ("size", "has_pane"),
-    [((40, 10), False), ((80, 19), False), ((60, 20), True), ((80, 24), True), ((80, 40), True)],
-)
-async def test_small_terminals(size: tuple[int, int], has_pane: bool) -> None:
-    """The pane is hidden if the rows need its room; keys still work."""
-    async with on_latency(size) as (run, screen):
-        assert screen.pane.display is has_pane
-        assert text_of(screen.rows)[1].startswith(" wire-ip ")
-        await press(run, "down", "right", "right", "down", "left", "left", "left", "end", "home")
-        assert shown(run) is screen
-        assert screen.rows.key == 0
-        assert screen.pane.display is has_pane
-
-
-async def test_no_row_passes() -> None:
-    """A filter without matches leaves a message and no pane."""
-    async with on_latency() as (run, screen):
-        await press(run, "slash", *"nothing", "enter")
-        assert not screen.pane.display
-        await press(run, "escape")
-        assert screen.pane.display
 
 
 # --- arrangements -----------------------------------------------------------------------------------------------

@@ -18,18 +18,12 @@ from nettop.snapshots.connections import FAILURES, LENS
 from nettop.snapshots.own_cost import SELF
 from nettop.snapshots.schema import Table
 from nettop.snapshots.snapshot import Snapshot
-from tests.builders.driving import Running, press, running, shown, text_of, tick
+from tests.builders.driving import Running, on_eventful_host, press, running, shown, text_of, tick
 from tests.builders.example_events import eventful_host
 from tests.builders.harness import Step
 from tests.options import source_options
 
 NAMES = [table.name for table in LENS.tables]
-
-
-def host() -> tuple[list[Step], dict[str, object]]:
-    """Return the steps of a host on which connections open and close, with their batches."""
-    steps, batches = eventful_host()
-    return steps, {"batches": batches}
 
 
 async def click_third_line(run: Running, word: str) -> None:
@@ -46,8 +40,7 @@ async def click_third_line(run: Running, word: str) -> None:
 )
 async def test_all_tables_are_named_everywhere(size: tuple[int, int]) -> None:
     """At every size the third line names the tables, as far as there is room, and the one in sight always."""
-    steps, more = host()
-    async with running(steps, size, **more) as run:
+    async with on_eventful_host(size) as run:
         for name in [*NAMES, NAMES[0]]:
             assert shown(run).table.name == name
             words = shown(run).third_line.text.split()
@@ -61,8 +54,7 @@ async def test_every_key_may_be_pressed_in_every_table(name: str) -> None:
     """No key of the table of keys harms any of the lens's tables, whatever is open."""
     ends = {"quit", "interrupt", "suspend"}
     keys = [key for action in ACTIONS if action.id not in ends for key in action.keys]
-    steps, more = host()
-    async with running(steps, (100, 24), view=f"connections.{name}", **more) as run:
+    async with on_eventful_host((100, 24), view=f"connections.{name}") as run:
         for key in keys:
             await press(run, key)
             if not isinstance(run[0].app.screen, LensScreen) or run[0].app.screen.query(FilterBox):
@@ -74,8 +66,7 @@ async def test_every_key_may_be_pressed_in_every_table(name: str) -> None:
 
 async def test_p_goes_round_and_back() -> None:
     """`p` goes to the next table and behind the last to the first, `P` the other way; the footer says where to."""
-    steps, more = host()
-    async with running(steps, (160, 30), **more) as run:
+    async with on_eventful_host((160, 30)) as run:
         seen, next_tables = [], []
         for key in "pppPPPPp":
             next_tables.append(shown(run).footer.text.split(" p ")[1].split()[0])
@@ -87,8 +78,7 @@ async def test_p_goes_round_and_back() -> None:
 
 async def test_a_click_picks_a_table() -> None:
     """A click on a table's name shows it."""
-    steps, more = host()
-    async with running(steps, (80, 24), **more) as run:
+    async with on_eventful_host((80, 24)) as run:
         for name in ("failures", "sockets", "groups", "events"):
             await click_third_line(run, name)
             assert shown(run).table.name == name
@@ -98,8 +88,7 @@ async def test_a_click_picks_a_table() -> None:
 @pytest.mark.parametrize("name", NAMES[1:])
 async def test_the_command_line_opens_a_table(name: str) -> None:
     """`--view connections.TABLE` begins there, and the source gets that table before its first reading."""
-    steps, more = host()
-    async with running(steps, view=f"connections.{name}", **more) as run:
+    async with on_eventful_host(view=f"connections.{name}") as run:
         assert shown(run).table.name == name
         assert shown(run).view.size > 0  # type: ignore[union-attr]
         assert run[2].script.options.tables == {name}  # type: ignore[attr-defined]
@@ -107,9 +96,8 @@ async def test_the_command_line_opens_a_table(name: str) -> None:
 
 async def test_columns_of_the_command_line_hold_for_their_table_alone() -> None:
     """The columns belong to the requested table; others open with their defaults. The filter holds for all."""
-    steps, more = host()
     view_settings = ViewSettings(view="connections.events", filters=("refused",), columns=("time", "reason"))
-    async with running(steps, settings=Settings(view=view_settings), **more) as run:
+    async with on_eventful_host(settings=Settings(view=view_settings)) as run:
         assert [c.name for c in shown(run).rows.columns] == ["time", "reason"]
         assert "/ refused" in shown(run).third_line.text
         await press(run, "P")
@@ -119,8 +107,7 @@ async def test_columns_of_the_command_line_hold_for_their_table_alone() -> None:
 
 async def test_each_table_keeps_how_it_was_left() -> None:
     """Sort and totals are a table's own, and so is its choice where none was made elsewhere."""
-    steps, more = host()
-    async with running(steps, **more) as run:
+    async with on_eventful_host() as run:
         sockets = shown(run)
         await press(run, "t", "S", "p")
         events = shown(run)
@@ -152,8 +139,7 @@ def chosen_values(run: Running, *names: str) -> list[object]:
 
 async def test_the_choice_goes_along() -> None:
     """The next table chooses a related row: the connection, its peer or its process."""
-    steps, more = host()
-    async with running(steps, **more) as run:
+    async with on_eventful_host() as run:
         await press(run, "p", "slash", *"fail", "enter", "down", "down")
         remote, pid = chosen_values(run, "remote", "pid")
         await press(run, "escape")
@@ -169,8 +155,7 @@ async def test_the_choice_goes_along() -> None:
 
 async def test_the_choice_passes_a_table_without_such_a_row() -> None:
     """A connection is chosen again after tables without a related row."""
-    steps, more = host()
-    async with running(steps, **more) as run:
+    async with on_eventful_host() as run:
         await press(run, "down", "down")
         remote = chosen_values(run, "remote")
         await press(run, "p")
@@ -184,8 +169,7 @@ async def test_the_choice_passes_a_table_without_such_a_row() -> None:
 
 async def test_a_table_without_such_a_row_keeps_its_own_choice() -> None:
     """No unrelated row is chosen; nor is any if none was chosen before."""
-    steps, more = host()
-    async with running(steps, **more) as run:
+    async with on_eventful_host() as run:
         await press(run, "p", "p")
         assert shown(run).rows.at is None
         await press(run, "down", "down", "P", "P", "down", "down", "down", "escape")
@@ -200,8 +184,7 @@ async def test_a_table_without_such_a_row_keeps_its_own_choice() -> None:
 
 async def test_the_filter_goes_along() -> None:
     """The filter belongs to the lens: setting or clearing it in any table affects all."""
-    steps, more = host()
-    async with running(steps, **more) as run:
+    async with on_eventful_host() as run:
         await press(run, "slash", *"nginx", "enter", "p")
         events = shown(run)
         assert "/ nginx" in events.third_line.text
@@ -216,8 +199,7 @@ async def test_the_filter_goes_along() -> None:
 
 async def test_a_filter_that_a_table_cannot_apply() -> None:
     """A table without the filter's field shows everything, says so, and keeps the filter for other tables."""
-    steps, more = host()
-    async with running(steps, **more) as run:
+    async with on_eventful_host() as run:
         await press(run, "slash", *"rtt_us>0", "enter", "p", "p")
         failures = shown(run)
         assert failures.table.name == "failures"
@@ -229,8 +211,7 @@ async def test_a_filter_that_a_table_cannot_apply() -> None:
 
 async def test_a_filter_set_where_the_first_does_not_apply_takes_its_place() -> None:
     """The lens has one filter; a table where a new one does not apply says so."""
-    steps, more = host()
-    async with running(steps, **more) as run:
+    async with on_eventful_host() as run:
         await press(run, "slash", *"rtt_us>0", "enter", "P", "slash", *"conns>0", "enter", "p")
         assert shown(run).table.name == "sockets"
         assert shown(run).state.query.filter.is_empty
@@ -239,8 +220,7 @@ async def test_a_filter_set_where_the_first_does_not_apply_takes_its_place() -> 
 
 async def test_freezing_goes_along() -> None:
     """The next table stays frozen at the same reading; resuming there resumes both."""
-    steps, more = host()
-    async with running(steps, (120, 30), **more) as run:
+    async with on_eventful_host((120, 30)) as run:
         sockets = shown(run)
         await press(run, "space")
         frozen = run[2].session.bus.frame("connections")
@@ -265,8 +245,7 @@ async def test_freezing_goes_along() -> None:
 
 async def test_a_refresh_of_what_is_frozen_goes_along() -> None:
     """Enter takes a new reading; the other table shows that one."""
-    steps, more = host()
-    async with running(steps, **more) as run:
+    async with on_eventful_host() as run:
         sockets = shown(run)
         await press(run, "space", "p", "enter")
         await tick(run)
@@ -298,8 +277,7 @@ async def test_unread_tables_are_not_frozen() -> None:
 
 async def test_freezing_keeps_the_socket_of_a_row() -> None:
     """→ on a frozen group shows its members at that time."""
-    steps, more = host()
-    async with running(steps, view="connections.groups", **more) as run:
+    async with on_eventful_host(view="connections.groups") as run:
         await press(run, "space", "down")
         await tick(run)
         await press(run, "right")
@@ -312,8 +290,7 @@ async def test_freezing_keeps_the_socket_of_a_row() -> None:
 
 async def test_a_frozen_table_stays_as_it_was() -> None:
     """A frozen table shows the same rows after a visit to others."""
-    steps, more = host()
-    async with running(steps, **more) as run:
+    async with on_eventful_host() as run:
         await press(run, "p", "space")
         before = text_of(shown(run).rows)
         await press(run, "p")
@@ -324,8 +301,7 @@ async def test_a_frozen_table_stays_as_it_was() -> None:
 
 async def test_a_frozen_table_outlives_its_source() -> None:
     """A frozen table survives its lens's detaching and attaching."""
-    steps, more = host()
-    async with running(steps, **more) as run:
+    async with on_eventful_host() as run:
         await press(run, "space")
         before = text_of(shown(run).rows)
         run[2].session.bus.forget("connections")
@@ -337,8 +313,7 @@ async def test_a_frozen_table_outlives_its_source() -> None:
 
 async def test_tables_out_of_sight_draw_nothing_and_hold_nothing() -> None:
     """Only the visible table gets new frames; others hold no rows, and show the newest when visible."""
-    steps, more = host()
-    async with running(steps, **more) as run:
+    async with on_eventful_host() as run:
         sockets = shown(run)
         await press(run, "p")
         drawn = sockets.rows.drawn
@@ -374,8 +349,7 @@ def without(step: Step, table: str) -> Step:
 
 async def test_all_rows_stay_requested_from_every_table() -> None:
     """A source that is attached anew lists all sockets if their table shows them, whichever is in sight."""
-    steps, more = host()
-    async with running(steps, **more) as run:
+    async with on_eventful_host() as run:
         await press(run, "a", "p")
         harness = run[2]
         harness.script.options = None  # type: ignore[attr-defined]
@@ -388,8 +362,7 @@ async def test_all_rows_stay_requested_from_every_table() -> None:
 
 async def test_p_is_typed_into_the_filter_box() -> None:
     """During typing `p` is a letter, and a click on a table does nothing."""
-    steps, more = host()
-    async with running(steps, **more) as run:
+    async with on_eventful_host() as run:
         await press(run, "slash", "p", "P")
         assert shown(run).query_one(FilterBox).input.value == "pP"
         await click_third_line(run, "failures")
@@ -398,8 +371,7 @@ async def test_p_is_typed_into_the_filter_box() -> None:
 
 async def test_the_palette_lists_the_tables() -> None:
     """Each table is found by name, and shown by Enter."""
-    steps, more = host()
-    async with running(steps, **more) as run:
+    async with on_eventful_host() as run:
         await press(run, "ctrl+p", *"show")
         dialog = run[0].app.screen
         assert isinstance(dialog, PaletteDialog)
@@ -421,8 +393,7 @@ def test_the_filters_in_help_are_filters_of_the_table(table: Table) -> None:
 
 async def test_help_has_the_language_of_filters() -> None:
     """The examples use fields of the table."""
-    steps, more = host()
-    async with running(steps, (120, 50), **more) as run:
+    async with on_eventful_host((120, 50)) as run:
         lines = ["".join(span.text for span in line) for line in help_lines(shown(run), 78)]
         at = lines.index("FILTER")
         assert lines[at + 1].split()[:2] == ["abc", "text"]
@@ -448,8 +419,7 @@ async def test_help_lists_the_tables_and_how_they_are_read() -> None:
 
 async def test_how_tables_are_read_is_said_in_the_help_alone() -> None:
     """Hooks and mechanisms take no room from numbers."""
-    steps, more = host()
-    async with running(steps, (200, 30), **more) as run:
+    async with on_eventful_host((200, 30)) as run:
         assert "tp_btf" not in shown(run).headline_bar.text
         await press(run, "question_mark")
         assert "tp_btf/inet_sock_set_state" in run[0].app.screen.page.text  # type: ignore[attr-defined]
