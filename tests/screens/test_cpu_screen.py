@@ -45,6 +45,17 @@ async def on_cpu(
         yield run, screen
 
 
+def calling(name: str) -> list[Step]:
+    """Return the example, in which the hottest function has this name."""
+    steps: list[Step] = []
+    for step in example_steps():
+        rows = step.tables[STACKS.name]
+        names = [each.replace("copy_user_generic", name) for each in rows.texts["stack"]]
+        tables = {**step.tables, STACKS.name: replace(rows, texts={"stack": names})}
+        steps.append(replace(step, tables=tables))
+    return steps
+
+
 def line(widget: FlameGraph | EntryBars, y: int) -> str:
     """Return the text of a widget's line."""
     return widget.render_line(y).text
@@ -77,6 +88,8 @@ async def test_bars_and_their_legend() -> None:
         assert "▒▒ RX softirq 7.27%" in screen.legend.text
         await press(run, "u")
         assert line(screen.bars, 0).startswith("▸cpu0 ")
+        assert line(screen.bars, 0).rstrip().endswith("37.5%")
+        assert " 37.5% of cpu0" in screen.crumbs.text
         assert "▒▒ RX softirq 23.5%" in screen.legend.text
 
 
@@ -96,14 +109,6 @@ async def test_the_graph_begins_with_the_entry_points() -> None:
         assert line(screen.graph, 1).startswith(" O handle_softirqs ")
         assert "45.9% ▕" in line(screen.graph, 1)
         assert [screen.crumbs.text.split()[at] for at in (0, 3, 7)] == ["all", "15.8%", "1,264"]
-
-
-async def test_shares_of_time_agree_with_the_bars() -> None:
-    """A CPU's samples sum up to its bar's share."""
-    async with on_cpu() as (run, screen):
-        await press(run, "u")
-        assert " 37.5% of cpu0" in screen.crumbs.text
-        assert line(screen.bars, 0).rstrip().endswith("37.5%")
 
 
 async def test_categories_add_up() -> None:
@@ -467,26 +472,14 @@ async def test_c_switches_between_graph_and_categories(width: int, graph: bool, 
 @pytest.mark.parametrize("width", [40, 41, 50, 60, 72, 80, 200])
 async def test_the_hottest_function_is_named_at_every_width(width: int) -> None:
     """Its name is cut where it has to be, its share never."""
-    steps = []
-    for step in example_steps():
-        rows = step.tables[STACKS.name]
-        names = [each.replace("copy_user_generic", "copy_user_enhanced_fast") for each in rows.texts["stack"]]
-        tables = {**step.tables, STACKS.name: replace(rows, texts={"stack": names})}
-        steps.append(replace(step, tables=tables))
-    async with on_cpu([*steps], (width, 24)) as (_, screen):
+    async with on_cpu(calling("copy_user_enhanced_fast"), (width, 24)) as (_, screen):
         assert re.match(r" most time in  copy_user_[\w…]+ 15\.3%( |$)", screen.frame_bar.text)
 
 
 async def test_ticks_that_waited_for_interrupts() -> None:
     """A function that enables interrupts is marked, as its samples are of what ran while they were disabled."""
     name = "_raw_spin_unlock_irqrestore"
-    steps = []
-    for step in example_steps():
-        rows = step.tables[STACKS.name]
-        names = [each.replace("copy_user_generic", name) for each in rows.texts["stack"]]
-        tables = {**step.tables, STACKS.name: replace(rows, texts={"stack": names})}
-        steps.append(replace(step, tables=tables))
-    async with on_cpu([*steps], (140, 40)) as (run, screen):
+    async with on_cpu(calling(name), (140, 40)) as (run, screen):
         assert f"most time in  {name}* 15.3%" in screen.frame_bar.text
         assert "* waited for interrupts" in screen.frame_bar.text
         await press(run, "down", "end")

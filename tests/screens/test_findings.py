@@ -255,7 +255,7 @@ async def test_findings_do_not_move_while_frozen() -> None:
 async def test_a_sentence_is_cut_where_room_is_short(width: int) -> None:
     """Its age and the number of others stay."""
     async with on_host(FOUR, (width, 20)) as run:
-        lines = ["".join(span.text for span in shown(run).findings._line(n, width)) for n in range(3)]
+        lines = strip(run)
         assert max(map(len, lines)) <= width
         assert ("…" in lines[2]) == (width < 80)
         assert lines[2].endswith("new  +1 more 0")

@@ -14,7 +14,7 @@ from nettop.screens.nettop_app import NettopApp
 from nettop.settings import Settings, ViewSettings
 from nettop.snapshots import lenses
 from nettop.snapshots.connections import SOCKETS
-from tests.builders.driving import Running, press, running, shown, text_of
+from tests.builders.driving import Running, press, running, screen_text, shown, text_of
 from tests.builders.harness import busy_host
 
 
@@ -71,7 +71,7 @@ async def test_columns_are_chosen_and_remembered(file: Path) -> None:
         at = next(n for n, line in enumerate(lines) if "CWND" in line)
         await press(run, *["down"] * (at - 1), "space", *["less_than_sign"] * len(SOCKETS.screen))
         assert header(run)[:2] == ["CWND", "PROCESS"]
-        assert "congestion window" in dialog(run)._about.text
+        assert "congestion window" in screen_text(run)
         await press(run, "escape")
         names = shown(run).state.names
         assert names[:2] == ("cwnd", "owner")

@@ -101,5 +101,11 @@ def test_a_deviation_has_the_usual_signs_in_ascii() -> None:
     """`±` is `+/-` where the cell has room at its left, and no column moves."""
     signs = needed_signs({}, "ascii")
     assert signs is not None
-    shown = [signs._plain(text) for text in ("     37 ±18 µs ", " 1234 ±567 ms ", "      RTT ±VAR ")]
+    shown = [
+        segment.text
+        for segment in signs.apply(
+            [Segment(text) for text in ("     37 ±18 µs ", " 1234 ±567 ms ", "      RTT ±VAR ")],
+            Color(0, 0, 0),
+        )
+    ]
     assert shown == ["   37 +/-18 us ", " 1234 ~567 ms ", "    RTT +/-VAR "]
