@@ -20,7 +20,7 @@ import numpy as np
 from harness import OURS, Sample, Scale, Target, Turns, benchmark
 from programs import NETTOP, built, cpu_ns, readable_folder, run, running, session, until
 
-from nettop.flows.reader import STATE_PATH, Collector
+from nettop.flows.reader import STATE_PATH, RemoteCollector
 from nettop.snapshots.arrays import Array
 
 RATE = 200_000
@@ -217,7 +217,7 @@ def nettop_collect() -> Iterator[Collecting]:
     with readable_folder("flows") as folder:
         words = ("collect", "--data-dir", f"{folder}/data", "--query-listen", "none", *known(folder))
         with running(NETTOP, *words, "--listen", f"127.0.0.1:{PORT}") as process:
-            collector = Collector(f"unix:{folder}/data/flows.sock")
+            collector = RemoteCollector(f"unix:{folder}/data/flows.sock")
             until(collector.is_running, "nettop collect")
 
             def store(datagrams: int) -> None:
@@ -226,7 +226,7 @@ def nettop_collect() -> Iterator[Collecting]:
             yield Collecting(process.pid, folder / "data", store)
 
 
-def queried(collector: Collector) -> dict[str, Any]:
+def queried(collector: RemoteCollector) -> dict[str, Any]:
     """Return a collector's state after a query, which has waiting flows stored."""
     collector.query("SELECT 1", "JSONCompactEachRow")
     return collector.document(STATE_PATH)

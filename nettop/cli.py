@@ -119,7 +119,7 @@ def _parser_of(name: str) -> Any:
     return typer.main.get_command(alone)
 
 
-class _Group(typer.core.TyperGroup):
+class _TopLevel(typer.core.TyperGroup):
     """The top-level command, with one screen of help. Rejects options before a subcommand, which would not receive
     them, and --install-completion under sudo.
     """
@@ -169,7 +169,7 @@ app = typer.Typer(
     name="nettop",
     help="Show live who uses the network, how each connection performs and how much CPU time it takes.",
     epilog=EXAMPLES,
-    cls=_Group,
+    cls=_TopLevel,
     subcommand_metavar="[COMMAND]",
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",

@@ -158,7 +158,7 @@ def out_of_memory(what: str, why: str) -> Unsupported | None:
     return limit_error(f"{what}: out of memory", found) if found else None
 
 
-def limit_error(what: str, found: Iterable[limits.Limit]) -> Unsupported:
+def limit_error(what: str, found: Iterable[limits.ProcessLimit]) -> Unsupported:
     """Return the error for a failure caused by one of these limits, naming each of them and how to raise it."""
     where, remedies = zip(*found, strict=True)
     return Unsupported(f"{what}: {'; '.join(where)}", "; or ".join(filter(None, remedies)))

@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Self
 
-from nettop.flows.reader import STATE_PATH, Collector
+from nettop.flows.reader import STATE_PATH, RemoteCollector
 
 PATIENCE_S = 120.0
 READY = re.compile(r"receiving on UDP \S+:(\d+)")
@@ -45,7 +45,7 @@ class Running:
             stderr=self._errors,
             start_new_session=True,
         )
-        self.collector = Collector(f"unix:{directory / 'flows.sock'}")
+        self.collector = RemoteCollector(f"unix:{directory / 'flows.sock'}")
 
     def __enter__(self) -> Self:
         try:

@@ -152,7 +152,7 @@ def _doctor(redactor: Redactor | None) -> str:
 
 def _redacted(redactor: Redactor, text: str, names: Mapping[str, set[str]]) -> str:
     """Redact doctor's report as doctor does, but by the words of the recording."""
-    from nettop.doctor.bundle import Redactor as DoctorRedactor
+    from nettop.doctor.bundle import ReportRedactor as DoctorRedactor
     from nettop.recording.redaction.texts import interface
 
     def replaced(kind: str, word: str) -> str:

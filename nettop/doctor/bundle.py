@@ -55,7 +55,7 @@ _PLAIN_KEYS = frozenset({"verdict", "id", "title", "hook", "mechanism", "fields"
 
 def bundle_of(report: Report) -> bytes:
     """Return the bundle, a gzipped tar archive."""
-    redactor = Redactor(names_here())
+    redactor = ReportRedactor(names_here())
     parts = {
         "report.json": json.dumps(redactor.values(report.as_json()), indent=2),
         "report.txt": redactor.text("\n".join(report_lines(report))),
@@ -96,7 +96,7 @@ def _kernel_messages() -> list[str]:
 # --- redaction ------------------------------------------------------------------------------------------------
 
 
-class Redactor:
+class ReportRedactor:
     """A redactor that replaces addresses, and names given by kind (`host`, `user` …), by tokens such as `user-2`; with
     `replace`, by what it returns for a kind and a word."""
 

@@ -31,7 +31,7 @@ VIEW, DRAW, PRINT, WRITE = "view", "draw", "print", "write"
 """The steps: the sampler's for each lens, then the frontends'."""
 
 
-class Reading(NamedTuple):
+class CpuReading(NamedTuple):
     """CPU time used until `at_ns` (CLOCK_MONOTONIC), in ns since nettop started: by its threads, by exited children,
     and by its programs in the context of other tasks, if known.
     """
@@ -159,7 +159,7 @@ class OwnCost:
         self._readings = deque([self._read()])
 
     @property
-    def now(self) -> Reading:
+    def now(self) -> CpuReading:
         """The most recent reading."""
         return self._readings[-1]
 
@@ -175,9 +175,9 @@ class OwnCost:
         used_ns = now.total_ns - now.children_ns - (before.total_ns - before.children_ns)
         return used_ns / elapsed_ns
 
-    def _read(self) -> Reading:
+    def _read(self) -> CpuReading:
         children = resource.getrusage(resource.RUSAGE_CHILDREN)
-        return Reading(
+        return CpuReading(
             monotonic_ns(),
             time.process_time_ns(),
             round((children.ru_utime + children.ru_stime) * 1e9),

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from nettop.engine.own_cost import DRAIN, OwnCost, Reading
+from nettop.engine.own_cost import DRAIN, CpuReading, OwnCost
 from nettop.process.clocks import monotonic_ns
 
 STEP = 1.5
@@ -74,7 +74,7 @@ class Pace:
         self._is_exceeded = False
         self._expensive: list[tuple[float, float]] = []
         self._cheap = 0
-        self._judged: tuple[Reading, int] | None = None
+        self._judged: tuple[CpuReading, int] | None = None
         """The reading that the next judgement starts from, and the time spent draining until then."""
         self._attached_ns = 0
 

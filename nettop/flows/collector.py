@@ -22,7 +22,7 @@ from nettop.flows.enrichment.enrich import Enrichment
 from nettop.flows.enrichment.lookups import LookupFiles
 from nettop.flows.enrichment.texts import Coded
 from nettop.flows.exporters import EXPORTER
-from nettop.flows.pipeline import SPOOL, Destination
+from nettop.flows.pipeline import SPOOL, WorkerOutput
 from nettop.flows.spool import Block, Spool, Storing
 from nettop.flows.store import Store
 from nettop.flows.store.native import Values, native_block
@@ -64,7 +64,7 @@ class Collector:
         earlier: Collection[str],
         store: Store,
         channels: Sequence[Connection],
-        own: Destination,
+        own: WorkerOutput,
         *,
         report: Callable[[NettopError], None],
     ) -> None:
@@ -163,7 +163,7 @@ class Collector:
 @contextmanager
 def collecting(
     works: Sequence[Work],
-    own: Destination,
+    own: WorkerOutput,
     open_store: Callable[[], Store],
     report: Callable[[NettopError], None],
 ) -> Iterator[Collector]:

@@ -10,10 +10,10 @@ from typing import NamedTuple
 import numpy as np
 
 from nettop.flows.columns import ADDRESS
-from nettop.flows.decode.batch import KEY, Batch, DomainKey, Reading, keys_of, numbered_keys
+from nettop.flows.decode.batch import KEY, Batch, DecodeResult, DomainKey, keys_of, numbered_keys
 from nettop.flows.decode.decoder import Decoder
 from nettop.flows.decode.domains import UNUSED_S
-from nettop.flows.decode.sequences import SEQUENCE_CHANGES, SEQUENCE_STATE, Sequences
+from nettop.flows.decode.sequences import SEQUENCE_CHANGES, SEQUENCE_STATE, SequenceNumbers
 from nettop.snapshots.arrays import Array, Index, Mask, as_list, take_rows
 
 EXPORTERS_MAX = 16_384
@@ -70,9 +70,9 @@ class Exporters:
     """
 
     def __init__(self, most: int = EXPORTERS_MAX, most_unrecognized: int = UNRECOGNIZED_MAX) -> None:
-        self._known = _Table(most)
-        self._unrecognized = _Table(most_unrecognized)
-        self._sequences = Sequences(most)
+        self._known = _ExporterRows(most)
+        self._unrecognized = _ExporterRows(most_unrecognized)
+        self._sequences = SequenceNumbers(most)
         self._kept = np.zeros(0, SAVED)
         self._is_own = np.zeros(0, bool)
         self._kept_at: dict[DomainKey, int] = {}
@@ -107,7 +107,7 @@ class Exporters:
 
     def update(self, batch: Batch) -> None:
         """Count the next batch."""
-        is_decoded = batch.headers["reading"] == Reading.DECODED
+        is_decoded = batch.headers["reading"] == DecodeResult.DECODED
         for datagrams in _split(batch.headers, is_decoded, self._known.most):
             keyed = self._known.add(datagrams)
             for row, key in keyed.new:
@@ -160,7 +160,7 @@ class _Keyed(NamedTuple):
     new: list[tuple[int, DomainKey]]
 
 
-class _Table:
+class _ExporterRows:
     """Rows by key, bounded."""
 
     def __init__(self, most: int) -> None:

@@ -79,7 +79,7 @@ SPOOL = "spool"
 
 
 @dataclass(frozen=True, slots=True)
-class Destination:
+class WorkerOutput:
     """Output of a worker: its number, the directory of the spool and of saved state, the flows to keep, the Kafka
     topic, the data that enriches flows, and the addresses from which datagrams are accepted (all if None).
     """
@@ -99,7 +99,7 @@ class Pipeline:
 
     def __init__(
         self,
-        to: Destination,
+        to: WorkerOutput,
         report: Callable[[NettopError], None] = lambda _: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:

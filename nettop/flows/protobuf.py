@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from nettop.errors import UsageError
-from nettop.flows.columns import ADDRESS, COLUMNS, Column, Flows, default_values
+from nettop.flows.columns import ADDRESS, COLUMNS, FlowColumn, Flows, default_values
 from nettop.query.address import MAPPED
 from nettop.snapshots.arrays import Array
 
@@ -87,7 +87,7 @@ def encoded_batch(flows: Flows, begin: int, end: int) -> bytes:
     return content
 
 
-def _column(column: Column, flows: Sequence[Any]) -> Array:
+def _column(column: FlowColumn, flows: Sequence[Any]) -> Array:
     values = default_values(column.name, len(flows))
     given = [(at, getattr(flow, column.name)) for at, flow in enumerate(flows) if flow.HasField(column.name)]
     if not given:
@@ -108,7 +108,7 @@ def _column(column: Column, flows: Sequence[Any]) -> Array:
     return values
 
 
-def _address(column: Column, at: int, value: bytes) -> bytes:
+def _address(column: FlowColumn, at: int, value: bytes) -> bytes:
     if len(value) not in (4, 16):
         raise UsageError(
             f"flow {at}: {column.name} has {len(value)} bytes", "use 4 or 16; the batch was not stored"
@@ -116,7 +116,7 @@ def _address(column: Column, at: int, value: bytes) -> bytes:
     return MAPPED + value if len(value) == 4 else value
 
 
-def _kind(column: Column) -> str:
+def _kind(column: FlowColumn) -> str:
     return _KINDS.get(column.dtype, "uint64")
 
 

@@ -31,7 +31,7 @@ class Reader(Protocol):
         """
 
 
-class Collector:
+class RemoteCollector:
     """A collector, identified by its URL: http://HOST:PORT or unix:PATH."""
 
     def __init__(self, url: str) -> None:
@@ -106,10 +106,10 @@ def _connection(url: str) -> http.client.HTTPConnection:
     return kind(parts.hostname, parts.port, timeout=_ANSWER_S)
 
 
-def running_collector(urls: Sequence[str]) -> Collector | None:
+def running_collector(urls: Sequence[str]) -> RemoteCollector | None:
     """Return the first collector that answers; None if none does."""
     for url in urls:
-        collector = Collector(url)
+        collector = RemoteCollector(url)
         if collector.is_running():
             return collector
     return None
@@ -131,7 +131,7 @@ def no_answer_message(urls: Sequence[str]) -> str:
 
 def _describe(url: str) -> str:
     try:
-        status, _ = Collector(url).ping()
+        status, _ = RemoteCollector(url).ping()
     except PermissionMissing:
         return f"{url} (permission denied)"
     except SourceFailed:
@@ -153,7 +153,7 @@ def open_reader(
         yield collector
         return
     if data_dir is None:
-        yield Collector(urls[0])  # its error says why it does not answer
+        yield RemoteCollector(urls[0])  # its error says why it does not answer
         return
     if not os.path.isdir(data_dir / "data") or not os.access(data_dir, os.W_OK):
         raise SourceFailed(

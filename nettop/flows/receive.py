@@ -104,7 +104,7 @@ expires, and returns the ready descriptors. `WakeEvent.wait` is one.
 
 
 @dataclass(frozen=True, slots=True)
-class Endpoint:
+class UdpPort:
     """A UDP port at one address of this host or, if empty, at all addresses of both families."""
 
     address: str
@@ -119,7 +119,7 @@ class Endpoint:
         return bool(self.address) and ip_address(self.address).is_multicast
 
 
-def endpoint_of(word: str) -> Endpoint:
+def endpoint_of(word: str) -> UdpPort:
     """Parse a value of --listen: `2055`, `:2055`, `0.0.0.0:2055`, `[::1]:4739`, `[fe80::1%eth0]:4739`.
 
     `[::]` is IPv6 only, so that `0.0.0.0` can be given as well. For port 0 the kernel chooses one. Raise UsageError.
@@ -128,7 +128,7 @@ def endpoint_of(word: str) -> Endpoint:
     if not re.fullmatch("[0-9]{1,5}", port) or int(port) > _PORT_MAX:
         raise UsageError(f"--listen {word!r} has no port from 0 to {_PORT_MAX}", _REMEDY)
     if host in {"", "*"}:
-        return Endpoint("", int(port))
+        return UdpPort("", int(port))
     is_bracketed = host.startswith("[") and host.endswith("]")
     try:
         address = ip_address(host[1:-1] if is_bracketed else host)
@@ -139,7 +139,7 @@ def endpoint_of(word: str) -> Endpoint:
         raise UsageError(f"--listen {word!r}: IPv6 addresses, and only those, go in brackets", remedy)
     if isinstance(address, IPv6Address) and address.ipv4_mapped:
         address = address.ipv4_mapped
-    return Endpoint(str(address), int(port))
+    return UdpPort(str(address), int(port))
 
 
 @dataclass(frozen=True, eq=False)
@@ -150,7 +150,7 @@ class OpenSocket:
     """
 
     socket: socket.socket
-    endpoint: Endpoint | str
+    endpoint: UdpPort | str
     warning: str = ""
 
     @property
@@ -167,7 +167,7 @@ def closed_on_failure(opened: socket.socket) -> Iterator[socket.socket]:
         on_failure.pop_all()
 
 
-def open_socket(endpoint: Endpoint, receive_buffer_bytes: int, *, shared_port: bool = False) -> OpenSocket:
+def open_socket(endpoint: UdpPort, receive_buffer_bytes: int, *, shared_port: bool = False) -> OpenSocket:
     """Open a socket that receives at an endpoint.
 
     With `shared_port`, processes of one user may open several; the kernel assigns each sender to one of them.
@@ -184,7 +184,7 @@ def open_socket(endpoint: Endpoint, receive_buffer_bytes: int, *, shared_port: b
         opened = _opened(endpoint, receive_buffer_bytes, shared_port=shared_port)
     except OSError as error:
         raise _failure(endpoint, error) from error
-    bound = Endpoint(endpoint.address, opened.getsockname()[1])
+    bound = UdpPort(endpoint.address, opened.getsockname()[1])
     granted = OpenSocket(opened, bound).receive_buffer_bytes
     warning = (
         f"the receive buffer of {bound} has {granted:,} bytes instead of {receive_buffer_bytes:,}, so bursts may "
@@ -193,7 +193,7 @@ def open_socket(endpoint: Endpoint, receive_buffer_bytes: int, *, shared_port: b
     return OpenSocket(opened, bound, warning if granted < receive_buffer_bytes else "")
 
 
-def _opened(endpoint: Endpoint, receive_buffer_bytes: int, *, shared_port: bool) -> socket.socket:
+def _opened(endpoint: UdpPort, receive_buffer_bytes: int, *, shared_port: bool) -> socket.socket:
     """Open the socket. Without IPv6, all addresses means all IPv4 addresses. Raise OSError."""
     if endpoint.address:
         return _bound(endpoint, socket.AF_UNSPEC, receive_buffer_bytes, shared_port=shared_port)
@@ -205,7 +205,7 @@ def _opened(endpoint: Endpoint, receive_buffer_bytes: int, *, shared_port: bool)
         return _bound(endpoint, socket.AF_INET, receive_buffer_bytes, shared_port=shared_port)
 
 
-def _bound(endpoint: Endpoint, family: int, receive_buffer_bytes: int, *, shared_port: bool) -> socket.socket:
+def _bound(endpoint: UdpPort, family: int, receive_buffer_bytes: int, *, shared_port: bool) -> socket.socket:
     # Python's bind() ignores the zone of an address, such as fe80::1%eth0.
     flags = socket.AI_NUMERICHOST | socket.AI_PASSIVE
     family, kind, _, _, name = socket.getaddrinfo(
@@ -230,7 +230,7 @@ def _bound(endpoint: Endpoint, family: int, receive_buffer_bytes: int, *, shared
     return opened
 
 
-def _join(opened: socket.socket, group: Endpoint, zone: int) -> None:
+def _join(opened: socket.socket, group: UdpPort, zone: int) -> None:
     """Join a multicast group on the interface of its zone, else on all that can. Raise OSError if none can, or if they
     are too many.
     """
@@ -247,7 +247,7 @@ def _join(opened: socket.socket, group: Endpoint, zone: int) -> None:
         raise failures[-1]
 
 
-def _failure(endpoint: Endpoint, error: OSError) -> NettopError:
+def _failure(endpoint: UdpPort, error: OSError) -> NettopError:
     what, port = f"cannot receive at {endpoint}", endpoint.port
     if error.errno == errno.EADDRINUSE:
         users = _port_users(port)
@@ -293,10 +293,10 @@ def _port_users(port: int) -> str:
 
 
 @dataclass(slots=True)
-class SocketCounts:
+class ReceiveCounts:
     """Counts of one socket since it was opened."""
 
-    endpoint: Endpoint | str
+    endpoint: UdpPort | str
     datagrams: int = 0
     bytes: int = 0
     """Bytes of datagrams that were kept."""
@@ -328,7 +328,7 @@ class Receiver:
         some naps of `nap_s` seconds, or less if a burst would fill half of a receive buffer. With `whole_lengths`,
         lengths are those sent, even of truncated datagrams.
         """
-        self.counts = tuple(SocketCounts(each.endpoint) for each in sockets)
+        self.counts = tuple(ReceiveCounts(each.endpoint) for each in sockets)
         self._sockets = [each.socket for each in sockets]
         self._events = {each.fileno(): select.POLLIN for each in self._sockets}
         self._wait = wait
@@ -426,7 +426,7 @@ class Receiver:
         return fullest
 
 
-def _receive_failure(endpoint: Endpoint | str, error: OSError) -> SourceFailed:
+def _receive_failure(endpoint: UdpPort | str, error: OSError) -> SourceFailed:
     failure = SourceFailed(f"cannot receive at {endpoint} any more: {error.strerror}", "restart nettop")
     failure.__cause__ = error
     return failure

@@ -19,9 +19,9 @@ from multiprocessing.connection import Connection
 from nettop.errors import NettopError, SourceFailed
 from nettop.flows.enrichment.lookups import LookupFiles
 from nettop.flows.inputs.input import Input
-from nettop.flows.pipeline import Destination, Pipeline
+from nettop.flows.pipeline import Pipeline, WorkerOutput
 from nettop.flows.protobuf import decode_batch
-from nettop.flows.receive import SocketCounts, Wait
+from nettop.flows.receive import ReceiveCounts, Wait
 from nettop.process.parent import signal_at_exit_of_parent
 from nettop.process.threads import ending_with_threads
 from nettop.process.wake_event import WakeEvent
@@ -37,7 +37,7 @@ _FINAL_BATCHES_MAX = 64
 """Batches of already received datagrams to process on exit."""
 
 
-Work = tuple[Callable[[Wait], Input], Destination]
+Work = tuple[Callable[[Wait], Input], WorkerOutput]
 """Task of a worker: a function that opens an input, and the destination of what it receives."""
 
 
@@ -56,7 +56,7 @@ class WorkerState:
     queued: int
     pending: int
     waiting: int
-    sockets: tuple[SocketCounts, ...]
+    sockets: tuple[ReceiveCounts, ...]
     exporters: Array
     evicted: int
     evicted_unrecognized: int
@@ -115,7 +115,7 @@ def _receive(work: Work, send: Callable[[Message], None], event: WakeEvent, endi
     send(state_of(pipeline, source.receiver.counts))
 
 
-def state_of(pipeline: Pipeline, sockets: Sequence[SocketCounts]) -> WorkerState:
+def state_of(pipeline: Pipeline, sockets: Sequence[ReceiveCounts]) -> WorkerState:
     """Return a pipeline's counts since the start, including those of these sockets."""
     decoder, exporters = pipeline.decoder, pipeline.exporters
     return WorkerState(
@@ -149,7 +149,7 @@ class ProducedFlows:
     disk in the spool before it is accepted.
     """
 
-    def __init__(self, to: Destination, report: Callable[[NettopError], None]) -> None:
+    def __init__(self, to: WorkerOutput, report: Callable[[NettopError], None]) -> None:
         self._pipeline = Pipeline(to, report)
         self._lock = threading.Lock()
 

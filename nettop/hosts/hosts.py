@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Self
 
 from nettop.errors import SourceFailed
-from nettop.hosts.stream import Stream, why_ended
+from nettop.hosts.stream import HostStream, why_ended
 from nettop.process.clocks import monotonic_s
 from nettop.recording.numbers import Damaged
 from nettop.recording.reader import Reading
@@ -37,13 +37,13 @@ Start = Callable[[str, Sequence[str]], Sequence[str]]
 
 
 @dataclass
-class Link:
+class HostRecording:
     """The recording of some lenses on a host: made again after it was lost, as long as a lens is in use."""
 
     host: str
     lenses: tuple[str, ...]
     users: int = 0
-    stream: Stream | None = None
+    stream: HostStream | None = None
     cause: str = ""
     """Why there are no readings; empty while there are, and before the first try has failed."""
     remedy: str = ""
@@ -93,7 +93,7 @@ class Hosts:
         self._together = together
         self._late_after_s = max(LATE_AFTER_S, 3 * interval_s)
         self._lock = threading.Lock()
-        self._links: dict[tuple[str, tuple[str, ...]], Link] = {}
+        self._links: dict[tuple[str, tuple[str, ...]], HostRecording] = {}
         self._changed = threading.Event()
         self._ending = False
         self._thread = threading.Thread(target=self._run, name="hosts", daemon=True)
@@ -120,7 +120,7 @@ class Hosts:
         with self._lock:
             for host in self.names:
                 key = host, self.recorded_with(lens)
-                link = self._links.setdefault(key, Link(*key))
+                link = self._links.setdefault(key, HostRecording(*key))
                 if not link.users:
                     link.forget()
                 link.users += 1
@@ -151,7 +151,7 @@ class Hosts:
                 taken[link.host], link.events[lens] = link.events[lens], []
         return taken
 
-    def lost(self, lens: str) -> dict[str, Link]:
+    def lost(self, lens: str) -> dict[str, HostRecording]:
         """Return the hosts without readings of a lens that were lost, or could not be reached."""
         return {link.host: link for link in self._links_of(lens) if link.lost_at is not None}
 
@@ -163,12 +163,12 @@ class Hosts:
         causes = "; ".join(f"{link.host}: {link.cause}" for link in links)
         return SourceFailed(causes, links[0].remedy)
 
-    def _links_of(self, lens: str) -> list[Link]:
+    def _links_of(self, lens: str) -> list[HostRecording]:
         with self._lock:
             links = (self._links.get((host, self.recorded_with(lens))) for host in self.names)
             return [link for link in links if link is not None and link.users]
 
-    def _read(self, link: Link, lens: str) -> Reading | None:
+    def _read(self, link: HostRecording, lens: str) -> Reading | None:
         """Return the newest reading of a lens there; None if there is none, or none that is recent."""
         stream, now = link.stream, self.clock()
         if stream is None:
@@ -184,14 +184,14 @@ class Hosts:
         with self._lock:  # the thread may notice at the same time that the command has ended
             return self._noted(link, stream, lens, reading, now) if link.stream is stream else None
 
-    def _end_damaged(self, link: Link, stream: Stream, cause: str, now: float) -> None:
+    def _end_damaged(self, link: HostRecording, stream: HostStream, cause: str, now: float) -> None:
         with self._lock:
             if link.stream is stream:
                 link.lose(cause, _SAME_VERSION, now)
         stream.end()
 
     def _noted(
-        self, link: Link, stream: Stream, lens: str, reading: Reading | None, now: float
+        self, link: HostRecording, stream: HostStream, lens: str, reading: Reading | None, now: float
     ) -> Reading | None:
         """Note a stream's newest reading, or that it is late, and return what is recent."""
         last = link.newest.get(lens)
@@ -225,7 +225,7 @@ class Hosts:
         for stream in [link.stream for link in self._links.values() if link.stream is not None]:
             stream.end()
 
-    def _maintain(self, link: Link, now: float) -> None:
+    def _maintain(self, link: HostRecording, now: float) -> None:
         """Start what is in use and does not run, end what is not, and note what has ended by itself."""
         stream = link.stream
         if stream is None:
@@ -241,11 +241,11 @@ class Hosts:
         elif cause := stream.said_too_much:
             self._end_damaged(link, stream, cause, now)
 
-    def _begin(self, link: Link, now: float) -> None:
+    def _begin(self, link: HostRecording, now: float) -> None:
         lenses = [lens for lens in lenses_of_one_host() if lens.id in link.lenses]
         try:
             link.began_at = now
-            link.stream = Stream(self._start(link.host, link.lenses), lenses)
+            link.stream = HostStream(self._start(link.host, link.lenses), lenses)
         except OSError as error:
             with self._lock:
                 link.lose(f"ssh cannot be started: {error.strerror}", "install an ssh client", now)

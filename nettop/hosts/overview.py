@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from nettop.hosts.hosts import Hosts, Link
+from nettop.hosts.hosts import HostRecording, Hosts
 from nettop.hosts.merging import Moment, earlier
 from nettop.hosts.source import RemoteSource
 from nettop.query.found import listed
@@ -47,7 +47,7 @@ class OverviewSource(RemoteSource):
 def _snapshot(
     readings: Mapping[str, Snapshot],
     findings: Mapping[str, Reading],
-    lost: Mapping[str, Link],
+    lost: Mapping[str, HostRecording],
     moment: Moment,
 ) -> Snapshot:
     without = {host: link for host, link in lost.items() if host not in readings}
@@ -79,7 +79,7 @@ def _live(host: str, now: Snapshot, findings: Reading | None) -> dict[str, Any]:
     }
 
 
-def _lost(host: str, link: Link) -> dict[str, Any]:
+def _lost(host: str, link: HostRecording) -> dict[str, Any]:
     return {
         "host": host,
         "id": row_id(host),

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from nettop.hosts.hosts import Hosts, Link
+from nettop.hosts.hosts import HostRecording, Hosts
 from nettop.hosts.merging import Moment, merge, merge_before, of_host, united, widened
 from nettop.hosts.pairing import Pairing
 from nettop.query.batches import concatenate_batches
@@ -123,7 +123,7 @@ class HostsSource(RemoteSource):
         return events
 
 
-def _with_lost(lens: Lens, merged: Snapshot, lost: Mapping[str, Link], moment: Moment) -> Snapshot:
+def _with_lost(lens: Lens, merged: Snapshot, lost: Mapping[str, HostRecording], moment: Moment) -> Snapshot:
     """Name the hosts without readings: as gaps, and as findings before all others."""
     gaps = {**merged.gaps, **{host: f"{LOST_HOST}{link.cause}" for host, link in lost.items()}}
     table = lens.table(FINDINGS.name)
@@ -135,7 +135,7 @@ def _with_lost(lens: Lens, merged: Snapshot, lost: Mapping[str, Link], moment: M
     return replace(merged, gaps=gaps, tables={**merged.tables, table.name: rows})
 
 
-def _finding(host: str, link: Link, moment: Moment) -> dict[str, Any]:
+def _finding(host: str, link: HostRecording, moment: Moment) -> dict[str, Any]:
     assert link.lost_at is not None
     lasted_ns = max(0, moment.taken_ns - round(link.lost_at * 1e9))
     return {

@@ -44,7 +44,7 @@ def ssh_words(host: str, command: str, arguments: Sequence[str]) -> list[str]:
     return [*_WORDS, "--", host, f"exec sh -c {shlex.quote(script)}"]
 
 
-class Stream:
+class HostStream:
     """A recording that a command writes, of which only the newest readings are kept.
 
     The command ends with the thread that creates the stream, or by `end`.
@@ -139,7 +139,7 @@ def _limit_size(pid: int, freed: int) -> None:
     resource.prlimit(pid, resource.RLIMIT_FSIZE, (soft, hard))
 
 
-def why_ended(stream: Stream, host: str) -> tuple[str, str]:
+def why_ended(stream: HostStream, host: str) -> tuple[str, str]:
     """Return why a command has ended, and the remedy."""
     words, code = stream.last_words, stream.exit_code
     if code == -signal.SIGXFSZ:

@@ -170,7 +170,7 @@ def _progress(
         TextColumn("{task.completed:.0f} of {task.total:g} s"),
         TextColumn(f"{{task.fields[counted]:,}} {unit}  (Ctrl-C ends early)"),
     )
-    console = Console(file=cast("TextIO", _Terminal(stderr)))
+    console = Console(file=cast("TextIO", _SafeTerminal(stderr)))
     with Progress(*columns, console=console, transient=True, auto_refresh=False) as progress:
         task = progress.add_task("", total=settings.duration_s, counted=0)
 
@@ -181,7 +181,7 @@ def _progress(
         yield show
 
 
-class _Terminal:
+class _SafeTerminal:
     """A terminal stream that ignores write errors, as the terminal may be closed."""
 
     def __init__(self, stream: TextIO) -> None:

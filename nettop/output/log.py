@@ -20,7 +20,7 @@ from nettop.errors import ExitCode, NettopError
 from nettop.output.banner import mechanisms
 from nettop.output.lens_output import lens_output
 from nettop.output.log_lines import limit_line, lost_line, missing_line
-from nettop.output.log_plan import Stream, make_log_plan
+from nettop.output.log_plan import LogStream, make_log_plan
 from nettop.output.log_sinks import Sinks
 from nettop.output.losses import CAUSES, QUEUE_FULL, Losses
 from nettop.process import service_manager
@@ -164,7 +164,7 @@ class _LensLog:
     settings: LogSettings
     session: Session
     sinks: Sinks
-    streams: list[Stream]
+    streams: list[LogStream]
     consumer: Consumer
     report: Diagnostics
     missing: dict[str, str] = field(default_factory=dict)
@@ -282,7 +282,7 @@ class _LensLog:
                 self._put(stream, stream.maker.encoded(view, at), len(at))
                 self.write_events()  # before their bounded queue overflows
 
-    def _put(self, stream: Stream, block: bytes, rows: int) -> None:
+    def _put(self, stream: LogStream, block: bytes, rows: int) -> None:
         if rows:
             self.lines[stream.name] += rows
             self.sinks.write_block(stream.name, block)

@@ -30,7 +30,7 @@ _FLAGS = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | 
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class LogPlace:
     """The location of a log: `NAME.ENDING` in a directory. `NAME.1.ENDING` is the newest of `keep` rotated files.
 
     A file never exceeds `rotate_bytes`, unless a single line does.
@@ -66,7 +66,7 @@ class LogFile:
     """
 
     def __init__(
-        self, place: Place, report: Callable[[str], None], lost_line: Callable[[str, int, int], bytes]
+        self, place: LogPlace, report: Callable[[str], None], lost_line: Callable[[str, int, int], bytes]
     ) -> None:
         self.place = place
         self.lost = 0

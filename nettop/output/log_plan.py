@@ -22,7 +22,7 @@ LineMaker = TextLines | JsonLines
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Stream:
+class LogStream:
     """One logged table of a lens: the name of its file, which rows to log, and their format."""
 
     lens: str
@@ -36,7 +36,7 @@ class Stream:
         return self.query.table
 
 
-def make_log_plan(settings: LogSettings) -> tuple[list[Stream], list[str]]:
+def make_log_plan(settings: LogSettings) -> tuple[list[LogStream], list[str]]:
     """Return the tables to log, and notes for the user on those that lack a field of the filter, or all of the columns.
 
     Raise UsageError for an unknown name, or if there is nothing to log.
@@ -101,7 +101,7 @@ def _wanted_columns(settings: LogSettings, tables: list[Table]) -> tuple[str, ..
     return checked_columns(beside_time, {name for table in tables for name in table.names})
 
 
-def _stream(settings: LogSettings, lens: Lens, table: Table, wanted: tuple[str, ...] | None) -> Stream:
+def _stream(settings: LogSettings, lens: Lens, table: Table, wanted: tuple[str, ...] | None) -> LogStream:
     """Return the stream of a table. Raise UsageError if the table lacks a field of the filter, or all columns."""
     query = query_from_settings(text_query(table), ViewSettings(filters=settings.filters))
     columns = None if wanted is None else tuple(name for name in wanted if name in table.names)
@@ -114,7 +114,7 @@ def _stream(settings: LogSettings, lens: Lens, table: Table, wanted: tuple[str, 
     # Events are identified by their lens alone.
     shown = lens.id if table.append else view
     maker = lines_of(settings.format, kind, shown, table, columns, why=settings.why)
-    return Stream(lens.id, _name(lens, table), query, maker)
+    return LogStream(lens.id, _name(lens, table), query, maker)
 
 
 def _name(lens: Lens, table: Table) -> str:

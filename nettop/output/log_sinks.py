@@ -11,7 +11,7 @@ from typing import TextIO
 
 from nettop.errors import NettopError
 from nettop.output.console import Console
-from nettop.output.log_files import LogFile, Place
+from nettop.output.log_files import LogFile, LogPlace
 from nettop.output.log_lines import lost_line
 from nettop.output.losses import Lost
 from nettop.process.interrupts import Requests
@@ -54,7 +54,7 @@ class Sinks:
         if settings.directory is not None:
             directory, ending = Path(settings.directory), _ENDINGS[settings.format]
             for name in names:
-                place = Place(directory, name, ending, settings.rotate_bytes, settings.keep)
+                place = LogPlace(directory, name, ending, settings.rotate_bytes, settings.keep)
                 file = self._files[name] = LogFile(place, report, lambda *gap: line_of_loss(*gap).encode())
                 file.open()
         self._console: Console | None = None

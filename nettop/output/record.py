@@ -71,7 +71,7 @@ def run_record(
     with closing(destination), event, ExitStack() as exits:
         options = SourceOptions(mechanisms=settings.mechanisms, whole=True, values=settings.options)
         parts = [
-            _Part(lens, Consumer(session, lens.id, lens.tables, options, event))
+            _RecordedLens(lens, Consumer(session, lens.id, lens.tables, options, event))
             for lens in lenses()
             if lens.id in settings.lenses
         ]
@@ -118,7 +118,7 @@ def host_facts() -> dict[str, str]:
     return facts if cpus is None else facts | {"cpus": str(cpus)}
 
 
-class _Part:
+class _RecordedLens:
     """A lens that is recorded, and how much of it was written and lost."""
 
     def __init__(self, lens: Lens, consumer: Consumer) -> None:
@@ -152,7 +152,7 @@ class _Part:
 class _Item(NamedTuple):
     """Events of a lens, and the reading that follows them, if one has."""
 
-    part: _Part
+    part: _RecordedLens
     events: tuple[Rows, ...]
     reading: Snapshot | None
     wall_ns: int
@@ -170,7 +170,7 @@ class _Queue:
     Beyond QUEUED_ROWS, the oldest are dropped and counted: a slow disk or reader never delays the sampler.
     """
 
-    def __init__(self, parts: Sequence[_Part]) -> None:
+    def __init__(self, parts: Sequence[_RecordedLens]) -> None:
         self.parts = parts
         self._lock = threading.Lock()
         self._items: deque[_Item] = deque()
@@ -200,7 +200,7 @@ class _Queue:
             self._rows -= item.rows
             return item
 
-    def _put(self, part: _Part, reading: Snapshot | None) -> None:
+    def _put(self, part: _RecordedLens, reading: Snapshot | None) -> None:
         with self._lock:  # also while events are taken: those of a reading come before it
             part.taken_at = time.monotonic()
             events = part.take_events()
@@ -342,7 +342,7 @@ class _Recorder:
             chosen[0].consumer.raise_failure(has_begun=may_come)
 
     @contextmanager
-    def _counting_too_large(self, part: _Part, what: str, count: int) -> Iterator[None]:
+    def _counting_too_large(self, part: _RecordedLens, what: str, count: int) -> Iterator[None]:
         """Count as lost what is too large for a recording; report the first of each lens."""
         try:
             yield

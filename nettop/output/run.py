@@ -11,7 +11,7 @@ from typing import TextIO
 from nettop.diagnostics import Diagnostics
 from nettop.engine.consumer import Consumer
 from nettop.engine.session import Session
-from nettop.output.run_report import Ended, RunReport
+from nettop.output.run_report import CommandEnd, RunReport
 from nettop.process.child import Child
 from nettop.process.interrupts import forward_signals
 from nettop.settings.run import RunSettings
@@ -64,7 +64,7 @@ def run_command(
             frame = consumer.frame
             lost = {name: count - first.now.lost.get(name, 0) for name, count in frame.now.lost.items()}
             lost["events"] = frame.now.lost.get("events", 0) + consumer.lost(EVENTS)
-            report.finish(frame, Ended(code, lasted_s, lost, missing))
+            report.finish(frame, CommandEnd(code, lasted_s, lost, missing))
             return code
 
 

@@ -41,7 +41,7 @@ _CLOSE = list(EVENT_KINDS)[2]
 
 
 @dataclass(frozen=True, slots=True)
-class Ended:
+class CommandEnd:
     """The end of the command: its exit code and duration, losses by name in snapshots, and any trouble in nettop."""
 
     code: int
@@ -76,7 +76,7 @@ class RunReport:
                     self._kept.append(replace(ends, array=ends.array[:left]))
                 self._more += max(0, len(ends) - left)
 
-    def finish(self, frame: Frame, ended: Ended) -> None:
+    def finish(self, frame: Frame, ended: CommandEnd) -> None:
         """Write the remaining lines and the summary."""
         for ends in self._kept:
             self._write(self._lines(frame, ends))
@@ -127,7 +127,9 @@ _SOURCE_FIELDS: Mapping[str, tuple[str, ...]] = {
 """Fields of events that each part of the summary is computed from; without them it is null."""
 
 
-def _summary(events: RunSummary, words: Sequence[str], ended: Ended, snapshot: Snapshot) -> dict[str, Any]:
+def _summary(
+    events: RunSummary, words: Sequence[str], ended: CommandEnd, snapshot: Snapshot
+) -> dict[str, Any]:
     """Return the summary; unavailable parts are None."""
     missing = dict.fromkeys(_reasons(snapshot))
     not_followed = {name: why for name, why in snapshot.gaps.items() if name == CHILDREN}

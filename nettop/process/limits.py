@@ -30,15 +30,17 @@ _GROUP_FILES = (
 """A control group's limit and use of memory, and the name of the part that it can drop: of version 2, then of 1."""
 
 
-class Limit(NamedTuple):
+class ProcessLimit(NamedTuple):
     """A limit in words, and how to raise it."""
 
     what: str
     remedy: str
 
 
-ALL_THREADS = Limit("the host has as many as its kernel allows (kernel.threads-max, kernel.pid_max)", "")
-ALL_MEMORY = Limit("the host has too little memory", "free about 300 MB, which loading takes")
+ALL_THREADS = ProcessLimit(
+    "the host has as many as its kernel allows (kernel.threads-max, kernel.pid_max)", ""
+)
+ALL_MEMORY = ProcessLimit("the host has too little memory", "free about 300 MB, which loading takes")
 """The cause if neither this process nor its control groups have a limit."""
 
 
@@ -66,16 +68,16 @@ def open_files() -> int | None:
     return None if hard == resource.RLIM_INFINITY else hard
 
 
-def of_files() -> Limit:
+def of_files() -> ProcessLimit:
     """Return the limit of open files."""
     files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return Limit(
+    return ProcessLimit(
         f"a process may have {files:,} files open here (RLIMIT_NOFILE)",
         "raise the limit: ulimit -n 65536 (in a systemd unit: LimitNOFILE=65536)",
     )
 
 
-def of_address_space(below: float = math.inf) -> list[Limit]:
+def of_address_space(below: float = math.inf) -> list[ProcessLimit]:
     """Return the limits of this process's mappings, including thread stacks, that are `below` so many bytes."""
     limits = []
     for number, name, kind, letter, setting in (
@@ -86,11 +88,11 @@ def of_address_space(below: float = math.inf) -> list[Limit]:
         if size != resource.RLIM_INFINITY and size < below:
             what = f"a process may have {size:,} bytes of {kind} here ({name})"
             remedy = f"raise the limit: ulimit -{letter} unlimited (in a systemd unit: {setting}=infinity)"
-            limits.append(Limit(what, remedy))
+            limits.append(ProcessLimit(what, remedy))
     return limits
 
 
-def of_memory(below: float = math.inf) -> list[Limit]:
+def of_memory(below: float = math.inf) -> list[ProcessLimit]:
     """Return the memory limits of this process, then of its control groups, that are `below` so many bytes."""
     limits = of_address_space(below)
     found = _smallest("memory", ("memory.max", "memory.limit_in_bytes"))
@@ -99,11 +101,13 @@ def of_memory(below: float = math.inf) -> list[Limit]:
         remedy = (
             "raise the limit (docker run --memory; in a systemd unit: MemoryMax=): loading takes about 300 MB"
         )
-        limits.append(Limit(f"nettop's control group may use {size:,} bytes of memory ({file})", remedy))
+        limits.append(
+            ProcessLimit(f"nettop's control group may use {size:,} bytes of memory ({file})", remedy)
+        )
     return limits
 
 
-def of_processes(below: float = math.inf) -> list[Limit]:
+def of_processes(below: float = math.inf) -> list[ProcessLimit]:
     """Return the limits of processes and threads that are `below` this number, of this process's control groups and of
     its user (not of root, to whom they do not apply).
     """
@@ -112,7 +116,7 @@ def of_processes(below: float = math.inf) -> list[Limit]:
     if count != resource.RLIM_INFINITY and count < below and os.getuid():
         what = f"a user may have {count:,} processes and threads here (RLIMIT_NPROC)"
         remedy = "raise the limit: ulimit -u unlimited (in a systemd unit: LimitNPROC=infinity)"
-        limits.append(Limit(what, remedy))
+        limits.append(ProcessLimit(what, remedy))
     found = _smallest("pids", ("pids.max",))
     if found is not None and found[0] < below:
         count, file = found
@@ -121,7 +125,7 @@ def of_processes(below: float = math.inf) -> list[Limit]:
             limits = [] if refused != "0" else limits
         remedy = "raise the limit (docker run --pids-limit; in a systemd unit: TasksMax=)"
         limits.append(
-            Limit(f"nettop's control group may have {count:,} processes and threads ({file})", remedy)
+            ProcessLimit(f"nettop's control group may have {count:,} processes and threads ({file})", remedy)
         )
     return limits[::-1]
 

@@ -150,7 +150,7 @@ def _refusing_impossible(read: Callable[P, R]) -> Callable[P, R]:
     return refusing
 
 
-class _Part(NamedTuple):
+class _RecordedRows(NamedTuple):
     """Recorded rows of a part of a snapshot."""
 
     what: str
@@ -172,7 +172,7 @@ class ReadingReader:
         self._rows: dict[tuple[str, str], Array] = {}
         self._texts: dict[tuple[str, str, str], list[str]] = {}
         self._pieces: dict[str, list[Rows | None]] = {}
-        self._parts: list[_Part] = []
+        self._parts: list[_RecordedRows] = []
         self._conversions: dict[tuple[str, str], Conversion | None] = {}
         self.unread: set[str] = set()
 
@@ -232,7 +232,7 @@ class ReadingReader:
         self._head |= {name: head[name] for name in _HEAD & head.keys()}
         return rest
 
-    def _read_part(self, content: Bytes, room: int, described: list[Any]) -> _Part:
+    def _read_part(self, content: Bytes, room: int, described: list[Any]) -> _RecordedRows:
         """Read the rows of a part of a snapshot, no more than `room` bytes."""
         what, table, variant, taken_ns, texts, new_columns = described
         if new_columns is not None:
@@ -245,7 +245,7 @@ class ReadingReader:
         array = read_rows(content, self._rows[what, table], room)
         if what not in _WHOLE:
             self._rows[what, table] = array
-        return _Part(what, table, checked(str, variant), checked(int, taken_ns), array)
+        return _RecordedRows(what, table, checked(str, variant), checked(int, taken_ns), array)
 
     def _declare(self, what: str, table: str, columns: Declared) -> None:
         """Take the columns of a part, whose rows follow whole."""
@@ -260,7 +260,7 @@ class ReadingReader:
         self._conversions[what, table] = conversion
         self._rows[what, table] = np.zeros(0, dtype_of(columns))
 
-    def _rows_of(self, part: _Part) -> Rows | None:
+    def _rows_of(self, part: _RecordedRows) -> Rows | None:
         """Return the rows of a part that was just read; None if this version has no such table."""
         table, conversion = self._lens.table(part.table), self._conversions[part.what, part.table]
         if table is None or conversion is None:

@@ -23,7 +23,7 @@ from nettop.recording.moments import time_text
 from nettop.recording.numbers import Damaged
 from nettop.recording.reader import PlacedGroup, RecordedFile, moments_before, moments_in
 from nettop.recording.readings import ReadingReader
-from nettop.recording.spool import Spool
+from nettop.recording.spool import PipeSpool
 from nettop.snapshots import lenses
 from nettop.snapshots.findings import LENS as FINDINGS
 from nettop.snapshots.safe_text import safe_text
@@ -65,7 +65,7 @@ class _Newest:
 class Recording:
     """The groups of one or several files, as those of one; of one `spool`, while it comes through a pipe."""
 
-    def __init__(self, files: Sequence[RecordedFile], spool: Spool | None = None) -> None:
+    def __init__(self, files: Sequence[RecordedFile], spool: PipeSpool | None = None) -> None:
         self._files = files
         self._spool = spool
         self.unread: set[str] = set()
@@ -328,7 +328,7 @@ def open_stream(descriptor: int, name: str, report_waiting: Callable[[], None]) 
         if stat.S_ISREG(os.fstat(descriptor).st_mode):
             opened.callback(os.close, descriptor)
         else:
-            spool = opened.enter_context(closing(Spool(descriptor, report_waiting)))
+            spool = opened.enter_context(closing(PipeSpool(descriptor, report_waiting)))
             descriptor = spool.fileno()
             _copy_first_reading(spool)
         if (copied := _from_bundle(name, descriptor)) is not None:
@@ -339,7 +339,7 @@ def open_stream(descriptor: int, name: str, report_waiting: Callable[[], None]) 
         yield _checked(Recording([RecordedFile(descriptor)], spool), name)
 
 
-def _copy_first_reading(spool: Spool) -> None:
+def _copy_first_reading(spool: PipeSpool) -> None:
     """Copy what comes through a pipe up to the first reading, or all of a bundle. Raise SourceFailed if that is too
     large."""
     file = RecordedFile(spool.fileno())

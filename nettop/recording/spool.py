@@ -21,7 +21,7 @@ _PATIENCE_MS = 1000
 """Milliseconds without anything after which the user is told what nettop waits for."""
 
 
-class Spool:
+class PipeSpool:
     """A file without a name, in the folder for temporary files, and the pipe that is copied to it.
 
     `report_waiting` is called once, if the main thread waits for the pipe. Raise SourceFailed without room for a file.

@@ -44,10 +44,10 @@ def write_rows(now: Array, before: Array, names: tuple[str, ...], key: str) -> b
         left, came = np.delete(np.arange(len(before)), places[places >= 0]), (places < 0).nonzero()[0]
         parts += [write_places(left), write_places(came)]
         base = replace_rows(before, left, came)
-    changes: dict[int, _Change] = {}
+    changes: dict[int, _ColumnChange] = {}
     for number in _changed_columns(now, base, names):
         numbers = (_numbers(now[names[number]]) - _numbers(base[names[number]])).ravel()
-        change = _Change(numbers, np.count_nonzero(numbers))
+        change = _ColumnChange(numbers, np.count_nonzero(numbers))
         if not change.rows:
             continue
         like = _like(change, changes) if len(before) else _NONE
@@ -88,14 +88,14 @@ def _columns_of_words(dtype: np.dtype[Any], names: tuple[str, ...]) -> list[list
     return columns
 
 
-class _Change(NamedTuple):
+class _ColumnChange(NamedTuple):
     """How a column changed, and in how many rows."""
 
     numbers: Array
     rows: int
 
 
-def _like(change: _Change, changes: Mapping[int, _Change]) -> int:
+def _like(change: _ColumnChange, changes: Mapping[int, _ColumnChange]) -> int:
     """Return the number of the column whose change differs from this one in the fewest rows, as bytes sent and bytes
     acknowledged do; _NONE if there is no change in more rows."""
     like, fewest, numbers = _NONE, change.rows, change.numbers

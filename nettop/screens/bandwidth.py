@@ -37,7 +37,7 @@ from nettop.widgets.bar import ALWAYS_SHOWN, BarItem, item
 from nettop.widgets.blocks import Curve, bar_parts, graph_lines
 from nettop.widgets.cells import Apart, RowStyle
 from nettop.widgets.lines import Drawing
-from nettop.widgets.text import Line, Span, fit
+from nettop.widgets.text import Line, TextSpan, fit
 from nettop.widgets.themes import Role
 
 _ARROWS = (("↓ ", Role.TOTAL_RECEIVED, "bytes_received"), ("↑ ", Role.TOTAL_SENT, "bytes_sent"))
@@ -85,7 +85,7 @@ def _rates(view: View, which: Mask, label: str, importance: int) -> Iterator[Bar
         return
     yield item((label, Role.DIM), importance=importance)
     for rate, (arrow, role, _) in zip(rates, _ARROWS, strict=True):
-        yield item(Span(arrow, role), human(rate, "bytes/s"), importance=importance, beside=True)
+        yield item(TextSpan(arrow, role), human(rate, "bytes/s"), importance=importance, beside=True)
 
 
 class SplitScreen(LensScreen):
@@ -107,7 +107,7 @@ class FlowsScreen(LensScreen):
         items = [*rates_by_backing(view), headline.count("flows", len(view.now), 900)]
         if view.has_rest:
             rest = np.flatnonzero(view.rest)
-            items.append(headline.sum_of(view, "bytes" + RATE, Span("evicted ", Role.WARN), rest, 800))
+            items.append(headline.sum_of(view, "bytes" + RATE, TextSpan("evicted ", Role.WARN), rest, 800))
         return items
 
 
@@ -215,7 +215,7 @@ def share_lines(groups: Sequence[Group], size: Size) -> list[Line]:
     for title, shares in groups:
         group = [share for share in shares if share.rate]
         whole = sum(share.rate for share in group)
-        lines.append((Span(f" {fit(title, size.width - 1, left=True)}", Role.DIM),))
+        lines.append((TextSpan(f" {fit(title, size.width - 1, left=True)}", Role.DIM),))
         lines += [_share_line(share, whole, size.width) for share in fitting(group, room - 1)]
         lines += [()] * (room > len(group) + 1)
     return lines
@@ -229,11 +229,11 @@ def _share_line(share: Share, whole: float, width: int) -> Line:
         rate = ""
     received, sent = bar_parts(share.received, share.sent, whole, max(1, room - len(rate)))
     return (
-        Span(f" {fit(share.label, _LABEL, left=True)} "),
-        Span(f"{fit(human(share.rate / whole, RATIO), _SHARE, left=False)} "),
-        Span(received, Role.RECEIVED),
-        Span(sent, Role.SENT),
-        Span(rate, Role.DIM),
+        TextSpan(f" {fit(share.label, _LABEL, left=True)} "),
+        TextSpan(f"{fit(human(share.rate / whole, RATIO), _SHARE, left=False)} "),
+        TextSpan(received, Role.RECEIVED),
+        TextSpan(sent, Role.SENT),
+        TextSpan(rate, Role.DIM),
     )
 
 

@@ -70,7 +70,7 @@ def pen_of(style: Style | None, colours: ColorSystem) -> Pen:
     )
 
 
-class Sequences:
+class EscapeSequences:
     """The output of one update: cursor moves, changes of the pen, and texts."""
 
     def __init__(self) -> None:
@@ -120,12 +120,12 @@ class TerminalCells:
         lines = update.strips if isinstance(update, LayoutUpdate) else update.chops
         if isinstance(update, LayoutUpdate) or len(lines) != len(self._lines):
             self._lines = [[] for _ in lines]
-        output = Sequences()
+        output = EscapeSequences()
         for y, x, strip in _fragments(update):
             self._write(output, y, x, strip, colours)
         return output.text()
 
-    def _write(self, output: Sequences, y: int, x: int, strip: Strip, colours: ColorSystem) -> None:
+    def _write(self, output: EscapeSequences, y: int, x: int, strip: Strip, colours: ColorSystem) -> None:
         """Write the cells of a strip that have changed."""
         line, cells = self._lines[y], _cells(strip, colours)
         line += [None] * (x + strip.cell_length - len(line))

@@ -15,7 +15,7 @@ from nettop.screens.terminal_app import TerminalApp
 from nettop.snapshots.schema import Certainty
 from nettop.widgets.bar import Bar, item
 from nettop.widgets.page import Page
-from nettop.widgets.text import Line, Span, wrapped
+from nettop.widgets.text import Line, TextSpan, wrapped
 from nettop.widgets.themes import Background, Role
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ class ChangesPage(Page):
         (begin,), *rest = wrapped(text, width, _ROLES[change.certainty], indent=_INDENT)
         is_selected = at == self.selected
         number = f"{'▸' if is_selected else ' '}{at + 1:>{_INDENT - 2}} "
-        mark = Span(number, Role.KEY if is_selected else Role.DIM)
+        mark = TextSpan(number, Role.KEY if is_selected else Role.DIM)
         return [(mark, begin._replace(text=begin.text[_INDENT:])), *rest]
 
 

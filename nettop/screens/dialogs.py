@@ -27,7 +27,7 @@ from nettop.snapshots.snapshot import Snapshot
 from nettop.widgets.bar import Bar, item
 from nettop.widgets.columns import as_rates, declared, plan
 from nettop.widgets.page import Page
-from nettop.widgets.text import Line, Span, fit, wrapped
+from nettop.widgets.text import Line, TextSpan, fit, wrapped
 from nettop.widgets.themes import Background, Role
 
 _KEY_CELLS = 16
@@ -188,10 +188,10 @@ class PaletteDialog(Dialog, inherit_bindings=False):
     def draw(self) -> None:
         """Show the matches."""
         lines = [
-            (Span(fit(label, 26, left=True), Role.BOLD), Span(" " + effect, Role.DIM))
+            (TextSpan(fit(label, 26, left=True), Role.BOLD), TextSpan(" " + effect, Role.DIM))
             for label, effect, _ in self._matches
         ]
-        self.page.show(lines or [(Span("no match", Role.DIM),)], self._at if lines else None)
+        self.page.show(lines or [(TextSpan("no match", Role.DIM),)], self._at if lines else None)
 
 
 class ColumnsDialog(Dialog, inherit_bindings=False):
@@ -285,9 +285,14 @@ class ColumnsDialog(Dialog, inherit_bindings=False):
         for name in self._names:
             title = fit(table.title_of(name), _TITLE_CELLS, left=True)
             mark, role = ("[x] ", Role.BOLD) if name in self._chosen else ("[ ] ", Role.DIM)
-            crowded = (Span("no room  ", Role.WARN),) if name in self._chosen - fitting else ()
+            crowded = (TextSpan("no room  ", Role.WARN),) if name in self._chosen - fitting else ()
             lines.append(
-                (Span(mark, Role.KEY), Span(title, role), *crowded, Span(_meaning(table, name), Role.DIM))
+                (
+                    TextSpan(mark, Role.KEY),
+                    TextSpan(title, role),
+                    *crowded,
+                    TextSpan(_meaning(table, name), Role.DIM),
+                )
             )
         self.page.show(lines, self._at)
         name = self._names[self._at]
@@ -306,7 +311,9 @@ class ExportDialog(Dialog, inherit_bindings=False):
 
     def draw(self) -> None:
         """Show the formats."""
-        self.page.show([(Span(f"{suffix[0]}  ", Role.KEY), Span(about)) for suffix, about in FORMATS.items()])
+        self.page.show(
+            [(TextSpan(f"{suffix[0]}  ", Role.KEY), TextSpan(about)) for suffix, about in FORMATS.items()]
+        )
 
     def action_write(self, suffix: str) -> None:
         """Close, returning the format."""
@@ -432,14 +439,14 @@ def _section(title: str, facts: Sequence[tuple[str, str]], width: int, indent: i
     """Return a heading, the facts, and an empty line; nothing if there are no facts."""
     indent = indent or max([_KEY_CELLS, *(len(term) + 2 for term, _ in facts)])
     lines = [line for term, text in facts for line in _term_lines(term, indent, text, width)]
-    return [(Span(title, Role.HEAD),), *lines, ()] if lines else []
+    return [(TextSpan(title, Role.HEAD),), *lines, ()] if lines else []
 
 
 def _hook_lines(lens: Lens, snapshot: Snapshot, width: int) -> list[Line]:
     """Return the mechanism of each hook, its meaning, and why better mechanisms were rejected; then the gaps."""
     helps = {hook.name: hook.help for hook in lens.hooks}
     hooks = {hook.hook: hook for hook in snapshot.hooks}
-    lines: list[Line] = [(Span("HOOKS", Role.HEAD),)]
+    lines: list[Line] = [(TextSpan("HOOKS", Role.HEAD),)]
     for name in dict.fromkeys((*helps, *hooks)):
         hook = hooks.get(name)
         mechanism = "not known yet" if hook is None else hook.mechanism or NOT_AVAILABLE
@@ -456,6 +463,6 @@ def _hook_lines(lens: Lens, snapshot: Snapshot, width: int) -> list[Line]:
 def _term_lines(term: str, indent: int, text: str, width: int, role: Role = Role.DIM) -> list[Line]:
     lines = wrapped(text, width, role, indent)
     if not lines or len(term) >= indent:
-        return [(Span(term, Role.KEY),), *lines]
-    first = (Span(fit(term, indent, left=True), Role.KEY), Span(lines[0][0].text[indent:], role))
+        return [(TextSpan(term, Role.KEY),), *lines]
+    first = (TextSpan(fit(term, indent, left=True), Role.KEY), TextSpan(lines[0][0].text[indent:], role))
     return [first, *lines[1:]]

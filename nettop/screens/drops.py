@@ -17,7 +17,7 @@ from nettop.snapshots.drops import COUNTERS, ORDINARY, PACKETS, REASONS, TROUBLE
 from nettop.snapshots.snapshot import Frame, Snapshot
 from nettop.widgets.bar import BarItem, item
 from nettop.widgets.cells import WARNING, RowFlags, RowStyle, flags_of, is_zero
-from nettop.widgets.text import Span
+from nettop.widgets.text import TextSpan
 from nettop.widgets.themes import Role
 
 _PER_SECOND = "packets/s"
@@ -60,9 +60,9 @@ class DropsScreen(LensScreen):
         counted = [name for name in _COUNTS if counts.get(name)]
         for place, name in enumerate(counted):
             rate = view.count_rate(name)
-            grows = [Span(f" {WARNING} +{human(rate, _PER_SECOND)}", Role.BAD)] if rate else []
+            grows = [TextSpan(f" {WARNING} +{human(rate, _PER_SECOND)}", Role.BAD)] if rate else []
             label = f"{_COUNTS[name]} " if place else f"since boot: {_COUNTS[name]} "
-            amount = [Span(label, Role.DIM), Span(f"{counts[name]:,}"), *grows]
+            amount = [TextSpan(label, Role.DIM), TextSpan(f"{counts[name]:,}"), *grows]
             parts.append(item(*amount, importance=80 - place))
         return parts
 
@@ -80,7 +80,7 @@ def _packets(view: View) -> list[BarItem]:
     reason = top_reason(view.frame)
     if reason is not None:
         is_trouble = reason in REASONS and REASONS[reason].severity == TROUBLE
-        reason_span = Span(f"{WARNING} {reason}", Role.BAD) if is_trouble else Span(reason)
+        reason_span = TextSpan(f"{WARNING} {reason}", Role.BAD) if is_trouble else TextSpan(reason)
         items.append(item(("mostly ", Role.DIM), reason_span, importance=90))
     return [*items, item((f"{drops:,}", Role.TEXT), (" since opened", Role.DIM), importance=85)]
 

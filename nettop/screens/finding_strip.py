@@ -18,7 +18,7 @@ from nettop.snapshots.schema import Severity
 from nettop.snapshots.snapshot import Frame
 from nettop.widgets.cells import WARNING
 from nettop.widgets.lines import Lines
-from nettop.widgets.text import Line, Span, elide_end, width_of
+from nettop.widgets.text import Line, TextSpan, elide_end, width_of
 from nettop.widgets.themes import Role
 
 LINES_MAX = 3
@@ -76,19 +76,19 @@ class FindingStrip(Lines):
         """Return `! ▲ sentence  for 40 s`; the last line counts the findings below it."""
         if self._failure:
             text = f"   {WARNING} nobody looks for problems: {self._failure}"
-            return (Span(elide_end(text, max(width - 1, 0)), Role.BAD),)
+            return (TextSpan(elide_end(text, max(width - 1, 0)), Role.BAD),)
         finding = self._findings[number]
         severity = Severity(finding["severity"])
         key = key_name(BY_ID["next_finding"].keys[0]) if number == 0 else " "
         word = "" if severity is Severity.PROBLEM else f"{severity.value}: "
         more = len(self._findings) - LINES_MAX if number == LINES_MAX - 1 else 0
-        after = [Span(f"  {_when(finding)}", Role.DIM)]
+        after = [TextSpan(f"  {_when(finding)}", Role.DIM)]
         if more > 0:
-            after += [Span(f"  +{more} more ", Role.WARN), Span(FINDINGS_LENS.digit, Role.KEY)]
-        before = [Span(f" {key} ", Role.KEY), Span(f"{WARNING} {word}", _ROLES[severity])]
+            after += [TextSpan(f"  +{more} more ", Role.WARN), TextSpan(FINDINGS_LENS.digit, Role.KEY)]
+        before = [TextSpan(f" {key} ", Role.KEY), TextSpan(f"{WARNING} {word}", _ROLES[severity])]
         room = width - width_of(before) - width_of(after) - 1
         action = f"app.finding({finding['id']})"
-        sentence = Span(elide_end(finding["finding"], max(room, 0)), _ROLES[severity], action=action)
+        sentence = TextSpan(elide_end(finding["finding"], max(room, 0)), _ROLES[severity], action=action)
         return (*before, sentence, *after)
 
 

@@ -15,7 +15,7 @@ from nettop.snapshots.schema import Severity
 from nettop.snapshots.services import LENS as SERVICES
 from nettop.widgets.bar import BarItem, item
 from nettop.widgets.cells import WARNING, Apart, RowFlags, RowStyle, flags_of
-from nettop.widgets.text import Span
+from nettop.widgets.text import TextSpan
 from nettop.widgets.themes import Role
 
 _WITH_HOOKS = (DROPS.id, SERVICES.id)
@@ -63,7 +63,7 @@ class FindingsScreen(LensScreen):
             if lens.id in _WITH_HOOKS and context.session.bus.frame(lens.id) is None
         ]
         # One item: the label says nothing without the names, and some names alone are not all of them.
-        return [BarItem(sum(closed, (Span("not watched:"),)), importance=800)] if closed else []
+        return [BarItem(sum(closed, (TextSpan("not watched:"),)), importance=800)] if closed else []
 
 
 class LimitsScreen(LensScreen):

@@ -17,7 +17,7 @@ from nettop.snapshots.schema import RATE, Lens, Table
 from nettop.snapshots.snapshot import NAMESPACES_PARTLY_SEEN, TICKS, Frame, Snapshot
 from nettop.widgets.bar import ALWAYS_SHOWN, BarItem, fits, item
 from nettop.widgets.cells import WARNING, role_of
-from nettop.widgets.text import Span, elide_end
+from nettop.widgets.text import TextSpan, elide_end
 from nettop.widgets.themes import Role
 
 NARROW = 60
@@ -182,7 +182,7 @@ def not_available(label: str, importance: int = ALWAYS_SHOWN) -> BarItem:
     return item((f"{label} ", Role.DIM), (NOT_AVAILABLE, Role.WARN), importance=importance)
 
 
-def sum_of(view: View, name: str, label: Span, at: Index, importance: int = ALWAYS_SHOWN) -> BarItem:
+def sum_of(view: View, name: str, label: TextSpan, at: Index, importance: int = ALWAYS_SHOWN) -> BarItem:
     """Return `label amount`, the total of a column over the rows at `at`; an empty item if it is unknown."""
     if name in view.missing:
         return item(label, NOT_AVAILABLE, importance=importance)
@@ -225,7 +225,7 @@ def third_line(
 
 def history(totals: TotalsHistory, room: int) -> list[BarItem]:
     """Return `2 min peak  ↑ ▁▂█▃ 412 Mb/s  ↓ ▂▅▇█ 1.93 Gb/s` as wide as `room` allows; nothing after one reading."""
-    arrows = [Span(_ARROWS.get(field.tone, field.title), role_of(field)) for field in totals.fields]
+    arrows = [TextSpan(_ARROWS.get(field.tone, field.title), role_of(field)) for field in totals.fields]
     fixed = len(_PEAK) + sum(len(arrow.text) + _PEAK_WIDTH + 4 for arrow in arrows) + _MARGINS
     cells = next((cells for cells in _HISTORY_CELLS if fixed + cells * len(arrows) <= room), 0)
     if not cells or not totals.intervals:
@@ -246,7 +246,7 @@ def _tables(lens: Lens, shown: Table, opened_from: Table | None) -> list[BarItem
         name = f"{table.name} → {shown.name}" if is_shown and opened_from not in (None, shown) else table.name
         role, importance = (Role.TAB, ALWAYS_SHOWN) if is_shown else (Role.DIM, 500)
         items.append(item((f" {name} ", role), importance=importance, action=f"app.table('{table.name}')"))
-    key = Span(f"  {key_name(BY_ID['next_table'].keys[0])}", Role.KEY)
+    key = TextSpan(f"  {key_name(BY_ID['next_table'].keys[0])}", Role.KEY)
     return [*items, item(key, (" next", Role.DIM), importance=400, action="app.next_table")]
 
 

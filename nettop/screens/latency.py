@@ -30,7 +30,7 @@ from nettop.snapshots.latency import (
 from nettop.snapshots.snapshot import Snapshot
 from nettop.widgets.bar import ALWAYS_SHOWN, BarItem, item
 from nettop.widgets.cells import RowFlags, RowStyle, flags_of
-from nettop.widgets.text import Span
+from nettop.widgets.text import TextSpan
 from nettop.widgets.themes import Role
 
 _QUANTILES = {WIRE_APP: ("p50", "p99"), SOCKET_WAIT: ("p99",), QDISC: ("p99",)}
@@ -57,9 +57,12 @@ def _delays(view: View) -> list[BarItem]:
             items.append(headline.not_available(label, importance))
             continue
         at = np.flatnonzero(whole.raw("stage") == number)
-        spans = [Span(label, Role.DIM)]
+        spans = [TextSpan(label, Role.DIM)]
         for name in quantiles:
-            spans += [Span(f" {name} ", Role.DIM), Span(human(whole.total(name, at), "ns"), Role.BOLD)]
+            spans += [
+                TextSpan(f" {name} ", Role.DIM),
+                TextSpan(human(whole.total(name, at), "ns"), Role.BOLD),
+            ]
         items.append(item(*spans, importance=importance))
     return items
 

@@ -26,7 +26,7 @@ from nettop.widgets.bar import drop_items, item
 from nettop.widgets.blocks import column_lines
 from nettop.widgets.durations import BEYOND, axis_line, heat_map, mark_line, rebin
 from nettop.widgets.lines import Drawing
-from nettop.widgets.text import Line, Span, width_of, wrapped
+from nettop.widgets.text import Line, TextSpan, width_of, wrapped
 from nettop.widgets.themes import Role
 
 
@@ -215,7 +215,7 @@ def title(chosen: SelectedRow, width: int) -> Line:
         amount = (human(quantile.duration_ns, "ns"), Role.TEXT)
         items.append(item((f"{quantile.name} ", Role.DIM), amount, importance=quantile.importance))
     kept, _ = drop_items(items, (), width, _GAP)
-    return tuple(span for each in kept for span in (*each.spans, Span(" " * _GAP)))
+    return tuple(span for each in kept for span in (*each.spans, TextSpan(" " * _GAP)))
 
 
 def body(chosen: SelectedRow, width: int, height: int) -> list[Line]:
@@ -251,10 +251,10 @@ def _histogram_lines(chosen: SelectedRow, width: int, height: int) -> list[Line]
 
 
 def _line(text: str, role: Role) -> Line:
-    return (Span(f" {text}", role),)
+    return (TextSpan(f" {text}", role),)
 
 
 def _side_by_side(left: Sequence[Line], right: Sequence[Line], at: int) -> list[Line]:
     """Return the `left` lines with the `right` ones beside them, from cell `at` on."""
     pairs = zip_longest(left, right, fillvalue=())
-    return [(*first, Span(" " * (at - width_of(first))), *second) for first, second in pairs]
+    return [(*first, TextSpan(" " * (at - width_of(first))), *second) for first, second in pairs]

@@ -35,7 +35,7 @@ from nettop.widgets.columns import declared
 from nettop.widgets.details import RowDetails
 from nettop.widgets.page import Notice
 from nettop.widgets.table import LiveTable
-from nettop.widgets.text import Line, Span
+from nettop.widgets.text import Line, TextSpan
 from nettop.widgets.themes import Background, Role
 
 LEAST_WIDTH, MIN_HEIGHT = 40, 10
@@ -128,7 +128,7 @@ class TableScreen(MeasuredScreen[None], inherit_bindings=False):
         for n, name in enumerate(self.state.declared_names):
             field = declared(self.table, name)
             if field.kind is Kind.COUNTER:
-                label = Span(f"{_label(self.table, name)} ", role_of(field))
+                label = TextSpan(f"{_label(self.table, name)} ", role_of(field))
                 items.append(headline.sum_of(view, name, label, at, 800 - n))
         return items
 
@@ -199,7 +199,9 @@ class TableScreen(MeasuredScreen[None], inherit_bindings=False):
             self._attaching_since = None
             by_itself = "nettop tries again by itself; " if failure.is_retried else ""
             again = f"{by_itself}Enter tries again"
-            self._show_notice(Span(failure.what, Role.BAD), Span(failure.remedy), Span(again, Role.DIM))
+            self._show_notice(
+                TextSpan(failure.what, Role.BAD), TextSpan(failure.remedy), TextSpan(again, Role.DIM)
+            )
         elif frame is not None and not frame.now.tables and self.context.player is not None:
             self._show_nothing(frame.now)
         elif frame is None or not self.has_table(frame):
@@ -217,19 +219,21 @@ class TableScreen(MeasuredScreen[None], inherit_bindings=False):
             self._attaching_since = self.context.clock()
         seconds = int(self.context.clock() - self._attaching_since)
         text = f"{self.lens.title}: attaching …{f' {seconds} s' if seconds else ''}"
-        self._show_notice(Span(text, Role.DIM))
+        self._show_notice(TextSpan(text, Role.DIM))
 
     def _show_nothing(self, now: Snapshot) -> None:
         """Say why a recording has no reading at this moment."""
         self._attaching_since = self._frame = self.view = self._headline_drawn = None
         if damage := now.gaps.get(RECORDING):
             self._show_notice(
-                Span(f"the recording is damaged here: {damage}", Role.BAD), Span(". goes over it")
+                TextSpan(f"the recording is damaged here: {damage}", Role.BAD), TextSpan(". goes over it")
             )
         elif pause := now.gaps.get(RECORDER):
-            self._show_notice(Span(f"{self.lens.title}: not recorded {pause}"), Span(". goes over it"))
+            self._show_notice(
+                TextSpan(f"{self.lens.title}: not recorded {pause}"), TextSpan(". goes over it")
+            )
         else:
-            self._show_notice(Span(f"{self.lens.title}: not read before this moment", Role.DIM))
+            self._show_notice(TextSpan(f"{self.lens.title}: not read before this moment", Role.DIM))
 
     def has_table(self, frame: Frame) -> bool:
         """Return False while the source has not read the table: it reads some only once they are shown."""
@@ -293,7 +297,7 @@ class TableScreen(MeasuredScreen[None], inherit_bindings=False):
         """Return whether the table is shown, and not a notice instead."""
         return self.view is not None and not self.has_class("-notice")
 
-    def _show_notice(self, *texts: Span) -> None:
+    def _show_notice(self, *texts: TextSpan) -> None:
         self.notice.notify_of(*texts)
         self.set_class(True, "-notice")
 
@@ -362,7 +366,7 @@ class TableScreen(MeasuredScreen[None], inherit_bindings=False):
         if not self.details_open or view is None:
             return
         if key is None:
-            self.details.show([(Span("no row selected", Role.DIM),)])
+            self.details.show([(TextSpan("no row selected", Role.DIM),)])
             return
 
         def describe() -> Future[dict[str, str]] | None:
@@ -402,7 +406,7 @@ class TableScreen(MeasuredScreen[None], inherit_bindings=False):
         self.set_class(height >= _TALL, "-tall")
         if small:
             need = f"nettop needs {LEAST_WIDTH}×{MIN_HEIGHT} cells; this terminal has {width}×{height}."
-            self.notice.notify_of(Span(need))
+            self.notice.notify_of(TextSpan(need))
         else:
             self.show_newest()
         self.call_after_refresh(self.draw_body)

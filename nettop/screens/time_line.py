@@ -14,7 +14,7 @@ from nettop.recording.moments import time_text
 from nettop.snapshots.findings import SEVERITY_CODES
 from nettop.snapshots.schema import Severity
 from nettop.widgets.lines import Lines
-from nettop.widgets.text import Line, Span, width_of
+from nettop.widgets.text import Line, TextSpan, width_of
 from nettop.widgets.themes import Background, Role
 
 if TYPE_CHECKING:
@@ -48,15 +48,15 @@ class TimeLine(Lines):
         player, recording = self._player, self._player.recording
         state = "▶" if not (player.is_paused or player.is_at_end) else "‖" if not player.is_at_end else "■"
         before = (
-            Span(f" {state} ×{player.speed:g} ", Role.KEY),
-            Span(f" {time_text(player.wall_ns)} UTC ", Role.BOLD),
-            Span(f" {time_text(recording.begin_ns, with_day=False)} ", Role.DIM),
+            TextSpan(f" {state} ×{player.speed:g} ", Role.KEY),
+            TextSpan(f" {time_text(player.wall_ns)} UTC ", Role.BOLD),
+            TextSpan(f" {time_text(recording.begin_ns, with_day=False)} ", Role.DIM),
         )
-        after: Line = (Span(f" {time_text(recording.end_ns, with_day=False)} ", Role.DIM),)
+        after: Line = (TextSpan(f" {time_text(recording.end_ns, with_day=False)} ", Role.DIM),)
         if recording.cut_short:
-            after += (Span(f"cut short: {recording.cut_short} ", Role.BAD),)
+            after += (TextSpan(f"cut short: {recording.cut_short} ", Role.BAD),)
         if recording.damage:
-            after += (Span("damaged ", Role.BAD),)
+            after += (TextSpan("damaged ", Role.BAD),)
         self._first, self._cells = width_of(before), width - width_of(before) - width_of(after)
         if self._cells < _LEAST_CELLS:
             return before[:2]
@@ -72,7 +72,7 @@ class TimeLine(Lines):
         for cell in range(self._cells):
             plain = (_PAST if cell < here else _TO_COME), Role.DIM
             text, role = (_HERE, Role.KEY) if cell == here else _MARKS.get(worst.get(cell, 0), plain)
-            line.append(Span(text, role))
+            line.append(TextSpan(text, role))
         return tuple(line)
 
     def _cell_of(self, wall_ns: int) -> int:

@@ -23,8 +23,8 @@ from nettop.flows.enrichment.networks import Intervals, parsed_networks
 from nettop.flows.inputs.input import Exports, Input
 from nettop.flows.inputs.mirror import mirrored_packets, open_mirror
 from nettop.flows.outputs.kafka import topic_of
-from nettop.flows.pipeline import Destination
-from nettop.flows.receive import Endpoint, OpenSocket, Wait, endpoint_of, open_socket
+from nettop.flows.pipeline import WorkerOutput
+from nettop.flows.receive import OpenSocket, UdpPort, Wait, endpoint_of, open_socket
 from nettop.flows.store import Store
 from nettop.flows.store.schema import Retention, retention_of
 from nettop.flows.wanted import flow_filter
@@ -82,7 +82,7 @@ def open_collector(
 
         def run() -> ExitCode:
             directory = Path(settings.directory)
-            to = Destination(0, directory, settings.spool_bytes, files, wanted, kafka, given_rates, allowed)
+            to = WorkerOutput(0, directory, settings.spool_bytes, files, wanted, kafka, given_rates, allowed)
             works = [(opened, replace(to, number=number)) for number, opened in inputs.items()]
             stores: list[Store] = []
 
@@ -144,7 +144,7 @@ def _opened_inputs(
         return each
 
     room = settings.receive_buffer_bytes
-    ports: list[Endpoint] = [endpoint_of(word) for word in settings.listen]
+    ports: list[UdpPort] = [endpoint_of(word) for word in settings.listen]
     for number in range(settings.workers):
         if number:
             ports = [port for port in ports if not port.is_group]
@@ -152,7 +152,7 @@ def _opened_inputs(
             break
         sockets = [opened(open_socket(port, room, shared_port=settings.workers > 1)) for port in ports]
         # For port 0 the kernel has chosen a number; the other workers share it.
-        ports = [each.endpoint for each in sockets if isinstance(each.endpoint, Endpoint)]
+        ports = [each.endpoint for each in sockets if isinstance(each.endpoint, UdpPort)]
         backlog = Path(settings.directory) / f"backlog-{number}"
         open_backlog = partial(Backlog, backlog, settings.spool_bytes // settings.workers)
         inputs[number] = partial(Exports, sockets, open_backlog)

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from nettop.recording.player import Player
 
 
-class Run(Protocol):
+class ServeRun(Protocol):
     """Function that serves what a session reads until shutdown is requested: of the kernel, or of a recording with its
     `player`."""
 
@@ -55,7 +55,7 @@ class Run(Protocol):
 @contextmanager
 def open_server(
     settings: ServeSettings, requests: Requests, stderr: TextIO | None, opening_files: OpeningAs = nullcontext
-) -> Iterator[Run]:
+) -> Iterator[ServeRun]:
     """Read the token and the certificate, and open the sockets; connections wait in the backlog until the server runs.
 
     Open files named in the settings inside `opening_files`, while there is only one thread. Raise UsageError for

@@ -11,7 +11,7 @@ from textual.geometry import Size
 from textual.strip import Strip
 
 from nettop.widgets.lines import Lines
-from nettop.widgets.text import Line, Span, width_of
+from nettop.widgets.text import Line, TextSpan, width_of
 from nettop.widgets.themes import Background, Role
 
 ALWAYS_SHOWN = 1000
@@ -33,13 +33,13 @@ class BarItem:
 
 
 def item(
-    *texts: Span | tuple[str, Role] | str,
+    *texts: TextSpan | tuple[str, Role] | str,
     importance: int = ALWAYS_SHOWN,
     action: str = "",
     beside: bool = False,
 ) -> BarItem:
     """Return an item made of texts, or of texts with their roles. A click on it runs `action`."""
-    spans = (Span(text) if isinstance(text, str) else Span(*text[:2]) for text in texts)
+    spans = (TextSpan(text) if isinstance(text, str) else TextSpan(*text[:2]) for text in texts)
     return BarItem(tuple(span._replace(action=action) for span in spans), importance, beside)
 
 
@@ -93,10 +93,10 @@ class Bar(Lines):
         """Return the line."""
         return [self.strip(self.clickable(self._spans(size.width)), size.width, self._ground)] * size.height
 
-    def _spans(self, width: int) -> Iterator[Span]:
+    def _spans(self, width: int) -> Iterator[TextSpan]:
         left, right = drop_items(*self._items, width, self._gap)
         between = width - _width_of(left, right, self._gap) + (1 if right else 0)
         for blank, items in ((1, left), (between, right)):
-            yield Span(" " * max(0, blank))
+            yield TextSpan(" " * max(0, blank))
             for shown, gap in zip(items, _gaps(items, self._gap), strict=True):
-                yield from (Span(" " * gap), *shown.spans)
+                yield from (TextSpan(" " * gap), *shown.spans)

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from textual.geometry import Size
 
 from nettop.query.units import human
-from nettop.widgets.text import Line, Span, fit
+from nettop.widgets.text import Line, TextSpan, fit
 from nettop.widgets.themes import Role
 
 _EIGHTHS = ("", *"▏▎▍▌▋▊▉")
@@ -63,7 +63,7 @@ class Curve(NamedTuple):
 
 def graph_lines(title: str, curves: Sequence[Curve], size: Size) -> list[Line]:
     """Return a title, then the curves in equal parts, each with its own scale, the newest amounts at the right."""
-    lines: list[Line] = [(Span(f" {fit(title, size.width - 1, left=True)}", Role.DIM),)]
+    lines: list[Line] = [(TextSpan(f" {fit(title, size.width - 1, left=True)}", Role.DIM),)]
     height, cells = (size.height - 1) // max(1, len(curves)), size.width - _AXIS - 1
     for curve in curves if height and cells > 0 else ():
         amounts = curve.amounts(cells)
@@ -72,6 +72,6 @@ def graph_lines(title: str, curves: Sequence[Curve], size: Size) -> list[Line]:
         labels[-1 if height > 1 else 0] = curve.title if height > 1 else f"{curve.title} {labels[0]}"
         for label, columns in zip(labels, column_lines(amounts, largest, height), strict=True):
             role = curve.role if label == curve.title else Role.DIM
-            head = Span(f"{fit(label, _AXIS - 1, left=False)} ", role)
-            lines.append((head, Span("▏", Role.FAINT), Span(columns, curve.role)))
+            head = TextSpan(f"{fit(label, _AXIS - 1, left=False)} ", role)
+            lines.append((head, TextSpan("▏", Role.FAINT), TextSpan(columns, curve.role)))
     return lines

@@ -18,7 +18,7 @@ from nettop.snapshots.schema import RATE, Field, Kind, Table
 from nettop.snapshots.snapshot import Frame, Rows, Snapshot
 from nettop.widgets.cells import role_of
 from nettop.widgets.page import Page
-from nettop.widgets.text import Line, Span, fit, width_of, wrapped
+from nettop.widgets.text import Line, TextSpan, fit, width_of, wrapped
 from nettop.widgets.themes import Role
 
 TITLE_CELLS = 15
@@ -94,7 +94,7 @@ def detail_lines(
     """
     alone = row_view(view, key)
     if alone is None:
-        return [(Span("closed, and gone from the table", Role.DIM),)]
+        return [(TextSpan("closed, and gone from the table", Role.DIM),)]
     lines: list[Line] = []
     if isinstance(described, str):
         lines = [*wrapped(described, width, Role.DIM), ()]
@@ -105,7 +105,7 @@ def detail_lines(
         known = [f for f in fields if f.name in alone.missing or _value(alone, f)[0] != UNKNOWN]
         facts = known if heading else fields
         if heading and facts:
-            lines.append((Span(heading, Role.BOLD),))
+            lines.append((TextSpan(heading, Role.BOLD),))
         if explained:
             lines += [line for field in facts for line in _field_lines(alone, field, width)]
         else:
@@ -117,9 +117,9 @@ def described_lines(described: Mapping[str, str], width: int) -> list[Line]:
     """Return texts beside their titles, wrapped to `width`."""
     lines: list[Line] = []
     for title, text in described.items():
-        first, *rest = wrapped(text, width, Role.TEXT, TITLE_CELLS + 1) or [(Span(""),)]
-        head = Span(fit(title.upper(), TITLE_CELLS, left=True) + " ", Role.HEAD)
-        lines += [(head, Span(first[0].text[TITLE_CELLS + 1 :])), *rest]
+        first, *rest = wrapped(text, width, Role.TEXT, TITLE_CELLS + 1) or [(TextSpan(""),)]
+        head = TextSpan(fit(title.upper(), TITLE_CELLS, left=True) + " ", Role.HEAD)
+        lines += [(head, TextSpan(first[0].text[TITLE_CELLS + 1 :])), *rest]
     return lines
 
 
@@ -171,7 +171,7 @@ def _side_by_side(view: View, fields: Sequence[Field], width: int) -> list[Line]
     last = width
     for field in fields:
         value, rate, _ = _value(view, field)
-        fact = (*_head(field, value), Span(f"  {rate}" if rate else "", Role.DIM))
+        fact = (*_head(field, value), TextSpan(f"  {rate}" if rate else "", Role.DIM))
         used = width_of(fact)
         if used > width and " " in value:
             lines += described_lines({field.title: value}, width)
@@ -179,7 +179,7 @@ def _side_by_side(view: View, fields: Sequence[Field], width: int) -> list[Line]
             continue
         column = -(-(last + 1) // _FIELD_CELLS) * _FIELD_CELLS
         if column + used <= width:
-            lines[-1] = (*lines[-1], Span(" " * (column - last)), *fact)
+            lines[-1] = (*lines[-1], TextSpan(" " * (column - last)), *fact)
             last = column + used
         else:
             lines.append(fact)
@@ -193,7 +193,7 @@ def _side_by_side(view: View, fields: Sequence[Field], width: int) -> list[Line]
 def _field_lines(view: View, field: Field, width: int) -> list[Line]:
     value, rate, exact = _value(view, field)
     head = list(_head(field, value))
-    head += [Span(f"  {more}", Role.DIM) for more in (rate, exact) if more]
+    head += [TextSpan(f"  {more}", Role.DIM) for more in (rate, exact) if more]
     parts = [view.table.by_name[part] for part in field.parts] if field.kind in _SIDE_BY_SIDE else []
     formulas = ", ".join(each.formula for each in (field, *parts) if each.formula)
     formula = f"  = {formulas}" if formulas else ""
@@ -205,15 +205,15 @@ def _field_lines(view: View, field: Field, width: int) -> list[Line]:
         return [tuple(head), *wrapped(meaning, width, Role.FAINT, 2), *below]
     column = max(used, TITLE_CELLS + _VALUE) + 2
     beside, *more = wrapped(meaning, width - column, Role.FAINT) or [()]
-    lines = [(*head, Span(" " * (column - used)), *beside)]
-    return [*lines, *((Span(" " * column), *line) for line in more), *below]
+    lines = [(*head, TextSpan(" " * (column - used)), *beside)]
+    return [*lines, *((TextSpan(" " * column), *line) for line in more), *below]
 
 
 def _head(field: Field, value: str) -> Line:
     """Return the spans of the title and the value."""
     tone = Role.FAINT if value in (NOT_AVAILABLE, UNKNOWN) else role_of(field)
-    title = Span(fit(field.title, TITLE_CELLS, left=True) + " ", Role.HEAD)
-    return (title, Span(value, Role.TEXT if tone is Role.DIM else tone))
+    title = TextSpan(fit(field.title, TITLE_CELLS, left=True) + " ", Role.HEAD)
+    return (title, TextSpan(value, Role.TEXT if tone is Role.DIM else tone))
 
 
 def _buckets(view: View, field: Field, width: int) -> list[Line]:

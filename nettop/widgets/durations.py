@@ -11,7 +11,7 @@ import numpy as np
 
 from nettop.snapshots.arrays import Array
 from nettop.snapshots.histograms import Buckets
-from nettop.widgets.text import Line, Span, fit
+from nettop.widgets.text import Line, TextSpan, fit
 from nettop.widgets.themes import Role
 
 LOW, HIGH = 100.0, 1e10
@@ -119,12 +119,12 @@ def heat_map(columns: Array, caption: Callable[[int], str], width: int, height: 
     newest = columns[-cells:]
     lines: list[Line] = [
         (
-            Span(fit(label, _AXIS - 2, left=False), Role.DIM),
-            Span(" ▏", Role.FAINT),
-            Span(line.rjust(cells), Role.RECEIVED),
+            TextSpan(fit(label, _AXIS - 2, left=False), Role.DIM),
+            TextSpan(" ▏", Role.FAINT),
+            TextSpan(line.rjust(cells), Role.RECEIVED),
         )
         for label, line in zip(labels[::-1], shades(newest, len(labels)), strict=True)
     ]
     above = caption(len(newest))
     has_caption = height > len(lines) and len(above) < width
-    return [(Span(f" {above}", Role.DIM),), *lines] if has_caption else lines
+    return [(TextSpan(f" {above}", Role.DIM),), *lines] if has_caption else lines

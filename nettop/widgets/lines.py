@@ -15,7 +15,7 @@ from textual.message import Message
 from textual.strip import Strip
 from textual.widget import Widget
 
-from nettop.widgets.text import Line, Span
+from nettop.widgets.text import Line, TextSpan
 from nettop.widgets.themes import Background, Role, frame_style, style
 
 THUMB = "▐"
@@ -59,7 +59,7 @@ class Lines(Widget):
         if changed:
             self.refresh(*(Region(0, y, size.width, 1) for y in changed))
 
-    def strip(self, line: Iterable[Span], width: int, ground: Background = Background.SCREEN) -> Strip:
+    def strip(self, line: Iterable[TextSpan], width: int, ground: Background = Background.SCREEN) -> Strip:
         """Return a line in exactly `width` cells, on this background."""
         theme, segments = self.app.theme, []
         for text, role, own_ground, _, letter, shade in line:
@@ -70,7 +70,7 @@ class Lines(Widget):
             segments.append(Segment(" " * (width - used), style(theme, Role.TEXT, ground)))
         return Strip(segments, max(used, width)).crop(0, width)
 
-    def clickable(self, line: Iterable[Span], y: int = 0) -> Line:
+    def clickable(self, line: Iterable[TextSpan], y: int = 0) -> Line:
         """Return a line after recording its actions for clicks."""
         self._clickable = {**self._clickable, y: (spans := tuple(line))}
         return spans

@@ -9,7 +9,7 @@ from textual.geometry import Size
 from textual.strip import Strip
 
 from nettop.widgets.lines import THUMB, Drawing, Scrollable
-from nettop.widgets.text import Line, Span, width_of, wrapped
+from nettop.widgets.text import Line, TextSpan, width_of, wrapped
 from nettop.widgets.themes import Background, Role
 
 _WIDEST_NOTICE = 72
@@ -47,7 +47,7 @@ class Page(Scrollable, can_focus=True):
         at = self.top + y
         ground = Background.BAND if at == self.chosen else Background.PANEL
         line = self.lines[at] if at < len(self.lines) else ()
-        strip = self.strip([Span(" "), *line], width, ground)
+        strip = self.strip([TextSpan(" "), *line], width, ground)
         role = Role.KEY if self.has_focus else Role.FAINT
         return self.with_thumb(strip, role, ground, THUMB if y in self.thumb() else " ")
 
@@ -62,15 +62,15 @@ class Notice(Drawing):
     text = ""
     """The text shown, without line breaks."""
 
-    def notify_of(self, *texts: Span) -> None:
+    def notify_of(self, *texts: TextSpan) -> None:
         """Show each text as a paragraph."""
         self.text = " ".join(span.text for span in texts)
         self.show(lambda size: _centred(texts, size))
 
 
-def _centred(texts: Sequence[Span], size: Size) -> list[Line]:
+def _centred(texts: Sequence[TextSpan], size: Size) -> list[Line]:
     """Return texts, wrapped and in the middle of the lines."""
     widest = max(1, min(_WIDEST_NOTICE, size.width - 2))
     lines = [line for span in texts for line in wrapped(span.text, widest, span.role)]
     above = max(0, (size.height - len(lines)) // 2)
-    return [()] * above + [(Span(" " * ((size.width - width_of(line)) // 2)), *line) for line in lines]
+    return [()] * above + [(TextSpan(" " * ((size.width - width_of(line)) // 2)), *line) for line in lines]

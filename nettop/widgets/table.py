@@ -32,7 +32,7 @@ from nettop.widgets.cells import (
 from nettop.widgets.columns import Column, declared, plan
 from nettop.widgets.folds import fold_closed
 from nettop.widgets.lines import Scrollable
-from nettop.widgets.text import Span, fit, wrapped
+from nettop.widgets.text import TextSpan, fit, wrapped
 from nettop.widgets.themes import Background, Role
 
 UP, DOWN = "▴", "▾"
@@ -238,7 +238,7 @@ class LiveTable(Scrollable, can_focus=True):
         if view.size and not view.query.filter.is_empty:
             reasons = [self.filtered_empty_text(view), *view.filter_remarks]
         texts = (line[0].text for line in wrapped("; ".join(reasons), width - 2, Role.DIM))
-        return [self.strip([Span(fit(f" {text}", width, left=True), Role.DIM)], width) for text in texts]
+        return [self.strip([TextSpan(fit(f" {text}", width, left=True), Role.DIM)], width) for text in texts]
 
     def _row(self, at: int) -> Strip:
         place = int(self.order[at])
@@ -290,21 +290,21 @@ class LiveTable(Scrollable, can_focus=True):
 
     def _strip(self, cells: Sequence[tuple[Cell, ...]], row: RowFlags, *, chosen: bool) -> Strip:
         mark = CLOSED if row.gone else (FOLLOWED if self._is_followed else CHOSEN) if chosen else " "
-        spans = [Span(mark, Role.DIM)]
+        spans = [TextSpan(mark, Role.DIM)]
         for *pieces, (last, role) in cells:
-            spans += [*(Span(*piece) for piece in pieces), Span(last + " ", role)]
+            spans += [*(TextSpan(*piece) for piece in pieces), TextSpan(last + " ", role)]
         return self.strip(spans, self.size.width, Background.BAND if chosen else Background.SCREEN)
 
     def _header(self, view: View) -> Strip:
         sorting = self._sorting(view.table, view.query.sort.field)
-        spans = [Span(" ", Role.HEAD)]
+        spans = [TextSpan(" ", Role.HEAD)]
         for column in self.columns:
             role, mark = Role.HEAD, ""
             if column.title and column.sort in sorting:
                 role = Role.TOTAL_SENT if column.field.tone == Role.SENT.value else Role.KEY
                 mark = DOWN if view.query.sort.descending else UP
             action = f"sort_by({column.sort!r})" if column.field.is_sortable else ""
-            spans.append(Span(title_of(column, mark), role, action=action))
+            spans.append(TextSpan(title_of(column, mark), role, action=action))
         return self.strip(self.clickable(spans), self.size.width, Background.PANEL)
 
     def _sorting(self, table: Table, name: str) -> Sequence[str]:
@@ -315,8 +315,8 @@ class LiveTable(Scrollable, can_focus=True):
         return [part + name.removeprefix(field.name) for part in field.parts]
 
     def _total(self, view: View) -> Strip:
-        spans = (Span(text + " ", role) for text, role in total_cells(view, self.columns))
-        return self.strip([Span(" ", Role.FAINT), *spans], self.size.width, Background.PANEL)
+        spans = (TextSpan(text + " ", role) for text, role in total_cells(view, self.columns))
+        return self.strip([TextSpan(" ", Role.FAINT), *spans], self.size.width, Background.PANEL)
 
     # --- mouse ----------------------------------------------------------------------------------------------
 

@@ -11,7 +11,7 @@ from rich.cells import cell_len, set_cell_size
 from nettop.widgets.themes import Background, Role, Shade
 
 
-class Span(NamedTuple):
+class TextSpan(NamedTuple):
     """A text, its role, its background if it is not its line's, and the action of a click on it.
 
     With a `letter`, it has the colours of a flame graph's frame of that category, in this `shade`.
@@ -25,10 +25,10 @@ class Span(NamedTuple):
     shade: Shade = Shade.PLAIN
 
 
-Line = tuple[Span, ...]
+Line = tuple[TextSpan, ...]
 
 
-def width_of(line: Iterable[Span]) -> int:
+def width_of(line: Iterable[TextSpan]) -> int:
     """Return the width of a line in cells."""
     return sum(cell_len(span.text) for span in line)
 
@@ -42,7 +42,7 @@ def wrapped(text: str, width: int, role: Role, indent: int = 0) -> list[Line]:
             lines.append(line)
             line = ""
         line = f"{line} {word}" if line else word
-    return [(Span(" " * indent + full, role),) for full in (*lines, line) if full]
+    return [(TextSpan(" " * indent + full, role),) for full in (*lines, line) if full]
 
 
 def fit(text: str, width: int, *, left: bool) -> str:

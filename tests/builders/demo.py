@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from textual.pilot import Pilot
 
-from nettop.hosts.hosts import Link
+from nettop.hosts.hosts import HostRecording
 from nettop.hosts.source import HostsSource
 from nettop.recording.player import Player, RecordedSource
 from nettop.recording.reader import Reading, Readings
@@ -111,7 +111,7 @@ class DemoHosts:
             for host, names in PROCESSES.items()
         }
 
-    def lost(self, _lens: str) -> dict[str, Link]:
+    def lost(self, _lens: str) -> dict[str, HostRecording]:
         """Return no hosts."""
         return {}
 

@@ -9,7 +9,7 @@ from typing import Any
 from textual.pilot import Pilot
 
 from nettop.engine.bus import Bus
-from nettop.engine.own_cost import OwnCost, Reading
+from nettop.engine.own_cost import CpuReading, OwnCost
 from nettop.engine.own_cost_table import Cost, OwnCostSource
 from nettop.engine.pace import OverheadLimit, Pace
 from nettop.snapshots.hooks import HookStatus
@@ -60,8 +60,8 @@ class Clock(OwnCost):
 
     at_ns = 0
 
-    def _read(self) -> Reading:
-        return Reading(self.at_ns, 0, 0, 0)
+    def _read(self) -> CpuReading:
+        return CpuReading(self.at_ns, 0, 0, 0)
 
 
 def snapshots(hook: HookStatus = COUNTED, limit: OverheadLimit | None = None) -> list[Snapshot]:

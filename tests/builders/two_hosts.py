@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from nettop.errors import SourceFailed
-from nettop.hosts.hosts import Link
+from nettop.hosts.hosts import HostRecording
 from nettop.hosts.source import HostsSource
 from nettop.recording.reader import Reading
 from nettop.snapshots import lenses
@@ -23,7 +23,7 @@ class FakeHosts:
     """Two hosts, whose connections send more each second, until one is lost."""
 
     def __init__(self) -> None:
-        self.lost_hosts: dict[str, Link] = {}
+        self.lost_hosts: dict[str, HostRecording] = {}
         self.second = 0
         self.interval_s, self.clock = 1.0, time.monotonic
 
@@ -49,7 +49,7 @@ class FakeHosts:
         assert frame.before is not None
         return Reading(at_second(frame.now, self.second), at_second(frame.before, self.second - 1), (), True)
 
-    def lost(self, lens: str) -> dict[str, Link]:
+    def lost(self, lens: str) -> dict[str, HostRecording]:
         """Return the lost hosts."""
         return self.lost_hosts
 

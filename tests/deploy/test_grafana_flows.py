@@ -18,7 +18,7 @@ import pytest
 
 from nettop.flows.columns import ADDRESS, COLUMNS, default_values
 from nettop.flows.protobuf import encoded_batch
-from nettop.flows.reader import Collector
+from nettop.flows.reader import RemoteCollector
 from tests.collecting import Running
 from tests.unit.test_flow_decoder import NETFLOW_5, SFLOW
 
@@ -107,7 +107,7 @@ class Filled:
     def send(self, text: str, form: str = "Native") -> bytes:
         """Send a query as ClickHouse's Go client, used by the data source, does; return the answer."""
         parameters = {"database": "nettop", "default_format": form, "client_protocol_version": 54_483}
-        collector: Collector = self._running.collector
+        collector: RemoteCollector = self._running.collector
         status, answer = collector._answer("POST", "/?" + urlencode(parameters), text.encode())
         assert status == http.client.OK, f"{answer.decode(errors='replace')}\n{text}"
         return answer

@@ -23,7 +23,16 @@ from nettop.screens.cpu.bars import (
     arrange,
     left_out_text,
 )
-from nettop.screens.cpu.flame_graph import EDGE, Block, FlameGraph, Layout, Matches, matcher, node_at, search
+from nettop.screens.cpu.flame_graph import (
+    EDGE,
+    FlameBlock,
+    FlameGraph,
+    Layout,
+    Matches,
+    matcher,
+    node_at,
+    search,
+)
 from nettop.screens.table_screen import LEAST_WIDTH
 from nettop.snapshots.cpu import CATEGORIES, ENTRIES, OTHER, RX_SOFTIRQ
 from nettop.stacks.counts import FlameNode
@@ -51,7 +60,7 @@ def _named(children: list[FlameNode]) -> Iterator[FlameNode]:
 WIDTHS = st.integers(1, 240)
 
 
-def blocks(layout: Layout) -> list[Block]:
+def blocks(layout: Layout) -> list[FlameBlock]:
     """Return all of them."""
     return [block for number in range(layout.depth) for block in layout.row(number)]
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from nettop.hosts.hosts import Link
+from nettop.hosts.hosts import HostRecording
 from nettop.snapshots import several_hosts
 from tests.builders.driving import Running, press, shown, text_of
 from tests.builders.two_hosts import two_hosts
@@ -39,7 +39,7 @@ async def test_each_row_has_its_host() -> None:
 async def test_a_lost_host_leaves_the_table() -> None:
     """Its rows go and it is a gap; those of others stay with their rates."""
     async with two_hosts() as (run, hosts):
-        hosts.lost_hosts = {"db1": Link("db1", ("connections",), cause="it is off", lost_at=0.0)}
+        hosts.lost_hosts = {"db1": HostRecording("db1", ("connections",), cause="it is off", lost_at=0.0)}
         run[2].tick()
         await run[0].pause()
         (line,) = lines(run)

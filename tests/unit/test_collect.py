@@ -13,7 +13,7 @@ import pytest
 
 from nettop.errors import ExitCode, SourceFailed, UsageError
 from nettop.flows.decode.templates import IPFIX, NETFLOW_9
-from nettop.flows.reader import EXPORTERS_PATH, STATE_PATH, Collector
+from nettop.flows.reader import EXPORTERS_PATH, STATE_PATH, RemoteCollector
 from tests.collecting import PATIENCE_S, Running, until
 
 from .test_flow_decoder import DECLARED, NETFLOW_5, SFLOW
@@ -193,4 +193,4 @@ def test_one_directory_has_one_collector(flows_dir: Path) -> None:
 def test_a_collector_that_does_not_run(flows_dir: Path) -> None:
     """A stopped collector has no socket, which the error says."""
     with pytest.raises(SourceFailed, match="does not answer"):
-        Collector(f"unix:{flows_dir / 'flows.sock'}").document(STATE_PATH)
+        RemoteCollector(f"unix:{flows_dir / 'flows.sock'}").document(STATE_PATH)

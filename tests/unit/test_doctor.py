@@ -23,7 +23,7 @@ from nettop import cli
 from nettop.cli import run
 from nettop.commands import doctor as command
 from nettop.doctor import capabilities, facts, text
-from nettop.doctor.bundle import Redactor
+from nettop.doctor.bundle import ReportRedactor
 from nettop.doctor.command import DoctorSettings, make_report, run_doctor
 from nettop.doctor.report import Check, LensReport, Report, Verdict
 from nettop.errors import ExitCode, NettopError, PermissionMissing, SourceFailed, Unsupported, UsageError
@@ -755,7 +755,7 @@ _NAMES = {
 
 def test_the_same_name_is_the_same_token() -> None:
     """A name has the same token in any case and text; a longer name is not cut into a shorter one."""
-    redact = Redactor(_NAMES).text
+    redact = ReportRedactor(_NAMES).text
     assert redact("alice on web-7.corp.example: nginx") == "user-1 on host-1: process-1"
     assert redact("ALICE_x eth0:1 nginx") == "user-1_x interface-1:1 process-1"
     assert redact("malice nginx2 sh") == "malice nginx2 sh"
@@ -768,7 +768,7 @@ def test_the_same_name_is_the_same_token() -> None:
 )
 def test_no_address_is_left(address: object, around: str) -> None:
     """Addresses are redacted in any context, except loopback and unspecified ones."""
-    redact = Redactor({}).text
+    redact = ReportRedactor({}).text
     parsed = ip_address(str(address))
     shown = redact(around.format(parsed))
     kept = parsed.is_loopback or parsed.is_unspecified
@@ -781,12 +781,12 @@ def test_no_address_is_left(address: object, around: str) -> None:
 )
 def test_no_hardware_address_is_left(mac: str) -> None:
     """Hardware addresses are redacted as drivers and netfilter write them."""
-    assert Redactor({}).text(f"link MAC={mac} up") == "link MAC=mac-1 up"
+    assert ReportRedactor({}).text(f"link MAC={mac} up") == "link MAC=mac-1 up"
 
 
 def test_paths_of_this_host_alone_are_replaced() -> None:
     """Where nettop and bcc were installed may name people and projects."""
-    redact = Redactor(_NAMES).text
+    redact = ReportRedactor(_NAMES).text
     assert redact("3.11.2 (/srv/acme/venv/bin/python)") == "3.11.2 (/path-1)"
     assert redact("/home/bob/acme/x: /opt/acme, /root") == "/home/user-1/path-2: /path-3, /path-4"
 
@@ -796,7 +796,7 @@ def test_paths_of_this_host_alone_are_replaced() -> None:
 )
 def test_paths_of_every_host_stay(kept: str) -> None:
     """They say nothing about this one."""
-    assert Redactor({}).text(kept) == kept
+    assert ReportRedactor({}).text(kept) == kept
 
 
 @pytest.mark.parametrize(
@@ -804,12 +804,12 @@ def test_paths_of_every_host_stay(kept: str) -> None:
 )
 def test_non_addresses_stay(kept: str) -> None:
     """Versions, times and the like are not redacted."""
-    assert Redactor({}).text(kept) == kept
+    assert ReportRedactor({}).text(kept) == kept
 
 
 def test_values_of_json() -> None:
     """Values are redacted at any depth, and so are the names of gaps; keys and the report's own words stay."""
-    redacted = Redactor({"process": ["sockets", "nginx"], "netns": ["blue"]}).values(
+    redacted = ReportRedactor({"process": ["sockets", "nginx"], "netns": ["blue"]}).values(
         {
             "hooks": [{"hook": "sockets", "refused": [{"mechanism": "a", "why": "nginx at 10.0.0.9"}]}],
             "gaps": {"namespace blue": "nginx"},

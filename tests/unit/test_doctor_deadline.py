@@ -12,7 +12,7 @@ import pytest
 from nettop.doctor import deadline
 from nettop.errors import SourceFailed
 from nettop.process import limits
-from nettop.process.limits import Limit
+from nettop.process.limits import ProcessLimit
 
 
 def wait_for_ever() -> None:
@@ -27,7 +27,9 @@ def wait_for_ever() -> None:
 
 def test_a_step_that_waits_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
     """A blocked step is abandoned, with its cleanup, whatever it catches; limits that may be the cause are named."""
-    monkeypatch.setattr(deadline, "of_memory", lambda _: [Limit("a process may have 5 bytes", "raise it")])
+    monkeypatch.setattr(
+        deadline, "of_memory", lambda _: [ProcessLimit("a process may have 5 bytes", "raise it")]
+    )
     monkeypatch.setattr(deadline, "of_processes", lambda _: [])
     monkeypatch.setattr(deadline, "_CLOSING_S", 0.05)
     with pytest.raises(SourceFailed) as failure, deadline.within("it", 0.05):

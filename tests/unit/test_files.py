@@ -26,7 +26,7 @@ from nettop.doctor.command import DoctorSettings, run_doctor
 from nettop.errors import ExitCode, NettopError
 from nettop.flows.enrichment.interfaces import InterfaceNames
 from nettop.flows.enrichment.sources import read_source
-from nettop.output.log_files import LogFile, Place
+from nettop.output.log_files import LogFile, LogPlace
 from nettop.preferences import load_preferences, remember
 from nettop.reading import has_data, read_file
 from nettop.screens.export import write_new
@@ -319,7 +319,7 @@ def test_special_files_are_not_written(kind: str, folder: Path, capsys: pytest.C
 def test_a_log_whose_close_fails(number: int, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A failing close of a log is reported, on reopening and at the end."""
     reports: list[str] = []
-    file = LogFile(Place(folder, "events", "log", 1 << 20, 2), reports.append, lambda *_: b"")
+    file = LogFile(LogPlace(folder, "events", "log", 1 << 20, 2), reports.append, lambda *_: b"")
     file.open()
     file.write(b"a\n")
     close = os.close

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from nettop.kernel.host.facts import Host
 from nettop.probes.findings.cpus import read_cpus
-from nettop.probes.findings.interrupts import Interrupts, Queue
+from nettop.probes.findings.interrupts import DeviceQueue, Interrupts
 from nettop.query.filter import parse_filter
 from nettop.query.finding_tracker import KEPT_S, FindingTracker, _explain, _rank, _Tracked, _values
 from nettop.query.findings import GROUPS_MAX, Finding, find, parsed_rules, threshold
@@ -757,7 +757,7 @@ def test_the_queue_that_interrupts_a_cpu_most(tmp_path: Path) -> None:
         tmp_path, {"45 eth0-rx-0": (10**9, 10**9 + 1), "46 eth0-rx-1": (0, 900), "47 nvme0q1": (5000, 5000)}
     )
     queues = by_root.busiest()
-    assert queues == {2: Queue(46, "eth0-rx-1")}
+    assert queues == {2: DeviceQueue(46, "eth0-rx-1")}
     by_root.forget()
     assert by_root.busiest() == {}
     (tmp_path / "proc/stat").write_text("cpu0 0 0 0 0 0 0 100 0\ncpu2 0 0 0 0 0 0 200 0\n")

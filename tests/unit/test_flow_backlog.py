@@ -20,7 +20,7 @@ from nettop.flows.backlog import Backlog
 from nettop.flows.decode.datagrams import Datagrams
 from nettop.flows.inputs import input as exports_module
 from nettop.flows.inputs.input import Exports
-from nettop.flows.receive import SocketCounts
+from nettop.flows.receive import ReceiveCounts
 
 from .test_flow_decoder import NETFLOW_5
 from .test_flow_messages import SENDER, Sent, batch
@@ -129,7 +129,7 @@ class Arrivals:
     """A fake receiver: batches, and whether the sockets are still full after each."""
 
     def __init__(self, *batches: tuple[Sequence[Sent], bool]) -> None:
-        self.counts = (SocketCounts("here"),)
+        self.counts = (ReceiveCounts("here"),)
         self.timeouts: list[float | None] = []
         self._batches = list(batches)
         self._is_behind = False

@@ -21,9 +21,9 @@ from hypothesis import strategies as st
 from nettop.errors import SourceFailed
 from nettop.flows.columns import COLUMNS
 from nettop.flows.decode import domains, kept, options, sequences
-from nettop.flows.decode.batch import DATAGRAM, Batch, Counts, Reading
+from nettop.flows.decode.batch import DATAGRAM, Batch, DecodedCounts, DecodeResult
 from nettop.flows.decode.decoder import Decoder, flows_at_most
-from nettop.flows.decode.sequences import Counting, Sequences
+from nettop.flows.decode.sequences import Counting, SequenceNumbers
 from nettop.flows.decode.templates import IPFIX, NETFLOW_9
 from nettop.flows.exporters import Exporters
 from nettop.snapshots.arrays import Array
@@ -113,7 +113,7 @@ def test_all_protocols_on_one_port() -> None:
     assert datagrams["sampling_rate"].tolist() == [0, 0, 100, 512, 0]
     assert datagrams["rows"].tolist() == [2, 0, 2, 2, 1]
     assert decoded.counters["if_index"].tolist() == [int.from_bytes(INTERFACE[:4])]
-    counts = Counts(
+    counts = DecodedCounts(
         datagrams=5, decoded=4, unknown_version=1, records=6, rows=7, templates=2, interface_counters=1
     )
     assert decoded.counts == counts
@@ -122,27 +122,27 @@ def test_all_protocols_on_one_port() -> None:
 @pytest.mark.parametrize(
     ("content", "reading"),
     [
-        (b"", Reading.UNKNOWN_VERSION),
-        (b"\0", Reading.UNKNOWN_VERSION),
-        (b"\0\0\0", Reading.UNKNOWN_VERSION),
+        (b"", DecodeResult.UNKNOWN_VERSION),
+        (b"\0", DecodeResult.UNKNOWN_VERSION),
+        (b"\0\0\0", DecodeResult.UNKNOWN_VERSION),
         *(
-            (struct.pack("!H", version) + bytes(100), Reading.UNKNOWN_VERSION)
+            (struct.pack("!H", version) + bytes(100), DecodeResult.UNKNOWN_VERSION)
             for version in (0, 1, 7, 8, 11, 1280)
         ),
-        *((struct.pack("!I", version) + bytes(100), Reading.UNKNOWN_VERSION) for version in (2, 4, 6)),
-        *((struct.pack("!H", version), Reading.BAD_HEADER) for version in (5, 9, 10)),
-        (NETFLOW_5[:23], Reading.BAD_HEADER),
-        (message(NETFLOW_9).data[:19], Reading.BAD_HEADER),
-        (message(IPFIX).data[:15], Reading.BAD_HEADER),
-        (struct.pack("!HHIII", 10, 15, EXPORT_S, 0, 7), Reading.BAD_HEADER),
-        (SFLOW[:4], Reading.BAD_HEADER),
-        (SFLOW[:27], Reading.BAD_HEADER),
+        *((struct.pack("!I", version) + bytes(100), DecodeResult.UNKNOWN_VERSION) for version in (2, 4, 6)),
+        *((struct.pack("!H", version), DecodeResult.BAD_HEADER) for version in (5, 9, 10)),
+        (NETFLOW_5[:23], DecodeResult.BAD_HEADER),
+        (message(NETFLOW_9).data[:19], DecodeResult.BAD_HEADER),
+        (message(IPFIX).data[:15], DecodeResult.BAD_HEADER),
+        (struct.pack("!HHIII", 10, 15, EXPORT_S, 0, 7), DecodeResult.BAD_HEADER),
+        (SFLOW[:4], DecodeResult.BAD_HEADER),
+        (SFLOW[:27], DecodeResult.BAD_HEADER),
     ],
 )
-def test_malformed_datagrams(content: bytes, reading: Reading) -> None:
+def test_malformed_datagrams(content: bytes, reading: DecodeResult) -> None:
     """Malformed datagrams are counted by reason, and the next datagram is decoded."""
     decoded = decode(Decoder(), *sent(content, NETFLOW_5))
-    assert decoded.headers["reading"].tolist() == [reading, Reading.DECODED]
+    assert decoded.headers["reading"].tolist() == [reading, DecodeResult.DECODED]
     assert (decoded.counts.malformed, decoded.counts.decoded, decoded.counts.rows) == (1, 1, 2)
     assert bytes(decoded.headers["exporter"][0]) == SENDER
 
@@ -404,7 +404,7 @@ def test_rates_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     for number in (1, 2):
         decode(decoder, message(NETFLOW_9, declared, rates, domain=number))
     ((_, domain),) = decoder.messages.known.all.items()
-    sampler = options.Part.SAMPLER
+    sampler = options.ExporterPart.SAMPLER
     assert (domain.rates, domain.fields) == ({(sampler, number): 10 + number for number in (3, 4, 5)}, 6)
     assert decoder.messages.known.dropped == {"samplers": 4, "domains": 1}
 
@@ -521,9 +521,9 @@ def of_sequences(numbered: list[tuple[int, int, int, bool]]) -> tuple[Array, Arr
     return np.array([each[0] for each in numbered], np.intp), datagrams
 
 
-def a_follower(exporters: int) -> Sequences:
+def a_follower(exporters: int) -> SequenceNumbers:
     """Return a follower for a number of IPFIX exporters."""
-    follower = Sequences(exporters)
+    follower = SequenceNumbers(exporters)
     for row in range(exporters):
         follower.begin(row, (SENDER, row, IPFIX, 0))
     return follower

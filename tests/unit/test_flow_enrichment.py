@@ -31,7 +31,7 @@ from nettop.flows.enrichment.networks import (
     parsed_networks,
     parsed_range,
 )
-from nettop.flows.enrichment.sources import Source, read_source
+from nettop.flows.enrichment.sources import NetworkFile, read_source
 from nettop.flows.enrichment.texts import TEXT_MAX, Coded
 from nettop.snapshots.arrays import Array
 
@@ -242,7 +242,7 @@ def mmdb_file(
     return path
 
 
-def facts(source: Source, addresses: Sequence[str]) -> list[tuple[int, str, str]]:
+def facts(source: NetworkFile, addresses: Sequence[str]) -> list[tuple[int, str, str]]:
     """Return the AS, country and name that a source has for each address."""
     wanted = column(addresses)
     rows = []
@@ -541,7 +541,7 @@ def texts_of(coded: Coded) -> list[str]:
     return [coded.words[code] for code in coded.codes.tolist()]
 
 
-def tables(folder: Path, *texts: str) -> list[Source]:
+def tables(folder: Path, *texts: str) -> list[NetworkFile]:
     """Return sources from CSV files with these contents."""
     return [read_source(csv_file(folder, text, f"{number}.csv")) for number, text in enumerate(texts)]
 
@@ -657,7 +657,7 @@ def test_names_of_several_sources(
 # --- reloading -----------------------------------------------------------------------------------------------------
 
 
-def reloading(*paths: Path) -> Reloading[Source, Enrichment]:
+def reloading(*paths: Path) -> Reloading[NetworkFile, Enrichment]:
     """Return an enrichment that follows these files."""
     return Reloading(paths, read_source, Enrichment)
 

@@ -18,7 +18,7 @@ from nettop.errors import NettopError, SourceFailed, UsageError
 from nettop.flows.collector import CollectorState
 from nettop.flows.enrichment.lookups import LookupFiles
 from nettop.flows.exporters import EXPORTER
-from nettop.flows.pipeline import LEDGER, SPOOL, Destination
+from nettop.flows.pipeline import LEDGER, SPOOL, WorkerOutput
 from nettop.flows.protobuf import encoded_batch
 from nettop.flows.reader import EXPORTERS_PATH, STATE_PATH
 from nettop.flows.spool import DROPPED, Spool
@@ -171,7 +171,7 @@ async def test_queries_that_are_refused(how: dict[str, Any], words: str) -> None
 
 def producing(directory: Path, most_bytes: int = 1 << 30) -> ProducedFlows:
     """Return a ProducedFlows for this directory."""
-    to = Destination(200, directory, most_bytes, LookupFiles([], [], None))
+    to = WorkerOutput(200, directory, most_bytes, LookupFiles([], [], None))
     return ProducedFlows(to, lambda _: None)
 
 

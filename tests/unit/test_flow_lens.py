@@ -13,9 +13,15 @@ from nettop import cli
 from nettop.errors import ExitCode, NettopError, PermissionMissing, SourceFailed
 from nettop.flows.decode.sequences import Counting
 from nettop.flows.exporters import EXPORTER
-from nettop.flows.reader import EXPORTERS_PATH, STATE_PATH, Collector, no_answer_message, running_collector
+from nettop.flows.reader import (
+    EXPORTERS_PATH,
+    STATE_PATH,
+    RemoteCollector,
+    no_answer_message,
+    running_collector,
+)
 from nettop.probes.flows import probe
-from nettop.probes.flows.probe import CollectorState as Probe
+from nettop.probes.flows.probe import Flows as Probe
 from nettop.query.address import address_text
 from nettop.serve.flows.state import exporter_documents, state_document
 from nettop.settings import SYSTEM_FLOWS_DIR, collector_urls
@@ -50,7 +56,7 @@ class Answers:
         self.is_away = False
 
     def document(self, path: str) -> Any:
-        """Return a document, as in nettop.flows.reader.Collector."""
+        """Return a document, as in nettop.flows.reader.RemoteCollector."""
         if self.is_away:
             raise SourceFailed("the collector does not answer", "")
         if path == EXPORTERS_PATH:
@@ -210,13 +216,13 @@ def test_why_none_answers(monkeypatch: pytest.MonkeyPatch) -> None:
         "http://[::1]:2": 401,
     }
 
-    def answered(collector: Collector, *_: object) -> tuple[int, bytes]:
+    def answered(collector: RemoteCollector, *_: object) -> tuple[int, bytes]:
         answer = answers[collector.url]
         if isinstance(answer, NettopError):
             raise answer
         return answer, b""
 
-    monkeypatch.setattr(Collector, "_answer", answered)
+    monkeypatch.setattr(RemoteCollector, "_answer", answered)
     assert running_collector(list(answers)) is None
     assert no_answer_message(list(answers)) == (
         "no collector answers at unix:/closed (permission denied) or http://[::1]:1 or http://[::1]:2 (status 401)"

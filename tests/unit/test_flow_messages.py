@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from nettop.flows.columns import ADDRESS, COLUMNS, Flows, concatenate_flows
 from nettop.flows.decode import domains, held
-from nettop.flows.decode.batch import Batch, Reading
+from nettop.flows.decode.batch import Batch, DecodeResult
 from nettop.flows.decode.datagrams import Datagrams
 from nettop.flows.decode.decoder import Decoder
 from nettop.flows.decode.messages import MessageDecoder
@@ -120,7 +120,7 @@ def flows_of(*decoded: Batch) -> Flows:
 def malformed(decoded: Batch) -> int:
     """Count messages, sets and templates that could not be read."""
     headers = decoded.headers
-    return int(headers["broken"].sum() + (headers["reading"] != Reading.DECODED).sum())
+    return int(headers["broken"].sum() + (headers["reading"] != DecodeResult.DECODED).sum())
 
 
 def rows_of(flows: Flows) -> list[Row]:

@@ -9,7 +9,7 @@ import struct
 import pytest
 
 from nettop.flows.columns import Flows
-from nettop.flows.decode.batch import Reading
+from nettop.flows.decode.batch import DecodeResult
 from nettop.flows.decode.decoder import Decoder
 
 from .test_flow_messages import PORT, RECEIVED_NS, SENDER, Sent, batch
@@ -44,7 +44,7 @@ def decode(*sent: Sent) -> tuple[Flows, list[int], list[bool]]:
     """Return the flows, the index of each one's datagram, and which datagrams could not be read to the end."""
     decoded = Decoder().decode(batch(list(sent)))
     headers = decoded.headers
-    broken = (headers["reading"] != Reading.DECODED) | (headers["broken"] > 0)
+    broken = (headers["reading"] != DecodeResult.DECODED) | (headers["broken"] > 0)
     return decoded.flows, decoded.datagram_of.tolist(), broken.tolist()
 
 

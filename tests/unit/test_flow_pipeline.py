@@ -27,7 +27,7 @@ from nettop.flows.enrichment.enrich import FlowSide
 from nettop.flows.enrichment.lookups import LookupFiles
 from nettop.flows.enrichment.networks import Intervals, parsed_networks
 from nettop.flows.exporters import SAVED_NS
-from nettop.flows.pipeline import LEDGER, Columns, Destination, Pipeline
+from nettop.flows.pipeline import LEDGER, Columns, Pipeline, WorkerOutput
 from nettop.flows.spool import DROPPED, Spool
 from nettop.snapshots.arrays import Mask
 
@@ -62,7 +62,7 @@ class Run:
         self.now = 100.0
         self.reported: list[NettopError] = []
         self.spool = Spool(directory / "spool", LARGE)
-        to = Destination(number, directory, most_bytes, files or LookupFiles([], [], None), **how)
+        to = WorkerOutput(number, directory, most_bytes, files or LookupFiles([], [], None), **how)
         self.pipeline = Pipeline(to, self.reported.append, lambda: self.now)
 
     def add(self, *datagrams: Sent, at_s: int = 0) -> None:

@@ -25,7 +25,7 @@ from nettop.errors import NettopError, PermissionMissing, SourceFailed, UsageErr
 from nettop.flows import receive
 from nettop.flows.columns import ADDRESS
 from nettop.flows.decode.datagrams import Datagrams
-from nettop.flows.receive import Endpoint, OpenSocket, Receiver, endpoint_of, extend_counter, open_socket
+from nettop.flows.receive import OpenSocket, Receiver, UdpPort, endpoint_of, extend_counter, open_socket
 from nettop.kernel.host import privileges
 from nettop.process.wake_event import WakeEvent
 from nettop.query.address import MAPPED
@@ -95,7 +95,7 @@ def received(datagrams: Datagrams) -> list[Received]:
 
 def opened_at(family: int = socket.AF_INET, buffer_bytes: int = BUFFER_BYTES) -> OpenSocket:
     """Open a socket on loopback, on a port chosen by the kernel."""
-    return open_socket(Endpoint(LOOPBACK[socket.AddressFamily(family)], 0), buffer_bytes)
+    return open_socket(UdpPort(LOOPBACK[socket.AddressFamily(family)], 0), buffer_bytes)
 
 
 def always_ready(others: Mapping[int, int], timeout_s: float | None) -> Mapping[int, int]:
@@ -171,7 +171,7 @@ def all_of(receiver: Receiver, count: int) -> list[Received]:
 )
 def test_valid_endpoints(word: str, address: str, port: int) -> None:
     """Valid values of --listen."""
-    assert endpoint_of(word) == Endpoint(address, port)
+    assert endpoint_of(word) == UdpPort(address, port)
 
 
 @given(
@@ -186,7 +186,7 @@ def test_valid_endpoints(word: str, address: str, port: int) -> None:
 )
 def test_an_endpoint_is_written_as_it_is_read(address: str, port: int) -> None:
     """So an endpoint shown in a report is valid for --listen."""
-    endpoint = Endpoint(address, port)
+    endpoint = UdpPort(address, port)
     assert endpoint_of(str(endpoint)) == endpoint
 
 
@@ -225,7 +225,7 @@ def test_invalid_endpoints(word: str, what: str, remedy: str) -> None:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_wildcard_receives_from_both_families(family: int) -> None:
     """One socket, on a port chosen by the kernel."""
-    opened = open_socket(Endpoint("", 0), BUFFER_BYTES)
+    opened = open_socket(UdpPort("", 0), BUFFER_BYTES)
     with (
         closing(Receiver([opened], always_ready)) as receiver,
         Sender(family, opened.endpoint.port) as sender,
@@ -236,8 +236,8 @@ def test_a_wildcard_receives_from_both_families(family: int) -> None:
 @needs_ipv6
 def test_the_wildcard_of_ipv6_leaves_ipv4_to_others() -> None:
     """Two sockets share one port."""
-    ipv6 = open_socket(Endpoint("::", 0), BUFFER_BYTES)
-    ipv4 = open_socket(Endpoint("0.0.0.0", ipv6.endpoint.port), BUFFER_BYTES)
+    ipv6 = open_socket(UdpPort("::", 0), BUFFER_BYTES)
+    ipv4 = open_socket(UdpPort("0.0.0.0", ipv6.endpoint.port), BUFFER_BYTES)
     with closing(Receiver([ipv6, ipv4], always_ready)) as receiver:
         for family in LOOPBACK:
             with Sender(family, ipv6.endpoint.port) as sender:
@@ -248,9 +248,9 @@ def test_the_wildcard_of_ipv6_leaves_ipv4_to_others() -> None:
 @needs_ipv6
 def test_a_wildcard_is_never_half_of_it() -> None:
     """If another process has the port in one family, it is in use."""
-    taken = open_socket(Endpoint("::", 0), BUFFER_BYTES)
+    taken = open_socket(UdpPort("::", 0), BUFFER_BYTES)
     with closing(taken.socket), pytest.raises(NettopError, match="is in use"):
-        open_socket(Endpoint("", taken.endpoint.port), BUFFER_BYTES)
+        open_socket(UdpPort("", taken.endpoint.port), BUFFER_BYTES)
 
 
 class Refused(socket.socket):
@@ -276,7 +276,7 @@ GROUPS = ["239.77.1.1", pytest.param("ff15::77", marks=needs_ipv6)]
 def test_a_multicast_group_is_joined() -> None:
     """On every interface, also without a route to it."""
     opened = open_socket(endpoint_of("239.77.1.1:0"), BUFFER_BYTES)
-    assert isinstance(opened.endpoint, Endpoint)
+    assert isinstance(opened.endpoint, UdpPort)
     with closing(opened.socket) as receiver, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
         on_loopback = struct.pack("=8xI", socket.if_nametoindex("lo"))
         sender.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, on_loopback)
@@ -305,7 +305,7 @@ def test_a_multicast_group_that_no_interface_can_join(group: str, monkeypatch: p
     """The error names the endpoint."""
     monkeypatch.setattr(socket, "if_nameindex", lambda: [(2**30, "gone")])
     with pytest.raises(NettopError, match=r"cannot receive at .*: "):
-        open_socket(Endpoint(group, 0), BUFFER_BYTES)
+        open_socket(UdpPort(group, 0), BUFFER_BYTES)
 
 
 def test_a_multicast_group_on_too_many_interfaces(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -329,12 +329,12 @@ def test_without_ipv6_a_wildcard_is_that_of_ipv4(monkeypatch: pytest.MonkeyPatch
     """As with the kernel's ipv6.disable=1."""
     monkeypatch.setattr(Refused, "on_open", {socket.AF_INET6: errno.EAFNOSUPPORT})
     monkeypatch.setattr(socket, "socket", Refused)
-    opened = open_socket(Endpoint("", 0), BUFFER_BYTES)
+    opened = open_socket(UdpPort("", 0), BUFFER_BYTES)
     assert opened.socket.family == socket.AF_INET
     assert opened.socket.getsockname()[0] == "0.0.0.0"
     opened.socket.close()
     with pytest.raises(NettopError, match="no address ::1"):
-        open_socket(Endpoint("::1", 0), BUFFER_BYTES)
+        open_socket(UdpPort("::1", 0), BUFFER_BYTES)
 
 
 @pytest.mark.parametrize(
@@ -352,7 +352,7 @@ def test_failures_to_bind(
     monkeypatch.setattr(Refused, "on_bind", number)
     monkeypatch.setattr(socket, "socket", Refused)
     with pytest.raises(kind) as raised:
-        open_socket(Endpoint("192.0.2.1", 514), BUFFER_BYTES)
+        open_socket(UdpPort("192.0.2.1", 514), BUFFER_BYTES)
     assert type(raised.value) is kind
     assert "cannot receive at 192.0.2.1:514: " in raised.value.what
     assert what in raised.value.what
@@ -362,7 +362,7 @@ def test_failures_to_bind(
 def test_a_zone_that_does_not_exist() -> None:
     """The zone is an interface that this host does not have."""
     with pytest.raises(NettopError, match="no address fe80::1%none"):
-        open_socket(Endpoint("fe80::1%none", 0), BUFFER_BYTES)
+        open_socket(UdpPort("fe80::1%none", 0), BUFFER_BYTES)
 
 
 def test_a_port_in_use() -> None:
@@ -370,7 +370,7 @@ def test_a_port_in_use() -> None:
     with closing(opened_at().socket) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(NettopError) as raised:
-            open_socket(Endpoint("127.0.0.1", port), BUFFER_BYTES)
+            open_socket(UdpPort("127.0.0.1", port), BUFFER_BYTES)
     name = Path("/proc/self/comm").read_text().strip()
     assert raised.value.what == (
         f"cannot receive at 127.0.0.1:{port}: port {port} is in use by {name} (PID {os.getpid()})"
@@ -387,14 +387,14 @@ def test_a_port_in_use_by_somebody_hidden(monkeypatch: pytest.MonkeyPatch) -> No
     with closing(opened_at().socket) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(NettopError) as raised:
-            open_socket(Endpoint("127.0.0.1", port), BUFFER_BYTES)
+            open_socket(UdpPort("127.0.0.1", port), BUFFER_BYTES)
     assert raised.value.what.endswith(f"port {port} is in use")
     assert f"ss -lunp 'sport = :{port}'" in raised.value.remedy
 
 
 def test_a_shared_port() -> None:
     """Each datagram arrives on one of the sockets, and all of one sender on the same."""
-    first = open_socket(Endpoint("127.0.0.1", 0), BUFFER_BYTES, shared_port=True)
+    first = open_socket(UdpPort("127.0.0.1", 0), BUFFER_BYTES, shared_port=True)
     second = open_socket(first.endpoint, BUFFER_BYTES, shared_port=True)
     with closing(Receiver([first, second], always_ready)) as receiver, ExitStack() as ends:
         for _ in range(20):
@@ -454,7 +454,7 @@ def test_datagrams_are_received_as_they_were_sent(plan: list[tuple[int, int]], b
     families = [socket.AF_INET, socket.AF_INET6 if HAS_IPV6 else socket.AF_INET]
     with ExitStack() as ends:
         event = ends.enter_context(WakeEvent())
-        sockets = [*map(opened_at, families), open_socket(Endpoint("", 0), BUFFER_BYTES)]
+        sockets = [*map(opened_at, families), open_socket(UdpPort("", 0), BUFFER_BYTES)]
         receiver = Receiver(sockets, event.wait, batch=batch, slot_bytes=slot_bytes, nap_s=0)
         ends.enter_context(closing(receiver))
         places = [0, 0, 1, 2, 2]

@@ -25,7 +25,7 @@ from nettop.errors import NettopError, SourceFailed, UsageError
 from nettop.flows import spool as spool_module
 from nettop.flows.collector import Collector
 from nettop.flows.enrichment.lookups import LookupFiles
-from nettop.flows.pipeline import Destination
+from nettop.flows.pipeline import WorkerOutput
 from nettop.flows.spool import BROKEN_BLOCKS, Block, Spool, Storing
 from tests.collecting import until
 from tests.unit.test_flow_native import Reader
@@ -540,7 +540,7 @@ def test_the_wait_begins_anew_after_a_success_and_varies_by_chance(
 
 def test_failures_that_differ_in_sizes_only_are_reported_once(directory: Path) -> None:
     reports: list[NettopError] = []
-    own = Destination(0, directory, LARGE, LookupFiles([], [], None))
+    own = WorkerOutput(0, directory, LARGE, LookupFiles([], [], None))
     collector = Collector(Spool(directory, LARGE), (), Store(), [], own, report=reports.append)
     storing = collector.storing
     for what in ("no 3.81 MiB for part 7_1", "no 1 MiB for part 8_2", "no answer", "no answer"):

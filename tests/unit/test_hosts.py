@@ -29,7 +29,7 @@ from nettop.hosts.hosts import LATE_AFTER_S, Hosts
 from nettop.hosts.overview import OverviewSource
 from nettop.hosts.pairing import Pairing
 from nettop.hosts.source import HostsSource
-from nettop.hosts.stream import Stream, ssh_words, why_ended
+from nettop.hosts.stream import HostStream, ssh_words, why_ended
 from nettop.query.query import screen_query
 from nettop.query.view import View
 from nettop.recording.chunks import Group
@@ -133,16 +133,16 @@ def shown(**remotes: Remote) -> Iterator[tuple[Hosts, HostsSource, Clock]]:
 
 
 @contextmanager
-def streaming(words: Sequence[str]) -> Iterator[Stream]:
+def streaming(words: Sequence[str]) -> Iterator[HostStream]:
     """Yield the stream of a command, ended at the end."""
-    stream = Stream(words, [LENS])
+    stream = HostStream(words, [LENS])
     try:
         yield stream
     finally:
         stream.end()
 
 
-def second_of(stream: Stream) -> float | None:
+def second_of(stream: HostStream) -> float | None:
     """Return when the newest reading was taken."""
     reading = stream.newest(LENS.id)
     return None if reading is None else reading.now.boot_ns / 1e9 - 1
@@ -213,7 +213,7 @@ def test_memory_is_freed(remote: Made) -> None:
 def test_end(remote: Made, monkeypatch: pytest.MonkeyPatch) -> None:
     """Send SIGTERM to the command, and SIGKILL to one that ignores it."""
     web = remote()
-    stream = Stream(web.command(), [LENS])
+    stream = HostStream(web.command(), [LENS])
     stream.end()
     assert stream.exit_code is not None
     with streaming(["sh", "-c", "trap '' TERM; echo started >&2; exec sleep 1000"]) as stubborn:
@@ -225,8 +225,8 @@ def test_end(remote: Made, monkeypatch: pytest.MonkeyPatch) -> None:
 
 STARTS_A_STREAM = """
 import sys, time
-from nettop.hosts.stream import Stream
-stream = Stream(["sleep", "1000"], [])
+from nettop.hosts.stream import HostStream
+stream = HostStream(["sleep", "1000"], [])
 print(stream._process.pid, flush=True)
 time.sleep(1000)
 """
@@ -304,7 +304,7 @@ def test_a_flood_is_bounded(flood: str, tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(stream_module, "_HELD_MAX", 4 << 20)
     script, cause = FLOODS[flood]
     begin = record(tmp_path / "r.nettop", [make_frame([{"id": 1}]).now])
-    streams, held = set[Stream](), 0
+    streams, held = set[HostStream](), 0
 
     def lost(hosts: Hosts) -> str:
         nonlocal held

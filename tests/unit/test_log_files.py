@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from nettop.errors import ExitCode, NettopError
 from nettop.output import log_files
-from nettop.output.log_files import LogFile, Place
+from nettop.output.log_files import LogFile, LogPlace
 from tests.builders.limits import files_of_at_most
 
 PAGE = 4096
@@ -30,7 +30,7 @@ class Log:
 
     def __init__(self, directory: Path, rotate_bytes: int = LIMIT, keep: int = 2) -> None:
         self.reported: list[str] = []
-        self.place = Place(directory, "events", "log", rotate_bytes, keep)
+        self.place = LogPlace(directory, "events", "log", rotate_bytes, keep)
         self.file = LogFile(self.place, self.reported.append, lambda *gap: f"lost {gap}\n".encode())
 
     def open(self) -> Log:
@@ -89,8 +89,8 @@ def test_lines_are_rotated_whole(lengths: list[int], limit: int) -> None:
 WRITER = """
 import sys
 from pathlib import Path
-from nettop.output.log_files import LogFile, Place
-file = LogFile(Place(Path(sys.argv[1]), "events", "log", 1 << 24, 1), print, lambda *gap: b"")
+from nettop.output.log_files import LogFile, LogPlace
+file = LogFile(LogPlace(Path(sys.argv[1]), "events", "log", 1 << 24, 1), print, lambda *gap: b"")
 file.open()
 block = ('{"time":"2026-11-20T11:02:40.060110Z"' + "x" * int(sys.argv[2]) + "}\\n").encode() * 3000
 print("begun", flush=True)

@@ -22,7 +22,7 @@ from nettop.formats.jsonl import JsonLines
 from nettop.formats.separated import Separated
 from nettop.kernel.bpf.mechanisms import Fallbacks, Mechanism, check_chosen
 from nettop.output.log_lines import TextLines
-from nettop.output.run_report import Ended, RunReport
+from nettop.output.run_report import CommandEnd, RunReport
 from nettop.output.table import AlignedTable, header
 from nettop.query.filter import parse_filter
 from nettop.query.query import Query, Sort, parse_sort
@@ -464,7 +464,7 @@ def report(missing: dict[str, str], form: LineFormat) -> str:
     counts = {f"{FOLLOWED_UDP}{name}": count for name, count in counted.items()}
     frame = Frame(make_frame([], missing=missing, counts=counts).now)
     made.add(frame, [make_rows([CONNECT | {"id": 1}, CLOSE | {"id": 1}, FAIL | {"id": 2}], EVENTS)])
-    made.finish(frame, Ended(0, 1.0))
+    made.finish(frame, CommandEnd(0, 1.0))
     return stream.getvalue()
 
 

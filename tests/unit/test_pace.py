@@ -6,7 +6,7 @@ from __future__ import annotations
 import pytest
 
 from nettop.engine import pace as pace_module
-from nettop.engine.own_cost import DRAIN, OwnCost, Reading, Step
+from nettop.engine.own_cost import DRAIN, CpuReading, OwnCost, Step
 from nettop.engine.pace import Pace
 from nettop.engine.session import Session
 from nettop.settings import MAX_INTERVAL_S
@@ -22,8 +22,8 @@ class Played(OwnCost):
         self.at_ns = self.own_ns = self.by_programs_ns = 0
         super().__init__(dict, Statistics())
 
-    def _read(self) -> Reading:
-        return Reading(self.at_ns, self.own_ns, 0, self.by_programs_ns)
+    def _read(self) -> CpuReading:
+        return CpuReading(self.at_ns, self.own_ns, 0, self.by_programs_ns)
 
 
 class Play:

@@ -99,7 +99,7 @@ def test_incomparable_results_are_skipped() -> None:
 def test_the_ledger_adds_up(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each part's sum is compared; one flow too many fails; without a collector nothing is compared."""
     path: Any = SimpleNamespace()
-    source = probe.CollectorState()
+    source = probe.Flows()
     answering(Answers(exporters()), monkeypatch)
     results = flows.run(source, [path])
     assert [result.ok for result in results] == [True] * 3
@@ -108,5 +108,5 @@ def test_the_ledger_adds_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Answers, "document", lambda _, path: documents[path])
     assert [result.ok for result in flows.run(source, [path])] == [True, True, False]
     answering(None, monkeypatch)
-    (skipped,) = flows.run(probe.CollectorState(), [path])
+    (skipped,) = flows.run(probe.Flows(), [path])
     assert "start one with nettop collect" in skipped.remedy

@@ -9,7 +9,7 @@ from collections import Counter, deque
 import numpy as np
 import pytest
 
-from nettop.serve.metrics.places import CANDIDATES_MAX, UNSEEN_S, WINDOW_S, Key, Places
+from nettop.serve.metrics.places import CANDIDATES_MAX, UNSEEN_S, WINDOW_S, Key, SeriesPlaces
 
 READING_S, SCRAPE_S, DAY_S = 5.0, 30.0, 24 * 3600.0
 MORNING_S = 6 * 3600.0
@@ -25,21 +25,21 @@ def key(name: object) -> Key:
     return (str(name),)
 
 
-def add(places: Places, counted: dict[str, float], now_s: float, present: bool = True) -> list[int]:
+def add(places: SeriesPlaces, counted: dict[str, float], now_s: float, present: bool = True) -> list[int]:
     """Add what groups counted. Returns the places that groups have left."""
     numbers = np.array([*counted.values()], float)
     names = [key(name) for name in counted]
     return places.update(names, numbers, np.full(len(names), present), now_s)[1]
 
 
-def listed(places: Places) -> set[str]:
+def listed(places: SeriesPlaces) -> set[str]:
     """Return the groups that have a place."""
     return {name for (name,), _ in places}
 
 
-def top() -> Places:
+def top() -> SeriesPlaces:
     """Return places of a set that lists the largest."""
-    return Places(MOST, SPARE, prefers_present=False, drops_gone=False)
+    return SeriesPlaces(MOST, SPARE, prefers_present=False, drops_gone=False)
 
 
 # --- a day ----------------------------------------------------------------------------------------------------
@@ -151,7 +151,7 @@ def test_equals_do_not_displace_each_other() -> None:
 
 def test_the_largest_of_one() -> None:
     """A burst's age is known to 10 s, so the runner-up keeps a place too."""
-    places = Places(1, 2, prefers_present=False, drops_gone=False)
+    places = SeriesPlaces(1, 2, prefers_present=False, drops_gone=False)
     add(places, {"burst": 100.0, "old": 1.0}, 1.0)
     for at_s in (100.0, 901.0):
         places.mark_listed()
@@ -192,7 +192,7 @@ def test_a_series_that_ended_returns_after_a_scrape_without_it() -> None:
 
 def test_the_newest_of_a_thousand_is_listed() -> None:
     """List the present one of interfaces that come and go, and keep the places bounded."""
-    places = Places(100, 0, prefers_present=True, drops_gone=True)
+    places = SeriesPlaces(100, 0, prefers_present=True, drops_gone=True)
     for at in range(1_000):
         add(places, {"eth0": 5.0, f"veth{at}": 1000.0}, float(at))
         places.mark_listed()
@@ -234,6 +234,6 @@ def test_candidates_are_bounded() -> None:
 
 def test_as_many_candidates_as_places() -> None:
     """No group is evicted while places are free."""
-    places = Places(10_000, 10_000, prefers_present=False, drops_gone=False)
+    places = SeriesPlaces(10_000, 10_000, prefers_present=False, drops_gone=False)
     add(places, {f"a{at}": float(at + 1) for at in range(9_000)}, 0.0)
     assert len(listed(places)) == 9_000

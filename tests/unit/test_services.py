@@ -30,7 +30,7 @@ from nettop.probes.services.programs import (
     TALLY,
 )
 from nettop.probes.services.rows import (
-    Counts,
+    ProgramCounts,
     Withheld,
     client_rows,
     connection_rows,
@@ -111,7 +111,7 @@ def counted(
     connections: Sequence[Row] = (),
     requests: Sequence[Row] = (),
     others: Mapping[int, Row] | None = None,
-) -> Counts:
+) -> ProgramCounts:
     """Return a machine's program counters; each service has its columns and tallies in one dict.
 
     The first service has the place WEB, the second DATABASE; by default each has one answer. `others` are the counts of
@@ -123,7 +123,7 @@ def counted(
         filled(dtype, [{name: row[name] for name in row if name in (dtype.names or ())} for row in places])
         for dtype in (SERVICE, TALLY)
     )
-    return Counts(
+    return ProgramCounts(
         of_services,
         np.arange(len(of_services), dtype=np.uint32),
         of_tallies,
@@ -142,17 +142,17 @@ def processes(tmp_path: Path) -> Processes:
     return Processes(Host(tmp_path))
 
 
-def services_of(here: Counts, processes: Processes) -> Rows:
+def services_of(here: ProgramCounts, processes: Processes) -> Rows:
     """Return the rows of services at the first reading."""
     return service_rows(here, processes.begin(), UsualTimes(), Withheld())[0]
 
 
-def connections_of(here: Counts, processes: Processes) -> Rows:
+def connections_of(here: ProgramCounts, processes: Processes) -> Rows:
     """Return the rows of connections."""
     return connection_rows(here, services_of(here, processes), processes.begin())[0]
 
 
-def waiting_of(here: Counts, processes: Processes) -> Rows:
+def waiting_of(here: ProgramCounts, processes: Processes) -> Rows:
     """Return the rows of requests without an answer."""
     return connection_rows(here, services_of(here, processes), processes.begin())[1]
 
@@ -452,7 +452,7 @@ def connection(service: int, address: tuple[int, int], **more: Any) -> Row:
     return {"service": service, "remote_address": words(address), **more}
 
 
-def clients_by_name(here: Counts, processes: Processes) -> dict[tuple[str | None, str], Row]:
+def clients_by_name(here: ProgramCounts, processes: Processes) -> dict[tuple[str | None, str], Row]:
     """Return the rows of clients by serving process and client address, each a dict with None for unknown."""
     rows = client_rows(here, services_of(here, processes))
     named = zip(texts_of(rows, "process"), map(tuple, rows.array["client"].tolist()), strict=True)

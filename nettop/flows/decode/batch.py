@@ -19,7 +19,7 @@ KEY = ("exporter", "port", "protocol_version", "domain")
 """Fields of a row that identify an observation domain."""
 
 
-class Reading(IntEnum):
+class DecodeResult(IntEnum):
     """Result of decoding a datagram, which is malformed in all cases but the first."""
 
     DECODED = 0
@@ -83,7 +83,7 @@ all ones.
 
 
 @dataclass(slots=True)
-class Counts:
+class DecodedCounts:
     """Totals over datagrams. `datagrams` always equals `decoded` + `malformed`.
 
     A datagram is malformed if its header cannot be read; damage beyond the header counts as `broken`. Over all batches
@@ -120,7 +120,7 @@ class Counts:
         """Number of datagrams whose header could not be read."""
         return self.unknown_version + self.bad_header
 
-    def add(self, other: Counts) -> None:
+    def add(self, other: DecodedCounts) -> None:
         """Add the totals of other datagrams."""
         for each in fields(self):
             setattr(self, each.name, getattr(self, each.name) + getattr(other, each.name))
@@ -139,8 +139,8 @@ class Batch:
         self.headers = np.zeros(len(datagrams.starts), DATAGRAM)
         self.headers["exporter"] = datagrams.senders
         self.headers["received_ns"], self.headers["bytes"] = datagrams.received_ns, datagrams.lengths
-        self.headers["reading"] = Reading.UNKNOWN_VERSION
-        self.counts = Counts()
+        self.headers["reading"] = DecodeResult.UNKNOWN_VERSION
+        self.counts = DecodedCounts()
         self.parts: list[Flows] = []
         self.of: list[Index] = []
         self.flows: Flows = {}

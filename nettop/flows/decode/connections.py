@@ -38,7 +38,7 @@ _Counters = tuple[int, ...]
 _NOTHING = (0, 0, 0, 0)
 
 
-class Connections:
+class ReportedCounters:
     """Counters already reported by updates of open connections. `dropped` counts evictions."""
 
     def __init__(self, dropped: Counter[str]) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 
 from nettop.flows.columns import concatenate_flows
 from nettop.flows.decode import netflow5, sflow
-from nettop.flows.decode.batch import Batch, Counts, DomainKey, Reading
+from nettop.flows.decode.batch import Batch, DecodedCounts, DecodeResult, DomainKey
 from nettop.flows.decode.datagrams import Datagrams, numbers
 from nettop.flows.decode.messages import MessageDecoder
 from nettop.flows.decode.templates import IPFIX, NETFLOW_9
@@ -37,7 +37,7 @@ class Decoder:
 
     def __init__(self, user_rates: UserRates | None = None) -> None:
         self.messages = MessageDecoder()
-        self.totals = Counts()
+        self.totals = DecodedCounts()
         self._user_rates = user_rates or UserRates()
 
     @property
@@ -56,7 +56,7 @@ class Decoder:
         ):
             which = np.flatnonzero(versions == version)
             if len(which):
-                batch.set(which, reading=Reading.BAD_HEADER)
+                batch.set(which, reading=DecodeResult.BAD_HEADER)
                 read(batch, which)
         _finish(batch, self._user_rates)
         self.totals.add(batch.counts)
@@ -95,7 +95,7 @@ def _finish(batch: Batch, user_rates: UserRates) -> None:
     has_rate = np.flatnonzero(flows["sampling_rate"])
     # The last flow of each datagram wins.
     headers["sampling_rate"][datagram_of[has_rate]] = flows["sampling_rate"][has_rate]
-    by_reading = np.bincount(headers["reading"], minlength=len(Reading))
+    by_reading = np.bincount(headers["reading"], minlength=len(DecodeResult))
     counts.datagrams, counts.rows = len(headers), len(datagram_of)
     counts.decoded, counts.unknown_version, counts.bad_header = as_list(by_reading)
     counts.broken, counts.options = int(headers["broken"].sum()), int(headers["options"].sum())

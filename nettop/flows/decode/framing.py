@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from nettop.flows.decode.batch import Batch, Reading, keys_of, numbered_keys
+from nettop.flows.decode.batch import Batch, DecodeResult, keys_of, numbered_keys
 from nettop.flows.decode.datagrams import exported_ms, nearest, numbers
 from nettop.flows.decode.templates import IPFIX, NETFLOW_9
 from nettop.snapshots.arrays import Array, Index, Mask, take_rows
@@ -76,7 +76,9 @@ def _read_headers(batch: Batch, which: Index, version: int) -> None:
     boot_ms: Array | int = -1
     if version == NETFLOW_9:
         boot_ms = export_ms - numbers(buffer, starts + 4, 4).astype(np.int64)
-    batch.set(which, reading=Reading.DECODED, protocol_version=version, port=batch.datagrams.ports[which])
+    batch.set(
+        which, reading=DecodeResult.DECODED, protocol_version=version, port=batch.datagrams.ports[which]
+    )
     batch.set(which, domain=domain, sequence=sequence, export_ms=export_ms, boot_ms=boot_ms, is_exact=True)
 
 

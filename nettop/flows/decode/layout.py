@@ -10,7 +10,7 @@ import numpy as np
 from nettop.flows.decode.datagrams import consecutive
 from nettop.flows.decode.elements import BASIC_LIST, IANA, LISTS, SUBTEMPLATE_LIST, VARIABLE, Element
 from nettop.flows.decode.framing import Sets
-from nettop.flows.decode.records import ABSENT, Places
+from nettop.flows.decode.records import ABSENT, FieldPlaces
 from nettop.flows.decode.templates import ENTERPRISE_BIT, Malformed, Template, TemplateField
 from nettop.snapshots.arrays import Array, Index, Mask, as_list
 
@@ -19,7 +19,7 @@ DEPTH_MAX = 4
 _CHECKED_BYTES = 4
 """Bytes checked at either end of the remainder after a set's records."""
 
-Fields = dict[Element, Places]
+Fields = dict[Element, FieldPlaces]
 _Spans = dict[Element, tuple[int, int]]
 """Offset and length of each element in one record; of repeated elements the first."""
 
@@ -62,7 +62,7 @@ def _fixed_layout(template: Template, starts: Index, ends: Index) -> tuple[Index
         # Skip empty fields: a template of one-byte records could declare a thousand of them.
         if field.length and field.element not in fields:
             lengths = np.broadcast_to(np.intp(field.length), len(begins))
-            fields[field.element] = Places(begins + at, lengths)
+            fields[field.element] = FieldPlaces(begins + at, lengths)
         at += field.length
     return which, fields
 
@@ -71,7 +71,7 @@ def _walk_records(
     buffer: Array, template: Template, starts: Index, ends: Index, templates: Mapping[int, Template]
 ) -> tuple[Index, Fields, Index]:
     # A memoryview, as copying would duplicate the whole buffer once per template.
-    walk = _Walk(buffer.data, templates)
+    walk = _FieldWalk(buffer.data, templates)
     which: list[int] = []
     records: list[_Spans] = []
     broken: list[int] = []
@@ -91,12 +91,12 @@ def _walk_records(
     return np.array(which, np.intp), fields, np.array(broken, np.intp)
 
 
-def _places(spans: list[tuple[int, int]]) -> Places:
+def _places(spans: list[tuple[int, int]]) -> FieldPlaces:
     columns = np.array(spans, np.intp).reshape(-1, 2)
-    return Places(columns[:, 0], columns[:, 1])
+    return FieldPlaces(columns[:, 0], columns[:, 1])
 
 
-class _Walk:
+class _FieldWalk:
     """Walk over a record and its lists, noting where each field lies."""
 
     def __init__(self, data: memoryview, templates: Mapping[int, Template]) -> None:

@@ -18,7 +18,7 @@ import numpy as np
 from nettop.flows.columns import ADDRESS, Flows
 from nettop.flows.decode.batch import Batch, DomainKey
 from nettop.flows.decode.connections import KEY as CONNECTION_KEY
-from nettop.flows.decode.connections import Connections
+from nettop.flows.decode.connections import ReportedCounters
 from nettop.flows.decode.domains import Domains
 from nettop.flows.decode.elements import CONNECTION, FIREWALL_EVENT, NTOP, SYSTEM_INIT
 from nettop.flows.decode.framing import Messages, Sets, begins_anew, read_messages
@@ -48,7 +48,7 @@ _PADDING_MAX = 3
 
 
 @dataclass(frozen=True, eq=False)
-class _Group:
+class _DataSets:
     """Data sets of one template; released ones were waiting for it."""
 
     messages: Messages
@@ -57,12 +57,12 @@ class _Group:
     is_released: bool = False
 
 
-class _Run:
+class _MessageRun:
     """A batch of messages during the grouping of its data sets by template."""
 
     def __init__(self, batch: Batch, messages: Messages, sets: Sets) -> None:
         self.batch, self.messages, self.sets = batch, messages, sets
-        self.released: list[_Group] = []
+        self.released: list[_DataSets] = []
         self._groups: dict[tuple[int, int], tuple[Template, list[Index]]] = {}
         which = np.flatnonzero(sets.id >= FIRST_DATA_SET)
         codes = messages.domains[sets.message[which]] << 16 | sets.id[which]
@@ -93,10 +93,10 @@ class _Run:
         _, of_group = self._groups.setdefault((id(template), domain if is_alone else -1), (template, []))
         of_group.append(places)
 
-    def groups(self) -> list[_Group]:
+    def groups(self) -> list[_DataSets]:
         """Return all groups, options first, because options apply to all flows of the batch."""
         of_batch = [
-            _Group(self.messages, template, self.sets.at(np.concatenate(places)))
+            _DataSets(self.messages, template, self.sets.at(np.concatenate(places)))
             for template, places in self._groups.values()
         ]
         return sorted(self.released + of_batch, key=lambda group: not group.template.of_options)
@@ -108,7 +108,7 @@ class MessageDecoder:
     def __init__(self) -> None:
         self.known = Domains()
         self._held = HeldSets()
-        self._connections = Connections(self.known.dropped)
+        self._connections = ReportedCounters(self.known.dropped)
 
     @property
     def waiting(self) -> Mapping[DomainKey, int]:
@@ -117,7 +117,7 @@ class MessageDecoder:
 
     def read(self, batch: Batch, which: Index, version: int) -> None:
         """Decode the flows in these datagrams, all of one version."""
-        run = _Run(batch, *read_messages(batch, which, version))
+        run = _MessageRun(batch, *read_messages(batch, which, version))
         self._connections.begin_batch()
         for group in self._group_sets(run):
             self._decode_records(group, batch)
@@ -128,7 +128,7 @@ class MessageDecoder:
         dropped, self._held = Counter(self._held.waiting), HeldSets()
         return dropped
 
-    def _group_sets(self, run: _Run) -> list[_Group]:
+    def _group_sets(self, run: _MessageRun) -> list[_DataSets]:
         """Group data sets by the template in force when they arrived. Hold those without one."""
         messages, sets = run.messages, run.sets
         is_template = sets.id < FIRST_DATA_SET
@@ -144,7 +144,7 @@ class MessageDecoder:
         self.known.note_last(messages.keys, messages.domains, messages.headers)
         return run.groups()
 
-    def _read_templates(self, run: _Run, domain: int, at: int) -> None:
+    def _read_templates(self, run: _MessageRun, domain: int, at: int) -> None:
         """Apply the templates and withdrawals in one set of a domain."""
         messages, sets = run.messages, run.sets
         key, counted_at = messages.keys[domain], int(messages.counted_at[sets.message[at]])
@@ -163,7 +163,7 @@ class MessageDecoder:
                 self.known.set(key, change)
                 run.released += self._released(key, change, counted_at, run.batch)
 
-    def _assign_template(self, run: _Run, domain: int, set_id: int, places: Index) -> None:
+    def _assign_template(self, run: _MessageRun, domain: int, set_id: int, places: Index) -> None:
         """Assign sets of one domain and ID the template now in force; hold those without one."""
         if not len(places):
             return
@@ -207,7 +207,7 @@ class MessageDecoder:
         # If two differ, several exporters share the address, or one exporter changed its templates.
         return next(iter(found.items())) if len(found) == 1 else (None, np.zeros(len(sets.id), bool))
 
-    def _released(self, key: DomainKey, template: Template, counted_at: int, batch: Batch) -> list[_Group]:
+    def _released(self, key: DomainKey, template: Template, counted_at: int, batch: Batch) -> list[_DataSets]:
         """Return the held sets that a new template releases."""
         waiting = self._held.take(key, template.id)
         if not waiting:
@@ -219,7 +219,7 @@ class MessageDecoder:
         headers = np.concatenate([held.header for held in waiting])
         messages = Messages(content, headers, np.full(len(waiting), counted_at))
         sets = Sets(np.arange(len(waiting)), np.full(len(waiting), template.id), starts, ends)
-        return [_Group(messages, template, sets, is_released=True)]
+        return [_DataSets(messages, template, sets, is_released=True)]
 
     def _hold(self, batch: Batch, messages: Messages, sets: Sets) -> None:
         for message, set_id, start, end in zip(*map(as_list, sets), strict=True):
@@ -231,7 +231,7 @@ class MessageDecoder:
 
     # --- data ---------------------------------------------------------------------------------------------------
 
-    def _decode_records(self, group: _Group, batch: Batch) -> None:
+    def _decode_records(self, group: _DataSets, batch: Batch) -> None:
         messages, template, sets = group.messages, group.template, group.sets
         distinct, of_sets = np.unique(messages.domains[sets.message], return_inverse=True)
         keys = [messages.keys[domain] for domain in as_list(distinct)]

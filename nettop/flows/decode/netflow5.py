@@ -6,7 +6,7 @@ from __future__ import annotations
 import numpy as np
 
 from nettop.flows.columns import Flows
-from nettop.flows.decode.batch import Batch, Reading
+from nettop.flows.decode.batch import Batch, DecodeResult
 from nettop.flows.decode.datagrams import consecutive, exported_ms, ipv4, numbers, uptime_at_ms
 from nettop.flows.decode.packets import IPV4, icmp_in_port
 from nettop.snapshots.arrays import Array, Index
@@ -36,7 +36,7 @@ def read_netflow5(batch: Batch, which: Index) -> None:
     present = (datagrams.lengths[which] - HEADER) // RECORD
     counts = np.minimum(stated, present)
     of, at = consecutive(starts + HEADER, counts, RECORD)
-    batch.set(which, reading=Reading.DECODED, is_exact=True, protocol_version=VERSION)
+    batch.set(which, reading=DecodeResult.DECODED, is_exact=True, protocol_version=VERSION)
     batch.set(which, port=datagrams.ports[which], domain=engines, sequence=sequences)
     batch.set(which, broken=(stated > present) | (stated > RECORDS_MAX))
     # A count beyond the protocol's maximum does not tell how many flows there were.

@@ -31,7 +31,7 @@ _PROBABILITY = (IANA, 311)
 _RATE_ELEMENTS = (*_INTERVALS, _PACKET_INTERVAL, _TIME_INTERVAL, _SIZE, _PROBABILITY)
 
 
-class Part(IntEnum):
+class ExporterPart(IntEnum):
     """Kinds of parts of an exporter that a sampling rate may apply to."""
 
     ALL = 0
@@ -43,17 +43,17 @@ class Part(IntEnum):
     TEMPLATE = 5
 
 
-_PARTS: dict[Part, tuple[Element, ...]] = {
-    Part.SAMPLER: ((IANA, 48), (IANA, 302)),
-    Part.INTERFACE: ((SCOPE, 2), (IANA, 10), (IANA, 14)),
-    Part.LINE_CARD: ((SCOPE, 3), (IANA, 141)),
-    Part.CACHE: ((SCOPE, 4),),
-    Part.TEMPLATE: ((SCOPE, 5), (IANA, 145)),
+_PARTS: dict[ExporterPart, tuple[Element, ...]] = {
+    ExporterPart.SAMPLER: ((IANA, 48), (IANA, 302)),
+    ExporterPart.INTERFACE: ((SCOPE, 2), (IANA, 10), (IANA, 14)),
+    ExporterPart.LINE_CARD: ((SCOPE, 3), (IANA, 141)),
+    ExporterPart.CACHE: ((SCOPE, 4),),
+    ExporterPart.TEMPLATE: ((SCOPE, 5), (IANA, 145)),
 }
 """Elements that name the part a record applies to: NetFlow v9 scopes, samplerId and selectorId, ingressInterface and
 egressInterface, lineCardId, templateId. Sampler and interface 0 mean none.
 """
-_OF_ALL = (Part.ALL, 0)
+_OF_ALL = (ExporterPart.ALL, 0)
 Rates = dict[tuple[int, int], int]
 """Sampling rates of a domain, by kind and number of the part. Rate 0 means that it is contradictory."""
 EGRESS = 1
@@ -74,7 +74,7 @@ def rate_of_rest(rates: Rates) -> int:
     """Return the rate of flows that name no part: the general one, else the one shared by all line cards, caches and
     templates; 0 if unknown.
     """
-    distinct = {rate for (part, _), rate in rates.items() if part > Part.INTERFACE}
+    distinct = {rate for (part, _), rate in rates.items() if part > ExporterPart.INTERFACE}
     return rates.get(_OF_ALL, distinct.pop() if len(distinct) == 1 else 0)
 
 
@@ -105,16 +105,18 @@ def sampling_rates(
     rates, of = _rates(records)[0][at], of[at]
     parts = {part for each in announced for part, _ in each}
     names_none = np.zeros(len(at), bool)
-    if Part.SAMPLER in parts:
-        has_samplers = np.array([any(part == Part.SAMPLER for part, _ in each) for each in announced])[of]
-        for element in _PARTS[Part.SAMPLER]:
+    if ExporterPart.SAMPLER in parts:
+        has_samplers = np.array(
+            [any(part == ExporterPart.SAMPLER for part, _ in each) for each in announced]
+        )[of]
+        for element in _PARTS[ExporterPart.SAMPLER]:
             samplers, known = records.number(element)
             names_none |= has_samplers & known[at] & (samplers[at] == 0)
-            _fill(rates, Part.SAMPLER, samplers[at], of, announced)
-    if Part.INTERFACE in parts:
-        _fill(rates, Part.INTERFACE, observed_at(flows, len(at)), of, announced)
-    if Part.TEMPLATE in parts:
-        _fill(rates, Part.TEMPLATE, np.full(len(at), template_id), of, announced)
+            _fill(rates, ExporterPart.SAMPLER, samplers[at], of, announced)
+    if ExporterPart.INTERFACE in parts:
+        _fill(rates, ExporterPart.INTERFACE, observed_at(flows, len(at)), of, announced)
+    if ExporterPart.TEMPLATE in parts:
+        _fill(rates, ExporterPart.TEMPLATE, np.full(len(at), template_id), of, announced)
     of_rest = np.array([rate_of_rest(each) for each in announced], np.uint64)
     rates = np.where(rates > 0, rates, of_rest[of])
     return np.where((rates == 0) & names_none, 1, rates).astype(np.uint32)
@@ -165,7 +167,7 @@ def read_sampling(records: Records, which: Mask, remembered: Rates) -> bool:
     changed = False
     for part, elements in _PARTS.items():
         # A record of a sampler or interface says nothing about the line card, cache or template it names besides.
-        left, least = (is_said.copy(), 1) if part <= Part.INTERFACE else (is_general, 0)
+        left, least = (is_said.copy(), 1) if part <= ExporterPart.INTERFACE else (is_general, 0)
         for element in elements:
             numbers, has = records.number(element)
             names_one = left & has & (numbers >= least)
@@ -201,7 +203,7 @@ def read_names(records: Records, exporter: bytes, names: InterfaceNames) -> bool
     given_by, _ = records.column("exporter")
     given_by[is_zero(given_by)] = np.void(exporter)
     left = np.ones(len(records), bool)
-    for element in _PARTS[Part.INTERFACE]:
+    for element in _PARTS[ExporterPart.INTERFACE]:
         indices, has = records.number(element)
         at = np.flatnonzero(left & has & (indices <= _INDEX_MAX))
         left &= ~has
@@ -266,7 +268,7 @@ def _probability_rates(records: Records) -> tuple[Array, Mask]:
     return np.rint(1 / np.where(has, probability, 1)).astype(np.uint64), has
 
 
-def _fill(rates: Array, part: Part, numbers: Array, of: Index, announced: Sequence[Rates]) -> None:
+def _fill(rates: Array, part: ExporterPart, numbers: Array, of: Index, announced: Sequence[Rates]) -> None:
     """Fill in rates that are 0 by looking up each row's number among the parts of its domain."""
     rows = np.flatnonzero((rates == 0) & (numbers > 0))
     if not len(rows):

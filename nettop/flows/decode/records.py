@@ -25,7 +25,7 @@ COUNTERS = ("bytes", "packets")
 
 
 @dataclass(frozen=True, eq=False)
-class Places:
+class FieldPlaces:
     """Offset and length of a field in each record (n,); the length is ABSENT if the record lacks it."""
 
     starts: Index
@@ -43,7 +43,7 @@ class Records:
     buffer: Array
     export_ms: Array
     boot_ms: Array
-    fields: dict[Element, Places]
+    fields: dict[Element, FieldPlaces]
     has_both_directions: bool
 
     def __len__(self) -> int:

@@ -180,7 +180,7 @@ class _Jumps:
         return next((jump for jump in self.left if 0 <= nearest(first - jump.due) <= late_max), None)
 
 
-class Sequences:
+class SequenceNumbers:
     """Follower of exporters' sequence numbers. Each exporter has a row from 0 to `size` - 1."""
 
     def __init__(self, size: int) -> None:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from nettop.flows.columns import ADDRESS, BY_NAME, Flows
-from nettop.flows.decode.batch import INTERFACE_COUNTERS, INTERFACE_FIELDS, Batch, Reading
+from nettop.flows.decode.batch import INTERFACE_COUNTERS, INTERFACE_FIELDS, Batch, DecodeResult
 from nettop.flows.decode.datagrams import ipv4, ipv6, items, numbers
 from nettop.flows.decode.packets import IPV4, IPV6, PACKET_COLUMNS, FirstHeader, decode_packets, icmp_in_port
 from nettop.snapshots.arrays import Array, Index, Mask, take_rows
@@ -113,7 +113,7 @@ def _read_headers(batch: Batch, which: Index) -> tuple[Index, Index, Index]:
     which, addresses, at = which[is_whole], addresses[is_whole], (starts[which] + lengths)[is_whole]
     is_known = addresses != np.zeros((), ADDRESS)
     batch.set(which[is_known], exporter=addresses[is_known])
-    batch.set(which, reading=Reading.DECODED, is_exact=True, protocol_version=PROTOCOL_VERSION, units=1)
+    batch.set(which, reading=DecodeResult.DECODED, is_exact=True, protocol_version=PROTOCOL_VERSION, units=1)
     batch.set(which, domain=_words(buffer, at), sequence=_words(buffer, at + 4))
     return which, at + 16, _lengths(buffer, at + 12)
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from nettop.flows.columns import ADDRESS, Flows
 from nettop.flows.enrichment.networks import Intervals, Ranges, overlaid
-from nettop.flows.enrichment.sources import Known, Source
+from nettop.flows.enrichment.sources import Known, NetworkFile
 from nettop.flows.enrichment.texts import Coded
 from nettop.snapshots.arrays import Array
 
@@ -57,7 +57,7 @@ class Enrichment:
     Without `own_networks` the side of every flow is unknown.
     """
 
-    def __init__(self, sources: Sequence[Source] = (), own_networks: Ranges | None = None) -> None:
+    def __init__(self, sources: Sequence[NetworkFile] = (), own_networks: Ranges | None = None) -> None:
         own = own_networks or Ranges.of([])
         words, names = _join_names(sources)
         groups = ([each.as_numbers for each in sources], [each.countries for each in sources], names)
@@ -104,7 +104,7 @@ class Enrichment:
         return dict(self._as_names)
 
 
-def _join_names(sources: Sequence[Source]) -> tuple[tuple[str, ...], list[Known]]:
+def _join_names(sources: Sequence[NetworkFile]) -> tuple[tuple[str, ...], list[Known]]:
     """Return the words of all sources, and each source's names as codes into them."""
     code_of = {"": 0}
     names = []

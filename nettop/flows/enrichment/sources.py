@@ -58,7 +58,7 @@ class Known:
 
 
 @dataclass(frozen=True, eq=False)
-class Source:
+class NetworkFile:
     """Contents of a file: AS (u4), country (S2), and name as a code (u4) into `words`.
 
     Within a file, the most specific network with a value wins. Between files, the first one wins for AS and country;
@@ -80,7 +80,7 @@ class _Facts(NamedTuple):
     country: str
 
 
-def read_source(path: Path) -> Source:
+def read_source(path: Path) -> NetworkFile:
     """Read a whole file. Raise UsageError if it cannot be read, NettopError if a required package is missing."""
     content = read_lookup_file(path)
     if content.startswith(_GZIP_MARK):
@@ -92,7 +92,7 @@ def read_source(path: Path) -> Source:
     return _csv_source(path, content)
 
 
-def _csv_source(path: Path, content: bytes) -> Source:
+def _csv_source(path: Path, content: bytes) -> NetworkFile:
     table = CsvTable(path, content)
     bounds_of = _bounds_reader(table)
     as_number, as_name = table.column(*_AS_NUMBER), table.column(*_CSV_AS_NAME)
@@ -119,7 +119,7 @@ def _csv_source(path: Path, content: bytes) -> Source:
     return _source(ranges, np.arange(len(facts)), facts, Coded.of(names))
 
 
-def _mmdb_source(path: Path, content: bytes) -> Source:
+def _mmdb_source(path: Path, content: bytes) -> NetworkFile:
     ranges, fact_of, records = read_mmdb(path, content)
     facts = [_facts(record) for record in records]
     if not any(each.as_number or each.country for each in facts):
@@ -131,12 +131,12 @@ def _mmdb_source(path: Path, content: bytes) -> Source:
     return _source(ranges, fact_of, facts, no_names)
 
 
-def _source(ranges: Ranges, fact_of: Index, facts: Sequence[_Facts], names: Coded) -> Source:
+def _source(ranges: Ranges, fact_of: Index, facts: Sequence[_Facts], names: Coded) -> NetworkFile:
     """Create a source from ranges, with the index of each one's facts and its name (n,)."""
     as_numbers = np.array([each.as_number for each in facts], np.uint32)
     countries = np.array([each.country for each in facts], "S2")
     equal = np.zeros(len(ranges), np.uint8)
-    return Source(
+    return NetworkFile(
         Known.of(ranges, as_numbers[fact_of], equal),
         Known.of(ranges, countries[fact_of], equal),
         Known.of(ranges, names.codes, ranges.size_bits()),

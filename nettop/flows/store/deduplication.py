@@ -37,14 +37,14 @@ class _Blocks(NamedTuple):
         return self.partition == other.partition and self.first <= other.first and self.last >= other.last
 
 
-class End(NamedTuple):
+class NotesEnd(NamedTuple):
     """End of a table's notes: the number of the newest log, and its length."""
 
     log: int
     size: int
 
 
-_START = End(0, 0)
+_START = NotesEnd(0, 0)
 
 
 def remove_unfinished(directory: Path) -> None:
@@ -107,12 +107,12 @@ def broken_parts(directory: Path) -> frozenset[Path]:
     return frozenset(directory.glob("store/*/*/detached/broken-on-start*"))
 
 
-def has_new_parts(ends: Mapping[Path, End]) -> bool:
+def has_new_parts(ends: Mapping[Path, NotesEnd]) -> bool:
     """Return whether a part was noted after these ends."""
     return any(_noted(table, end) for table, end in ends.items())
 
 
-def remove_new_parts(ends: Mapping[Path, End]) -> None:
+def remove_new_parts(ends: Mapping[Path, NotesEnd]) -> None:
     """Remove the parts noted after these ends. The engine must not be running.
 
     Parts they were merged into are removed too: they are so new that their other source parts still exist.
@@ -125,7 +125,7 @@ def remove_new_parts(ends: Mapping[Path, End]) -> None:
                 shutil.rmtree(table / entry)
 
 
-def sync_notes(tables: Iterable[Path]) -> dict[Path, End]:
+def sync_notes(tables: Iterable[Path]) -> dict[Path, NotesEnd]:
     """Sync the notes of these tables (directories of parts), and return where they end."""
     ends = {}
     for table in tables:
@@ -136,11 +136,11 @@ def sync_notes(tables: Iterable[Path]) -> dict[Path, End]:
                 os.fsync(descriptor)
             finally:
                 os.close(descriptor)
-        ends[table] = End(number, newest.stat().st_size)
+        ends[table] = NotesEnd(number, newest.stat().st_size)
     return ends
 
 
-def _noted(table: Path, since: End = _START) -> list[str]:
+def _noted(table: Path, since: NotesEnd = _START) -> list[str]:
     """Return the names of the parts noted after an end."""
     logs = ((number, log.read_bytes()) for number, log in sorted(_logs(table)) if number >= since.log)
     lines = (line for number, log in logs for line in _lines(log[since.size * (number == since.log) :]))

@@ -21,7 +21,7 @@ from typing import Any
 
 from nettop.errors import SourceFailed, Unsupported, UsageError
 from nettop.flows.store.deduplication import (
-    End,
+    NotesEnd,
     broken_parts,
     has_new_parts,
     remove_new_parts,
@@ -124,7 +124,7 @@ class EmbeddedStore:
         self.damage: SourceFailed | None = None
         self.before_query: Callable[[], None] = lambda: None
         self._tables: list[Path] = []
-        self._ends: dict[Path, End] = {}
+        self._ends: dict[Path, NotesEnd] = {}
         self._lock = _lock_directory(self._directory)
         try:
             file = self._directory / _CONFIGURATION

@@ -11,7 +11,7 @@ from datetime import timedelta
 from typing import NamedTuple
 
 from nettop.errors import UsageError
-from nettop.flows.columns import ADDED_COLUMNS, COLUMNS, ICMP_PROTOCOLS, SMALL, Column
+from nettop.flows.columns import ADDED_COLUMNS, COLUMNS, ICMP_PROTOCOLS, SMALL, FlowColumn
 from nettop.flows.decode.batch import INTERFACE_COUNTERS
 
 DATABASE = "nettop"
@@ -62,7 +62,7 @@ SERVICE_PORTS = (
 
 
 @dataclass(frozen=True, slots=True)
-class Table:
+class StoreTable:
     """A table sorted by `order`, whose first `indexed` columns are the primary key; `time` is a row's timestamp, by
     which rows are kept for `days` unless configured otherwise. ClickHouse drops whole partitions.
 
@@ -70,7 +70,7 @@ class Table:
     """
 
     name: str
-    columns: tuple[Column, ...]
+    columns: tuple[FlowColumn, ...]
     order: tuple[str, ...]
     indexed: int
     days: int
@@ -103,17 +103,17 @@ _KEYS = (
     *("src_as", "dst_as", "src_country", "dst_country", "service_port"),
 )
 # fmt: off
-_TIME = Column("time", "", "DateTime", "start of the minute, five minutes or hour in which the datagrams arrived")
-_SERVICE_PORT = Column("service_port", "", "UInt16",
+_TIME = FlowColumn("time", "", "DateTime", "start of the minute, five minutes or hour in which the datagrams arrived")
+_SERVICE_PORT = FlowColumn("service_port", "", "UInt16",
                        "the lower port that is below 1024 or a well-known service; 0 if neither is, or for ICMP")
 _ESTIMATE = "multiplied by each flow's sampling rate, if known"
 _SUMS = (
     # 128 bits, as a broken exporter may report up to 2⁶⁴ - 1, which must not overflow the sum of others.
-    Column("bytes", "", "UInt128", "as reported"),
-    Column("packets", "", "UInt128", "as reported"),
-    Column("estimated_bytes", "", "UInt128", _ESTIMATE),
-    Column("estimated_packets", "", "UInt128", _ESTIMATE),
-    Column("flows", "", "UInt64", "number of rows of flows_raw", codec=SMALL),
+    FlowColumn("bytes", "", "UInt128", "as reported"),
+    FlowColumn("packets", "", "UInt128", "as reported"),
+    FlowColumn("estimated_bytes", "", "UInt128", _ESTIMATE),
+    FlowColumn("estimated_packets", "", "UInt128", _ESTIMATE),
+    FlowColumn("flows", "", "UInt64", "number of rows of flows_raw", codec=SMALL),
 )
 # fmt: on
 
@@ -152,7 +152,7 @@ SERVICE_PORT_OF_FLOW = (
 _DAY, _MONTH = "toYYYYMMDD({time}, 'UTC')", "toYYYYMM({time}, 'UTC')"
 
 
-def _rollup(name: str, days: int, source: str, time: str, partition: str = _DAY) -> Table:
+def _rollup(name: str, days: int, source: str, time: str, partition: str = _DAY) -> StoreTable:
     """Return a rollup table. `time` is the source row's time, truncated to this table's resolution."""
     keys = {"time": time, **{key: f"f.{key}" for key in _KEYS}}
     if source == "flows_raw":
@@ -160,7 +160,7 @@ def _rollup(name: str, days: int, source: str, time: str, partition: str = _DAY)
     else:
         select = _select("{source}", keys, _SUMS_OF_SUMS)
     columns = (_TIME, *(_FLOW.get(key, _SERVICE_PORT) for key in _KEYS), *_SUMS)
-    return Table(
+    return StoreTable(
         name,
         columns,
         tuple(keys),
@@ -219,14 +219,16 @@ _SAMPLE_COLUMNS = ("exporter", "domain", "received")
 _COUNTERS = tuple(
     _FLOW[name]
     if name in _SAMPLE_COLUMNS
-    else Column(name, "", _COUNTER_TYPES[dtype.str[1:]], "as reported by the agent; all ones if not reported")
+    else FlowColumn(
+        name, "", _COUNTER_TYPES[dtype.str[1:]], "as reported by the agent; all ones if not reported"
+    )
     for name, (dtype, *_) in (INTERFACE_COUNTERS.fields or {}).items()
 )
 
 TABLES = {
     table.name: table
     for table in (
-        Table(
+        StoreTable(
             "flows_raw",
             tuple(_FLOW.values()),
             # Of the orders by time, exporter, interfaces and addresses, this one is the smallest and merges fast.
@@ -238,7 +240,7 @@ TABLES = {
         _rollup("flows_1m", 30, "flows_raw", "toStartOfMinute(f.received)"),
         _rollup("flows_5m", 90, "flows_1m", "toStartOfFiveMinutes(f.time)"),
         _rollup("flows_1h", 730, "flows_5m", "toStartOfHour(f.time, 'UTC')", _MONTH),
-        Table(
+        StoreTable(
             "talkers_1m",
             (_TIME, _FLOW["exporter"], _FLOW["src"], _FLOW["dst"], *_SUMS),
             ("time", "exporter", "src", "dst"),
@@ -248,7 +250,7 @@ TABLES = {
             source="flows_raw",
             select=_TALKERS,
         ),
-        Table(
+        StoreTable(
             "interface_counters",
             _COUNTERS,
             ("toStartOfMinute(received)", "exporter", "if_index"),
@@ -256,24 +258,24 @@ TABLES = {
             days=90,
             time="received",
         ),
-        Table(
+        StoreTable(
             "ledger",
             (
-                Column("time", "", "DateTime64(3)", "when the block was written"),
-                Column("token", "", "String", "the block's name"),
-                Column("counters", "", "Map(String, Int64)", "counts since the previous block"),
+                FlowColumn("time", "", "DateTime64(3)", "when the block was written"),
+                FlowColumn("token", "", "String", "the block's name"),
+                FlowColumn("counters", "", "Map(String, Int64)", "counts since the previous block"),
             ),
             ("time",),
             indexed=1,
             days=90,
             shard_by="cityHash64(token)",
         ),
-        Table(
+        StoreTable(
             "as_names",
             (
-                Column("time", "", "DateTime64(3)", "when a collector last loaded it"),
-                Column("as_number", "", "UInt32", "autonomous system"),
-                Column("name", "", "String", "its name in the files of --networks"),
+                FlowColumn("time", "", "DateTime64(3)", "when a collector last loaded it"),
+                FlowColumn("as_number", "", "UInt32", "autonomous system"),
+                FlowColumn("name", "", "String", "its name in the files of --networks"),
             ),
             ("as_number",),
             indexed=1,
@@ -373,7 +375,7 @@ def run_statements(
         execute(statement)
 
 
-def _changed_columns(table: Table, types: Mapping[str, str], alter: str) -> Iterator[str]:
+def _changed_columns(table: StoreTable, types: Mapping[str, str], alter: str) -> Iterator[str]:
     """Yield the statements that give a table of an earlier version these columns; repeating them is harmless."""
     changes = [
         f"{'MODIFY' if column.name in types else 'ADD'} COLUMN {_column(column)}"
@@ -419,7 +421,7 @@ def _check_distribution(existing: Mapping[str, Existing], cluster: str) -> None:
         )
 
 
-def _create_table(table: Table, retention: Retention, suffix: str, on_cluster: str) -> str:
+def _create_table(table: StoreTable, retention: Retention, suffix: str, on_cluster: str) -> str:
     columns = ",\n    ".join(_column(column) for column in table.columns)
     engine = f"Replicated{table.engine}" if on_cluster else table.engine
     repeats = (
@@ -437,12 +439,12 @@ def _create_table(table: Table, retention: Retention, suffix: str, on_cluster: s
     )
 
 
-def _column(column: Column) -> str:
+def _column(column: FlowColumn) -> str:
     comment = column.help.replace("'", "\\'")
     return f"{column.name} {column.clickhouse} COMMENT '{comment}' CODEC({column.codec})"
 
 
-def _ttl(table: Table, retention: Retention) -> str:
+def _ttl(table: StoreTable, retention: Retention) -> str:
     return f"toDateTime({table.time}) + toIntervalSecond({retention[table.name]})"
 
 
@@ -451,7 +453,7 @@ def _ttl_seconds(existing: Existing) -> int | None:
     return int(match[1]) if match else None
 
 
-def _create_distributed(table: Table, cluster: str, on_cluster: str) -> str:
+def _create_distributed(table: StoreTable, cluster: str, on_cluster: str) -> str:
     stored = f"{table.name}_local"
     return (
         f"CREATE TABLE IF NOT EXISTS {DATABASE}.{table.name}{on_cluster} AS {DATABASE}.{stored}\n"
@@ -460,7 +462,7 @@ def _create_distributed(table: Table, cluster: str, on_cluster: str) -> str:
     )
 
 
-def _create_view(table: Table, suffix: str, on_cluster: str) -> str:
+def _create_view(table: StoreTable, suffix: str, on_cluster: str) -> str:
     select = table.select.format(source=f"{DATABASE}.{table.source}{suffix}")
     return (
         f"CREATE MATERIALIZED VIEW IF NOT EXISTS {DATABASE}.{table.name}_view{on_cluster} "

@@ -56,7 +56,7 @@ _Answer = TypeVar("_Answer")
 
 
 @dataclass(slots=True)
-class _Server:
+class _ClickHouse:
     """A server, its client, and its recent failures."""
 
     url: str
@@ -107,7 +107,7 @@ class ServerStore:
                 "name their cluster with --cluster, or give one server",
             )
         self._connect, self._error = _import_driver()
-        self._servers = [_Server(url) for url in urls]
+        self._servers = [_ClickHouse(url) for url in urls]
         self._cluster, self._retention = cluster, retention
         self._limits, self._report = limits or QueryLimits(), report
         self._clock, self._jitter = clock, jitter
@@ -196,7 +196,7 @@ class ServerStore:
                 return answer
         raise failure
 
-    def _candidates(self) -> list[_Server]:
+    def _candidates(self) -> list[_ClickHouse]:
         """Return the servers to try, starting with a different one each time: those not avoided, else the one due
         soonest.
         """
@@ -207,12 +207,12 @@ class ServerStore:
         ready = [server for server in servers if server.avoid_until <= now]
         return ready or [min(servers, key=lambda server: server.avoid_until)]
 
-    def _back_off(self, server: _Server) -> None:
+    def _back_off(self, server: _ClickHouse) -> None:
         backoff_s = min(_BACKOFF_S * 2**server.failures, _BACKOFF_MAX_S)
         server.failures += 1
         server.avoid_until = self._clock() + backoff_s * (1 + self._jitter()) / 2
 
-    def _client(self, server: _Server) -> Any:
+    def _client(self, server: _ClickHouse) -> Any:
         if server.client is None:
             client = self._connect(
                 dsn=server.url,
@@ -233,7 +233,7 @@ class ServerStore:
             server.client = client
         return server.client
 
-    def _failure(self, server: _Server, error: Exception, *, is_query: bool) -> NettopError:
+    def _failure(self, server: _ClickHouse, error: Exception, *, is_query: bool) -> NettopError:
         code, what = code_and_text(error)
         if code == _AUTHENTICATION_FAILED:
             return UsageError(

@@ -28,8 +28,8 @@ from nettop.probes.connections.socket_rows import (
     STATE,
     TCP,
     UDP,
-    Reading,
-    Table,
+    SocketReading,
+    SocketsReader,
     choose_owners,
     count_hashed,
     count_waiting_for_fin,
@@ -108,7 +108,7 @@ class _Listed(NamedTuple):
     gaps: dict[str, Unsupported]
 
 
-class DiagTable(Table):
+class DiagTable(SocketsReader):
     """The kernel's socket table, dumped in each namespace by a thread that entered it.
 
     `gaps` names what this mechanism lacks beyond single fields, and why.
@@ -131,7 +131,7 @@ class DiagTable(Table):
         """Number of namespaces whose sockets are missing."""
         return len(self.namespaces.refused)
 
-    def read(self, before: Array, users: Array = NO_USERS) -> Reading:
+    def read(self, before: Array, users: Array = NO_USERS) -> SocketReading:
         """Return all current sockets.
 
         `before` are the rows of the last refresh, `users` the users of sockets that several processes hold (USER).
@@ -165,7 +165,7 @@ class DiagTable(Table):
         }
         names = self.processes.begin()
         rows = self._with_owners(names, listed, owners, before, users)
-        return Reading(rows, names, counts, taken_ns)
+        return SocketReading(rows, names, counts, taken_ns)
 
     def _start_dumps(self, dumps: dict[int, Future[_Listed]]) -> None:
         """Start to list the sockets of every namespace that is not among the `dumps`."""

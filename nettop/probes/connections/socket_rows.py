@@ -111,7 +111,7 @@ class SocketCounts(NamedTuple):
     half_open: int = 0
 
 
-class Reading(NamedTuple):
+class SocketReading(NamedTuple):
     """All current sockets, sorted by id, and the names of their processes; counts of sockets that are not listed; and
     the time of the counters (CLOCK_MONOTONIC)."""
 
@@ -121,7 +121,7 @@ class Reading(NamedTuple):
     taken_ns: int
 
 
-class Table:
+class SocketsReader:
     """The current sockets with their owner processes, and others if it `lists_unattributed`.
 
     `shared` are maps shared with the event programs, if any. `held_by_several` are all rows of the sockets that several

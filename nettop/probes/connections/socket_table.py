@@ -24,9 +24,9 @@ from nettop.probes.connections.socket_rows import (
     NO_USERS,
     ROW,
     STATE,
-    Reading,
     SocketCounts,
-    Table,
+    SocketReading,
+    SocketsReader,
     choose_owners,
     copy_owners,
     count_hashed,
@@ -73,7 +73,7 @@ class _Walk:
     patience: int = _PATIENCE
 
 
-class SocketTable(Table):
+class SocketTable(SocketsReader):
     """The kernel's socket table, walked by BPF iterators."""
 
     def __init__(self, program: Program, host: Host) -> None:
@@ -106,7 +106,7 @@ class SocketTable(Table):
         self._program.close()
         super().close()
 
-    def read(self, before: Array, users: Array = NO_USERS) -> Reading:
+    def read(self, before: Array, users: Array = NO_USERS) -> SocketReading:
         """Return all current sockets.
 
         `before` are the rows of the last refresh, `users` the users of sockets that several processes hold (USER).
@@ -116,7 +116,7 @@ class SocketTable(Table):
         names = self.processes.begin()
         if not self.lists_unattributed:
             owned, taken_ns = self.read_owned(names, before, users)
-            return Reading(owned, names, {}, taken_ns)
+            return SocketReading(owned, names, {}, taken_ns)
         with self.namespaces.lock:
             walks = self._begin_walks()
             try:
@@ -135,7 +135,7 @@ class SocketTable(Table):
         if self._has_outside:
             held = (unattributed["held_by"] == HELD_BY_PROCESS) & ~has_process(unattributed)
             unattributed["process"][held] = names.code(outside_name())
-        return Reading(merge(owned, unattributed), names, counts, taken_ns)
+        return SocketReading(merge(owned, unattributed), names, counts, taken_ns)
 
     def read_owned(self, names: ProcessNames, before: Array, users: Array) -> tuple[Array, int]:
         """Return a copy of the sockets that processes hold, sorted by id, each once and with its owner process.

@@ -8,14 +8,14 @@ from pathlib import Path
 
 from nettop.kernel.host.proc_files import read_cpu_times
 from nettop.kernel.net.net_counters import read_softnet
-from nettop.probes.findings.interrupts import Queue
+from nettop.probes.findings.interrupts import DeviceQueue
 from nettop.snapshots.findings import CPUS
 from nettop.snapshots.snapshot import Rows, rows_from
 
 _SOFTNET = ("processed", "dropped", "squeezed")
 
 
-def read_cpus(proc: Path, queues: Mapping[int, Queue], taken_ns: int) -> Rows:
+def read_cpus(proc: Path, queues: Mapping[int, DeviceQueue], taken_ns: int) -> Rows:
     """Return a row for each online CPU, with the queue that interrupts it most, if known. The only one has no others to
     compare with."""
     times = {cpu: spent.softirq_ns for cpu, spent in read_cpu_times(proc).items()}

@@ -23,7 +23,7 @@ class Use(NamedTuple):
     levels_off_s: float
 
 
-class _Kept(NamedTuple):
+class _Sample(NamedTuple):
     taken_ns: int
     used: int
 
@@ -32,7 +32,7 @@ class Growth:
     """The use of limits in the last minutes, and how fast it grows."""
 
     def __init__(self) -> None:
-        self._kept: dict[Key, deque[_Kept]] = {}
+        self._kept: dict[Key, deque[_Sample]] = {}
         self._per_s: dict[Key, float] = {}
 
     def add(self, uses: Mapping[Key, Use], taken_ns: int) -> Mapping[Key, float]:
@@ -46,7 +46,7 @@ class Growth:
             kept = self._kept[key]
             if kept and taken_ns - kept[-1].taken_ns < STEP_S * 1e9:
                 continue
-            kept.append(_Kept(taken_ns, use.used))
+            kept.append(_Sample(taken_ns, use.used))
             # Two more, for the growth may begin and end within a step.
             steps = int(use.levels_off_s / STEP_S) + 2
             if len(kept) > steps + 1:
@@ -59,7 +59,7 @@ class Growth:
         return self._per_s
 
 
-def _lasting_growth(kept: list[_Kept], limit: int) -> float | None:
+def _lasting_growth(kept: list[_Sample], limit: int) -> float | None:
     """Return the recent growth per second; None if any step did not grow, or if the growth slows down so much that it
     ends before the limit."""
     if any(now.used <= before.used for before, now in pairwise(kept)):
@@ -74,5 +74,5 @@ def _lasting_growth(kept: list[_Kept], limit: int) -> float | None:
     return newer
 
 
-def _per_s(then: _Kept, now: _Kept) -> float:
+def _per_s(then: _Sample, now: _Sample) -> float:
     return (now.used - then.used) / (now.taken_ns - then.taken_ns) * 1e9

@@ -17,7 +17,7 @@ _NETWORK_CLASS = "0x02"
 """First byte of the class of network controllers (PCI Code and ID Assignment Specification, 1.3)."""
 
 
-class Queue(NamedTuple):
+class DeviceQueue(NamedTuple):
     """An interrupt of a network device, and the name that its driver gave it, which tells the queue."""
 
     irq: int
@@ -29,13 +29,13 @@ class Interrupts:
 
     def __init__(self, host: Host) -> None:
         self._proc, self._pci = host.proc, host.root / "sys/bus/pci/devices"
-        self._last: Mapping[Queue, Array] = {}
+        self._last: Mapping[DeviceQueue, Array] = {}
 
     def forget(self) -> None:
         """Forget the last reading."""
         self._last = {}
 
-    def busiest(self) -> Mapping[int, Queue]:
+    def busiest(self) -> Mapping[int, DeviceQueue]:
         """Read, and return by CPU the queue with the most interrupts there since the last reading.
 
         A CPU without any is left out, as are devices that are not on a PCI bus. Nothing after `forget`.
@@ -60,8 +60,8 @@ def _network_irqs(pci: Path) -> frozenset[str]:
     return frozenset(irq.name for device in devices for irq in device.glob("msi_irqs/*"))
 
 
-def _counts(lines: list[str], cpus: int, irqs: frozenset[str]) -> Iterator[tuple[Queue, Array]]:
+def _counts(lines: list[str], cpus: int, irqs: frozenset[str]) -> Iterator[tuple[DeviceQueue, Array]]:
     for line in lines:
         irq, _, rest = line.strip().partition(":")
         if irq in irqs and len(words := rest.split()) > cpus:
-            yield Queue(int(irq), words[-1]), np.array(words[:cpus], np.int64)
+            yield DeviceQueue(int(irq), words[-1]), np.array(words[:cpus], np.int64)

@@ -21,7 +21,7 @@ from nettop.probes.findings.cpus import read_cpus
 from nettop.probes.findings.firewall import FIREWALL_FALLBACKS, firewall_rows, read_firewall, require_asker
 from nettop.probes.findings.growth import Growth
 from nettop.probes.findings.interfaces import Interfaces
-from nettop.probes.findings.interrupts import Interrupts, Queue
+from nettop.probes.findings.interrupts import DeviceQueue, Interrupts
 from nettop.probes.findings.limits import less_unlimited, limit_rows, read_limits, unlimited_here
 from nettop.probes.findings.losses import loss_rows
 from nettop.probes.probe import Probe, sockets_of
@@ -183,7 +183,7 @@ class Findings(Probe):
     def _unlimited(self, family: int) -> int:
         return sum(self.namespaces.run_in_each(partial(unlimited_here, family)).values())
 
-    def _queues(self) -> Mapping[int, Queue]:
+    def _queues(self) -> Mapping[int, DeviceQueue]:
         """Return which queue interrupts each CPU most, while a CPU has too much to do: with many CPUs and queues, the
         kernel takes milliseconds to list them."""
         if self._tracker.kinds & _OF_CPUS:

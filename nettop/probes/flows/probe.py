@@ -14,7 +14,7 @@ from nettop.flows.reader import (
     EXPORTERS_PATH,
     START_COLLECTOR,
     STATE_PATH,
-    Collector,
+    RemoteCollector,
     no_answer_message,
     running_collector,
 )
@@ -50,19 +50,19 @@ _LEDGER_PARTS = ("datagrams", "sets_without_template", "flows")
 """The parts of the ledger, by the collector's names."""
 
 
-def make_probe(host: Host | None = None) -> CollectorState:
+def make_probe(host: Host | None = None) -> Flows:
     """Return the source of this lens."""
-    return CollectorState(host)
+    return Flows(host)
 
 
-class CollectorState(Probe):
+class Flows(Probe):
     """The state of a flow collector, as it reports it; see nettop.snapshots.source.Source."""
 
     lens = LENS
 
     def __init__(self, host: Host | None = None) -> None:
         super().__init__(host)
-        self._collector: Collector | None = None
+        self._collector: RemoteCollector | None = None
         self._texts = TextTable()
 
     def start(self) -> None:

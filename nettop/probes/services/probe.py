@@ -43,7 +43,7 @@ from nettop.probes.services.programs import (
     program_text,
 )
 from nettop.probes.services.rows import (
-    Counts,
+    ProgramCounts,
     Withheld,
     client_rows,
     connection_rows,
@@ -208,7 +208,7 @@ class Services(Probe):
             hooks=self._required(self._hooks or None),
         )
 
-    def _read_counts(self) -> Counts:
+    def _read_counts(self) -> ProgramCounts:
         """Return the counts, and the connections that are watched now."""
         now_ns, now_wall_ns = monotonic_ns(), time.time_ns()
         taken = int(np.frombuffer(self._whole, TOTALS)[0]["taken"])
@@ -230,7 +230,7 @@ class Services(Probe):
         if self._udp is not None:
             self._udp.release(left)
         clients = self._clients.read()
-        return Counts(
+        return ProgramCounts(
             services, numbers, tallies, numbers[left], clients, connections, requests, now_ns, now_wall_ns
         )
 

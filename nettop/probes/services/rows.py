@@ -54,7 +54,7 @@ _OWNER = ("pid", *(name for name, _ in process_columns.COLUMNS))
 
 
 @dataclass(frozen=True, eq=False, slots=True)
-class Counts:
+class ProgramCounts:
     """The programs' counts.
 
     Services, their numbers and tallies, by slot, and the numbers of those that left; the entries of clients, grouped by
@@ -98,7 +98,7 @@ class Withheld:
 
 
 def service_rows(
-    counted: Counts, names: ProcessNames, usual: UsualTimes, withheld: Withheld
+    counted: ProgramCounts, names: ProcessNames, usual: UsualTimes, withheld: Withheld
 ) -> tuple[Rows, Rows]:
     """Return a row for each service with a connection or a request, sorted by number, and the rows of those that left.
 
@@ -143,7 +143,7 @@ def service_rows(
     return Rows(SERVICES, now, texts, counted.taken_ns), Rows(SERVICES, left, texts, counted.taken_ns)
 
 
-def _count_requests(rows: Array, counted: Counts) -> None:
+def _count_requests(rows: Array, counted: ProgramCounts) -> None:
     """Count the UDP requests that wait, and set columns to unknown that are not counted for a row's protocol. The rows
     of all other services are of both."""
     at = positions(counted.requests["service"].astype(np.uint64), rows["id"])
@@ -162,7 +162,7 @@ def _patterns(rows: Array) -> Array:
     return np.where(rows["overlaps"] >= least, OVERLAPPING, pushing)
 
 
-def client_rows(counted: Counts, services: Rows) -> Rows:
+def client_rows(counted: ProgramCounts, services: Rows) -> Rows:
     """Return a row for each counted client of a served service, sorted by number."""
     entries, hashes, starts = counted.clients
     rows = _unknown_rows(len(starts), CLIENTS.dtype)
@@ -193,7 +193,7 @@ def client_rows(counted: Counts, services: Rows) -> Rows:
     return Rows(CLIENTS, rows, services.texts, counted.taken_ns)
 
 
-def connection_rows(counted: Counts, services: Rows, names: ProcessNames) -> tuple[Rows, Rows]:
+def connection_rows(counted: ProgramCounts, services: Rows, names: ProcessNames) -> tuple[Rows, Rows]:
     """Return a row for each watched connection, sorted by cookie, and one for each request that waits, on a connection
     or over UDP."""
     connections = _connections(counted, services)
@@ -213,7 +213,7 @@ def connection_rows(counted: Counts, services: Rows, names: ProcessNames) -> tup
     )
 
 
-def _connections(counted: Counts, services: Rows) -> Array:
+def _connections(counted: ProgramCounts, services: Rows) -> Array:
     """Return a row for each watched connection, sorted by cookie; processes have no names yet."""
     connections = counted.connections
     connections = take_rows(connections, np.argsort(connections["id"], kind="stable"))
@@ -233,7 +233,7 @@ def _connections(counted: Counts, services: Rows) -> Array:
     return rows
 
 
-def _requests(counted: Counts) -> Array:
+def _requests(counted: ProgramCounts) -> Array:
     """Return a row for each UDP request that waits, like those of connections."""
     requests = counted.requests
     rows = _unknown_rows(len(requests), _CONNECTION_ROW)

@@ -34,7 +34,7 @@ _USUAL_MIN_VALUES = 3
 """Minimum earlier values for a usual p99."""
 
 
-class _Kept(NamedTuple):
+class _UsualValues(NamedTuple):
     """Values of services at a reading, by ID in ascending order."""
 
     taken_ns: int
@@ -53,15 +53,15 @@ class UsualTimes:
     """Response times of services in the last minutes."""
 
     def __init__(self) -> None:
-        self._histograms: deque[_Kept] = deque()
+        self._histograms: deque[_UsualValues] = deque()
         """Cumulative histograms."""
-        self._recent: deque[_Kept] = deque()
+        self._recent: deque[_UsualValues] = deque()
         """The p99 in the seconds before a reading, or the usual one in a spell: ns, NaN if unknown."""
-        self._last: _Kept | None = None
+        self._last: _UsualValues | None = None
         """The histograms of the previous reading."""
-        self._slow: _Kept | None = None
+        self._slow: _UsualValues | None = None
         """When a reading last had slow answers: ns, CLOCK_MONOTONIC; 0 if never."""
-        self._spells: _Kept | None = None
+        self._spells: _UsualValues | None = None
         """Since when a service has been slower, or has answered nothing: ns, CLOCK_MONOTONIC; 0 otherwise."""
 
     def set_columns(self, rows: Array, taken_ns: int) -> None:
@@ -80,11 +80,11 @@ class UsualTimes:
         is_silent = (rows["speed"] == STUCK) & np.isnan(recent)
         is_spell = self._is_spell(rows["id"], is_slower | is_silent, taken_ns)
         ids = rows["id"].copy()
-        self._last = _Kept(taken_ns, ids, rows["response"].copy())
+        self._last = _UsualValues(taken_ns, ids, rows["response"].copy())
         if self._histograms and taken_ns - self._histograms[-1].taken_ns < KEPT_EVERY_S * 1e9:
             return
         self._histograms.append(self._last)
-        self._recent.append(_Kept(taken_ns, ids, np.where(is_spell, usual, recent)))
+        self._recent.append(_UsualValues(taken_ns, ids, np.where(is_spell, usual, recent)))
         while len(self._histograms) > 1 and taken_ns - self._histograms[1].taken_ns >= RECENT_S * 1e9:
             self._histograms.popleft()
         while taken_ns - self._recent[0].taken_ns > USUAL_S * 1e9:
@@ -99,7 +99,7 @@ class UsualTimes:
         """Return whether the answers between two readings were slow within the last SLOWER_FOR_S seconds."""
         slow_at = np.zeros(len(rows), np.int64) if self._slow is None else self._slow.of(rows["id"], 0)
         slow_at[_exceeds(_p99_since(rows, self._last, 1), usual)] = taken_ns
-        self._slow = _Kept(taken_ns, rows["id"].copy(), slow_at)
+        self._slow = _UsualValues(taken_ns, rows["id"].copy(), slow_at)
         return slow_at > taken_ns - SLOWER_FOR_S * 1e9
 
     def _is_spell(self, ids: Array, is_bad: Mask, taken_ns: int) -> Mask:
@@ -107,7 +107,7 @@ class UsualTimes:
         began_at = np.zeros(len(ids), np.int64) if self._spells is None else self._spells.of(ids, 0)
         began_at[began_at == 0] = taken_ns
         began_at[~is_bad] = 0
-        self._spells = _Kept(taken_ns, ids.copy(), began_at)
+        self._spells = _UsualValues(taken_ns, ids.copy(), began_at)
         is_spell: Mask = (began_at > 0) & (taken_ns - began_at < SPELL_S * 1e9)
         return is_spell
 
@@ -122,7 +122,7 @@ class UsualTimes:
             return np.asarray(np.nanmedian(table, axis=0))
 
 
-def _p99_since(rows: Array, earlier: _Kept | None, least: int) -> Array:
+def _p99_since(rows: Array, earlier: _UsualValues | None, least: int) -> Array:
     """Return the p99 of each service's answers since earlier histograms: ns, NaN if there are fewer than `least`."""
     added = rows["response"]
     if earlier is not None:

@@ -31,7 +31,7 @@ from nettop.widgets.bar import BarItem, item
 from nettop.widgets.cells import Apart, Note, RowFlags, RowStyle, flags_of, role_of
 from nettop.widgets.columns import declared
 from nettop.widgets.details import TITLE_CELLS, described_lines
-from nettop.widgets.text import Line, Span, fit
+from nettop.widgets.text import Line, TextSpan, fit
 from nettop.widgets.themes import Role
 
 _CONNS = "protocol=tcp state!=LISTEN state!=TIME_WAIT"
@@ -116,7 +116,7 @@ class ConnectionsScreen(LensScreen):
         fold = self.rows.chosen_fold
         if self.details_open and fold is not None:
             text = f"{len(fold):,} closed rows; ← closes these details, then → lists the rows"
-            self.details.show([(Span(text, Role.DIM),)])
+            self.details.show([(TextSpan(text, Role.DIM),)])
         else:
             super().draw_details()
 
@@ -182,8 +182,8 @@ class ConnectionsScreen(LensScreen):
         at, every = np.flatnonzero(conns & ~view.gone), np.arange(view.size)
         number, noun = (NOT_AVAILABLE, "conns") if unknown else (f"{len(at):,}", plural("conn", len(at)))
         parts = [
-            headline.sum_of(view, "bytes_sent_per_s", Span("↑ ", Role.TOTAL_SENT), every),
-            headline.sum_of(view, "bytes_received_per_s", Span("↓ ", Role.TOTAL_RECEIVED), every),
+            headline.sum_of(view, "bytes_sent_per_s", TextSpan("↑ ", Role.TOTAL_SENT), every),
+            headline.sum_of(view, "bytes_received_per_s", TextSpan("↓ ", Role.TOTAL_RECEIVED), every),
             item((number, Role.BOLD), (f" {noun}", Role.DIM), importance=990),
             *_churn(view, conns),
             *without_root(view),
@@ -209,15 +209,15 @@ def _trace_lines(table: Table, traced: RowHistory, width: int) -> list[Line]:
         return []
     cells = max(1, min(_TRACE_CELLS, width - 40))
     seconds = f"last {min(traced.covered_s, SPAN_NS / 1e9):.0f} s, since the details were opened"
-    lines: list[Line] = [(Span(seconds, Role.BOLD),)]
+    lines: list[Line] = [(TextSpan(seconds, Role.BOLD),)]
     for place, name in enumerate(traced.names):
         line, peak = sparkline_of(traced.intervals, place, cells)
-        title = Span(fit(table.title_of(name), TITLE_CELLS, left=True) + " ", Role.HEAD)
+        title = TextSpan(fit(table.title_of(name), TITLE_CELLS, left=True) + " ", Role.HEAD)
         lines.append(
             (
                 title,
-                Span(line, role_of(declared(table, name))),
-                Span(f"  peak {human(peak, unit_of(table, name))}"),
+                TextSpan(line, role_of(declared(table, name))),
+                TextSpan(f"  peak {human(peak, unit_of(table, name))}"),
             )
         )
     return lines
@@ -254,7 +254,7 @@ def _retransmits(view: View, at: Index) -> list[BarItem]:
     if share is None:
         return []
     bad = share > RETRANSMITS_WARN_ABOVE
-    amount = Span(("▲" if bad else "") + human(share, RATIO), Role.BAD if bad else Role.TEXT)
+    amount = TextSpan(("▲" if bad else "") + human(share, RATIO), Role.BAD if bad else Role.TEXT)
     of = item(("of segments", Role.DIM), importance=75, beside=True)
     return [item(("retrans ", Role.DIM), amount, importance=90), of]
 

@@ -37,7 +37,7 @@ from nettop.snapshots.snapshot import known
 from nettop.widgets.bar import BarItem, item
 from nettop.widgets.cells import WARNING, Apart, RowFlags, RowStyle, flags_of
 from nettop.widgets.columns import as_rates
-from nettop.widgets.text import Span
+from nettop.widgets.text import TextSpan
 from nettop.widgets.themes import Role
 
 
@@ -45,7 +45,7 @@ def without_root(view: View) -> list[BarItem]:
     """Return a warning that some data is visible only to root."""
     if WITHOUT_ROOT not in view.snapshot.gaps:
         return []
-    remedy = Span("  sudo adds owners, namespaces, events", Role.DIM)
+    remedy = TextSpan("  sudo adds owners, namespaces, events", Role.DIM)
     return [item((f"{WARNING} without root", Role.WARN), remedy, importance=900)]
 
 
@@ -204,8 +204,8 @@ class GroupsScreen(LensScreen):
         names = ("bytes_sent", "bytes_received", "opened", "closed", "failed")
         sent, received, *churn = (n if self.state.totals else as_rates(view.table, n) for n in names)
         return [
-            headline.sum_of(view, sent, Span("↑ ", Role.TOTAL_SENT), at),
-            headline.sum_of(view, received, Span("↓ ", Role.TOTAL_RECEIVED), at),
+            headline.sum_of(view, sent, TextSpan("↑ ", Role.TOTAL_SENT), at),
+            headline.sum_of(view, received, TextSpan("↓ ", Role.TOTAL_RECEIVED), at),
             item((f"{len(view.now):,}", Role.BOLD), (f" by {view.now.variant}", Role.DIM), importance=980),
             *without_root(view),
             headline.count_of(view, "connections", "conns", at, 800),

@@ -28,7 +28,7 @@ from nettop.snapshots.cpu import (
 from nettop.snapshots.hooks import NOT_AVAILABLE
 from nettop.widgets.lines import Lines
 from nettop.widgets.table import CHOSEN
-from nettop.widgets.text import Span, elide_end, fit
+from nettop.widgets.text import TextSpan, elide_end, fit
 from nettop.widgets.themes import Background, Role
 
 GLYPHS = {
@@ -123,20 +123,20 @@ class EntryBars(Lines):
             self.strip(self.clickable(self._line(y, size.width), y), size.width) for y in range(size.height)
         ]
 
-    def _line(self, y: int, width: int) -> Iterator[Span]:
+    def _line(self, y: int, width: int) -> Iterator[TextSpan]:
         shown, columns, left_out = self.arrangement
         lines = self.arrangement.lines
         if y >= lines:
             text = left_out_text(left_out) if y == lines and left_out else ""
-            yield Span(f" {text}".ljust(width), Role.DIM)
+            yield TextSpan(f" {text}".ljust(width), Role.DIM)
             return
         widths = [(at + 1) * width // columns - at * width // columns for at in range(columns)]
         of_line = shown[y::lines]
         for use, cells in zip(of_line, widths, strict=False):
             yield from self._bar(use, cells)
-        yield Span(" " * sum(widths[len(of_line) :]))
+        yield TextSpan(" " * sum(widths[len(of_line) :]))
 
-    def _bar(self, use: CpuUse, width: int) -> Iterator[Span]:
+    def _bar(self, use: CpuUse, width: int) -> Iterator[TextSpan]:
         """Yield `▸cpu0 ███▓▓▒░····  27.1 % ` in `width` cells."""
         chosen, action = use.cpu == self.chosen, f"cpu({use.cpu})"
         ground = Background.BAND if chosen else Background.SCREEN
@@ -145,10 +145,10 @@ class EntryBars(Lines):
         amount = percent(use.network).rjust(9)
         cells = max(0, width - len(name) - len(amount) - 1)
         filled = self.lengths(use, cells)
-        yield Span(name, Role.TEXT if chosen else Role.DIM, ground, action)
-        yield from (Span(GLYPHS[entry] * n, ROLES[entry], action=action) for entry, n in filled if n)
-        yield Span(EMPTY * (cells - sum(count for _, count in filled)), Role.FAINT, action=action)
-        yield Span(f"{amount} ", Role.BOLD, ground, action)
+        yield TextSpan(name, Role.TEXT if chosen else Role.DIM, ground, action)
+        yield from (TextSpan(GLYPHS[entry] * n, ROLES[entry], action=action) for entry, n in filled if n)
+        yield TextSpan(EMPTY * (cells - sum(count for _, count in filled)), Role.FAINT, action=action)
+        yield TextSpan(f"{amount} ", Role.BOLD, ground, action)
 
     @staticmethod
     def lengths(use: CpuUse, cells: int) -> list[tuple[int, int]]:
@@ -206,7 +206,7 @@ class CategoryBars(Lines):
         shown, rest = (known, []) if len(known) <= space else (known[: space - 1], known[space - 1 :])
         cells = [fit("CATEGORY", _LABEL + 2, left=True), fit("SHARE", _SHARE, left=False), " " * self._bar]
         header = " ".join([*cells, *self._numbers("SAMPLES", f"OF {self._of.upper()}")])
-        lines: list[Iterable[Span]] = [[Span(f" {header} ", Role.HEAD, Background.PANEL)]]
+        lines: list[Iterable[TextSpan]] = [[TextSpan(f" {header} ", Role.HEAD, Background.PANEL)]]
         lines += map(self._share_line, shown)
         if rest:
             lines.append(self._line("…", f"{len(rest)} more", _sum(rest)))
@@ -220,30 +220,33 @@ class CategoryBars(Lines):
         numbers = [fit(samples, _SAMPLES, left=False)] if self._has_samples else []
         return [*numbers, fit(of_time, _TIME, left=False)] if self._has_time else numbers
 
-    def _share_line(self, share: CategoryShare) -> list[Span]:
+    def _share_line(self, share: CategoryShare) -> list[TextSpan]:
         """Return `T TCP   42.4% ████████   1,913   3.60 %`."""
         category = CATEGORIES.get(share.category, CATEGORIES[OTHER])
         margin, letter, label, _, numbers = self._line(category.letter, category.label, share)
         length = round(self._bar * share.samples / max(1, sum(other.samples for other in self.shares)))
-        bar = Span(" " * length, letter=category.letter)
-        rest = Span(" " * (self._bar - length))
+        bar = TextSpan(" " * length, letter=category.letter)
+        rest = TextSpan(" " * (self._bar - length))
         return [margin, letter._replace(letter=category.letter), label, bar, rest, numbers]
 
     def _line(
         self, mark: str, label: str, share: CategoryShare, ground: Background = Background.SCREEN
-    ) -> list[Span]:
+    ) -> list[TextSpan]:
         """Return margin, letter, label and share, room for the bar, and the numbers."""
         samples = sum(other.samples for other in self.shares)
         part = fit(human(share.samples / samples if samples else 0.0, RATIO), _SHARE, left=False)
         numbers = " ".join(self._numbers(f"{share.samples:,}", percent(share.of_time)))
         texts = (" ", mark, f" {fit(label, _LABEL, left=True)} {part} ", " " * self._bar)
-        return [*(Span(text, Role.TEXT, ground) for text in texts), Span(f" {numbers} ", Role.DIM, ground)]
+        return [
+            *(TextSpan(text, Role.TEXT, ground) for text in texts),
+            TextSpan(f" {numbers} ", Role.DIM, ground),
+        ]
 
 
-def _lacking_line(share: CategoryShare, width: int) -> list[Span]:
+def _lacking_line(share: CategoryShare, width: int) -> list[TextSpan]:
     category = CATEGORIES.get(share.category, CATEGORIES[OTHER])
     label = f" {category.letter} {fit(category.label, _LABEL, left=True)} {NOT_AVAILABLE:>{_SHARE}} "
-    return [Span(label, Role.DIM), Span(elide_end(share.why_not, width - len(label) - 1), Role.FAINT)]
+    return [TextSpan(label, Role.DIM), TextSpan(elide_end(share.why_not, width - len(label) - 1), Role.FAINT)]
 
 
 def _sum(shares: Sequence[CategoryShare]) -> CategoryShare:

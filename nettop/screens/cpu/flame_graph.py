@@ -22,7 +22,7 @@ from nettop.snapshots.cpu import CATEGORIES, ENTRIES, OTHER
 from nettop.stacks.counts import FlameNode
 from nettop.widgets.lines import Scrollable
 from nettop.widgets.table import CHOSEN
-from nettop.widgets.text import Span, elide_end
+from nettop.widgets.text import TextSpan, elide_end
 from nettop.widgets.themes import Background, Role, Shade
 
 Path = tuple[str, ...]
@@ -38,7 +38,7 @@ _ENTRY_OF = {label: entry for entry, label in ENTRIES.items()}
 
 
 @dataclass(frozen=True, slots=True)
-class Block:
+class FlameBlock:
     """A frame's cells in its row, from `start` up to `end`, with `at` samples to its left.
 
     If `merged` is not 0, the block stands for that many frames narrower than a cell, and `path` is their caller's.
@@ -64,9 +64,9 @@ class Layout:
         self.width = width
         self.unseen: dict[Path, int] = {}
         self._total = max(1, root.samples)
-        self._rows: list[list[Block]] = [[Block(0, width, path, root, 0)] if width > 0 else []]
+        self._rows: list[list[FlameBlock]] = [[FlameBlock(0, width, path, root, 0)] if width > 0 else []]
 
-    def row(self, number: int) -> Sequence[Block]:
+    def row(self, number: int) -> Sequence[FlameBlock]:
         """Return the blocks of a row from left to right; none below the last row."""
         while len(self._rows) <= number and self._rows[-1]:
             callers = (block for block in self._rows[-1] if not block.merged)
@@ -80,20 +80,20 @@ class Layout:
             self.row(len(self._rows))
         return len(self._rows) - 1
 
-    def block(self, path: Path) -> Block | None:
+    def block(self, path: Path) -> FlameBlock | None:
         """Return the block of a frame, or None if it is merged or absent."""
         (root,) = self.row(0) or (None,)
         row = self.row(len(path) - len(root.path)) if root and len(path) >= len(root.path) else ()
         return next((block for block in row if block.path == path and not block.merged), None)
 
-    def _below(self, block: Block) -> Iterator[Block]:
+    def _below(self, block: FlameBlock) -> Iterator[FlameBlock]:
         at, thin = block.at, []
         for child in block.node.children:
             if child.samples * self.width < self._total:
                 thin.append(child)
                 continue
             after = at + child.samples
-            yield Block(self._cell(at), self._cell(after), (*block.path, child.symbol), child, at)
+            yield FlameBlock(self._cell(at), self._cell(after), (*block.path, child.symbol), child, at)
             at = after
         samples, time_ns = sum(node.samples for node in thin), sum(node.time_ns for node in thin)
         start = self._cell(at)
@@ -101,7 +101,7 @@ class Layout:
         if thin and start == end:
             self.unseen[block.path] = len(thin)
         elif thin:
-            yield Block(start, end, block.path, FlameNode("", samples, time_ns, OTHER), at, len(thin))
+            yield FlameBlock(start, end, block.path, FlameNode("", samples, time_ns, OTHER), at, len(thin))
 
     def _cell(self, samples: int) -> int:
         """Return the edge after this many samples, rounded to the nearest cell."""
@@ -266,12 +266,12 @@ class FlameGraph(Scrollable, can_focus=True):
         above = rows if chosen and where.endswith("_up") else 0
         self.choose(block.path[: max(len(self.zoom) + self.hidden_rows, len(block.path) - above)])
 
-    def _beside(self, block: Block, step: int) -> Block:
+    def _beside(self, block: FlameBlock, step: int) -> FlameBlock:
         """Return the next block in the same row that can be selected, or this one at its end."""
         row = self._single(self._row_of(block.path))
         return row[min(max(row.index(block) + step, 0), len(row) - 1)]
 
-    def _chosen_block(self) -> Block | None:
+    def _chosen_block(self) -> FlameBlock | None:
         """Return the block of the selected frame, or of the nearest caller that has one."""
         layout = self.current_layout
         if layout is None or self.chosen is None:
@@ -280,16 +280,16 @@ class FlameGraph(Scrollable, can_focus=True):
         callers = (self.chosen[:length] for length in range(len(self.chosen), shortest - 1, -1))
         return next(filter(None, map(layout.block, callers)), None)
 
-    def _widest_below(self, caller: Block) -> Block | None:
+    def _widest_below(self, caller: FlameBlock) -> FlameBlock | None:
         row = self._single(self._row_of(caller.path) + 1)
         callees = (block for block in row if block.path[:-1] == caller.path)
         return max(callees, key=_samples, default=None)
 
-    def _single(self, number: int) -> list[Block]:
+    def _single(self, number: int) -> list[FlameBlock]:
         """Return the blocks of a row that can be selected."""
         return [block for block in self._blocks(number) if not block.merged]
 
-    def _blocks(self, number: int) -> Sequence[Block]:
+    def _blocks(self, number: int) -> Sequence[FlameBlock]:
         return () if self.current_layout is None else self.current_layout.row(number)
 
     def _row_of(self, path: Path) -> int:
@@ -323,22 +323,22 @@ class FlameGraph(Scrollable, can_focus=True):
 
     def _row(self, number: int) -> Strip:
         matches = matcher(self.words) if self.words else None
-        spans: list[Span] = []
+        spans: list[TextSpan] = []
         at = -_MARGIN
         for block in self._blocks(number):
-            spans.append(Span(" " * (block.start - at)))
+            spans.append(TextSpan(" " * (block.start - at)))
             spans += self._frame_of(block, None if matches is None else matches(block.node.symbol))
             at = block.end
         return self.strip((span for span in spans if span.text), self._drawn_in[0])
 
-    def _frame_of(self, block: Block, matches: bool | None) -> list[Span]:
+    def _frame_of(self, block: FlameBlock, matches: bool | None) -> list[TextSpan]:
         """Return the cells of a frame: its category's letter, name, share if there is room, and edge.
 
         `matches` says whether the frame matches the search; None without a search.
         """
         width, chosen = block.end - block.start, block.path == self.chosen
         if block.merged:
-            return [Span(THIN * width, Role.FAINT)]
+            return [TextSpan(THIN * width, Role.FAINT)]
         entry = _ENTRY_OF.get(block.node.symbol) if len(block.path) == 1 else None
         if entry is not None:
             return self._entry_cells(block, entry)
@@ -353,9 +353,9 @@ class FlameGraph(Scrollable, can_focus=True):
             (share, Role.DIM),
             (EDGE if width > 1 else "", Role.FAINT),
         ]
-        return [Span(text, role, letter=letter, shade=shade) for text, role in cells]
+        return [TextSpan(text, role, letter=letter, shade=shade) for text, role in cells]
 
-    def _entry_cells(self, block: Block, entry: int) -> list[Span]:
+    def _entry_cells(self, block: FlameBlock, entry: int) -> list[TextSpan]:
         """Return the cells of an entry point, drawn as in the bars."""
         chosen, width = block.path == self.chosen, block.end - block.start
         ground = Background.BAND if chosen else Background.SCREEN
@@ -364,10 +364,10 @@ class FlameGraph(Scrollable, can_focus=True):
         label = f"{CHOSEN if chosen else ' '}{name} " if name else ""
         amount, edge = f" {share}" if share else "", EDGE if width > 1 else ""
         filling = width - sum(map(cell_len, (glyph, label, amount, edge)))
-        texts = [Span(glyph, role), Span(label, Role.BOLD, ground), Span(glyph * filling, role)]
-        return [*texts, Span(amount, Role.BOLD, ground), Span(edge, Role.FAINT)]
+        texts = [TextSpan(glyph, role), TextSpan(label, Role.BOLD, ground), TextSpan(glyph * filling, role)]
+        return [*texts, TextSpan(amount, Role.BOLD, ground), TextSpan(edge, Role.FAINT)]
 
-    def _texts(self, block: Block, space: int) -> tuple[str, int, str]:
+    def _texts(self, block: FlameBlock, space: int) -> tuple[str, int, str]:
         """Return the name, elided or left out to fit in `space` cells; the blanks after it; the share, if it fits."""
         assert self.current_layout is not None
         name = block.node.symbol
@@ -400,5 +400,5 @@ class FlameGraph(Scrollable, can_focus=True):
         self._lay_out()
 
 
-def _samples(block: Block) -> int:
+def _samples(block: FlameBlock) -> int:
     return block.node.samples

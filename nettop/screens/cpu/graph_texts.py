@@ -23,7 +23,7 @@ from nettop.stacks.counts import (
     path_of,
 )
 from nettop.widgets.bar import ALWAYS_SHOWN, BarItem, item
-from nettop.widgets.text import Span, elide_end
+from nettop.widgets.text import TextSpan, elide_end
 from nettop.widgets.themes import Role
 
 WINDOWS = {Window.INTERVAL: "last interval", Window.MINUTE: "last minute", Window.START: "since start"}
@@ -110,27 +110,27 @@ class GraphTexts:
         """The node that takes the whole width; None if it has no samples."""
         return None if self._graph.whole is None else node_at(self._graph.whole, self._graph.zoom)
 
-    def notice(self, view: View, *, has_bars: bool) -> list[Span]:
+    def notice(self, view: View, *, has_bars: bool) -> list[TextSpan]:
         """Return why there is no graph, or nothing if there is one."""
         stacks, graph = self._stacks, self._graph
         on_cpu, when = "" if stacks.cpu is None else f" on cpu{stacks.cpu}", _when(stacks.window)
         if is_filtered(view) and not len(rows_of(view, stacks.cpu)):
             if stacks.cpu is None:
-                return [Span("no CPU passes the filter"), Span("Esc clears it", Role.DIM)]
+                return [TextSpan("no CPU passes the filter"), TextSpan("Esc clears it", Role.DIM)]
             left_out = f"cpu{stacks.cpu} is left out by the filter or the limit"
-            return [Span(left_out), Span("u shows another CPU", Role.DIM)]
+            return [TextSpan(left_out), TextSpan("u shows another CPU", Role.DIM)]
         unavailable = view.snapshot.why_unavailable(STACKS)
         if unavailable is not None:
             bars = "the bars above are still live" if has_bars else ""
-            return [Span(f"flame graph n/a: {unavailable}", Role.WARN), Span(bars, Role.DIM)]
+            return [TextSpan(f"flame graph n/a: {unavailable}", Role.WARN), TextSpan(bars, Role.DIM)]
         if stacks.span_ns is None:
-            return [Span("waiting for the first samples …", Role.DIM)]
+            return [TextSpan("waiting for the first samples …", Role.DIM)]
         if not stacks.counts:
             longer = "" if stacks.window is Window.START else "w selects a longer time"
-            return [Span(f"the network stack{on_cpu} was idle {when}"), Span(longer, Role.DIM)]
+            return [TextSpan(f"the network stack{on_cpu} was idle {when}"), TextSpan(longer, Role.DIM)]
         if graph.zoom and graph.current_layout is None:
-            zooms_out = Span("← zooms out, w selects another time", Role.DIM)
-            return [Span(f"{graph.zoom[-1]} did not run {when}"), zooms_out]
+            zooms_out = TextSpan("← zooms out, w selects another time", Role.DIM)
+            return [TextSpan(f"{graph.zoom[-1]} did not run {when}"), zooms_out]
         return []
 
     def path(self, view: View, *, with_time: bool) -> list[BarItem]:

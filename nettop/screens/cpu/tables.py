@@ -27,7 +27,7 @@ from nettop.snapshots.schema import RATE
 from nettop.snapshots.snapshot import Snapshot
 from nettop.widgets.bar import BarItem, item
 from nettop.widgets.cells import RowStyle, idle_where_zero
-from nettop.widgets.text import Span
+from nettop.widgets.text import TextSpan
 from nettop.widgets.themes import Role
 
 _NETWORK = "network_ns"
@@ -135,9 +135,9 @@ class CpuProcessesScreen(LensScreen):
         processes, others = (np.flatnonzero(~view.gone & these) for these in (is_process, ~is_process))
         items = [*network_share(view), headline.count("processes", len(processes), 800)]
         served, rest = (view.total(_SOFTIRQ, at) or 0.0 for at in (processes, others))
-        share = Span(f"{percent(rest / (served + rest))} {NO_PROCESS}") if served + rest else None
+        share = TextSpan(f"{percent(rest / (served + rest))} {NO_PROCESS}") if served + rest else None
         if view.snapshot.why_not(HOOK_SERVED.name) is not None:
-            share = Span(f"all {NO_PROCESS}", Role.WARN)
+            share = TextSpan(f"all {NO_PROCESS}", Role.WARN)
         if share is not None:
             items.append(item(("softirqs ", Role.DIM), share, importance=700))
         return [*items, *times_by_samples(view.snapshot)]

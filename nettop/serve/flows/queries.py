@@ -49,7 +49,7 @@ _BAD_QUERY, _NO_ANSWER = 62, 1002
 """ClickHouse's codes SYNTAX_ERROR and UNKNOWN_EXCEPTION: clients recognise errors only by code."""
 
 
-class _Query(NamedTuple):
+class _FlowsQuery(NamedTuple):
     sql: str
     form: str
     revision: int
@@ -87,7 +87,7 @@ def query_routes(store: Store) -> list[Route]:
     return [Route("/", query, methods=["GET", "POST"]), Route("/ping", ping, methods=["GET"])]
 
 
-async def _query_of(request: Request) -> _Query | None:
+async def _query_of(request: Request) -> _FlowsQuery | None:
     """Return the query of a request; None if it is empty.
 
     Raise UsageError if it is too long or names another database.
@@ -103,10 +103,10 @@ async def _query_of(request: Request) -> _Query | None:
     form = parameters.get("default_format") or request.headers.get("x-clickhouse-format") or _DEFAULT_FORMAT
     sql, form = split_format(sql, form)
     revision = parameters.get("client_protocol_version", "")
-    return _Query(sql, form, int(revision) if re.fullmatch("[0-9]{1,9}", revision) else _NO_REVISION)
+    return _FlowsQuery(sql, form, int(revision) if re.fullmatch("[0-9]{1,9}", revision) else _NO_REVISION)
 
 
-def _answer(store: Store, wanted: _Query) -> bytes:
+def _answer(store: Store, wanted: _FlowsQuery) -> bytes:
     if wanted.form == "Native" and wanted.sql == _HELLO_QUERY:
         return _hello(store, wanted.revision)
     return store.query(wanted.sql, wanted.form)

@@ -54,7 +54,7 @@ def metrics_routes(served: Served, totals: Totals, counts: ServerCounts) -> list
     write.
     """
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(_Metrics(served, totals, counts))
+    registry.register(_Exposition(served, totals, counts))
     ProcessCollector(registry=registry)
 
     async def metrics(request: Request) -> Response:
@@ -71,7 +71,7 @@ def metrics_routes(served: Served, totals: Totals, counts: ServerCounts) -> list
     return [Route("/metrics", metrics, methods=["GET"])]
 
 
-class _Metrics(Collector):
+class _Exposition(Collector):
     """Collector that generates the metrics at each scrape."""
 
     def __init__(self, served: Served, totals: Totals, counts: ServerCounts) -> None:

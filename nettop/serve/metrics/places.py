@@ -27,7 +27,7 @@ evicted."""
 Key = tuple[str, ...]
 
 
-class Places:
+class SeriesPlaces:
     """Places, numbered from 0, for the `most` largest groups and `spare` more.
 
     With `prefers_present`, existing groups rank before gone ones, whatever their counts. With `drops_gone`, a group

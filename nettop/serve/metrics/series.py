@@ -20,7 +20,7 @@ from nettop.query.query import text_query
 from nettop.query.units import TIMES
 from nettop.query.view import View
 from nettop.serve.metrics.families import ROWS, SeriesSet, chosen_edges
-from nettop.serve.metrics.places import Key, Places
+from nettop.serve.metrics.places import Key, SeriesPlaces
 from nettop.snapshots.arrays import Array, Index, Mask, as_list, distinct_rows
 from nettop.snapshots.connections import NO_GROUP
 from nettop.snapshots.schema import Field, Kind, Table
@@ -179,7 +179,7 @@ class SeriesTotals:
         self._is_top = bool(declared.metrics.top)
         count = len(declared.metrics.labels)
         self._shared: dict[Key, int] = {(OTHERS,) * count: _OTHERS, (EVICTED,) * count: _REPLACED}
-        self._places = Places(
+        self._places = SeriesPlaces(
             most,
             spare=max(2, most // 2) if self._is_top else 0,
             prefers_present=not self._is_top,
