@@ -184,10 +184,10 @@ class OpenLens:
 
     def __enter__(self) -> Self:
         self._host.require_own_pids()
-        with ExitStack() as exits:
-            exits.enter_context(self._session)
-            exits.enter_context(self._consumer)
-            self._exits = exits.pop_all()
+        with ExitStack() as resources:
+            resources.enter_context(self._session)
+            resources.enter_context(self._consumer)
+            self._exits = resources.pop_all()
         return self
 
     def __exit__(

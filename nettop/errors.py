@@ -128,7 +128,7 @@ def limit_reached(what: str, why: Exception | str) -> Unsupported | None:
     if number in TOO_MANY_FILES or _TOO_MANY_FILES.search(words):
         return too_many_files(what, number or errno.EMFILE)
     if number == errno.EAGAIN or _NO_THREAD.search(words):
-        found = [*limits.of_processes(), *limits.of_address_space()]
+        found = [*limits.process_limits(), *limits.of_address_space()]
         return limit_error(f"{what}: no thread or process can be started", found or [limits.ALL_THREADS])
     return out_of_memory(what, words)
 
@@ -154,7 +154,7 @@ def file_limit_error() -> Unsupported | None:
 
 def out_of_memory(what: str, why: str) -> Unsupported | None:
     """Return the error for running out of memory, if the message `why` says so and a limit applies; else None."""
-    found = limits.of_memory() if _NO_MEMORY.search(why) else []
+    found = limits.memory_limits() if _NO_MEMORY.search(why) else []
     return limit_error(f"{what}: out of memory", found) if found else None
 
 

@@ -82,10 +82,10 @@ def start_collect(settings: CollectSettings, _source_of: SourceOf) -> ExitCode:
         # As another user, nettop might reread a file that the caller of sudo has since replaced by a link to one that
         # the caller may not read.
         settings = replace(settings, rereads_files=user == named_by)
-    with ExitStack() as ends:
+    with ExitStack() as resources:
         # While nettop is still root: receive buffers above the limit for other users, and ports below 1024.
-        requests = ends.enter_context(requested_by_signals())
-        run = ends.enter_context(
+        requests = resources.enter_context(requested_by_signals())
+        run = resources.enter_context(
             open_collector(settings, requests, sys.stderr, partial(open_files_as, named_by))
         )
         give_up_privileges(user)

@@ -51,7 +51,7 @@ def start_doctor(settings: DoctorSettings, source_of: SourceOf) -> ExitCode:
     settings = replace(settings, stays_root=why_still_root(user) or "")
     drop_privileges = partial(become_user, user) if source_of is None else None
     remedy = "choose another --bundle file"
-    with nullcontext() if path is None else new_file(path, user, remedy) as bundle, ExitStack() as ends:
+    with nullcontext() if path is None else new_file(path, user, remedy) as bundle, ExitStack() as resources:
         if source_of is None:
             use_permitted()
 
@@ -59,7 +59,7 @@ def start_doctor(settings: DoctorSettings, source_of: SourceOf) -> ExitCode:
             host = Host()
             host.require_own_pids()
             if lens == FINDINGS.id:
-                ends.enter_context(open_asker(host))
+                resources.enter_context(open_asker(host))
             return probe_of(lens, host)
 
         return run_doctor(settings, source_of or make_probe, sys.stdout, bundle, drop_privileges)

@@ -63,10 +63,10 @@ def start_export(settings: ExportSettings, source_of: SourceOf) -> ExitCode:
         if os.path.isfile(settings.path) or not os.path.exists(settings.path):
             user = file_owner(Path(settings.path))
     still_root = why_still_root(user) if source_of is None else None
-    with ExitStack() as ends:
-        requests = ends.enter_context(requested_by_signals(reopens=False))
+    with ExitStack() as resources:
+        requests = resources.enter_context(requested_by_signals(reopens=False))
         interval_s = min(INTERVAL_S, settings.duration_s)
-        session = ends.enter_context(open_session(interval_s, source_of, user))
+        session = resources.enter_context(open_session(interval_s, source_of, user))
         with explain_root(still_root, _AS_ROOT):
             return run_export(settings, session, requests, sys.stdout, sys.stderr)
 

@@ -62,12 +62,12 @@ def show_hosts(
     def start(host: str, recorded: Sequence[str]) -> list[str]:
         return ssh_words(host, command, arguments(recorded))
 
-    with ExitStack() as ends:
+    with ExitStack() as resources:
         shown = names[0] if len(names) == 1 else f"{len(names)} hosts"
         lens, table = find_table(settings.view.view)
         together = WATCHED if is_text and watches_all(table) else BASIC
-        connected = ends.enter_context(Hosts(names, start, settings.interval_s, together=together))
-        ends.enter_context(_first_readings(connected, connected.recorded_with(lens.id)[0]))
+        connected = resources.enter_context(Hosts(names, start, settings.interval_s, together=together))
+        resources.enter_context(_first_readings(connected, connected.recorded_with(lens.id)[0]))
         session = open_session(
             settings.interval_s,
             partial(_source_of, connected),

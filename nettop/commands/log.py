@@ -57,9 +57,9 @@ def start_log(settings: LogSettings, source_of: SourceOf) -> ExitCode:
         # nettop becomes the user who owns the files.
         user = file_owner(Path(settings.directory))
     still_root = why_still_root(user) if source_of is None else None
-    with ExitStack() as ends:
-        requests = ends.enter_context(requested_by_signals())
-        session = ends.enter_context(
+    with ExitStack() as resources:
+        requests = resources.enter_context(requested_by_signals())
+        session = resources.enter_context(
             open_watching(settings, source_of, user, program_statistics=SELF.id in lenses, together=lenses)
         )
         with explain_root(still_root, _AS_ROOT):

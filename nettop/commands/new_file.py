@@ -20,10 +20,10 @@ def new_file(path: Path, owner: User | None, remedy: str) -> Iterator[BinaryIO]:
 
     Raise NettopError with this remedy if the file exists or cannot be created.
     """
-    with ExitStack() as ends:
+    with ExitStack() as resources:
         with open_files_as(owner), writing(str(path), remedy):
             try:
-                file = ends.enter_context(open(path, "wb", opener=_create))
+                file = resources.enter_context(open(path, "wb", opener=_create))
             except FileExistsError:
                 raise NettopError(f"{path} already exists", f"{remedy}, or remove this one") from None
         try:

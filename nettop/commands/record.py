@@ -60,9 +60,9 @@ def start_record(settings: RecordSettings, source_of: SourceOf) -> ExitCode:
         from nettop.output.record import run_record
 
     still_root = why_still_root(user) if source_of is None else None
-    with ExitStack() as ends:
-        requests = ends.enter_context(requested_by_signals(reopens=False))
-        session = ends.enter_context(
+    with ExitStack() as resources:
+        requests = resources.enter_context(requested_by_signals(reopens=False))
+        session = resources.enter_context(
             open_watching(settings, source_of, user, ask_firewall=True, together=settings.lenses)
         )
         with explain_root(still_root, _AS_ROOT):

@@ -40,17 +40,19 @@ def start_run(settings: RunSettings, source_of: SourceOf) -> int:
     from nettop.process.child import Child
 
     user = invoking_user()
-    with ExitStack() as ends:
-        output = None if settings.output is None else ends.enter_context(closing(_opened(settings.output)))
+    with ExitStack() as resources:
+        output = (
+            None if settings.output is None else resources.enter_context(closing(_opened(settings.output)))
+        )
         # Fork before dropping privileges that the command may need, and before starting a second thread.
         with delay_interrupts():  # a signal must not leak the child
             prepare: Callable[[], None] = (lambda: None) if user is None else partial(become, user)
-            child = ends.enter_context(closing(Child(settings.words, prepare)))
+            child = resources.enter_context(closing(Child(settings.words, prepare)))
         with importing():
             from nettop.output.run import run_command
 
         opened = open_session(INTERVAL_S, source_of, user, follow_namespaces=settings.follow_namespaces)
-        return run_command(settings, ends.enter_context(opened), child, sys.stderr, output)
+        return run_command(settings, resources.enter_context(opened), child, sys.stderr, output)
 
 
 def _opened(path: str) -> LineFile:

@@ -65,26 +65,26 @@ def start_serve(settings: ServeSettings, source_of: SourceOf) -> ExitCode:
         # As for log files: nettop becomes the owner of the directory, who can remove the Unix socket at the end. In a
         # directory of root's it stays there, and the next start replaces it.
         user = file_owner(Path(unix).parent) or user
-    with ExitStack() as ends:
+    with ExitStack() as resources:
         player = None
         read = settings.read_lenses
         if recorded is not None:
-            recording = ends.enter_context(
+            recording = resources.enter_context(
                 opened_recording(recorded, keeps_privileges=True, whole=at is not None)
             )
             read = _recorded_lenses(recording, settings)
             player = _player(recording, at)
         settings = replace(settings, lenses=read)
         # While nettop is still root: root's own files, and a port below 1024.
-        requests = ends.enter_context(requested_by_signals())
-        run = ends.enter_context(
+        requests = resources.enter_context(requested_by_signals())
+        run = resources.enter_context(
             open_server(settings, requests, sys.stderr, partial(open_files_as, named_by))
         )
         if player is not None:
             if os.geteuid() == 0 and source_of is None:
                 give_up_privileges(user)
-            return run(ends.enter_context(open_replay(player)), player)
-        session = ends.enter_context(open_watching(settings, source_of, user, together=read))
+            return run(resources.enter_context(open_replay(player)), player)
+        session = resources.enter_context(open_watching(settings, source_of, user, together=read))
         return run(session)
 
 

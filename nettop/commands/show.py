@@ -139,10 +139,10 @@ def show_text(
         from nettop.output.text import run_text
 
     require_output()
-    with ExitStack() as ends:
+    with ExitStack() as resources:
         # Of a replay nothing is missing at the end.
-        requests = ends.enter_context(requested_by_signals(reopens=False)) if replay is None else None
-        session = ends.enter_context(opened)
+        requests = resources.enter_context(requested_by_signals(reopens=False)) if replay is None else None
+        session = resources.enter_context(opened)
         played = None if replay is None else replay(session)
         return run_text(
             settings, session, sys.stdout, sys.stdin, sys.stderr, replay=played, host=host, requests=requests

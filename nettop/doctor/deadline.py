@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 from nettop.errors import SourceFailed
-from nettop.process.limits import of_memory, of_processes
+from nettop.process.limits import memory_limits, process_limits
 from nettop.selftest.result import REPORT_IT
 from nettop.settings.doctor import STEP_S
 
@@ -41,7 +41,7 @@ def within(step: str, seconds: float = STEP_S) -> Iterator[None]:
     try:
         yield
     except Overdue as error:
-        tight = (*of_memory(_FEW_BYTES), *of_processes(_FEW_PROCESSES))
+        tight = (*memory_limits(_FEW_BYTES), *process_limits(_FEW_PROCESSES))
         limits = "; ".join(limit.what for limit in tight)
         raise SourceFailed(
             f"{step} timed out after {seconds:g} s{f', with limits: {limits}' if limits else ''}",

@@ -30,7 +30,7 @@ from nettop.kernel.host.proc_files import mounts, proc_options
 from nettop.kernel.net.links import read_links
 from nettop.kernel.net.namespaces import find_namespaces
 from nettop.process import priority
-from nettop.process.limits import of_memory, of_processes
+from nettop.process.limits import memory_limits, process_limits
 from nettop.settings.doctor import STEP_S
 from nettop.snapshots import all_plugins
 
@@ -316,7 +316,10 @@ def check_limits(_: Path) -> Iterable[Check]:
     enough = files == resource.RLIM_INFINITY or files >= _MIN_FILES
     remedy = "" if enough else f"ulimit -n {_MIN_FILES}: each network namespace needs descriptors"
     yield Check("nofile", "open files", f"{files:,}", Verdict.OK if enough else Verdict.NOTE, remedy, files)
-    for key, name, found in (("memory", "memory", of_memory()), ("processes_max", "threads", of_processes())):
+    for key, name, found in (
+        ("memory", "memory", memory_limits()),
+        ("processes_max", "threads", process_limits()),
+    ):
         value = "; ".join(limit.what for limit in found) or "only the host's limit"
         yield Check(key, name, value, data=[limit.what for limit in found])
 
@@ -361,11 +364,11 @@ def check_sysctls(root: Path) -> Iterable[Check]:
 def check_mounts(root: Path) -> Iterable[Check]:
     """Report where tracefs and the control groups are mounted."""
     mounted = mounts(root / "proc")
-    tracefs = [mount.place for mount in mounted if mount.kind in ("tracefs", "debugfs")]
+    tracefs = [mount.point for mount in mounted if mount.kind in ("tracefs", "debugfs")]
     text = ", ".join(tracefs) or "not mounted"
     yield Check("tracefs", "tracefs", f"{text} (not needed by nettop)", data=tracefs)
-    unified = [mount.place for mount in mounted if mount.kind == "cgroup2"]
-    old = [mount.place for mount in mounted if mount.kind == "cgroup"]
+    unified = [mount.point for mount in mounted if mount.kind == "cgroup2"]
+    old = [mount.point for mount in mounted if mount.kind == "cgroup"]
     value = "; ".join(
         filter(None, (f"v2 at {unified[0]}" if unified else "", f"v1 at {len(old)} places" if old else ""))
     )

@@ -71,18 +71,18 @@ class Consumer:
         """Function that ends the wait; safe in any thread and in signal handlers."""
 
     def __enter__(self) -> Self:
-        with ExitStack() as exits:
+        with ExitStack() as resources:
             if self._is_alone:
-                exits.enter_context(self._event)
-            exits.callback(self._session.bus.subscribe(self.wake))
+                resources.enter_context(self._event)
+            resources.callback(self._session.bus.subscribe(self.wake))
             for table in self._tables:
                 if table.append:
                     feed = self._feeds[table.name] = self._session.bus.feed(self._lens, table.name, self.wake)
-                    exits.callback(feed.close)
+                    resources.callback(feed.close)
             for table in self._tables:
                 options = self._options | SourceOptions(frozenset({table.name}))
-                exits.callback(self._session.enable(self._lens, options, self._columns).release)
-            self._exits = exits.pop_all()
+                resources.callback(self._session.enable(self._lens, options, self._columns).release)
+            self._exits = resources.pop_all()
         return self
 
     def __exit__(self, *_: object) -> None:

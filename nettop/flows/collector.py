@@ -176,18 +176,18 @@ def collecting(
     spool.recover()
     earlier = spool.waiting()
     fork = multiprocessing.get_context("fork")
-    with ExitStack() as ends:
+    with ExitStack() as resources:
         workers, channels = [], []
         for work in works:
             ours, theirs = fork.Pipe(duplex=False)
             worker = fork.Process(target=run_worker, args=(work, theirs, os.getpid()), daemon=True)
             worker.start()
             theirs.close()
-            ends.callback(_end, worker)
+            resources.callback(_end, worker)
             workers.append(worker)
             channels.append(ours)
         store = open_store()
-        ends.callback(store.close)
+        resources.callback(store.close)
         collector = Collector(spool, earlier, store, channels, own, report=report)
         listening = threading.Thread(target=collector.listen, name="workers")
         storing = threading.Thread(target=collector.store, name="store")

@@ -32,25 +32,25 @@ def in_pieces(at: Index) -> Iterator[Index]:
 
 def format_values(
     values: list[Any],
-    spell: Callable[[str], str],
+    format_text: Callable[[str], str],
     unknown: str,
-    spell_list: Callable[[list[Any]], str] | None = None,
+    format_list: Callable[[list[Any]], str] | None = None,
 ) -> list[Any]:
-    """Prepare values for `%s`: format text with `spell`, replace None by `unknown`, leave numbers unchanged.
+    """Prepare values for `%s`: format text with `format_text`, replace None by `unknown`, leave numbers unchanged.
 
-    Where texts repeat, `spell` is called once per distinct text. `spell_list` formats histograms; without it they are
-    formatted like text.
+    Where texts repeat, `format_text` is called once per distinct text. `format_list` formats histograms; without it
+    they are formatted like text.
     """
     first = next((value for value in values if value is not None), None)
     if isinstance(first, list):
-        write = spell_list or (lambda value: spell(histogram_text(value)))
+        write = format_list or (lambda value: format_text(histogram_text(value)))
         return [unknown if value is None else write(value) for value in values]
     if not isinstance(first, str):
         return values if None not in values else [unknown if value is None else value for value in values]
     distinct = set(values)
     if len(distinct) * 2 > len(values):
-        return [unknown if value is None else spell(value) for value in values]
-    table = {value: unknown if value is None else spell(value) for value in distinct}
+        return [unknown if value is None else format_text(value) for value in values]
+    table = {value: unknown if value is None else format_text(value) for value in distinct}
     return list(map(table.__getitem__, values))
 
 

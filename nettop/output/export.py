@@ -211,9 +211,9 @@ def open_output(path: str, stdout: TextIO | None) -> Iterator[Callable[[str], No
     succeed.
     """
     what = OUTPUT if path == STDOUT else path
-    with ExitStack() as ends:
+    with ExitStack() as resources:
         with writing(what, _REMEDY):
-            put = _opened(path, stdout, ends)
+            put = _opened(path, stdout, resources)
 
         def write(text: str) -> None:
             with writing(what, _REMEDY):
@@ -222,14 +222,14 @@ def open_output(path: str, stdout: TextIO | None) -> Iterator[Callable[[str], No
         yield write
 
 
-def _opened(path: str, stdout: TextIO | None, ends: ExitStack) -> Callable[[bytes], None]:
+def _opened(path: str, stdout: TextIO | None, resources: ExitStack) -> Callable[[bytes], None]:
     if path == STDOUT:
         assert stdout is not None
         return partial(_write_flushed, stdout.buffer)
     with suppress(FileNotFoundError):
         if not stat.S_ISREG(os.stat(path).st_mode):
             descriptor = open_to_write(path)
-            ends.callback(os.close, descriptor)
+            resources.callback(os.close, descriptor)
             return partial(write_all, descriptor)
     _check_directory(path)
     return partial(replace_file, path)

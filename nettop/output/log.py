@@ -58,13 +58,13 @@ def run_log(
     with closing(Sinks(settings, names, requests, event, stdout=stdout, report=report)) as sinks:
         for note in notes:
             report(note)
-        with event, ExitStack() as exits:
-            exits.callback(session.bus.subscribe(partial(service_manager.alive, session.interval_s)))
+        with event, ExitStack() as resources:
+            resources.callback(session.bus.subscribe(partial(service_manager.alive, session.interval_s)))
             parts = []
             for lens in dict.fromkeys(stream.lens for stream in logged):
                 streams = [stream for stream in logged if stream.lens == lens]
                 consumer = Consumer(session, lens, [stream.table for stream in streams], options, event)
-                exits.enter_context(consumer)
+                resources.enter_context(consumer)
                 parts.append(_LensLog(settings, session, sinks, streams, consumer, Diagnostics(stderr)))
             outages = Outages(session, {stream.lens for stream in logged}, report)
             log = _Log(settings, session, sinks, parts, requests, outages)

@@ -68,7 +68,7 @@ def run_record(
     requests.wake = event.set
     redactor = None if redaction_key is None else Redactor(redaction_key)
     destination = _destination(settings, redactor, requests, stdout)
-    with closing(destination), event, ExitStack() as exits:
+    with closing(destination), event, ExitStack() as resources:
         options = SourceOptions(mechanisms=settings.mechanisms, whole=True, values=settings.options)
         parts = [
             _RecordedLens(lens, Consumer(session, lens.id, lens.tables, options, event))
@@ -76,10 +76,10 @@ def run_record(
             if lens.id in settings.lenses
         ]
         queue = _Queue(parts)
-        exits.callback(session.bus.subscribe(queue.put_readings))
-        exits.callback(session.bus.subscribe(partial(service_manager.alive, session.interval_s)))
+        resources.callback(session.bus.subscribe(queue.put_readings))
+        resources.callback(session.bus.subscribe(partial(service_manager.alive, session.interval_s)))
         for part in parts:
-            exits.enter_context(part.consumer)
+            resources.enter_context(part.consumer)
         recorder = _Recorder(settings, session, queue, destination, redactor, StatusLine(stderr))
         try:
             recorder.record(requests, event)

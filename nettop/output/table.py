@@ -124,13 +124,13 @@ def cut(line: str, width: int) -> str:
     return next(iter(chop_cells(line, width)), "")
 
 
-def _cells(values: list[Any], decimals: str, spell: Callable[[str], str]) -> list[Any]:
+def _cells(values: list[Any], decimals: str, format_text: Callable[[str], str]) -> list[Any]:
     """Format the values as text. A column of known integers is returned unchanged, as `%` formats it."""
     if _all_integers(values):
         return values
     if isinstance(next((value for value in values if value is not None), None), float):
         return [UNKNOWN if value is None else format(value, decimals) for value in values]
-    return list(map(str, format_values(values, spell, UNKNOWN)))
+    return list(map(str, format_values(values, format_text, UNKNOWN)))
 
 
 def word(text: str) -> str:

@@ -92,7 +92,7 @@ def of_address_space(below: float = math.inf) -> list[ProcessLimit]:
     return limits
 
 
-def of_memory(below: float = math.inf) -> list[ProcessLimit]:
+def memory_limits(below: float = math.inf) -> list[ProcessLimit]:
     """Return the memory limits of this process, then of its control groups, that are `below` so many bytes."""
     limits = of_address_space(below)
     found = _smallest("memory", ("memory.max", "memory.limit_in_bytes"))
@@ -107,7 +107,7 @@ def of_memory(below: float = math.inf) -> list[ProcessLimit]:
     return limits
 
 
-def of_processes(below: float = math.inf) -> list[ProcessLimit]:
+def process_limits(below: float = math.inf) -> list[ProcessLimit]:
     """Return the limits of processes and threads that are `below` this number, of this process's control groups and of
     its user (not of root, to whom they do not apply).
     """

@@ -77,8 +77,8 @@ def open_collector(
         credentials = read_credentials(settings.queries)
         credentials.is_final = not settings.rereads_files
         files = LookupFiles(networks, interfaces, own_networks, rereads=settings.rereads_files)
-    with ExitStack() as ends:
-        inputs, places = _opened_inputs(settings, ends, report)
+    with ExitStack() as resources:
+        inputs, places = _opened_inputs(settings, resources, report)
 
         def run() -> ExitCode:
             directory = Path(settings.directory)
@@ -125,7 +125,7 @@ def open_collector(
 
 
 def _opened_inputs(
-    settings: CollectSettings, ends: ExitStack, report: Callable[[str], None]
+    settings: CollectSettings, resources: ExitStack, report: Callable[[str], None]
 ) -> tuple[dict[int, Callable[[Wait], Input]], list[str]]:
     """Open the sockets of all inputs. Each exporter worker has one per port.
 
@@ -135,7 +135,7 @@ def _opened_inputs(
     places: list[str] = []
 
     def opened(each: OpenSocket) -> OpenSocket:
-        ends.callback(each.socket.close)
+        resources.callback(each.socket.close)
         place = str(each.endpoint)
         if place not in places:
             places.append(place)

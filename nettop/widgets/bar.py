@@ -76,9 +76,14 @@ class Bar(Lines):
 
     DEFAULT_CSS = "Bar { height: 1; }"
 
-    def __init__(self, ground: Background = Background.SCREEN, gap: int = 3, id: str | None = None) -> None:  # noqa: A002
+    def __init__(
+        self,
+        background: Background = Background.SCREEN,
+        gap: int = 3,
+        id: str | None = None,  # noqa: A002 - Textual's name
+    ) -> None:
         super().__init__(id=id)
-        self._ground = ground
+        self._line_background = background
         self._gap = gap
         self._items: tuple[list[BarItem], list[BarItem]] = ([], [])
 
@@ -91,7 +96,9 @@ class Bar(Lines):
 
     def strips(self, size: Size) -> list[Strip]:
         """Return the line."""
-        return [self.strip(self.clickable(self._spans(size.width)), size.width, self._ground)] * size.height
+        return [
+            self.strip(self.clickable(self._spans(size.width)), size.width, self._line_background)
+        ] * size.height
 
     def _spans(self, width: int) -> Iterator[TextSpan]:
         left, right = drop_items(*self._items, width, self._gap)

@@ -59,15 +59,17 @@ class Lines(Widget):
         if changed:
             self.refresh(*(Region(0, y, size.width, 1) for y in changed))
 
-    def strip(self, line: Iterable[TextSpan], width: int, ground: Background = Background.SCREEN) -> Strip:
+    def strip(
+        self, line: Iterable[TextSpan], width: int, background: Background = Background.SCREEN
+    ) -> Strip:
         """Return a line in exactly `width` cells, on this background."""
         theme, segments = self.app.theme, []
-        for text, role, own_ground, _, letter, shade in line:
+        for text, role, own_background, _, letter, shade in line:
             in_frame = frame_style(theme, letter, shade, role) if letter else None
-            segments.append(Segment(text, in_frame or style(theme, role, own_ground or ground)))
+            segments.append(Segment(text, in_frame or style(theme, role, own_background or background)))
         used = sum(segment.cell_length for segment in segments)
         if used < width:
-            segments.append(Segment(" " * (width - used), style(theme, Role.TEXT, ground)))
+            segments.append(Segment(" " * (width - used), style(theme, Role.TEXT, background)))
         return Strip(segments, max(used, width)).crop(0, width)
 
     def clickable(self, line: Iterable[TextSpan], y: int = 0) -> Line:
@@ -91,9 +93,9 @@ class Lines(Widget):
         surroundings = self._surroundings(size)
         if surroundings != self._made_for:
             self._made, self._made_for = self.strips(size), surroundings
-        strips, (_, ground) = self._made[crop.y : crop.bottom], self.background_colors
+        strips, (_, background) = self._made[crop.y : crop.bottom], self.background_colors
         for line_filter in self.get_line_filters():
-            strips = [strip.apply_filter(line_filter, ground) for strip in strips]
+            strips = [strip.apply_filter(line_filter, background) for strip in strips]
         first, last = crop.column_span
         return [strip if (first, last) == (0, size.width) else strip.crop(first, last) for strip in strips]
 
@@ -155,10 +157,14 @@ class Scrollable(Lines):
         return range(first, first + length)
 
     def with_thumb(
-        self, strip: Strip, role: Role = Role.FAINT, ground: Background = Background.SCREEN, mark: str = THUMB
+        self,
+        strip: Strip,
+        role: Role = Role.FAINT,
+        background: Background = Background.SCREEN,
+        mark: str = THUMB,
     ) -> Strip:
         """Return the strip with a part of the scroll bar over its last cell."""
-        bar = Segment(mark, style(self.app.theme, role, ground))
+        bar = Segment(mark, style(self.app.theme, role, background))
         return Strip.join([strip.crop(0, strip.cell_length - 1), Strip([bar], 1)])
 
     def on_mouse_scroll_down(self, event: events.MouseScrollDown) -> None:

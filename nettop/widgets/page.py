@@ -45,11 +45,11 @@ class Page(Scrollable, can_focus=True):
 
     def _strip(self, y: int, width: int) -> Strip:
         at = self.top + y
-        ground = Background.BAND if at == self.chosen else Background.PANEL
+        background = Background.BAND if at == self.chosen else Background.PANEL
         line = self.lines[at] if at < len(self.lines) else ()
-        strip = self.strip([TextSpan(" "), *line], width, ground)
+        strip = self.strip([TextSpan(" "), *line], width, background)
         role = Role.KEY if self.has_focus else Role.FAINT
-        return self.with_thumb(strip, role, ground, THUMB if y in self.thumb() else " ")
+        return self.with_thumb(strip, role, background, THUMB if y in self.thumb() else " ")
 
     def on_resize(self) -> None:
         """Keep the scroll position within bounds."""

@@ -248,7 +248,7 @@ class LiveTable(Scrollable, can_focus=True):
         strip = self._strips[place, chosen]
         if at - self.top not in self.thumb():
             return strip
-        return self.with_thumb(strip, ground=Background.BAND if chosen else Background.SCREEN)
+        return self.with_thumb(strip, background=Background.BAND if chosen else Background.SCREEN)
 
     def _draw_page(self) -> None:
         """Draw all visible rows not drawn yet in one batch: values are cheaper to read by column."""

@@ -19,7 +19,7 @@ class TextSpan(NamedTuple):
 
     text: str
     role: Role = Role.TEXT
-    ground: Background | None = None
+    background: Background | None = None
     action: str = ""
     letter: str = ""
     shade: Shade = Shade.PLAIN

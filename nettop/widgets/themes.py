@@ -168,12 +168,12 @@ def first_theme(environ: Mapping[str, str] = os.environ, remembered: str | None 
         return TERMINAL.name
     if remembered is not None:
         return THEME_PREFIX + remembered
-    ground = environ.get("COLORFGBG", "").rpartition(";")[2]
-    return LIGHT.name if ground.isdigit() and int(ground) in _LIGHT_GROUNDS else DARK.name
+    background = environ.get("COLORFGBG", "").rpartition(";")[2]
+    return LIGHT.name if background.isdigit() and int(background) in _LIGHT_GROUNDS else DARK.name
 
 
 @cache
-def style(theme: str, role: Role, ground: Background = Background.SCREEN) -> Style:
+def style(theme: str, role: Role, background: Background = Background.SCREEN) -> Style:
     """Return the style of a role on a background."""
     palette = PALETTES.get(theme, DARK)
     if role is Role.NAME:
@@ -183,15 +183,15 @@ def style(theme: str, role: Role, ground: Background = Background.SCREEN) -> Sty
             bold=True,
             reverse=palette.ansi,
         )
-    ground = Background.BAND if role is Role.TAB else ground
-    pale = palette.ansi and role in (Role.DIM, Role.FAINT) and ground is not Background.BAND
+    background = Background.BAND if role is Role.TAB else background
+    pale = palette.ansi and role in (Role.DIM, Role.FAINT) and background is not Background.BAND
     return Style(
         color=_rich(palette[_COLOUR_OF.get(role, role.value)]),
-        bgcolor=_rich(palette[ground.value]),
+        bgcolor=_rich(palette[background.value]),
         bold=role in _BOLD or None,
         italic=role is Role.NOBODY or None,
         dim=pale or None,
-        reverse=(palette.ansi and ground is Background.BAND) or None,
+        reverse=(palette.ansi and background is Background.BAND) or None,
     )
 
 
@@ -203,20 +203,22 @@ def frame_style(theme: str, letter: str, shade: Shade = Shade.PLAIN, role: Role 
     next frame. In the terminal's own colours, frames are reversed except for the selected one.
     """
     palette = PALETTES.get(theme, DARK)
-    ground = FRAMES.get(letter, FRAMES["·"])[palette.column]
+    background = FRAMES.get(letter, FRAMES["·"])[palette.column]
     found = Style(bold=True, underline=True) if role is Role.BOLD else Style.null()
     bold = shade is Shade.CHOSEN or None
     if palette.ansi:
         faded = shade is Shade.FADED or None
-        return found + Style(color=_rich(ground), bold=bold, dim=faded, reverse=shade is Shade.PLAIN)
+        return found + Style(color=_rich(background), bold=bold, dim=faded, reverse=shade is Shade.PLAIN)
     text = palette["on_frame"]
     if shade is Shade.FADED:
-        ground, text = palette["panel"], palette["faint"]
+        background, text = palette["panel"], palette["faint"]
     elif shade is Shade.CHOSEN:
-        ground, text = _mixed(ground, palette["on_frame"], _BRIGHTER), palette["screen"]
+        background, text = _mixed(background, palette["on_frame"], _BRIGHTER), palette["screen"]
     if role is Role.DIM and shade is not Shade.FADED:
-        text = _mixed(text, ground, _PALER)
-    return found + Style(color=palette["screen"] if role is Role.FAINT else text, bgcolor=ground, bold=bold)
+        text = _mixed(text, background, _PALER)
+    return found + Style(
+        color=palette["screen"] if role is Role.FAINT else text, bgcolor=background, bold=bold
+    )
 
 
 def _mixed(colour: str, other: str, part: float) -> str:

@@ -107,9 +107,9 @@ def test_softirqs_add_up(lab: Lab, source: Cpu) -> None:
     lab.worker(left).start(flood, address)
     until(grows(lambda: on_cpus_ns(read(source))), "softirqs run", DEADLINE_S)
     snapshot = read(source)
-    of_processes = sum(row["softirq_ns"] for row in rows(snapshot, "processes"))
+    process_limits = sum(row["softirq_ns"] for row in rows(snapshot, "processes"))
     ended = int(snapshot.ended[PROCESSES.name].total.array["softirq_ns"].sum())
-    assert of_processes + ended == on_cpus_ns(snapshot)
+    assert process_limits + ended == on_cpus_ns(snapshot)
 
 
 def on_cpus_ns(snapshot: Snapshot) -> int:

@@ -23,10 +23,10 @@ WIDTH, HEIGHT, CUT = 40, 6, 25
 CONSOLE = Console(color_system="truecolor", force_terminal=True)
 TEXTS = ("12.3 Mb/s", "   4 ms", "▸█▌··", "–", "日本 語", "e\u0301tat", " " * 7, "nginx 1813")
 STYLES = [
-    style(theme, role, ground)
+    style(theme, role, background)
     for theme in PALETTES
     for role in (Role.TEXT, Role.SENT, Role.BAD, Role.NOBODY, Role.FAINT)
-    for ground in Background
+    for background in Background
 ] + [Style(underline=True, color="red"), Style(reverse=True), Style.null()]
 
 

@@ -307,8 +307,8 @@ def test_frames_can_be_read(palette: Palette) -> None:
 def test_entry_points_can_be_seen(palette: Palette) -> None:
     """On the ground and on that of the chosen CPU."""
     for role in ROLES.values():
-        for ground in (palette["screen"], palette["band"]):
-            assert contrast(palette[role.value], ground) >= 4.5, role
+        for background in (palette["screen"], palette["band"]):
+            assert contrast(palette[role.value], background) >= 4.5, role
 
 
 @pytest.mark.parametrize("palette", [DARK, LIGHT], ids=lambda p: p.name)

@@ -28,17 +28,17 @@ READ = ("text", "dim", "head", "sent", "received", "warn", "bad")
 @pytest.mark.parametrize("palette", [DARK, LIGHT], ids=lambda p: p.name)
 def test_contrast(palette: Palette) -> None:
     """Whatever is to be read has a contrast of 4.5 on every ground, what may fade at least 3."""
-    for ground in (palette["screen"], palette["panel"], palette["band"]):
+    for background in (palette["screen"], palette["panel"], palette["band"]):
         for name in READ:
-            assert contrast(palette[name], ground) >= 4.5, (name, ground)
-        assert contrast(palette["faint"], ground) >= 3.0, ground
+            assert contrast(palette[name], background) >= 4.5, (name, background)
+        assert contrast(palette["faint"], background) >= 3.0, background
 
 
 @pytest.mark.parametrize("palette", [DARK, LIGHT], ids=lambda p: p.name)
 @pytest.mark.parametrize("ground", ["screen", "panel"])
-def test_grounds_are_grey_among_256_colours(palette: Palette, ground: str) -> None:
+def test_grounds_are_grey_among_256_colours(palette: Palette, background: str) -> None:
     """The nearest of 256 colours is no pink."""
-    shown = rich.color.Color.parse(palette[ground]).downgrade(rich.color.ColorSystem.EIGHT_BIT)
+    shown = rich.color.Color.parse(palette[background]).downgrade(rich.color.ColorSystem.EIGHT_BIT)
     assert len(set(shown.get_truecolor())) == 1
 
 

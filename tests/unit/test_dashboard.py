@@ -483,8 +483,8 @@ def test_layout(browser: Browser, server: Scripted, messages: list[str], scheme:
     page = opened(browser, server, messages, viewport={"width": width, "height": 844}, color_scheme=scheme)
     expect(cells(page, "process")).to_have_count(5)
     assert page.evaluate("document.scrollingElement.scrollWidth <= innerWidth")
-    ground = page.evaluate("getComputedStyle(document.documentElement).backgroundColor")
-    assert ground == {"dark": "rgb(16, 21, 28)", "light": "rgb(251, 250, 247)"}[scheme]
+    background = page.evaluate("getComputedStyle(document.documentElement).backgroundColor")
+    assert background == {"dark": "rgb(16, 21, 28)", "light": "rgb(251, 250, 247)"}[scheme]
     page.close()
     assert messages == []
 

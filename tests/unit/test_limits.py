@@ -49,7 +49,7 @@ def test_the_memory_of_control_groups(groups: Path, files: dict[str, str]) -> No
     """The smallest applicable limit is named, with its file."""
     for name, number in files.items():
         put(groups / name, f"{number}\n")
-    (limit,) = limits.of_memory()
+    (limit,) = limits.memory_limits()
     assert "may use 104,857,600 bytes of memory" in limit.what
     assert "MemoryMax=" in limit.remedy
     error = limit_reached("the compiler exited", "LLVM ERROR: out of memory")
@@ -63,7 +63,7 @@ def test_groups_without_a_limit(groups: Path, text: str) -> None:
     put(groups / "pod/app/memory.max", text)
     put(groups / "memory/pod/app/memory.limit_in_bytes", text)
     put(groups / "pod/app/pids.max", "max")
-    assert (limits.of_memory(), limits.of_processes()) == ([], [])
+    assert (limits.memory_limits(), limits.process_limits()) == ([], [])
     assert limit_reached("the compiler exited", "out of memory") is None
 
 

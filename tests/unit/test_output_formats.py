@@ -258,13 +258,13 @@ def test_spelling_texts_once() -> None:
     """Repeated texts are spelled once each, None is the unknown word, and numbers stay as they are."""
     spelt: list[str] = []
 
-    def spell(text: str) -> str:
+    def format_text(text: str) -> str:
         spelt.append(text)
         return text.upper()
 
-    assert format_values(["a", "b", None, "a", "b", "a", "a"], spell, "-") == [*"AB-ABAA"]
+    assert format_values(["a", "b", None, "a", "b", "a", "a"], format_text, "-") == [*"AB-ABAA"]
     assert sorted(spelt) == ["a", "b"]
-    assert format_values([1, None], spell, "-") == [1, "-"]
+    assert format_values([1, None], format_text, "-") == [1, "-"]
 
 
 @pytest.mark.parametrize("form", [Format.CSV, Format.JSONL])

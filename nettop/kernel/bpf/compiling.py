@@ -28,7 +28,7 @@ from nettop.errors import (
 )
 from nettop.kernel.bpf.compiled import Compiled, LoadFailed, last_line, refused_table
 from nettop.kernel.bpf.program_text import HEADERS, ProgramText
-from nettop.process.limits import ALL_MEMORY, of_memory, out_of_memory_kills
+from nettop.process.limits import ALL_MEMORY, memory_limits, out_of_memory_kills
 from nettop.writing import memory_file
 
 _KINDS: dict[str, type[NettopError]] = {kind.__name__: kind for kind in (PermissionMissing, TooManyFiles)}
@@ -162,7 +162,9 @@ class Compiler:
         """Return the error for a child that exited without an answer."""
         what, written = "the compiler exited without an answer", self._written()
         if status == -signal.SIGKILL and self._kills != out_of_memory_kills():
-            return limit_error("the kernel killed the compiler: out of memory", of_memory() or [ALL_MEMORY])
+            return limit_error(
+                "the kernel killed the compiler: out of memory", memory_limits() or [ALL_MEMORY]
+            )
         if status == -signal.SIGSYS:
             return PermissionMissing(
                 "a seccomp filter killed the compiler (SIGSYS)", "allow bpf and perf_event_open in the filter"

@@ -287,7 +287,7 @@ class Host:
         """Return the directory of the control group that contains all others in the unified hierarchy; None if it is
         not mounted here. A container may see only its own."""
         for mount in mounts(self.proc):
-            place = f"{self.root}/{mount.place}"
+            place = f"{self.root}/{mount.point}"
             with suppress(OSError):
                 if mount.kind == "cgroup2" and os.stat(place).st_ino == ROOT_CGROUP:
                     return place
@@ -299,7 +299,7 @@ class Host:
         An id is the inode number of the group's directory. Omits the root if there are v1 hierarchies, which say more.
         """
         mounted = mounts(self.proc)
-        unified = [mount.place for mount in mounted if (mount.source, mount.kind) == ("/", "cgroup2")]
+        unified = [mount.point for mount in mounted if (mount.source, mount.kind) == ("/", "cgroup2")]
         if not unified:
             return {}
         top = f"{self.root}/{unified[0]}"

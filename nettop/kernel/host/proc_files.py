@@ -25,7 +25,7 @@ class Mount(NamedTuple):
     options."""
 
     source: str
-    place: str
+    point: str
     kind: str
     options: str
 
@@ -47,9 +47,9 @@ def mounts(proc: Path) -> list[Mount]:
 
 def mount_of(path: str, root: Path = Path("/")) -> Mount | None:
     """Return the mount that contains a path: the last of the deepest, which hides the others. None if unknown."""
-    around = [mount for mount in mounts(root / "proc") if Path(path).is_relative_to(mount.place)]
-    deepest = max((len(mount.place) for mount in around), default=0)
-    return next((mount for mount in reversed(around) if len(mount.place) == deepest), None)
+    around = [mount for mount in mounts(root / "proc") if Path(path).is_relative_to(mount.point)]
+    deepest = max((len(mount.point) for mount in around), default=0)
+    return next((mount for mount in reversed(around) if len(mount.point) == deepest), None)
 
 
 def what_hides(path: str, root: Path = Path("/")) -> tuple[str, str]:
@@ -61,13 +61,13 @@ def what_hides(path: str, root: Path = Path("/")) -> tuple[str, str]:
     if not mounts(root / "proc"):
         return "", ""  # unknown
     mount = mount_of(path, root)
-    if mount is None or not Path(mount.place).is_relative_to(top):
+    if mount is None or not Path(mount.point).is_relative_to(top):
         return f"{top} is not mounted", f"mount -t {kind} {kind} {top}"
     if mount.kind != kind:
-        where = f"the {mount.kind} mounted at {mount.place}"
+        where = f"the {mount.kind} mounted at {mount.point}"
         return (
             f"{where} hides it",
-            f"umount {mount.place}; in a container, unmask it (docker: systempaths=unconfined)",
+            f"umount {mount.point}; in a container, unmask it (docker: systempaths=unconfined)",
         )
     if kind == "proc" and proc_options(root / "proc").get("subset") == "pid":
         return (
@@ -79,7 +79,7 @@ def what_hides(path: str, root: Path = Path("/")) -> tuple[str, str]:
 
 def proc_options(proc: Path = Path("/proc")) -> dict[str, str]:
     """Return the mount options of /proc; if it is mounted several times, those of the visible, last mount."""
-    mounted = [mount.options for mount in mounts(proc) if (mount.place, mount.kind) == ("/proc", "proc")]
+    mounted = [mount.options for mount in mounts(proc) if (mount.point, mount.kind) == ("/proc", "proc")]
     words = mounted[-1].split(",") if mounted else []
     return {name: value for name, _, value in (word.partition("=") for word in words)}
 

@@ -36,7 +36,7 @@ def find_namespaces(proc: Path = Path("/proc")) -> dict[int, list[Path]]:
             continue  # the process is gone or not accessible
     for mount in mounts(proc):
         if mount.kind == "nsfs" and (inode := _NETWORK_NAMESPACE.fullmatch(mount.source)):
-            paths.setdefault(int(inode[1]), []).append(Path(mount.place))
+            paths.setdefault(int(inode[1]), []).append(Path(mount.point))
     return paths
 
 

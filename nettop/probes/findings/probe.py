@@ -76,7 +76,7 @@ class Findings(Probe):
         super().__init__(host)
         self._tracker = FindingTracker()
         self._frames: Mapping[str, Frame] = {}
-        self._eyes: dict[str, Frame] = {}
+        self._own_frames: dict[str, Frame] = {}
         self._growth = Growth()
         self._interfaces = Interfaces()
         self._interrupts = Interrupts(self._host)
@@ -103,16 +103,16 @@ class Findings(Probe):
         if self._firewall is None:  # only now, for nettop has dropped its privileges
             self._firewall = self._attach_best(FIREWALL_FALLBACKS, lambda _: require_asker(self._host))
         if self._is_due(boot_ns):
-            self._read_eyes(taken_ns, wall_ns, boot_ns)
+            self._read_own(taken_ns, wall_ns, boot_ns)
         # A lens that is attached knows more than the counters of the same table here.
-        frames = self._eyes | {lens: frame for lens, frame in self._frames.items() if lens != LENS.id}
+        frames = self._own_frames | {lens: frame for lens, frame in self._frames.items() if lens != LENS.id}
         evaluated = [(lens, frames[lens.id]) for lens in lenses() if lens.id in frames]
         rows = self._tracker.update(evaluated, taken_ns, wall_ns)
         return Snapshot(
             LENS.id,
             wall_ns,
             boot_ns,
-            tables={FINDINGS.name: self.namespaces.with_names(rows), **self._eyes[LENS.id].now.tables},
+            tables={FINDINGS.name: self.namespaces.with_names(rows), **self._own_frames[LENS.id].now.tables},
             counts=self.namespaces.counts() | self._failed(),
             hooks=(self._firewall,),
             lost={
@@ -131,22 +131,22 @@ class Findings(Probe):
     def _is_due(self, boot_ns: int) -> bool:
         """Return whether to read the counters now; with many namespaces, not each time."""
         self._skipped += 1
-        if self._eyes and (
+        if self._own_frames and (
             self._skipped * NAMESPACES_PER_READING < len(self.namespaces.threads)
-            or boot_ns - self._eyes[LENS.id].now.boot_ns < _LEAST_NS
+            or boot_ns - self._own_frames[LENS.id].now.boot_ns < _LEAST_NS
         ):
             return False
         self._skipped = 0
         return True
 
-    def _read_eyes(self, taken_ns: int, wall_ns: int, boot_ns: int) -> None:
+    def _read_own(self, taken_ns: int, wall_ns: int, boot_ns: int) -> None:
         reads_firewall = self._reads_firewall()
         ask = self._host.kept.ask_firewall if reads_firewall and is_loaded(self._host) else None
         unread = {DROPS.id, BANDWIDTH.id} - self._frames.keys()
         read_each = partial(self._read_namespace, self.namespaces.own, ask, unread)
         by_namespace = self.namespaces.run_in_each(read_each)
-        limits = {netns: less_unlimited(eyes.limits, self._unlimited) for netns, eyes in by_namespace.items()}
-        rules = {netns: eyes.firewall for netns, eyes in by_namespace.items()}
+        limits = {netns: less_unlimited(seen.limits, self._unlimited) for netns, seen in by_namespace.items()}
+        rules = {netns: seen.firewall for netns, seen in by_namespace.items()}
         self._unread_firewalls = sum(not each.is_whole for each in rules.values())
         named = self.namespaces.with_names
         own = {
@@ -157,8 +157,8 @@ class Findings(Probe):
         if reads_firewall:
             own[FIREWALL.name] = named(firewall_rows(rules, sockets_of(self._frames), taken_ns))
         tables = {LENS.id: own, **self._tables_of(unread, by_namespace, taken_ns, boot_ns)}
-        last = self._eyes
-        self._eyes = {
+        last = self._own_frames
+        self._own_frames = {
             lens: Frame(Snapshot(lens, wall_ns, boot_ns, each), last[lens].now if lens in last else None)
             for lens, each in tables.items()
         }
@@ -169,14 +169,14 @@ class Findings(Probe):
         """Return the counters and the interfaces of the lenses that are not attached."""
         named, tables = self.namespaces.with_names, dict[str, dict[str, Rows]]()
         if DROPS.id in unread:
-            read = ((netns, eyes.counters, eyes.links) for netns, eyes in by_namespace.items())
+            read = ((netns, seen.counters, seen.links) for netns, seen in by_namespace.items())
             names = {
-                (netns, link.index): link.name for netns, eyes in by_namespace.items() for link in eyes.links
+                (netns, link.index): link.name for netns, seen in by_namespace.items() for link in seen.links
             }
             counters = counter_rows(read_measures(read, self._host.proc), names, taken_ns)
             tables[DROPS.id] = {COUNTERS.name: named(counters)}
         if BANDWIDTH.id in unread:
-            links = {netns: (eyes.links, eyes.negotiated) for netns, eyes in by_namespace.items()}
+            links = {netns: (seen.links, seen.negotiated) for netns, seen in by_namespace.items()}
             tables[BANDWIDTH.id] = {INTERFACES.name: named(self._interfaces.rows(links, taken_ns, boot_ns))}
         return tables
 

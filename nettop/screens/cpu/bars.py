@@ -139,16 +139,16 @@ class EntryBars(Lines):
     def _bar(self, use: CpuUse, width: int) -> Iterator[TextSpan]:
         """Yield `▸cpu0 ███▓▓▒░····  27.1 % ` in `width` cells."""
         chosen, action = use.cpu == self.chosen, f"cpu({use.cpu})"
-        ground = Background.BAND if chosen else Background.SCREEN
+        background = Background.BAND if chosen else Background.SCREEN
         longest = max(len(shown.name) for shown in self.arrangement.shown)
         name = f"{CHOSEN if chosen else ' '}{use.name.ljust(longest)} "
         amount = percent(use.network).rjust(9)
         cells = max(0, width - len(name) - len(amount) - 1)
         filled = self.lengths(use, cells)
-        yield TextSpan(name, Role.TEXT if chosen else Role.DIM, ground, action)
+        yield TextSpan(name, Role.TEXT if chosen else Role.DIM, background, action)
         yield from (TextSpan(GLYPHS[entry] * n, ROLES[entry], action=action) for entry, n in filled if n)
         yield TextSpan(EMPTY * (cells - sum(count for _, count in filled)), Role.FAINT, action=action)
-        yield TextSpan(f"{amount} ", Role.BOLD, ground, action)
+        yield TextSpan(f"{amount} ", Role.BOLD, background, action)
 
     @staticmethod
     def lengths(use: CpuUse, cells: int) -> list[tuple[int, int]]:
@@ -230,7 +230,7 @@ class CategoryBars(Lines):
         return [margin, letter._replace(letter=category.letter), label, bar, rest, numbers]
 
     def _line(
-        self, mark: str, label: str, share: CategoryShare, ground: Background = Background.SCREEN
+        self, mark: str, label: str, share: CategoryShare, background: Background = Background.SCREEN
     ) -> list[TextSpan]:
         """Return margin, letter, label and share, room for the bar, and the numbers."""
         samples = sum(other.samples for other in self.shares)
@@ -238,8 +238,8 @@ class CategoryBars(Lines):
         numbers = " ".join(self._numbers(f"{share.samples:,}", percent(share.of_time)))
         texts = (" ", mark, f" {fit(label, _LABEL, left=True)} {part} ", " " * self._bar)
         return [
-            *(TextSpan(text, Role.TEXT, ground) for text in texts),
-            TextSpan(f" {numbers} ", Role.DIM, ground),
+            *(TextSpan(text, Role.TEXT, background) for text in texts),
+            TextSpan(f" {numbers} ", Role.DIM, background),
         ]
 
 

@@ -358,14 +358,18 @@ class FlameGraph(Scrollable, can_focus=True):
     def _entry_cells(self, block: FlameBlock, entry: int) -> list[TextSpan]:
         """Return the cells of an entry point, drawn as in the bars."""
         chosen, width = block.path == self.chosen, block.end - block.start
-        ground = Background.BAND if chosen else Background.SCREEN
+        background = Background.BAND if chosen else Background.SCREEN
         glyph, role = GLYPHS[entry], ROLES[entry]
         name, _, share = self._texts(block, max(0, width - 5))
         label = f"{CHOSEN if chosen else ' '}{name} " if name else ""
         amount, edge = f" {share}" if share else "", EDGE if width > 1 else ""
         filling = width - sum(map(cell_len, (glyph, label, amount, edge)))
-        texts = [TextSpan(glyph, role), TextSpan(label, Role.BOLD, ground), TextSpan(glyph * filling, role)]
-        return [*texts, TextSpan(amount, Role.BOLD, ground), TextSpan(edge, Role.FAINT)]
+        texts = [
+            TextSpan(glyph, role),
+            TextSpan(label, Role.BOLD, background),
+            TextSpan(glyph * filling, role),
+        ]
+        return [*texts, TextSpan(amount, Role.BOLD, background), TextSpan(edge, Role.FAINT)]
 
     def _texts(self, block: FlameBlock, space: int) -> tuple[str, int, str]:
         """Return the name, elided or left out to fit in `space` cells; the blanks after it; the share, if it fits."""
