@@ -297,7 +297,7 @@ def test_nobody_is_sent_to_where_they_are() -> None:
     def source_of(_: str) -> Scripted:
         return Scripted([Unsupported("nothing lists them", "nettop doctor shows the cause")])
 
-    report = make_report(DoctorSettings(("connections",), traffic=False), source_of)
+    report = make_report(DoctorSettings(parts=("connections",), traffic=False), source_of)
     (lens,) = report.as_json()["lenses"]
     assert lens["error"] == {"what": "nothing lists them", "remedy": ""}
 
@@ -312,7 +312,7 @@ def test_an_import_is_not_interrupted() -> None:
         return Scripted(steps([]))
 
     with pytest.raises(KeyboardInterrupt) as ended, exit_on_signals():
-        make_report(DoctorSettings(("drops",), traffic=False), source_of)
+        make_report(DoctorSettings(parts=("drops",), traffic=False), source_of)
     assert (made, ended.value.args) == (["drops"], (signal.SIGTERM,))
 
 
@@ -345,7 +345,7 @@ def test_a_bug_in_a_source_asks_for_a_report() -> None:
         def read(self, taken_ns: int) -> None:  # type: ignore[override]
             raise ZeroDivisionError("by nought")
 
-    report = make_report(DoctorSettings(("drops",), traffic=False), lambda _: Broken(steps([])))
+    report = make_report(DoctorSettings(parts=("drops",), traffic=False), lambda _: Broken(steps([])))
     error = report.lenses[0].error
     assert error is not None
     assert "by nought" in error.what
@@ -354,11 +354,11 @@ def test_a_bug_in_a_source_asks_for_a_report() -> None:
 
 def test_only_these_parts() -> None:
     """The host is examined only where that is wanted, and so are lenses."""
-    settings = DoctorSettings(("host",), traffic=False, stays_root="uid 4711 may not read it")
+    settings = DoctorSettings(parts=("host",), traffic=False, stays_root="uid 4711 may not read it")
     report = make_report(settings, lambda _: Scripted(steps([])))
     assert report.as_json()["host"]["stays_root"] == "uid 4711 may not read it"
     assert not report.lenses
-    report = make_report(DoctorSettings(("drops",), traffic=False), lambda _: Scripted(steps([])))
+    report = make_report(DoctorSettings(parts=("drops",), traffic=False), lambda _: Scripted(steps([])))
     assert not report.checks
     assert [lens.lens.id for lens in report.lenses] == ["drops"]
 
@@ -370,7 +370,7 @@ def test_a_mechanism_that_does_not_exist() -> None:
         raise UsageError("unknown mechanism", "choose from: a")
 
     with pytest.raises(UsageError):
-        make_report(DoctorSettings(("drops",), traffic=False, mechanisms={"packets": "x"}), source_of)
+        make_report(DoctorSettings(parts=("drops",), traffic=False, mechanisms={"packets": "x"}), source_of)
 
 
 # --- the self-test's own honesty ------------------------------------------------------------------------------
@@ -882,7 +882,7 @@ def test_an_output_that_is_full(
 
 def test_a_bundle_that_cannot_be_written() -> None:
     """A full disk is reported."""
-    settings = DoctorSettings(("drops",), traffic=False, as_json=True)
+    settings = DoctorSettings(parts=("drops",), traffic=False, format="json")
     with pytest.raises(NettopError, match=r"/full/report.tar.gz cannot be written: No space left"):
         run_doctor(settings, lambda _: Scripted(steps([])), io.StringIO(), FullDisk())
 

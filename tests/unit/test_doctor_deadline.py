@@ -28,9 +28,9 @@ def wait_for_ever() -> None:
 def test_a_step_that_waits_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
     """A blocked step is abandoned, with its cleanup, whatever it catches; limits that may be the cause are named."""
     monkeypatch.setattr(
-        deadline, "of_memory", lambda _: [ProcessLimit("a process may have 5 bytes", "raise it")]
+        deadline, "memory_limits", lambda _: [ProcessLimit("a process may have 5 bytes", "raise it")]
     )
-    monkeypatch.setattr(deadline, "of_processes", lambda _: [])
+    monkeypatch.setattr(deadline, "process_limits", lambda _: [])
     monkeypatch.setattr(deadline, "_CLOSING_S", 0.05)
     with pytest.raises(SourceFailed) as failure, deadline.within("it", 0.05):
         wait_for_ever()

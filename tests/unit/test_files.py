@@ -291,7 +291,7 @@ def test_bundle(step: str, number: int) -> None:
                 if step == "close":
                     raise OSError(number, os.strerror(number))
 
-    settings = DoctorSettings(("drops",), traffic=False, as_json=True)
+    settings = DoctorSettings(parts=("drops",), traffic=False, format="json")
     bundle = cast("BinaryIO", io.BufferedWriter(Refusing()))
     with pytest.raises(NettopError, match=rf"report.tar.gz cannot be written: {os.strerror(number)}"):
         run_doctor(settings, lambda _: Scripted(steps([])), io.StringIO(), bundle)

@@ -20,7 +20,7 @@ from nettop.errors import NettopError
 from nettop.flows import pipeline as pipeline_module
 from nettop.flows import saved_numbers as kept_numbers
 from nettop.flows.decode import kept
-from nettop.flows.decode.decoder import Counts
+from nettop.flows.decode.decoder import DecodedCounts
 from nettop.flows.decode.sequences import Counting
 from nettop.flows.decode.templates import IPFIX, NETFLOW_9
 from nettop.flows.enrichment.enrich import FlowSide
@@ -458,4 +458,4 @@ def test_ledgers_add_up(
 
 def test_the_ledger_has_all_that_the_decoder_counts() -> None:
     """Each count is in it, by name."""
-    assert {field.name for field in fields(Counts)} <= set(LEDGER)
+    assert {field.name for field in fields(DecodedCounts)} <= set(LEDGER)
