@@ -20,7 +20,7 @@ from nettop.process.importing import importing
 from nettop.settings import DEFAULT_QUERY_LISTEN, Format, collector_urls, default_flows_dir
 from nettop.settings.declared import choice, complete_list, setting
 from nettop.settings.shared import CommandSettings
-from nettop.settings.values import one_of, parse_count, parse_duration, parse_names, parse_texts
+from nettop.settings.values import one_of, parse_count, parse_duration, parse_names
 
 HELP = "Query the flows stored by nettop collect: show the top talkers, or run SQL."
 
@@ -53,7 +53,7 @@ _ORDERS = ("bytes", "packets", "flows")
 class FlowsSettings(CommandSettings):
     """Settings of `nettop flows`."""
 
-    words: tuple[str, ...] = setting((), metavar="[sql QUERY]", kind=list[str], parse=parse_texts,
+    words: tuple[str, ...] = setting((), metavar="[sql QUERY]",
                                      help="Run this query in ClickHouse SQL instead of --top")
     top: tuple[str, ...] = setting(("src", "dst"), "--top", metavar="A,B,C", parse=parse_names, complete=_complete_top,
                                    help="Group by these columns: src, dst, service_port, protocol, exporter, src_as … "

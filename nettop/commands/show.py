@@ -18,7 +18,7 @@ from nettop.process.interrupts import requested_by_signals
 from nettop.settings import EMPTY, MAX_PORT, Format, Settings, TextSettings, ViewSettings
 from nettop.settings.declared import choice, setting
 from nettop.settings.shared import CommandSettings, check_why, complete_columns, complete_sort, why_setting
-from nettop.settings.values import parse_count, parse_names, parse_texts
+from nettop.settings.values import parse_count, parse_names
 from nettop.snapshots import find_table, views
 from nettop.snapshots.bandwidth import INTERFACE
 from nettop.snapshots.schema import OptionValues
@@ -44,7 +44,7 @@ class ShownSettings(CommandSettings):
     view: str = setting("connections", "--view", metavar="LENS[.TABLE]", complete=views(),
                         help=f"Lens or table to show: {', '.join(views())}; self is nettop's own cost (connections)")
     filters: tuple[str, ...] = setting(
-        (), "--filter", metavar="TEXT", kind=list[str], parse=parse_texts,
+        (), "--filter", metavar="TEXT",
         help="Show only matching rows: a word in any column, 10.0.0.0/8, :443, pid=1812, rtt_us>10ms, combined by and, "
         "or, not and parentheses; if repeated, all filters must match")
     columns: tuple[str, ...] | None = setting(None, "--columns", metavar="A,B,C", parse=parse_names,

@@ -24,7 +24,6 @@ from nettop.process.importing import importing
 from nettop.settings import Settings
 from nettop.settings.declared import setting
 from nettop.settings.shared import Watching, refuse_live
-from nettop.settings.values import parse_texts
 from nettop.snapshots import all_views, find_table, lenses_of_one_host, several_hosts
 from nettop.snapshots.findings import LENS as FINDINGS
 from nettop.snapshots.flows import LENS as FLOWS
@@ -63,7 +62,7 @@ class LiveSettings(Watching, ShownSettings):
     VIEWS = all_views()
 
     demo: bool = setting(False, "--demo", help="Show a recorded example instead of this host")
-    hosts: tuple[str, ...] = setting((), "--host", metavar="HOST", kind=list[str], parse=parse_texts, panel=_HOSTS,
+    hosts: tuple[str, ...] = setting((), "--host", metavar="HOST", panel=_HOSTS,
                                      help="Show this host instead, through ssh; repeat it to see several hosts at once")
     host_command: str = setting("", "--host-command", metavar="COMMAND", panel=_HOSTS, help="Command that runs nettop "
                                 "on the hosts ('sudo -n nettop', or 'nettop' as root)")

@@ -21,7 +21,7 @@ from nettop.settings import (
 )
 from nettop.settings.declared import listed, setting
 from nettop.settings.serve import ACCESS, Access, ServeSettings
-from nettop.settings.values import checked_word, parse_count, parse_names, parse_size, parse_texts
+from nettop.settings.values import checked_word, parse_count, parse_names, parse_size
 
 _WORKERS_MAX, _SAMPLING_MAX = 64, 1 << 20
 _TABLES = {
@@ -64,10 +64,6 @@ def _parse_retention(flag: str, texts: Sequence[str]) -> dict[str, int]:
     return seconds
 
 
-_texts = partial(setting, (), kind=list[str], parse=parse_texts)
-"""Declare a repeatable option whose texts are taken as they are."""
-
-
 # fmt: off
 @dataclass(frozen=True, kw_only=True)
 class CollectSettings(Access):
@@ -85,8 +81,8 @@ class CollectSettings(Access):
     change while it runs.
     """
 
-    listen: tuple[str, ...] = setting(FLOW_PORTS, "--listen", metavar="[ADDRESS:]PORT", kind=list[str], panel=_FROM,
-                                      parse=parse_texts, help="Receive any of the protocols on this UDP port; "
+    listen: tuple[str, ...] = setting(FLOW_PORTS, "--listen", metavar="[ADDRESS:]PORT", panel=_FROM,
+                                      help="Receive any of the protocols on this UDP port; "
                                       f"repeatable ({', '.join(FLOW_PORTS)})")
     exporters: tuple[str, ...] = setting((), "--exporters", metavar="PREFIX,…", kind=list[str], panel=_FROM,
                                          parse=_parse_lists, help="Accept datagrams only from these addresses and "
@@ -95,7 +91,7 @@ class CollectSettings(Access):
                            help="Receiving processes; the kernel assigns each exporter to one (1)")
     receive_buffer_bytes: int = setting(64 << 20, "--receive-buffer", metavar="SIZE", panel=_FROM, parse=parse_size,
                                         help="Kernel receive buffer of each port, to absorb bursts (64M)")
-    sampling_rates: tuple[str, ...] = _texts("--sampling-rate", metavar="[EXPORTER[/INTERFACE]=]N", panel=_FROM,
+    sampling_rates: tuple[str, ...] = setting((), "--sampling-rate", metavar="[EXPORTER[/INTERFACE]=]N", panel=_FROM,
                                              help="Override the sampling rate of an exporter or one of its interfaces; "
                                              "N alone applies to flows without a known rate; repeatable")
     mirrors: tuple[str, ...] = setting((), "--interface", metavar="NAME", kind=list[str], panel=_FROM,
@@ -104,7 +100,7 @@ class CollectSettings(Access):
     sampling: int = setting(1000, "--sampling", metavar="N", panel=_FROM,
                             parse=partial(parse_count, most=_SAMPLING_MAX),
                             help="Sample one in N packets of --interface (1000)")
-    filters: tuple[str, ...] = _texts("--filter", metavar="TEXT", panel=_FROM,
+    filters: tuple[str, ...] = setting((), "--filter", metavar="TEXT", panel=_FROM,
                                       help="Store only matching flows: :443, src=10.0.0.0/8, protocol=tcp, "
                                       "side!=internal; the others are only counted")
     data_dir: str = setting("", "--data-dir", metavar="DIR", panel=_INTO,
@@ -117,20 +113,20 @@ class CollectSettings(Access):
     spool_bytes: int = setting(10 << 30, "--spool-size", metavar="SIZE", panel=_INTO, parse=parse_size,
                                help="Disk space for flows waiting to be stored, and as much again for datagrams "
                                "waiting to be decoded; beyond it they are dropped (10G)")
-    clickhouse: tuple[str, ...] = _texts("--clickhouse", metavar="URL", panel=_INTO,
+    clickhouse: tuple[str, ...] = setting((), "--clickhouse", metavar="URL", panel=_INTO,
                                          help="Store on this ClickHouse server: http://USER:PASSWORD@HOST:8123, or "
                                          "@FILE with one URL per line; repeatable for the servers of one cluster")
     cluster: str = setting("", "--cluster", metavar="NAME", panel=_INTO,
                            help="Create the tables on all nodes of this ClickHouse cluster")
     kafka: str = setting("", "--kafka", metavar="HOST:PORT[,…]/TOPIC", panel=_INTO,
                          help="Also send flows to this topic, encoded as in docs/reference/flows.proto")
-    networks: tuple[str, ...] = _texts("--networks", metavar="FILE", panel=_KNOWN,
+    networks: tuple[str, ...] = setting((), "--networks", metavar="FILE", panel=_KNOWN,
                                        help="Read AS numbers, countries and names of networks from FILE: .mmdb, or CSV "
                                        "with the columns network, asn, as_name, country, name; repeatable")
-    own_networks: tuple[str, ...] = _texts("--own-network", metavar="PREFIX", panel=_KNOWN,
+    own_networks: tuple[str, ...] = setting((), "--own-network", metavar="PREFIX", panel=_KNOWN,
                                            help="Count this network as internal when deciding a flow's direction; "
                                            "repeatable")
-    interfaces: tuple[str, ...] = _texts("--interfaces", metavar="FILE", panel=_KNOWN,
+    interfaces: tuple[str, ...] = setting((), "--interfaces", metavar="FILE", panel=_KNOWN,
                                          help="Read interface names from FILE: CSV with the columns exporter, "
                                          "if_index, name")
     query_listen: tuple[str, ...] = setting(

@@ -50,8 +50,11 @@ def setting(
 ) -> Any:
     """Declare a field that is set by an option, or without flags by an argument; with MISSING it must be given.
 
-    Its kind is text, but a flag's if the default is False; `complete` are the words that it may have.
+    Its kind is text, but a flag's if the default is False, and repeatable texts' if it is a tuple and nothing parses
+    them; `complete` are the words that it may have.
     """
+    if isinstance(default, tuple) and parse is None:
+        kind, parse = list[str], _as_given
     kind = kind or (bool if default is False else str)
     if complete is not None and not callable(complete):
         complete = starting_with(complete)
@@ -59,6 +62,10 @@ def setting(
     if isinstance(default, dict):
         return field(default_factory=dict, metadata=metadata)
     return field(default=default, metadata=metadata)
+
+
+def _as_given(_flag: str, texts: list[str]) -> tuple[str, ...]:
+    return tuple(texts)
 
 
 def choice(default: Any, flag: str, words: type[StrEnum], *, help: str, panel: str | None = None) -> Any:  # noqa: A002

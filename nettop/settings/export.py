@@ -21,7 +21,7 @@ from nettop.settings.shared import (
     from_setting,
     mechanism_setting,
 )
-from nettop.settings.values import checked_word, parse_seconds, parse_texts
+from nettop.settings.values import checked_word, parse_seconds
 from nettop.snapshots import all_views, find_table
 from nettop.snapshots.schema import OptionValues
 
@@ -50,7 +50,7 @@ class ExportSettings(CommandSettings):
                                          help="Output format (by suffix of FILE: .folded or .txt, .json, .svg)")
     duration_s: float = setting(10.0, "--duration", metavar="SECONDS", parse=partial(parse_seconds, most=DAY_S),
                                 help="Seconds to sample (10)")
-    filters: tuple[str, ...] = setting((), "--filter", metavar="TEXT", kind=list[str], parse=parse_texts,
+    filters: tuple[str, ...] = setting((), "--filter", metavar="TEXT",
                                        help="Export only matching rows, as in nettop --filter")
     recording: Path | None = from_setting("Export from")
     at: str | None = at_setting()

@@ -12,7 +12,7 @@ from nettop.errors import UsageError
 from nettop.settings import DAY_S, MIN_INTERVAL_S, LineFormat, checked_seconds
 from nettop.settings.declared import setting
 from nettop.settings.shared import LensView, Watching, check_why, complete_columns, line_format, why_setting
-from nettop.settings.values import parse_count, parse_names, parse_off, parse_seconds, parse_size, parse_texts
+from nettop.settings.values import parse_count, parse_names, parse_off, parse_seconds, parse_size
 from nettop.snapshots import all_views, logged_views, views
 
 NONE = "none"
@@ -41,10 +41,10 @@ class LogSettings(Watching):
     IS_LOG = True
 
     views: tuple[str, ...] = setting(
-        ("connections",), "--lens", metavar="LENS[.TABLE]", kind=list[str], parse=parse_texts, complete=views(),
+        ("connections",), "--lens", metavar="LENS[.TABLE]", complete=views(),
         help=f"Lens or table to log: {', '.join(views())}; repeatable (connections and connections.events)")
     filters: tuple[str, ...] = setting(
-        (), "--filter", metavar="TEXT", kind=list[str], parse=parse_texts,
+        (), "--filter", metavar="TEXT",
         help="Log only matching rows, as in nettop --filter; tables that lack a field of it are not logged")
     columns: tuple[str, ...] | None = setting(None, "--columns", metavar="A,B,C", parse=parse_names,
                                               complete=complete_columns,

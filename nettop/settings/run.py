@@ -19,7 +19,6 @@ from nettop.settings.shared import (
     namespaces_setting,
     why_setting,
 )
-from nettop.settings.values import parse_texts
 from nettop.snapshots.connections import EVENTS, LENS
 from nettop.snapshots.schema import OptionValues
 
@@ -39,7 +38,7 @@ class RunSettings(CommandSettings):
     VIEWS = ((LENS, EVENTS),)
     IS_LOG = True
 
-    words: tuple[str, ...] = setting((), metavar="-- COMMAND [ARGUMENTS]", kind=list[str], parse=parse_texts,
+    words: tuple[str, ...] = setting((), metavar="-- COMMAND [ARGUMENTS]",
                                      help="Command to run")
     format: LineFormat = line_format("Report format: text for people, jsonl for programs")
     why: bool = why_setting()

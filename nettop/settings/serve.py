@@ -12,7 +12,7 @@ from nettop.errors import UsageError
 from nettop.settings import DEFAULT_LISTEN, EMPTY, UNWATCHED_INTERVAL_S
 from nettop.settings.declared import listed, setting
 from nettop.settings.shared import CommandSettings, LensView, Watching, at_setting, check_source, from_setting
-from nettop.settings.values import checked_word, parse_names, parse_seconds, parse_texts
+from nettop.settings.values import checked_word, parse_names, parse_seconds
 from nettop.snapshots import all_views, lenses
 from nettop.snapshots.own_cost import SELF
 
@@ -77,14 +77,14 @@ class ServeSettings(Watching, Access):
     IS_UNATTENDED = True
 
     listen: tuple[str, ...] = setting(
-        (DEFAULT_LISTEN,), "--listen", metavar="HOST:PORT|unix:PATH", kind=list[str], parse=parse_texts, panel=ACCESS,
+        (DEFAULT_LISTEN,), "--listen", metavar="HOST:PORT|unix:PATH", panel=ACCESS,
         help=f"Address to listen on; repeatable ({DEFAULT_LISTEN})")
     access_log: bool = setting(False, "--access-log", panel=ACCESS, help="Log each response to standard error")
     lenses: tuple[str, ...] = setting(
         ALL_LENSES, "--lenses", metavar="A,B,C", parse=_parse_lenses, complete=listed(ALL_LENSES),
         help="Lenses to serve; the lenses they use are added (all)")
     filters: tuple[str, ...] = setting(
-        (), "--filter", metavar="TEXT", kind=list[str], parse=parse_texts,
+        (), "--filter", metavar="TEXT",
         help="Serve only matching rows, as in nettop --filter; does not apply to tables that lack a field of it")
     top: Mapping[str, int] = setting(
         EMPTY, "--top", metavar="NAME=N", kind=list[str], parse=_parse_top,

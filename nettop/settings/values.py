@@ -16,11 +16,6 @@ _DURATION = re.compile(r"([0-9]{1,6}(?:\.[0-9]{1,6})?)(s|min|m|h|d|w|y)")
 _SECONDS = {"s": 1, "min": 60, "m": 60, "h": 3600, "d": 86_400, "w": 7 * 86_400, "y": 365 * 86_400}
 
 
-def parse_texts(_flag: str, texts: Sequence[str]) -> tuple[str, ...]:
-    """Return the values of a repeatable option."""
-    return tuple(texts)
-
-
 def parse_off(_flag: str, is_given: bool) -> bool:
     """Return the value of a flag that turns something off."""
     return not is_given

@@ -35,7 +35,7 @@ def test_contrast(palette: Palette) -> None:
 
 
 @pytest.mark.parametrize("palette", [DARK, LIGHT], ids=lambda p: p.name)
-@pytest.mark.parametrize("ground", ["screen", "panel"])
+@pytest.mark.parametrize("background", ["screen", "panel"])
 def test_grounds_are_grey_among_256_colours(palette: Palette, background: str) -> None:
     """The nearest of 256 colours is no pink."""
     shown = rich.color.Color.parse(palette[background]).downgrade(rich.color.ColorSystem.EIGHT_BIT)
