@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Devices and their counters, parsed from messages built in the kernel's layout."""
+"""Devices and their counters, read from messages built in the kernel's layout."""
 
 from __future__ import annotations
 
@@ -12,36 +12,38 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nettop.kernel.net.links import STATISTICS, Link, Negotiated, parse_links, parse_removed, read_links
+from nettop.kernel.net.links import STATISTICS, Link, LinkWatch, Negotiated, read_links
+from tests.builders.netlink import DONE, ERROR, INTERRUPTED, MULTI, NESTED, attribute, end, message, open_each
 
-NEWLINK, ERROR, DONE = 16, 2, 3
-MULTI, INTERRUPTED = 0x2, 0x10
+NEWLINK, DELLINK = 16, 17
 IFNAME, ADDRESS, MASTER, LINKINFO, STATS64, LINK_NETNSID, PARENT_DEV_NAME = 3, 1, 10, 18, 23, 37, 56
 INFO_KIND = 1
 XDP, XDP_ATTACHED = 43, 2
 PROP_LIST, ALT_IFNAME = 52, 53
-DELLINK, BRIDGE = 17, 7
-NESTED = 0x8000
+BRIDGE = 7
 
 
-def attribute(kind: int, value: bytes) -> bytes:
-    """Return one attribute, padded to 4 bytes."""
-    return struct.pack("=HH", 4 + len(value), kind) + value + bytes(-len(value) % 4)
-
-
-def message(kind: int, body: bytes, flags: int = MULTI) -> bytes:
-    """Return one netlink message, padded to 4 bytes."""
-    return struct.pack("=IHHII", 16 + len(body), kind, flags, 1, 99) + body + bytes(-len(body) % 4)
-
-
-def device(index: int, *attributes: bytes, flags: int = MULTI) -> bytes:
-    """Return a message about a device."""
-    return message(NEWLINK, struct.pack("=BxHiII", 0, 1, index, 0x1003, 0) + b"".join(attributes), flags)
+def device(
+    index: int,
+    *attributes: bytes,
+    kind: int = NEWLINK,
+    flags: int = MULTI,
+    form: tuple[int, int] = (1, 0x1003),
+) -> bytes:
+    """Return a message about a device; its form is the type of its hardware, and its flags."""
+    head = struct.pack("=BxHiII", 0, form[0], index, form[1], 0)
+    return message(kind, head + b"".join(attributes), flags)
 
 
 def counters(count: int = len(STATISTICS)) -> bytes:
     """Return the statistics 1, 2, 3 …"""
     return attribute(STATS64, struct.pack(f"={count}Q", *range(1, count + 1)))
+
+
+def links_in(*replies: list[bytes]) -> list[Link]:
+    """Return the devices in a dump of these datagrams, or in the last of several dumps."""
+    with open_each(*replies):
+        return read_links()
 
 
 NUMBERED = {name: place for place, name in enumerate(STATISTICS, 1)}
@@ -53,8 +55,12 @@ ETH0_LINK = Link(2, "eth0", NUMBERED, **ETHERNET, has_master=True)
 
 
 def test_devices_have_numbers_names_and_counters() -> None:
-    """Attributes come in any order, mixed with others; a dump without its end message is incomplete."""
-    assert parse_links(LO + ETH0) == ([LO_LINK, ETH0_LINK], False, True)
+    """Attributes come in any order, mixed with others; messages about changes, which may lack counters, are ignored."""
+    about_change = device(2, attribute(IFNAME, b"eth1\0"), flags=0)
+    assert links_in([LO + ETH0, about_change, end()]) == [LO_LINK, ETH0_LINK]
+    assert links_in([LO, end(kind=ERROR)]) == [LO_LINK]
+    with pytest.raises(TimeoutError):
+        links_in([LO + ETH0])
 
 
 @pytest.mark.parametrize(
@@ -73,85 +79,79 @@ def test_kind_of_a_device(
     hardware: int, flags: int, attributes: tuple[bytes, ...], facts: dict[str, object]
 ) -> None:
     """A device has its kind, its state, and its lower device."""
-    body = struct.pack("=BxHiII", 0, hardware, 3, flags, 0) + b"".join(attributes)
-    assert parse_links(message(NEWLINK, body))[0] == [Link(3, "", **facts)]  # type: ignore[arg-type]
+    links = links_in([device(3, *attributes, form=(hardware, flags)), end()])
+    assert links == [Link(3, "", **facts)]  # type: ignore[arg-type]
 
 
-def test_the_end_of_a_dump() -> None:
-    """A dump ends with its own message or an acknowledgement."""
-    done, zero = message(DONE, struct.pack("=i", 0)), message(ERROR, struct.pack("=i", 0) + bytes(16))
-    assert parse_links(LO + done) == ([LO_LINK], True, True)
-    assert parse_links(zero) == ([], True, True)
-    assert parse_links(message(DONE, b"")) == ([], True, True)
-
-
-def test_messages_about_changes_are_ignored() -> None:
-    """They may lack the counters; the dump has the device too."""
-    assert parse_links(LO + device(2, attribute(IFNAME, b"eth0\0"), flags=0))[0] == [LO_LINK]
-
-
-def test_a_dump_during_which_devices_changed() -> None:
-    """The kernel's flag for it, on any message, means that the dump is not whole."""
-    interrupted = device(3, attribute(IFNAME, b"br0\0"), flags=MULTI | INTERRUPTED)
-    assert parse_links(LO + interrupted)[2] is False
+@pytest.mark.parametrize("interrupted", [[LO[:6] + bytes([MULTI | INTERRUPTED]) + LO[7:], end()],
+                                         [LO, end(flags=MULTI | INTERRUPTED)]])  # fmt: skip
+def test_a_dump_during_which_devices_changed_is_repeated(interrupted: list[bytes]) -> None:
+    """The kernel sets a flag on any of its messages; after five attempts the last dump stands."""
+    assert links_in([*interrupted], [ETH0, end()]) == [ETH0_LINK]
+    assert links_in(*([*interrupted] for _ in range(5))) == [LO_LINK]
 
 
 @pytest.mark.parametrize("kind", [ERROR, DONE])
 def test_kernel_refusals(kind: int) -> None:
-    """A refusal, at once or at the end, is the kernel's own error."""
-    with pytest.raises(PermissionError) as refusal:
-        parse_links(message(kind, struct.pack("=i", -errno.EPERM)))
-    assert "RTM_GETLINK" in str(refusal.value)
+    """A refusal, at once or at the end, is raised as the kernel's error."""
+    with pytest.raises(PermissionError, match="RTM_GETLINK"):
+        links_in([end(errno.EPERM, kind)])
 
 
-@pytest.mark.parametrize("count", [0, 1, 23, 24])
-def test_older_kernels_count_less(count: int) -> None:
-    """Counters that an older kernel lacks are missing."""
-    (link,), *_ = parse_links(device(1, counters(count)))
+@pytest.mark.parametrize("count", [0, 1, 24, 40])
+def test_other_kernels_count_less_or_more(count: int) -> None:
+    """Counters that an older kernel lacks are missing; unknown ones of newer kernels are ignored."""
+    (link,) = links_in([device(1, counters(count)), end()])
     assert link.statistics == {name: NUMBERED[name] for name in STATISTICS[:count]}
 
 
-def test_younger_kernels_count_more() -> None:
-    """Unknown counters of newer kernels are left out."""
-    (link,), *_ = parse_links(device(1, counters(40)))
-    assert link.statistics == NUMBERED
+@pytest.mark.parametrize(
+    ("kind", "name", "shown"),
+    [(IFNAME, b"\x1b[2J\xff\0", "␛[2J\N{REPLACEMENT CHARACTER}"), (IFNAME | NESTED, b"lo\0", "lo")],
+)
+def test_names_are_safe_to_show(kind: int, name: bytes, shown: str) -> None:
+    """A name cannot send control characters to the terminal; flags of the attribute are not its type."""
+    (link,) = links_in([device(1, attribute(kind, name)), end()])
+    assert link.name == shown
 
 
-def test_names_are_safe_to_show() -> None:
-    """A device's name cannot send control characters to the terminal."""
-    (link,), *_ = parse_links(device(1, attribute(IFNAME, b"\x1b[2J\xff\0")))
-    assert link.name == "␛[2J\N{REPLACEMENT CHARACTER}"
+def test_other_names() -> None:
+    """A device may have many (ip link property add)."""
+    names = [b"enp0s31f6-a-very-long-altname", b"wan"]
+    properties = b"".join(attribute(ALT_IFNAME, name + b"\0") for name in names)
+    (link,) = links_in(
+        [device(2, attribute(IFNAME, b"x0\0"), attribute(NESTED | PROP_LIST, properties)), end()]
+    )
+    assert link.names == ("x0", *(name.decode() for name in names))
 
 
-def test_flags_of_an_attribute_are_not_its_type() -> None:
-    """The two upper bits of a type are flags."""
-    (link,), *_ = parse_links(device(1, attribute(IFNAME | NESTED, b"lo\0")))
-    assert link.name == "lo"
-
-
-def test_truncated_messages_are_left_out() -> None:
-    """A message cut anywhere gives what stands whole before the cut."""
-    for end in range(len(LO), len(LO + ETH0)):
-        assert parse_links((LO + ETH0)[:end])[0] == [LO_LINK]
+def test_truncated_messages_are_skipped() -> None:
+    """A message cut anywhere is skipped, with what follows in its datagram; others are read."""
+    for stop in range(len(LO), len(LO + ETH0), 3):
+        assert links_in([(LO + ETH0)[:stop], end()]) == [LO_LINK]
     bad = device(5, struct.pack("=HH", 400, IFNAME) + b"too long\0\0\0\0")
-    assert parse_links(bad)[0] == [Link(5, "", **ETHERNET)]
-    assert parse_links(message(NEWLINK, b"short"))[0] == []
+    assert links_in([bad, message(NEWLINK, b"short"), end()]) == [Link(5, "", **ETHERNET)]
 
 
 def test_devices_that_have_left() -> None:
     """Removed devices have their last counters; a port that leaves its bridge, or changes, stays."""
-    head, attributes = struct.pack("=BxHiII", 0, 1, 2, 0, 0), attribute(IFNAME, b"eth0\0") + counters()
-    left = message(DELLINK, head + attributes)
-    leaves_bridge = message(DELLINK, bytes([BRIDGE]) + head[1:] + attributes)
-    assert parse_removed(ETH0 + leaves_bridge + left) == [Link(2, "eth0", NUMBERED, has_ethernet=True)]
-    assert parse_links(left)[0] == []
+    left = device(2, attribute(IFNAME, b"eth0\0"), counters(), kind=DELLINK)
+    leaves_bridge = left[:16] + bytes([BRIDGE]) + left[17:]
+    gone = Link(2, "eth0", NUMBERED, **ETHERNET)
+    for datagrams, expected in (
+        ([ETH0, leaves_bridge, end()], ([ETH0_LINK], [])),
+        ([LO, ETH0, left, end()], ([LO_LINK], [gone])),
+        ([left, ETH0, end()], ([ETH0_LINK], [gone])),
+    ):
+        with open_each(datagrams):
+            assert LinkWatch().read() == expected
 
 
 @given(st.binary(max_size=120))
-def test_no_bytes_raise_anything_but_a_refusal(data: bytes) -> None:
+def test_any_bytes_give_devices_or_a_refusal(data: bytes) -> None:
     """Any bytes give devices, nothing, or an errno of the kernel."""
     try:
-        links, _, _ = parse_links(data)
+        links = links_in([data, end()])
     except OSError:
         return
     assert all(isinstance(link, Link) for link in links)
@@ -181,9 +181,7 @@ def test_what_a_link_has_negotiated(speed: int, duplex: int, expected: Negotiate
     assert Link(1, "eth0").parse_negotiated(command) == Negotiated()
 
 
-@pytest.mark.parametrize(("kind", "has_speed"), [
-    ("", True), ("bond", True), ("vlan", True), ("tun", False), ("veth", False), ("bridge", False), ("dummy", False),
-])  # fmt: skip
+@pytest.mark.parametrize(("kind", "has_speed"), [("", True), ("vlan", True), ("tun", False), ("veth", False)])
 def test_virtual_devices_have_no_speed(kind: str, has_speed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """The kernel makes up 10 Mb/s for a tap, and 10 Gb/s for a veth, which limit nothing."""
 
@@ -194,14 +192,3 @@ def test_virtual_devices_have_no_speed(kind: str, has_speed: bool, monkeypatch: 
     monkeypatch.setattr("nettop.kernel.net.links.fcntl.ioctl", ioctl)
     negotiated = Link(1, "x", kind=kind, is_up=True).negotiated()
     assert negotiated == (Negotiated(1_250_000, 1) if has_speed else Negotiated())
-
-
-def test_other_names() -> None:
-    """A device may have many (ip link property add)."""
-    names = [b"enp0s31f6-a-very-long-altname", b"wan"]
-    properties = b"".join(attribute(ALT_IFNAME, name + b"\0") for name in names)
-    (link,), _, _ = parse_links(
-        device(2, attribute(IFNAME, b"x0\0"), attribute(NESTED | PROP_LIST, properties))
-    )
-    assert link.names == ("x0", *(name.decode() for name in names))
-    assert LO_LINK.names == ("lo",)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Neighbours that the kernel does not limit, parsed from rtnetlink messages, and the use without them."""
+"""Neighbours that the kernel does not limit, read from rtnetlink messages, and the use without them."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import struct
 
 import pytest
 
-from nettop.kernel.net.neighbours import parse_unlimited
+from nettop.kernel.net.neighbours import count_unlimited
 from nettop.probes.findings import limits
-from tests.unit.test_links import message
+from tests.builders.netlink import ERROR, end, message, open_each
 
-DONE, ERROR, NEWNEIGH = 3, 2, 28
+NEWNEIGH = 28
 STALE, PERMANENT, NOARP = 0x04, 0x80, 0x40
 LEARNED = 0x10
 ARP, IPV6 = "neighbours (ARP)", "neighbours (IPv6)"
@@ -26,16 +26,12 @@ def neighbour(state: int, flags: int = 0) -> bytes:
 
 
 def test_permanent_and_learned_neighbours_are_not_limited() -> None:
-    """Others are; a message of another type and a truncated one are skipped."""
+    """Others are; messages of another type and truncated ones are skipped."""
     some = neighbour(PERMANENT) + neighbour(STALE) + neighbour(STALE, LEARNED) + neighbour(NOARP)
-    assert parse_unlimited(some + message(16, bytes(16)) + neighbour(PERMANENT)[:-4]) == (2, False)
-    assert parse_unlimited(neighbour(PERMANENT) + message(DONE, bytes(4))) == (1, True)
-
-
-def test_refusal_raises_with_its_reason() -> None:
-    """The error has the kernel's errno."""
-    with pytest.raises(OSError, match=os.strerror(errno.EPERM)):
-        parse_unlimited(message(ERROR, struct.pack("=i", -errno.EPERM)))
+    with open_each([some + message(16, bytes(16)) + neighbour(PERMANENT)[:-4], neighbour(PERMANENT), end()]):
+        assert count_unlimited(socket.AF_INET) == 3
+    with open_each([end(errno.EPERM, ERROR)]), pytest.raises(OSError, match=os.strerror(errno.EPERM)):
+        count_unlimited(socket.AF_INET)
 
 
 def test_use_without_them(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,9 +4,6 @@
 from __future__ import annotations
 
 import errno
-import socket
-import struct
-from dataclasses import replace
 from pathlib import Path
 from unittest.mock import create_autospec
 
@@ -17,10 +14,11 @@ from hypothesis import strategies as st
 
 from nettop.kernel.host.facts import Host
 from nettop.kernel.net import nf_rules
-from nettop.kernel.net.nf_rules import Chain, DropRule, DropRules, is_loaded, parse_reply, read_drop_rules
+from nettop.kernel.net.nf_rules import DropRule, DropRules, is_loaded, read_drop_rules
 from nettop.probes.findings.firewall import firewall_rows
 from nettop.selftest.rows import rows_of
 from nettop.snapshots.findings import FIREWALL
+from tests.builders.netlink import ERROR, end, open_each
 from tests.unit.build import make_rows
 
 ACCEPTING_CHAIN = (
@@ -69,54 +67,49 @@ MESSAGES = [
     bytes.fromhex(text)
     for text in (ACCEPTING_CHAIN, DROPPING_CHAIN, COUNTED_DROP, REJECT_AFTER_COUNTER, ACCEPT, DROP_THE_REST)
 ]
-DONE = bytes.fromhex("140000000300020001000000dd13000000000000")
-POLICY = DropRule("inet", "filter", "forward")
+POLICY = DropRule("inet", "filter", "forward", hook="forward")
 RULES = [
     POLICY,
     DropRule("inet", "filter", "input", 3, comment="no pay", protocol="tcp", port=7008, conditional=True, packets=5,
-             bytes=300),
+             bytes=300, hook="input"),
     # The counter is before the condition: it counts packets that are not rejected, too.
-    DropRule("inet", "filter", "input", 4, is_reject=True, conditional=True),
-    DropRule("inet", "filter", "input", 6, packets=1, bytes=40),
+    DropRule("inet", "filter", "input", 4, is_reject=True, conditional=True, hook="input"),
+    DropRule("inet", "filter", "input", 6, packets=1, bytes=40, hook="input"),
 ]  # fmt: skip
 
 
+def read(*messages: bytes) -> DropRules:
+    """Read a namespace whose chains come with these rules; both requests are answered by the same socket."""
+    with open_each([*messages[:2], end()], [*messages[2:], end()]):
+        return read_drop_rules(lambda channel, request: channel.send(request))
+
+
 def test_rules_that_drop_are_parsed() -> None:
-    """Others are counted; a policy to drop is one, a counter must be behind the conditions."""
-    hooks: dict[Chain, str] = {}
-    assert parse_reply(b"".join(MESSAGES), hooks) == (RULES, len(MESSAGES), False)
-    assert hooks == {("inet", "filter", "input"): "input", ("inet", "filter", "forward"): "forward"}
-    assert parse_reply(DONE, hooks) == ([], 0, True)
+    """Others are skipped; a policy to drop is one, and a counter must be behind the conditions."""
+    assert read(*MESSAGES) == DropRules(tuple(RULES))
 
 
 def test_a_refusal_is_raised() -> None:
-    """As without CAP_NET_ADMIN."""
-    with pytest.raises(PermissionError):
-        parse_reply(struct.pack("=IHHIIi", 20, 2, 0, 1, 0, -errno.EPERM), {})
+    """Reading without CAP_NET_ADMIN raises the kernel's error."""
+    with open_each([end(errno.EPERM, ERROR)]), pytest.raises(PermissionError):
+        read_drop_rules(lambda channel, request: channel.send(request))
 
 
 @given(st.integers(0, len(MESSAGES) - 1), st.data())
 def test_damaged_messages_do_no_harm(number: int, data: st.DataObject) -> None:
-    """Whatever a kernel may send, names are safe to show."""
+    """Names in damaged messages are safe to show."""
     message = bytearray(MESSAGES[number])
     for _ in range(data.draw(st.integers(1, 4))):
         message[data.draw(st.integers(16, len(message) - 1))] = data.draw(st.integers(0, 255))
-    for rule in parse_reply(bytes(message), {})[0]:
+    for rule in read(bytes(message)).rules:
         assert (rule.table + rule.chain + (rule.comment or "")).isprintable()
 
 
 def test_reading_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Too many rules are not whole."""
-    near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
-    opened = create_autospec(socket.socket, instance=True)
-    opened.__enter__.return_value = near
+    """Of too many rules the first ones are read, and the result is not whole."""
     monkeypatch.setattr(nf_rules, "RULES_MAX", 2)
-    monkeypatch.setattr(nf_rules.socket, "socket", lambda *_: opened)
-    with near, far:
-        for reply in (b"".join(MESSAGES[:1]), DONE, b"".join(MESSAGES[2:5])):
-            far.send(reply)
-        found = read_drop_rules(lambda channel, request: None)
-    assert found == DropRules(tuple(replace(rule, hook="input") for rule in RULES[1:3]), is_whole=False)
+    assert read(*MESSAGES[:5]) == DropRules(tuple(RULES[:3]), is_whole=False)
+    assert read(*MESSAGES[:4]).is_whole
 
 
 @pytest.mark.parametrize(

@@ -7,11 +7,11 @@ import errno
 import os
 import socket
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import nullcontext, suppress
 from types import SimpleNamespace
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import pytest
@@ -26,12 +26,13 @@ from nettop.probes.connections.sock_diag_table import DiagTable
 from nettop.probes.connections.socket_rows import ROW, STATE, TCP, UDP, descriptors_of
 from nettop.snapshots.arrays import Array
 from nettop.snapshots.snapshot import known
+from tests.builders.netlink import DONE, ERROR, INTERRUPTED, NESTED, Channel, attribute, end
+from tests.builders.netlink import message as netlink_message
 from tests.kernel import oracle
 from tests.unit.test_socket_owners import process
 
-TELLS, ERROR, DONE, NOOP = 20, 2, 3, 1
-INFO, CONGESTION, MEMORY, SHUTDOWN, CGROUP, NESTED = 2, 4, 7, 8, 21, 0x8000
-INTERRUPTED = 0x10
+TELLS, NOOP = 20, 1
+INFO, CONGESTION, MEMORY, SHUTDOWN, CGROUP = 2, 4, 7, 8, 21
 V4, V6 = (socket.AF_INET, socket.AF_INET6)
 NAMES = {
     "info_state": "state", "snd_mss": "snd_mss", "rtt": "rtt", "rttvar": "rttvar", "snd_cwnd": "snd_cwnd",
@@ -44,7 +45,7 @@ NAMES = {
 }  # fmt: skip
 """Names in an array of sockets, and in struct tcp_info as the oracle declares it."""
 NUMBERED = {name: at + 1 for at, name in enumerate(oracle.NAMES)}
-DUMP_ENDS = struct.pack("=IHHIIi", 20, DONE, 2, 1, 0, 0)
+DUMP_ENDS = end()
 
 
 def message(*attributes: bytes, kind: int = TELLS, flags: int = 2, **head: Any) -> bytes:
@@ -60,8 +61,7 @@ def message(*attributes: bytes, kind: int = TELLS, flags: int = 2, **head: Any) 
         address(cell.get("src")), address(cell.get("dst")), 0, cell["cookie"], 0, cell["rqueue"], cell["wqueue"],
         cell["uid"], cell["inode"],
     )  # fmt: skip
-    body += b"".join(attributes)
-    return struct.pack("=IHHII", 16 + len(body), kind, flags, 1, 0) + body
+    return netlink_message(kind, body + b"".join(attributes), flags)
 
 
 def address(text: Any) -> bytes:
@@ -69,11 +69,6 @@ def address(text: Any) -> bytes:
     if text is None:
         return bytes(16)
     return socket.inet_pton(V6 if ":" in text else V4, text).ljust(16, b"\0")
-
-
-def attribute(kind: int, content: bytes) -> bytes:
-    """Return an attribute, padded."""
-    return struct.pack("=HH", 4 + len(content), kind) + content + bytes(-len(content) % 4)
 
 
 def tcp_info(**values: int) -> bytes:
@@ -86,41 +81,14 @@ def memory(drops: int = 0) -> bytes:
     return attribute(MEMORY, struct.pack("=9I", *range(1, 9), drops))
 
 
-class Kernel:
-    """A replacement for the netlink socket: it answers each request with the next list of datagrams."""
-
-    def __init__(self, *answers: list[bytes]) -> None:
-        self.answers = list(answers)
-        self.requests: list[bytes] = []
-        self._now: Iterator[bytes] = iter(())
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        return None
-
-    def send(self, request: bytes) -> int:
-        """Accept a request."""
-        self.requests.append(request)
-        self._now = iter(self.answers.pop(0))
-        return len(request)
-
-    def recvmsg_into(self, buffers: list[memoryview]) -> tuple[int, list[Any], int, None]:
-        """Return the next datagram; without one, the answer is cut short."""
-        datagram = next(self._now, b"\0")
-        buffers[0][: len(datagram)] = datagram
-        return len(datagram), [], 0, None
-
-
 @pytest.fixture
-def answered(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Kernel]:
-    """Set the kernel's answers."""
+def answered(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Channel]:
+    """Set the kernel's replies."""
 
-    def answer(*answers: list[bytes]) -> Kernel:
-        kernel = Kernel(*answers)
-        monkeypatch.setattr(socket, "socket", lambda *_: kernel)
-        return kernel
+    def answer(*replies: list[bytes]) -> Channel:
+        channel = Channel(*replies)
+        monkeypatch.setattr(socket, "socket", lambda *_: channel)
+        return channel
 
     return answer
 
@@ -159,39 +127,24 @@ def test_every_field_is_read_where_the_kernel_has_it() -> None:
         rqueue=11, wqueue=12, uid=13, inode=14,
     )  # fmt: skip
     ((row,),) = sockets_of(answer)
-    head = (
-        "family",
-        "state",
-        "local_port",
-        "remote_port",
-        "cookie",
-        "rqueue",
-        "wqueue",
-        "uid",
-        "inode",
-        "drops",
-    )
-    assert [row[name] for name in head] == [V4, 1, 443, 50000, 2**40 + 5, 11, 12, 13, 14, 77]
+    head = "family state local_port remote_port cookie rqueue wqueue uid inode drops"
+    assert [row[name] for name in head.split()] == [V4, 1, 443, 50000, 2**40 + 5, 11, 12, 13, 14, 77]
     assert row["algorithm"] == b"cubic"
     assert {name: row[name] for name in NAMES} == {name: NUMBERED[kernels] for name, kernels in NAMES.items()}
 
 
-def test_requests_ask_for_both_families(answered: Callable[..., Kernel]) -> None:
+def test_requests_ask_for_both_families(answered: Callable[..., Channel]) -> None:
     """One request a family: protocol, attributes and states as struct inet_diag_req_v2 has them."""
     kernel = answered([DUMP_ENDS], [DUMP_ENDS])
     assert sock_diag.dump(TCP, 0x123, info=True) == sock_diag.Dump([], 0)
     for request, family in zip(kernel.requests, (V4, V6), strict=True):
         assert struct.unpack_from("=IHH", request) == (len(request), TELLS, 0x301)
-        assert struct.unpack_from("=BBBxI", request, 16) == (
-            family,
-            TCP,
-            1 << (INFO - 1) | 1 << (CONGESTION - 1) | 1 << (MEMORY - 1),
-            0x123,
-        )
+        attributes = sum(1 << (each - 1) for each in (INFO, CONGESTION, MEMORY))
+        assert struct.unpack_from("=BBBxI", request, 16) == (family, TCP, attributes, 0x123)
         assert len(request) == 16 + 56
 
 
-def test_a_dump_longer_than_the_buffer(answered: Callable[..., Kernel]) -> None:
+def test_a_dump_longer_than_the_buffer(answered: Callable[..., Channel]) -> None:
     """Datagrams come until the kernel says that it is done; none overwrites another."""
     whole = [message(memory(), tcp_info(), cookie=cookie) for cookie in range(6000)]
     datagrams = [b"".join(whole[at : at + 100]) for at in range(0, 6000, 100)]
@@ -317,33 +270,26 @@ def test_no_bytes_do_harm(noise: bytes) -> None:
 # --- how a dump ends ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", [ERROR, DONE])
 @pytest.mark.parametrize(
-    ("number", "raised"),
+    ("reply", "raised"),
     [
-        (errno.ENOENT, Unsupported),
-        (errno.EPERM, PermissionMissing),
-        (errno.EACCES, PermissionMissing),
-        (errno.EINVAL, SourceFailed),
-        (errno.ENOBUFS, SourceFailed),
+        (end(errno.ENOENT, ERROR), Unsupported),
+        (end(errno.EPERM), PermissionMissing),
+        (end(errno.EACCES), PermissionMissing),
+        (end(errno.ENOBUFS), SourceFailed),
+        (netlink_message(DONE, b""), SourceFailed),
     ],
 )
 def test_errors_of_the_kernel(
-    answered: Callable[..., Kernel], kind: int, number: int, raised: type[NettopError]
+    answered: Callable[..., Channel], reply: bytes, raised: type[NettopError]
 ) -> None:
-    """The kernel's errno ends a dump with a readable error and a remedy."""
-    answered([struct.pack("=IHHIIi", 20, kind, 2, 1, 0, -number)])
+    """An errno, or a message that ends the dump without one, gives an error with a remedy."""
+    answered([reply])
     with pytest.raises(raised) as caught:
         sock_diag.dump(TCP, 1, info=False)
-    assert os.strerror(number) in caught.value.what
     assert caught.value.remedy
-
-
-def test_an_error_without_a_number(answered: Callable[..., Kernel]) -> None:
-    """A message that ends the dump but is truncated is an error too."""
-    answered([struct.pack("=IHHII", 16, DONE, 2, 1, 0)])
-    with pytest.raises(SourceFailed):
-        sock_diag.dump(TCP, 1, info=False)
+    if len(reply) > 16:
+        assert os.strerror(-struct.unpack_from("=i", reply, 16)[0]) in caught.value.what
 
 
 @pytest.mark.parametrize(
@@ -364,25 +310,24 @@ def test_a_netlink_socket_that_is_refused(
     assert remedy in (caught.value.remedy or "")
 
 
-def test_an_interrupted_dump_is_repeated(answered: Callable[..., Kernel]) -> None:
-    """A dump that the kernel calls inconsistent is made again; only the last attempt's sockets count."""
-    torn = [message(cookie=1, flags=2 | INTERRUPTED), DUMP_ENDS]
-    kernel = answered(torn, torn, [message(cookie=1), message(cookie=2), DUMP_ENDS], [DUMP_ENDS])
-    row = sock_diag.dump(TCP, 1, info=False)
-    assert [sockets["cookie"].tolist() for sockets in row.sockets] == [[1, 2]]
-    assert (row.inconsistent, len(kernel.requests)) == (0, 4)
+@pytest.mark.parametrize(
+    ("attempts", "cookies", "inconsistent"),
+    [(2, [1, 2], 0), (3, [1], 1)],
+    ids=["interrupted twice", "always interrupted"],
+)
+def test_an_interrupted_dump_is_repeated(
+    answered: Callable[..., Channel], attempts: int, cookies: list[int], inconsistent: int
+) -> None:
+    """A dump that the kernel calls inconsistent is made three times; the last one stands, and is counted."""
+    torn = [message(cookie=1), end(flags=2 | INTERRUPTED)]
+    whole = [[message(cookie=1), message(cookie=2), DUMP_ENDS]] * (3 - attempts)
+    answered(*([*torn] for _ in range(attempts)), *whole, [DUMP_ENDS])
+    dumped = sock_diag.dump(TCP, 1, info=False)
+    assert [sockets["cookie"].tolist() for sockets in dumped.sockets] == [cookies]
+    assert dumped.inconsistent == inconsistent
 
 
-def test_a_dump_that_is_always_interrupted(answered: Callable[..., Kernel]) -> None:
-    """After three attempts the last one stands, and is counted."""
-    ends = struct.pack("=IHHIIi", 20, DONE, 2 | INTERRUPTED, 1, 0, 0)
-    answered(*[[message(cookie=turn), ends] for turn in (1, 2, 3)], [DUMP_ENDS])
-    row = sock_diag.dump(TCP, 1, info=False)
-    assert [sockets["cookie"].tolist() for sockets in row.sockets] == [[3]]
-    assert row.inconsistent == 1
-
-
-def test_other_messages_are_passed_over(answered: Callable[..., Kernel]) -> None:
+def test_other_messages_are_passed_over(answered: Callable[..., Channel]) -> None:
     """Messages that are neither a socket nor an end are ignored."""
     answered([message(kind=NOOP, cookie=1) + message(cookie=2), DUMP_ENDS], [DUMP_ENDS])
     assert [sockets["cookie"].tolist() for sockets in sock_diag.dump(TCP, 1, info=False).sockets] == [[2]]
@@ -420,12 +365,8 @@ def test_a_minisocket_has_no_numbers() -> None:
 def test_the_queues_of_a_listener_are_no_bytes() -> None:
     """A listener's queue fields are waiting connections and their limit, not bytes."""
     row = only_row(message(memory(), state=STATE["LISTEN"], rqueue=3, wqueue=128))
-    assert (row["accept_queue"], row["backlog"], row["receive_queue"], row["send_queue"]) == (
-        3,
-        128,
-        None,
-        None,
-    )
+    queues = ("accept_queue", "backlog", "receive_queue", "send_queue")
+    assert [row[name] for name in queues] == [3, 128, None, None]
 
 
 def test_udp_rows() -> None:
@@ -473,19 +414,6 @@ def test_payload_sent(
     assert (row["bytes_acked"], row["bytes_in_flight"]) == shown
 
 
-def test_acknowledged_bytes_stay() -> None:
-    """A reading between a write and its acknowledgement does not lower earlier values."""
-    rows = np.zeros(5, ROW)
-    rows["id"] = range(1, 6)
-    unknown = 2**64 - 1
-    rows["bytes_acked"] = (998, 2000, unknown, 7, 5)
-    before = np.zeros(4, ROW)
-    before["id"] = (1, 2, 3, 4)
-    before["bytes_acked"] = (1000, 1000, 1000, unknown)
-    sock_diag_table._keep_acknowledged(rows, before)
-    assert rows["bytes_acked"].tolist() == [1000, 2000, unknown, 7, 5]
-
-
 @pytest.mark.parametrize(
     ("state", "counted", "received"),
     [("ESTABLISHED", 100, 100), ("FIN_WAIT2", 100, 100), ("CLOSE_WAIT", 100, 99), ("LAST_ACK", 1, 0),
@@ -498,17 +426,14 @@ def test_payload_received(state: str, counted: int, received: int) -> None:
 
 def test_nothing_was_measured_yet() -> None:
     """The round-trip time is unknown before the first round trip, and the delivery rate before the first delivery."""
-    row = connection("SYN_SENT", rttvar=250_000)
-    assert [row[name] for name in ("rtt_us", "rtt_var_us", "rtt_min_us", "delivery_rate")] == [None] * 4
-    row = connection("ESTABLISHED", rtt=0, rttvar=0, min_rtt=0)  # less than a microsecond
-    assert [row[name] for name in ("rtt_us", "rtt_var_us", "rtt_min_us", "delivery_rate")] == [0, 0, 0, None]
-    row = connection("ESTABLISHED", rtt=30, rttvar=7, min_rtt=0, delivery_rate=10**10)
-    assert [row[name] for name in ("rtt_us", "rtt_var_us", "rtt_min_us", "delivery_rate")] == [
-        30,
-        7,
-        0,
-        10**10,
-    ]
+    names = ("rtt_us", "rtt_var_us", "rtt_min_us", "delivery_rate")
+    for state, info, expected in (
+        ("SYN_SENT", {"rttvar": 250_000}, [None] * 4),
+        ("ESTABLISHED", {"rtt": 0, "min_rtt": 0}, [0, 0, 0, None]),  # less than a microsecond
+        ("ESTABLISHED", {"rtt": 30, "rttvar": 7, "min_rtt": 0, "delivery_rate": 10**10}, [30, 7, 0, 10**10]),
+    ):
+        row = connection(state, **info)
+        assert [row[name] for name in names] == expected
 
 
 @given(st.lists(st.integers(0, 5)), st.lists(st.integers(0, 7)))
@@ -581,14 +506,18 @@ def test_a_protocol_that_is_not_listed_is_a_gap(tmp_path: Any, monkeypatch: pyte
 
 
 def test_a_reading_takes_nothing_back(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the last reading reported to be acknowledged, the next one does not deny."""
-    answer = message(memory(), tcp_info(state=1, bytes_sent=1000, bytes_acked=900), state=1, cookie=5)
+    """What the last reading reported to be acknowledged, the next one does not deny, and unknown stays unknown."""
+    acked = {1: 998, 2: 2000, 4: 7, 5: 5}
+    answer = b"".join(
+        message(memory(), tcp_info(state=1, bytes_sent=count, bytes_acked=count), state=1, cookie=cookie)
+        for cookie, count in acked.items()
+    ) + message(memory(), state=1, cookie=3)
     monkeypatch.setattr(sock_diag, "dump", lambda *_, info: sock_diag.Dump(sockets_of(answer), 0))
     made = table(tmp_path)
     before = made.read(np.zeros(0, ROW))[0]
-    assert before["bytes_acked"][0] < 1000
-    before["bytes_acked"] = 1000
-    assert made.read(before)[0]["bytes_acked"].tolist() == [1000]
+    assert before["bytes_acked"].tolist() == [998, 2000, 2**64 - 1, 7, 5]
+    before["bytes_acked"] = (1000, 1000, 1000, 2**64 - 1, 2**64 - 1)
+    assert made.read(before)[0]["bytes_acked"].tolist() == [1000, 2000, 2**64 - 1, 7, 5]
 
 
 def test_nothing_is_listed(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,9 +7,7 @@ Needs no capability. A thread sees the devices of its own namespace.
 from __future__ import annotations
 
 import ctypes
-import errno
 import fcntl
-import os
 import socket
 import struct
 import sys
@@ -184,57 +182,20 @@ def _dump_links(channel: socket.socket) -> tuple[list[Link], list[Link]]:
     for _ in range(_ATTEMPTS):
         channel.send(_REQUEST)
         links: dict[int, Link] = {}
-        ended, is_whole = False, True
-        while not ended:
-            message = _receive(channel)
-            for gone in parse_removed(message):
-                links.pop(gone.index, None)
-                left.append(gone)
-            some, ended, whole = parse_links(message)
-            links |= {link.index: link for link in some}
-            is_whole = is_whole and whole
+        is_whole = True
+        for kind, flags, body in netlink.dump(channel, "RTM_GETLINK"):
+            is_whole = is_whole and not flags & netlink.DUMP_INTERRUPTED
+            if len(body) < netlink.LINK.size:
+                continue
+            if kind == netlink.RTM_NEWLINK and flags & _NLM_F_MULTI:  # others are about a change
+                link = _link(body)
+                links[link.index] = link
+            elif kind == _RTM_DELLINK and body[0] == socket.AF_UNSPEC:  # not a port that leaves its bridge
+                left.append(_link(body))
+                links.pop(left[-1].index, None)
         if is_whole:
             break
     return list(links.values()), left
-
-
-def _receive(channel: socket.socket) -> bytes:
-    """Return the next message; skip those lost to a full queue."""
-    while True:
-        try:
-            return channel.recv(netlink.ANSWER_BYTES)
-        except OSError as error:
-            if error.errno != errno.ENOBUFS:
-                raise
-
-
-def parse_removed(message: bytes) -> list[Link]:
-    """Return the removed devices in a message; a port that leaves its bridge is not one."""
-    return [
-        _link(message[begin:end])
-        for kind, _, begin, end in netlink.messages(message)
-        if kind == _RTM_DELLINK and end - begin >= netlink.LINK.size and message[begin] == socket.AF_UNSPEC
-    ]
-
-
-def parse_links(message: bytes) -> tuple[list[Link], bool, bool]:
-    """Return the devices in one message of a dump, whether it ends the dump, and whether the dump is consistent so far.
-
-    A dump is inconsistent if devices changed during it. Truncated messages and other types are skipped. Raises OSError
-    with the kernel's errno if the reply is an error.
-    """
-    links, ended, is_whole = [], False, True
-    for kind, flags, begin, end in netlink.messages(message):
-        is_whole = is_whole and not flags & netlink.DUMP_INTERRUPTED
-        if kind in (netlink.ERROR, netlink.DONE):
-            ended = True
-            number = netlink.error_number(message[begin:end])
-            if number > 0:
-                raise OSError(number, f"RTM_GETLINK: {os.strerror(number)}")
-        is_of_dump = bool(flags & _NLM_F_MULTI)  # others are about a change
-        if kind == netlink.RTM_NEWLINK and is_of_dump and end - begin >= netlink.LINK.size:
-            links.append(_link(message[begin:end]))
-    return links, ended, is_whole
 
 
 def _link(body: bytes) -> Link:

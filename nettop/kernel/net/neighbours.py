@@ -6,7 +6,6 @@ Needs no capability. A thread sees the neighbours of its own namespace.
 
 from __future__ import annotations
 
-import os
 import socket
 import struct
 
@@ -26,25 +25,13 @@ def count_unlimited(family: int) -> int:
     """
     with netlink.open_channel(socket.NETLINK_ROUTE) as channel:
         channel.send(netlink.request(_RTM_GETNEIGH, netlink.DUMP, _NEIGHBOUR.pack(family, 0, 0, 0, 0)))
-        counted, ended = 0, False
-        while not ended:
-            some, ended = parse_unlimited(channel.recv(netlink.ANSWER_BYTES))
-            counted += some
-        return counted
+        return sum(
+            _is_unlimited(body)
+            for kind, _, body in netlink.dump(channel, "RTM_GETNEIGH")
+            if kind == _RTM_NEWNEIGH and len(body) >= _NEIGHBOUR.size
+        )
 
 
-def parse_unlimited(message: bytes) -> tuple[int, bool]:
-    """Return how many neighbours in one message of a dump are not limited, and whether it ends the dump.
-
-    Raises OSError with the kernel's errno if the reply is an error.
-    """
-    counted, ended = 0, False
-    for kind, _, begin, end in netlink.messages(message):
-        if kind in (netlink.ERROR, netlink.DONE):
-            ended = True
-            if (number := netlink.error_number(message[begin:end])) > 0:
-                raise OSError(number, f"RTM_GETNEIGH: {os.strerror(number)}")
-        elif kind == _RTM_NEWNEIGH and end - begin >= _NEIGHBOUR.size:
-            _, _, state, flags, _ = _NEIGHBOUR.unpack_from(message, begin)
-            counted += bool(state & _NUD_PERMANENT or flags & _NTF_EXT_LEARNED)
-    return counted, ended
+def _is_unlimited(body: bytes) -> bool:
+    _, _, state, flags, _ = _NEIGHBOUR.unpack_from(body)
+    return bool(state & _NUD_PERMANENT or flags & _NTF_EXT_LEARNED)

@@ -6,6 +6,8 @@ A message is a header and a body; most bodies end with attributes, each with a h
 
 from __future__ import annotations
 
+import errno
+import os
 import socket
 import struct
 from collections.abc import Iterator
@@ -92,6 +94,27 @@ def contents(data: Data) -> dict[int, Data]:
 def error_number(body: bytes | bytearray) -> int:
     """Return the errno in the body of ERROR or DONE; 0 for success or an empty body."""
     return -RESULT.unpack_from(body)[0] if len(body) >= RESULT.size else 0
+
+
+def dump(channel: socket.socket, what: str) -> Iterator[tuple[int, int, bytes]]:
+    """Receive the reply to a request for a dump; yield the type, flags and body of each message, with the last one.
+
+    Messages lost to a full queue are skipped. Raises OSError if the kernel does not answer, or with its errno.
+    """
+    while True:
+        try:
+            reply = channel.recv(ANSWER_BYTES)
+        except OSError as error:
+            if error.errno != errno.ENOBUFS:
+                raise
+            continue
+        for kind, flags, begin, end in messages(reply):
+            body = reply[begin:end]
+            if kind in (ERROR, DONE) and (number := error_number(body)) > 0:
+                raise OSError(number, f"{what}: {os.strerror(number)}")
+            yield kind, flags, body
+            if kind in (ERROR, DONE):
+                return
 
 
 def confirm(channel: socket.socket, kind: int, flags: int, body: bytes) -> int:

@@ -141,35 +141,18 @@ def read_drop_rules(ask: Ask) -> DropRules:
     for kind in (_GET_CHAIN, _GET_RULE):
         with netlink.open_channel(_NETLINK_NETFILTER) as channel:
             ask(channel, netlink.request(kind, netlink.DUMP, _BODY.pack(socket.AF_UNSPEC, 0, 0)))
-            left, ended = RULES_MAX, False
-            while not ended and left > 0:
-                some, visited, ended = parse_reply(channel.recv(netlink.ANSWER_BYTES), hooks)
-                found += some
-                left -= visited
-            is_whole = is_whole and ended
+            visited = 0
+            for answer, _, body in netlink.dump(channel, "nf_tables"):
+                if answer not in (_NEW_RULE, _NEW_CHAIN) or len(body) < _BODY.size:
+                    continue
+                if visited == RULES_MAX:
+                    is_whole = False
+                    break
+                visited += 1
+                rule = _parse_rule(body) if answer == _NEW_RULE else _parse_chain(body, hooks)
+                found += [] if rule is None else [rule]
     placed = (replace(rule, hook=hooks.get((rule.family, rule.table, rule.chain))) for rule in found)
     return DropRules(tuple(placed), is_whole)
-
-
-def parse_reply(reply: bytes, hooks: dict[Chain, str]) -> tuple[list[DropRule], int, bool]:
-    """Return the rules and policies in a reply that drop packets, how many it has, and whether it is the last one; add
-    to `hooks` where its chains are evaluated.
-
-    Raises OSError with the kernel's errno if the reply is an error.
-    """
-    found: list[DropRule] = []
-    visited, ended = 0, False
-    for kind, _, begin, end in netlink.messages(reply):
-        body = reply[begin:end]
-        if kind in (netlink.ERROR, netlink.DONE):
-            ended = True
-            if (number := netlink.error_number(body)) > 0:
-                raise OSError(number, f"nf_tables: {os.strerror(number)}")
-        elif kind in (_NEW_RULE, _NEW_CHAIN) and len(body) >= _BODY.size:
-            visited += 1
-            rule = _parse_rule(body) if kind == _NEW_RULE else _parse_chain(body, hooks)
-            found += [] if rule is None else [rule]
-    return found, visited, ended
 
 
 def _parse_chain(body: bytes, hooks: dict[Chain, str]) -> DropRule | None:
