@@ -122,10 +122,11 @@ def attach_program(program: Program, loader: Loader, name: str, opened: ExitStac
     loaded = loaded_as(name)
     if loaded not in program.functions:
         raise Refused(program.refused[loaded]) if loaded in program.refused else kprobes.why_no_kprobes()
-    if loaded == name:
+    if not name.startswith(_AT_PROBES):
         opened.callback(os.close, bpf.attach_tracing(program.functions[name]))
         return
-    probes = loader.open_probes(name.partition("@")[2], at_return=name.startswith(_RETURN)).values()
+    function = name.partition("@")[2] or name.partition("__")[2]
+    probes = loader.open_probes(function, at_return=name.startswith(_RETURN)).values()
     for probe in probes:
         opened.callback(os.close, probe)
     for probe in probes:

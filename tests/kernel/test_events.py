@@ -205,11 +205,9 @@ class Watch:
 
 def detach(probe: Connections, *programs: str) -> None:
     """Detach the probe, or only these programs, in the kernel, without its knowledge."""
-    nothing = os.open(os.devnull, os.O_RDONLY)
-    links = probe._events.hooks._links
-    for name in programs or links:
-        os.dup2(nothing, links[name])
-    os.close(nothing)
+    attached = probe._events.hooks._attached
+    for name in programs or attached:
+        attached[name].close()
 
 
 TRIES = 3

@@ -152,7 +152,7 @@ def watches() -> Iterator[list[Watch]]:
 def leave_to_nested(watch: Watch) -> None:
     """Detach the first program, so that the nested one handles every change of state."""
     events = watch.probe._events
-    if events is None or CHANGES not in events.hooks._links:
+    if events is None or CHANGES not in events.hooks._attached:
         return
     detach(watch.probe, CHANGES)
     running = (1).to_bytes(8, sys.byteorder) * maps.possible_cpus()

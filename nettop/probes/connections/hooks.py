@@ -3,20 +3,21 @@
 
 from __future__ import annotations
 
-import os
 import socket
 import sys
 from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
 from itertools import chain
 
 import numpy as np
 
 from nettop.errors import NettopError
 from nettop.kernel import bpf_syscall as bpf
-from nettop.kernel.bpf import kprobes, maps
+from nettop.kernel.bpf import maps
 from nettop.kernel.bpf.mechanisms import ChosenMechanisms, Fallbacks, Mechanism, Refused, attach_best
 from nettop.kernel.bpf.program import Loader, Program
 from nettop.kernel.net.hook_check import HookCheck
+from nettop.probes.probe import attach_program
 from nettop.snapshots.connections import HOOK_ACCEPTS, HOOK_EVENTS, HOOK_ROUTES
 from nettop.snapshots.hooks import HookStatus
 
@@ -64,8 +65,6 @@ FOLLOWED = "bpf_iter__task"
 """Program that finds the followed process; run once."""
 FOLLOW_HOOKS = ("tp_btf__sched_process_fork", "tp_btf__sched_process_free")
 
-PROBED = ("entry__", "return__")
-"""Name prefixes of programs that run at kprobes."""
 _CHECK_ATTEMPTS = 2
 _NEVER_CALLED = "attached, but never called by the check's traffic"
 
@@ -111,7 +110,7 @@ class Hooks:
         self._program = program
         self._loader = loader
         self._slots = slots_of(all_fallbacks)
-        self._links: dict[str, int] = {}
+        self._attached: dict[str, ExitStack] = {}
         self.gaps: dict[str, str] = {}
         self._check = check if check is not None and self._make_traffic(check) is not None else None
         if self._check is not None:
@@ -128,11 +127,12 @@ class Hooks:
         """Unload programs that are not attached, and stop ignoring the check's traffic."""
         if self._check is not None:
             self._ignore(0)  # the inode number of a namespace may be reused
-        self._program.keep_only([link.split()[0] for link in self._links])
+        self._program.keep_only([*self._attached])
 
     def close(self) -> None:
         """Detach and unload; a second call is a no-op."""
-        self._detach(list(self._links))
+        while self._attached:
+            self._attached.popitem()[1].close()
         self._program.close()
 
     # --- attaching ------------------------------------------------------------------------------------------
@@ -142,39 +142,22 @@ class Hooks:
 
         Raises NettopError or OSError if that fails; then none is attached.
         """
-        before = set(self._links)
-        try:
-            for name in mechanism.programs:
-                self._attach(name)
+        with ExitStack() as opened:
+            attached = {name: opened.enter_context(ExitStack()) for name in mechanism.programs}
+            for name, of_program in attached.items():
+                attach_program(self._program, self._loader, name, of_program)
             self._require_calls(mechanism)
-        except BaseException:
-            self._detach(self._links.keys() - before)
-            raise
+            opened.pop_all()
+        self._attached |= attached
 
     def has(self, mechanism: Mechanism) -> bool:
         """Return whether a mechanism's programs are attached."""
-        return self._links.keys() >= set(mechanism.programs)
+        return self._attached.keys() >= set(mechanism.programs)
 
     def detach(self, mechanism: Mechanism) -> None:
         """Detach a mechanism's programs."""
-        self._detach(mechanism.programs)
-
-    def _attach(self, name: str) -> None:
-        """Attach a program by a link, or by a probe at each symbol of the function."""
-        if name not in self._program.functions:
-            raise Refused(self._program.refused[name])
-        program = self._program.functions[name]
-        if not name.startswith(PROBED):
-            self._links[name] = bpf.attach_tracing(program)
-            return
-        probes = self._loader.open_probes(name.partition("__")[2], name.startswith("return__"))
-        self._links |= {f"{name} {symbol}": probe for symbol, probe in probes.items()}
-        for probe in probes.values():
-            kprobes.attach_program(probe, program)
-
-    def _detach(self, links: Iterable[str]) -> None:
-        for name in links:
-            os.close(self._links.pop(name))
+        for name in mechanism.programs:
+            self._attached.pop(name).close()
 
     # --- the check ------------------------------------------------------------------------------------------
 
