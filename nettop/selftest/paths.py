@@ -5,15 +5,19 @@ over them, compared with a lens's counts."""
 from __future__ import annotations
 
 import os
+import select
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 from nettop.process.interrupts import delay_interrupts
 from nettop.selftest import veth
-from nettop.selftest.process import CommandFailed, TrafficProcess
+from nettop.selftest.process import TIMEOUT_S, CommandFailed, TrafficProcess
 from nettop.selftest.result import SelfTestResult
 
+Value = TypeVar("Value")
 CLIENT, SERVER = "doctor-client", "doctor-server"
 IP_VERSIONS = ("IPv4", "IPv6")
 _LOOPBACK = {"IPv4": "127.0.0.1", "IPv6": "::1"}
@@ -25,6 +29,7 @@ _DEVICE = "nettop0"
 _DATAGRAMS = (997, 499)
 """Datagrams to send by IP version; primes."""
 _DATAGRAM_BYTES = 101
+_PAUSE_S = 0.01
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,3 +149,13 @@ def send_to_closed_port(path: TrafficPath, family: str, count: int) -> None:
     client.run("bind_udp", "drops", path.client_address[family])
     client.run("send_datagrams", "drops", (path.server_address[family], port), count, _DATAGRAM_BYTES)
     client.run("close", "drops")
+
+
+def read_until(read: Callable[[], Value], is_enough: Callable[[Value], bool]) -> Value:
+    """Repeat a reading until it is enough, or too late: what waits in another CPU's queue is counted a moment later."""
+    end = time.monotonic() + TIMEOUT_S
+    while True:
+        value = read()
+        if is_enough(value) or time.monotonic() > end:
+            return value
+        select.select([], [], [], _PAUSE_S)

@@ -3,14 +3,12 @@
 
 from __future__ import annotations
 
-import select
-import time
 from collections.abc import Sequence
 from dataclasses import replace
 
 from nettop.process.clocks import monotonic_ns
-from nettop.selftest.paths import IP_VERSIONS, TrafficPath, send_to_closed_port
-from nettop.selftest.process import TIMEOUT_S, CommandFailed
+from nettop.selftest.paths import IP_VERSIONS, TrafficPath, read_until, send_to_closed_port
+from nettop.selftest.process import CommandFailed
 from nettop.selftest.result import SelfTestResult
 from nettop.selftest.rows import rows_of
 from nettop.snapshots.snapshot import Snapshot
@@ -19,8 +17,6 @@ from nettop.snapshots.source import Source
 _DATAGRAMS = (997, 499)
 """Datagrams to send by IP version; primes."""
 _NO_PORTS = {"IPv4": "UdpNoPorts", "IPv6": "Udp6NoPorts"}
-_PAUSE_S = 0.01
-"""Datagrams in a CPU's queue are dropped a moment later."""
 
 
 def run(source: Source, paths: Sequence[TrafficPath]) -> list[SelfTestResult]:
@@ -42,26 +38,27 @@ def run(source: Source, paths: Sequence[TrafficPath]) -> list[SelfTestResult]:
 
 def _compare(source: Source, path: TrafficPath, family: str, count: int, what: str) -> list[SelfTestResult]:
     """Compare the counts of the program and of the namespace, as soon as both are high enough."""
-    end = time.monotonic() + TIMEOUT_S
-    while True:
+
+    def read() -> tuple[Snapshot, int | None, int]:
         snapshot = source.read(monotonic_ns())
-        packets = _program_count(snapshot, path.netns, family)
         counters = snapshot.tables["counters"]
         counted = sum(
             row["packets"]
             for row in rows_of(counters, counters.array["netns"] == path.netns)
             if row["name"] == _NO_PORTS[family]
         )
-        if min(counted, count if packets is None else packets) >= count or time.monotonic() > end:
-            break
-        select.select([], [], [], _PAUSE_S)
+        return snapshot, _program_count(snapshot, path.netns, family), counted
+
+    snapshot, packets, counted = read_until(
+        read, lambda said: min(said[2], count if said[1] is None else said[1]) >= count
+    )
     by_program = (
         SelfTestResult("drops", what, skipped=f"not available: {snapshot.why_not('packets') or 'no hook'}")
         if packets is None
         else SelfTestResult("drops", what, count, packets, "packets")
     )
     by_counter = SelfTestResult("drops", f"{what}, by the kernel's counter", count, counted, "packets")
-    if path.netns not in counters.array["netns"]:
+    if path.netns not in snapshot.tables["counters"].array["netns"]:
         why = next((why for why in snapshot.gaps.values() if why.startswith("not entered")), "not read")
         by_counter = replace(by_counter, skipped=f"its network namespace was {why}")
     return [by_program, by_counter]

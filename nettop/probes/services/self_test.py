@@ -4,7 +4,8 @@ times over UDP with the time that the exchange took."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -31,52 +32,47 @@ def run(source: Source, paths: Sequence[TrafficPath]) -> list[SelfTestResult]:
     why = snapshot.why_unavailable(SERVICES)
     if why is not None:
         return [SelfTestResult(LENS.id, "answers", skipped=f"not available: {why}")]
-    results = _run_tcp(source, paths)
+    results = _compare(source, paths, _exchange, "")
     why = snapshot.why_not(HOOK_UDP_REQUESTS.name)
     if why is not None:
         return [*results, SelfTestResult(LENS.id, "UDP answers", skipped=f"not available: {why}")]
-    return results + _run_udp(source, paths)
+    return results + _compare(source, paths, _exchange_datagrams, " UDP")
 
 
-def _run_tcp(source: Source, paths: Sequence[TrafficPath]) -> list[SelfTestResult]:
-    results = []
-    kinds = ((path, family) for path in paths for family in IP_VERSIONS)
-    for count, (path, family) in zip(_REQUESTS, kinds, strict=True):
-        what = f"{path.name} {family}"
-        try:
-            port = _exchange(path, family, count)
-        except CommandFailed as error:
-            results.append(SelfTestResult(LENS.id, what, skipped=error.what))
-            continue
-        rows = source.read(monotonic_ns()).tables[SERVICES.name].array
-        for number, side in SIDES.items():
-            answers = rows["answers"][(rows["port"] == port) & (rows["side"] == number)]
-            measured = int(answers.astype(np.int64).sum()) if len(answers) else None
-            results.append(SelfTestResult(LENS.id, f"{what}, {side}", count, measured, "answers"))
-    return results
+class _Exchanged(NamedTuple):
+    """The port of an exchange, and the least and most ns that its answers may have taken in all, if known."""
+
+    port: int
+    took_ns: tuple[int, int] | None = None
 
 
-def _run_udp(source: Source, paths: Sequence[TrafficPath]) -> list[SelfTestResult]:
+def _compare(
+    source: Source,
+    paths: Sequence[TrafficPath],
+    exchange: Callable[[TrafficPath, str, int, int], _Exchanged],
+    protocol: str,
+) -> list[SelfTestResult]:
+    """Exchange requests and answers on each path, by `exchange(path, family, port, count)`, and compare both sides."""
     results = []
     kinds = ((path, family) for path in paths for family in IP_VERSIONS)
     for count, port, (path, family) in zip(_REQUESTS, _UDP_PORTS, kinds, strict=True):
-        what = f"{path.name} {family} UDP"
+        what = f"{path.name} {family}{protocol}"
         try:
-            least_ns, most_ns = _exchange_datagrams(path, family, port, count)
+            exchanged = exchange(path, family, port, count)
         except CommandFailed as error:
             results.append(SelfTestResult(LENS.id, what, skipped=error.what))
             continue
         rows = source.read(monotonic_ns()).tables[SERVICES.name].array
         for number, side in SIDES.items():
-            here = rows[(rows["port"] == port) & (rows["side"] == number)]
+            here = rows[(rows["port"] == exchanged.port) & (rows["side"] == number)]
             answers, took_ns = (
                 int(here[name].astype(np.int64).sum()) if len(here) else None
                 for name in ("answers", "response_ns")
             )
-            results += [
-                SelfTestResult(LENS.id, f"{what}, {side}", count, answers, "answers"),
-                _compare_time(f"{what}, {side}, within the time that it took", took_ns, least_ns, most_ns),
-            ]
+            results.append(SelfTestResult(LENS.id, f"{what}, {side}", count, answers, "answers"))
+            if exchanged.took_ns is not None:
+                what_took = f"{what}, {side}, within the time that it took"
+                results.append(_compare_time(what_took, took_ns, *exchanged.took_ns))
     return results
 
 
@@ -86,9 +82,8 @@ def _compare_time(what: str, took_ns: int | None, least_ns: int, most_ns: int) -
     return SelfTestResult(LENS.id, what, expected, took_ns, "ns")
 
 
-def _exchange_datagrams(path: TrafficPath, family: str, port: int, count: int) -> tuple[int, int]:
-    """Send datagrams to a port, and an answer to each; return the least and most ns that the answers may have taken
-    in all. Raises CommandFailed."""
+def _exchange_datagrams(path: TrafficPath, family: str, port: int, count: int) -> _Exchanged:
+    """Send datagrams to a port, and an answer to each. Raises CommandFailed."""
     client, server = path.ends()
     server.run("bind_udp", "answer", path.server_address[family], port)
     back = path.client_address[family], client.run("bind_udp", "request", path.client_address[family])
@@ -105,11 +100,11 @@ def _exchange_datagrams(path: TrafficPath, family: str, port: int, count: int) -
         most_ns += monotonic_ns() - before_ns
     for process, name in ((client, "request"), (server, "answer")):
         process.run("close", name)
-    return least_ns, most_ns
+    return _Exchanged(port, (least_ns, most_ns))
 
 
-def _exchange(path: TrafficPath, family: str, count: int) -> int:
-    """Send requests over a connection, and an answer to each; return the port. Raises CommandFailed."""
+def _exchange(path: TrafficPath, family: str, _: int, count: int) -> _Exchanged:
+    """Send requests over a connection to any port, and an answer to each. Raises CommandFailed."""
     client, server = path.ends()
     port = int(server.run("listen", "requests", path.server_address[family]))
     client.run("connect", "request", path.server_address[family], port)
@@ -122,4 +117,4 @@ def _exchange(path: TrafficPath, family: str, count: int) -> int:
     client.run("close", "request")
     for name in ("answer", "requests"):
         server.run("close", name)
-    return port
+    return _Exchanged(port)
