@@ -13,35 +13,17 @@ from nettop.kernel import bpf_syscall as bpf
 from nettop.kernel.bpf import maps
 from nettop.kernel.bpf.program import Program
 from nettop.kernel.net.links import Link
-from nettop.probes.bandwidth.programs import (
-    COUNTS,
-    INTERFACE,
-    INTERFACE_SET_ENTRIES,
-    INTERFACE_SETS,
-    INTERFACES_MAX,
-    TC_PROGRAM,
-    XDP_PROGRAM,
-)
+from nettop.probes.bandwidth import programs
+from nettop.snapshots import bandwidth as spec
 from nettop.snapshots.arrays import Array
-from nettop.snapshots.bandwidth import (
-    AFTER_XDP_MODE,
-    COUNTERS_MODE,
-    DOWN,
-    GENERIC_MODE,
-    MODES,
-    NATIVE_MODE,
-    TCX_MODE,
-    UNPLUGGED,
-    UP,
-)
 
 _GENERATIONS = 1 << 8
 """A reused slot gets a new number in flows, so that old flows are not attributed to the new interface."""
 
 ATTACHMENTS = {
-    NATIVE_MODE: (XDP_PROGRAM, bpf.XDP, bpf.XDP_NATIVE),
-    GENERIC_MODE: (XDP_PROGRAM, bpf.XDP, bpf.XDP_GENERIC),
-    TCX_MODE: (TC_PROGRAM, bpf.TCX_INGRESS, bpf.TCX_FIRST),
+    spec.NATIVE_MODE: (programs.XDP_PROGRAM, bpf.XDP, bpf.XDP_NATIVE),
+    spec.GENERIC_MODE: (programs.XDP_PROGRAM, bpf.XDP, bpf.XDP_GENERIC),
+    spec.TCX_MODE: (programs.TC_PROGRAM, bpf.TCX_INGRESS, bpf.TCX_FIRST),
 }
 """The program, attach type and flags of each mode."""
 
@@ -56,15 +38,19 @@ def modes_for(link: Link, xdp: str) -> tuple[int, ...]:
     if xdp == "off":
         return ()
     if xdp == "generic":
-        return (GENERIC_MODE, TCX_MODE)
+        return (spec.GENERIC_MODE, spec.TCX_MODE)
     if not link.has_bus_device():
-        return (TCX_MODE, GENERIC_MODE)
-    return (TCX_MODE, NATIVE_MODE, GENERIC_MODE) if xdp == "tcx" else (NATIVE_MODE, TCX_MODE, GENERIC_MODE)
+        return (spec.TCX_MODE, spec.GENERIC_MODE)
+    return (
+        (spec.TCX_MODE, spec.NATIVE_MODE, spec.GENERIC_MODE)
+        if xdp == "tcx"
+        else (spec.NATIVE_MODE, spec.TCX_MODE, spec.GENERIC_MODE)
+    )
 
 
 def state_of(link: Link) -> int:
     """Return the state of an interface, as a number of STATES."""
-    return (UP if link.has_carrier else UNPLUGGED) if link.is_up else DOWN
+    return (spec.UP if link.has_carrier else spec.UNPLUGGED) if link.is_up else spec.DOWN
 
 
 @dataclass(slots=True)
@@ -81,7 +67,7 @@ class Counted:
 
     def mode_of(self, link: Link) -> int:
         """Return the receive mode, given the interface's last reading."""
-        return AFTER_XDP_MODE if self.mode == TCX_MODE and link.has_xdp else self.mode
+        return spec.AFTER_XDP_MODE if self.mode == spec.TCX_MODE and link.has_xdp else self.mode
 
 
 class CountedInterfaces:
@@ -91,15 +77,15 @@ class CountedInterfaces:
         self._program = program
         self._links: dict[int, int] = {}
         """Descriptors of links, by slot."""
-        self._free = deque(range(INTERFACES_MAX))
+        self._free = deque(range(programs.INTERFACES_MAX))
         """Free slots, the longest free first: flows of removed interfaces still carry their numbers."""
-        self._sets = np.zeros((INTERFACE_SETS, INTERFACE_SET_ENTRIES), INTERFACE)
-        self._generations = [0] * INTERFACES_MAX
+        self._sets = np.zeros((programs.INTERFACE_SETS, programs.INTERFACE_SET_ENTRIES), programs.INTERFACE)
+        self._generations = [0] * programs.INTERFACES_MAX
 
     def read(self, counted: Counted) -> tuple[Array, Array]:
         """Return an interface's received and sent COUNTS since counting began."""
         received, sent = self._read(counted.slot)
-        for name in COUNTS.names or ():
+        for name in programs.COUNTS.names or ():
             received[name] -= counted.before[0][name]
             sent[name] -= counted.before[1][name]
         return received, sent
@@ -122,7 +108,7 @@ class CountedInterfaces:
         if not self._free:
             return None
         slot = self._free[0]
-        number = slot + INTERFACES_MAX * self._generations[slot]
+        number = slot + programs.INTERFACES_MAX * self._generations[slot]
         before = self._read(slot)
         if not self._replace(link.index, 0, (link.index, number, link.has_ethernet)):
             return None
@@ -133,7 +119,7 @@ class CountedInterfaces:
 
     def _replace(self, index: int, old: int, entry: tuple[int, int, bool]) -> bool:
         """Replace the entry with index `old` (0: a free one) in the set of `index`; return False if there is none."""
-        place = index % INTERFACE_SETS
+        place = index % programs.INTERFACE_SETS
         entries = np.flatnonzero(self._sets["index"][place] == old)
         if len(entries):
             self._sets[place, entries[0]] = entry
@@ -152,13 +138,15 @@ class CountedInterfaces:
                 self._links[slot] = bpf.link(self._program.functions[name], attach_type, link.index, flags)
             except OSError as error:
                 refused.append(
-                    (MODES[mode], os.strerror(error.errno) if error.errno else str(error.strerror))
+                    (spec.MODES[mode], os.strerror(error.errno) if error.errno else str(error.strerror))
                 )
             else:
                 return mode, tuple(refused)
-        return COUNTERS_MODE, tuple(refused)
+        return spec.COUNTERS_MODE, tuple(refused)
 
     def _read(self, slot: int) -> tuple[Array, Array]:
         """Return a slot's received and sent counts, summed over all CPUs, as zero-dimensional COUNTS."""
         received, sent = (self._program.maps[name] for name in ("received", "sent"))
-        return maps.sum_per_cpu(received, slot, COUNTS), maps.sum_per_cpu(sent, slot, COUNTS)
+        return maps.sum_per_cpu(received, slot, programs.COUNTS), maps.sum_per_cpu(
+            sent, slot, programs.COUNTS
+        )

@@ -29,6 +29,7 @@ from nettop.kernel.bpf.program_text import ProgramText
 from nettop.kernel.bpf.set_table import SetTable, partition
 from nettop.kernel.host.facts import Host
 from nettop.kernel.net.links import Link, LinkWatch, Negotiated, read_links
+from nettop.probes.bandwidth import programs
 from nettop.probes.bandwidth.flows import (
     find_owners,
     flags_text,
@@ -47,53 +48,11 @@ from nettop.probes.bandwidth.history import (
     UnseenPackets,
 )
 from nettop.probes.bandwidth.interfaces import Counted, CountedInterfaces, state_of
-from nettop.probes.bandwidth.programs import (
-    EVICTED_SUM,
-    FLOW,
-    FLOWS_MAX,
-    KEY,
-    SENT_PROGRAMS,
-    SERVICES_BYTES,
-    SET_ENTRIES,
-    TRAFFIC_COLUMNS,
-    program_text,
-)
 from nettop.probes.probe import Probe
 from nettop.process.clocks import monotonic_ns
 from nettop.query.units import human
+from nettop.snapshots import bandwidth as spec
 from nettop.snapshots.arrays import Array, copy_columns, positions, take_rows
-from nettop.snapshots.bandwidth import (
-    CASTS,
-    COUNTERS_MODE,
-    EVICTED,
-    FLOWS,
-    FLOWS_OPTION,
-    HOOK_FLOWS,
-    HOOK_INTERFACES,
-    HOOK_RECEIVED,
-    HOOK_SENT,
-    INTERFACE,
-    INTERFACES,
-    KINDS,
-    LENS,
-    LOOPBACK,
-    NO_INTERFACE,
-    NO_SERVICE,
-    OTHER_SERVICES,
-    PROTOCOL_NOT_IP,
-    PROTOCOL_TABLE,
-    PROTOCOLS,
-    REMOVED,
-    SERVICE,
-    SERVICE_TABLE,
-    SERVICES,
-    UP,
-    UPLINK,
-    VIRTUAL,
-    WITHOUT_SLOT,
-    XDP,
-    parse_services,
-)
 from nettop.snapshots.connections import LENS as CONNECTIONS
 from nettop.snapshots.connections import SOCKETS
 from nettop.snapshots.hooks import HookStatus
@@ -113,12 +72,14 @@ from nettop.snapshots.snapshot import (
 )
 
 _PATTERN = re.compile(r"[*?\[]")
-_FIRST_SERVICE = NO_SERVICE + 1
+_FIRST_SERVICE = spec.NO_SERVICE + 1
 _FALLBACKS = (
-    Fallbacks(HOOK_RECEIVED, (Mechanism("XDP + TCX"),)),
-    Fallbacks(HOOK_SENT, (Mechanism("tp_btf/net_dev_start_xmit + net_dev_xmit", SENT_PROGRAMS),)),
-    Fallbacks(HOOK_FLOWS, (Mechanism("XDP + TCX + tp_btf/net_dev_start_xmit"),)),
-    Fallbacks(HOOK_INTERFACES, (Mechanism("rtnetlink"),)),
+    Fallbacks(spec.HOOK_RECEIVED, (Mechanism("XDP + TCX"),)),
+    Fallbacks(
+        spec.HOOK_SENT, (Mechanism("tp_btf/net_dev_start_xmit + net_dev_xmit", programs.SENT_PROGRAMS),)
+    ),
+    Fallbacks(spec.HOOK_FLOWS, (Mechanism("XDP + TCX + tp_btf/net_dev_start_xmit"),)),
+    Fallbacks(spec.HOOK_INTERFACES, (Mechanism("rtnetlink"),)),
 )
 _SUMS_OF_PORTS = ("bond", "team")
 """Kinds of interfaces whose counters are the sums of their ports' counters."""
@@ -147,8 +108,8 @@ class _Interface:
     own: OwnCounters
     read_at_ns: int
     kind: str = ""
-    backing: int = VIRTUAL
-    mode: int = COUNTERS_MODE
+    backing: int = spec.VIRTUAL
+    mode: int = spec.COUNTERS_MODE
     unseen: UnseenPackets = field(default_factory=UnseenPackets)
     capacity: float = 0.0
     rates: RateHistory = field(default_factory=RateHistory)
@@ -174,9 +135,9 @@ class Bandwidth(Probe):
     use.
     """
 
-    lens = LENS
+    lens = spec.LENS
 
-    def __init__(self, host: Host | None = None, flows_max: int = FLOWS_MAX) -> None:
+    def __init__(self, host: Host | None = None, flows_max: int = programs.FLOWS_MAX) -> None:
         super().__init__(host)
         self._flows_max = flows_max
         self._program: Program | None = None
@@ -189,8 +150,8 @@ class Bandwidth(Probe):
         self._interfaces: dict[_Key, _Interface] = {}
         self._gone: deque[dict[_Key, _Interface]] = deque(maxlen=LISTED_READINGS)
         self._removed = {
-            table.name: LeftRows(table, "interface", REMOVED, not_added=("capacity",))
-            for table in (INTERFACES, PROTOCOL_TABLE, SERVICE_TABLE)
+            table.name: LeftRows(table, "interface", spec.REMOVED, not_added=("capacity",))
+            for table in (spec.INTERFACES, spec.PROTOCOL_TABLE, spec.SERVICE_TABLE)
         }
         self._texts = TextTable()
         self._unseen = self._without_slot = 0
@@ -201,13 +162,13 @@ class Bandwidth(Probe):
         self._last_owners = no_owners(0)
         self._flow_counts: dict[str, int] = {}
         self._of_devices: dict[int, tuple[int, ...]] = {}
-        self._of_gone_devices = np.zeros(len(TRAFFIC_COLUMNS), np.uint64)
+        self._of_gone_devices = np.zeros(len(programs.TRAFFIC_COLUMNS), np.uint64)
 
     # --- attaching ----------------------------------------------------------------------------------------------
 
     def texts(self) -> tuple[ProgramText]:
         """Return the text of the lens with flows."""
-        return (program_text(0, flows_max=self._flows_max),)
+        return (programs.program_text(0, flows_max=self._flows_max),)
 
     def start(self) -> None:
         """Load and attach the programs and begin to follow namespaces.
@@ -227,11 +188,11 @@ class Bandwidth(Probe):
         self._follow(links, left)
 
     def _load(self, _: Mechanism) -> None:
-        if self._options[XDP] == "off":
+        if self._options[spec.XDP] == "off":
             raise DisabledByUser("switched off by --xdp off", "remove --xdp off")
         self._host.require_bpf()
-        has_flows = self._options[FLOWS_OPTION] == "on"
-        text = program_text(self.namespaces.own, flows_max=self._flows_max if has_flows else None)
+        has_flows = self._options[spec.FLOWS_OPTION] == "on"
+        text = programs.program_text(self.namespaces.own, flows_max=self._flows_max if has_flows else None)
         self._program = self._opened.enter_context(closing(net_loader(self._host).load(text)))
         self._programs.append(self._program)
         self._set_services(self._program)
@@ -239,20 +200,22 @@ class Bandwidth(Probe):
 
     def _attach_sent(self, _: Mechanism) -> None:
         program = self._required(self._program, self._hooks[0])
-        for name in reversed(SENT_PROGRAMS):
+        for name in reversed(programs.SENT_PROGRAMS):
             self._opened.callback(os.close, bpf.attach_tracing(program.functions[name]))
 
     def _open_flows(self, _: Mechanism) -> None:
         program = self._required(self._program, self._hooks[0])
-        if self._options[FLOWS_OPTION] == "off":
+        if self._options[spec.FLOWS_OPTION] == "off":
             raise DisabledByUser("switched off by --flows off", "remove --flows off")
-        sets, parts = partition(self._flows_max, SET_ENTRIES)
-        self._flows = SetTable(program.maps["flows"], sets * parts * SET_ENTRIES, FLOW, KEY)
+        sets, parts = partition(self._flows_max, programs.SET_ENTRIES)
+        self._flows = SetTable(
+            program.maps["flows"], sets * parts * programs.SET_ENTRIES, programs.FLOW, programs.KEY
+        )
         self._opened.callback(self._flows.close)
 
     def _set_services(self, program: Program) -> None:
-        ports = np.zeros(SERVICES_BYTES, np.uint8)
-        services = (*SERVICES, *parse_services(self._options[SERVICE]))
+        ports = np.zeros(programs.SERVICES_BYTES, np.uint8)
+        services = (*spec.SERVICES, *spec.parse_services(self._options[spec.SERVICE]))
         self._services = list(dict.fromkeys(name for name, _, _ in services))
         for name, port, protocol in services:
             ports[port + (1 << 16) * (protocol == "udp")] = _FIRST_SERVICE + self._services.index(name)
@@ -281,12 +244,12 @@ class Bandwidth(Probe):
 
     @property
     def _chosen_words(self) -> list[str]:
-        return [word for word in map(str.strip, self._options[INTERFACE].split(",")) if word]
+        return [word for word in map(str.strip, self._options[spec.INTERFACE].split(",")) if word]
 
     def _is_chosen(self, link: Link) -> bool:
         if words := self._chosen_words:
             return any(self._means(word, name) for word in words for name in link.names)
-        return not link.is_loopback or self._options[LOOPBACK] == "on"
+        return not link.is_loopback or self._options[spec.LOOPBACK] == "on"
 
     def _means(self, word: str, name: str) -> bool:
         """Return whether a word of --interface matches this name. A word that is an interface's name is not a
@@ -338,7 +301,7 @@ class Bandwidth(Probe):
             if self._counted is None or not self._is_here(interface):
                 continue
             if interface.counted is None and interface.link.is_up:
-                interface.counted = self._counted.enter(interface.link, self._options[XDP])
+                interface.counted = self._counted.enter(interface.link, self._options[spec.XDP])
                 self._without_slot += interface.counted is None
             if interface.counted is not None:
                 self._names_in_flows[interface.counted.number] = interface.link.name
@@ -355,21 +318,21 @@ class Bandwidth(Probe):
             if self._counted is not None and interface.counted is not None:
                 interface.counts = self._counted.read(interface.counted)
         self._texts = self._texts.renewed(2 * len(present))  # an interface has two
-        self._texts.code(REMOVED)
+        self._texts.code(spec.REMOVED)
         self._has_devices = any(map(self._is_device, present))
         tables, left = self._tables(present, taken_ns), self._tables(removed, taken_ns)
         ended = {name: self._removed[name].add(rows) for name, rows in left.items()}
-        if self._flows is not None and FLOWS.name in self._options.tables:
-            tables[FLOWS.name], ended[FLOWS.name] = self._flow_rows(self._flows, taken_ns, wall_ns)
+        if self._flows is not None and spec.FLOWS.name in self._options.tables:
+            tables[spec.FLOWS.name], ended[spec.FLOWS.name] = self._flow_rows(self._flows, taken_ns, wall_ns)
         gaps = self.namespaces.gaps()
         if absent := self._absent():
-            gaps[NO_INTERFACE] = f"{' or '.join(absent)} matches no interface yet"
+            gaps[spec.NO_INTERFACE] = f"{' or '.join(absent)} matches no interface yet"
         return Snapshot(
-            LENS.id,
+            spec.LENS.id,
             wall_ns,
             boot_ns,
             tables=tables,
-            counts=self._host_totals(tables[INTERFACES.name], left[INTERFACES.name])
+            counts=self._host_totals(tables[spec.INTERFACES.name], left[spec.INTERFACES.name])
             | self._flow_counts
             | self.namespaces.counts(),
             lost=self._lost(),
@@ -379,13 +342,15 @@ class Bandwidth(Probe):
         )
 
     def _tables(self, interfaces: Sequence[_Interface], taken_ns: int) -> dict[str, Rows]:
-        names = [OTHER_SERVICES, *self._services]
-        services = range(NO_SERVICE, NO_SERVICE + len(names))
+        names = [spec.OTHER_SERVICES, *self._services]
+        services = range(spec.NO_SERVICE, spec.NO_SERVICE + len(names))
         return {
-            INTERFACES.name: self.namespaces.with_names(self._rows(interfaces, taken_ns)),
-            PROTOCOL_TABLE.name: self._split(PROTOCOL_TABLE, interfaces, range(len(PROTOCOLS)), {}, taken_ns),
-            SERVICE_TABLE.name: self._split(
-                SERVICE_TABLE, interfaces, services, {"service": names}, taken_ns
+            spec.INTERFACES.name: self.namespaces.with_names(self._rows(interfaces, taken_ns)),
+            spec.PROTOCOL_TABLE.name: self._split(
+                spec.PROTOCOL_TABLE, interfaces, range(len(spec.PROTOCOLS)), {}, taken_ns
+            ),
+            spec.SERVICE_TABLE.name: self._split(
+                spec.SERVICE_TABLE, interfaces, services, {"service": names}, taken_ns
             ),
         }
 
@@ -396,7 +361,7 @@ class Bandwidth(Probe):
         return self._is_here(interface) and interface.link.has_bus_device()
 
     def _rows(self, interfaces: Sequence[_Interface], taken_ns: int) -> Rows:
-        rows = np.zeros(len(interfaces), INTERFACES.dtype)
+        rows = np.zeros(len(interfaces), spec.INTERFACES.dtype)
         for row, interface in zip(rows, interfaces, strict=True):
             if not interface.has_left:
                 self._classify(interface)
@@ -405,7 +370,7 @@ class Bandwidth(Probe):
             row["kind"] = self._texts.code(interface.kind)
             row["netns"] = interface.key[0]
             row["backing"] = interface.backing
-            row["state"] = UP if interface.has_left else state_of(interface.link)
+            row["state"] = spec.UP if interface.has_left else state_of(interface.link)
             row["link_ups"] = interface.link.carrier_ups
             row["mode"] = interface.mode
             self._put_negotiated(row, interface, taken_ns)
@@ -417,14 +382,14 @@ class Bandwidth(Probe):
             else:
                 interface.rates = RateHistory()
         texts = dict.fromkeys(("interface", "kind"), self._texts.frozen())
-        return Rows(INTERFACES, take_rows(rows, np.argsort(rows["id"])), texts, taken_ns)
+        return Rows(spec.INTERFACES, take_rows(rows, np.argsort(rows["id"])), texts, taken_ns)
 
     def _classify(self, interface: _Interface) -> None:
         """Record properties that can be read only while an interface exists."""
         link, is_own = interface.link, self._is_here(interface)
         is_device = self._is_device(interface)
         leads_out = not self._has_devices and is_own and link.peer_is_elsewhere and not link.has_master
-        interface.backing = UPLINK if is_device or leads_out else VIRTUAL
+        interface.backing = spec.UPLINK if is_device or leads_out else spec.VIRTUAL
         interface.kind = link.kind or ("ether" if is_device else "loopback" if link.is_loopback else "?")
         if interface.counted is not None:
             interface.mode = interface.counted.mode_of(link)
@@ -456,16 +421,16 @@ class Bandwidth(Probe):
             interface.before = {name: max(0, int(row[name]) - count) for name, count in seen.items()}
         for name, count in seen.items():
             row[name] = interface.before.get(name, 0) + count
-        if len(seen) == len(TRAFFIC_COLUMNS):
-            for kind, name in enumerate(CASTS, len(PROTOCOLS)):
+        if len(seen) == len(programs.TRAFFIC_COLUMNS):
+            for kind, name in enumerate(spec.CASTS, len(spec.PROTOCOLS)):
                 row[name] = sum(each["packets"][kind] for each in interface.counts)
 
     def _seen(self, interface: _Interface, received: Array, sent: Array) -> dict[str, int]:
         """Return the columns that the programs can fill for an interface, with their counts."""
-        ways = [("received", received)] if interface.mode != COUNTERS_MODE else []
+        ways = [("received", received)] if interface.mode != spec.COUNTERS_MODE else []
         ways += [("sent", sent)] if self._hooks[1].mechanism is not None else []
         return {
-            f"{unit}_{way}": int(counts[unit][: len(PROTOCOLS)].sum())
+            f"{unit}_{way}": int(counts[unit][: len(spec.PROTOCOLS)].sum())
             for way, counts in ways
             for unit in ("packets", "bytes")
         }
@@ -474,7 +439,7 @@ class Bandwidth(Probe):
         """Fill in the number of received packets that the programs did not see."""
         row["unseen"] = unknown_value(row["unseen"].dtype)
         is_sum = interface.link.kind in _SUMS_OF_PORTS
-        if interface.counts is None or interface.mode == COUNTERS_MODE or is_sum:
+        if interface.counts is None or interface.mode == spec.COUNTERS_MODE or is_sum:
             return
         self._unseen += interface.unseen.add(
             taken_ns,
@@ -499,7 +464,7 @@ class Bandwidth(Probe):
         _, _, split = table.stored[:3]
         for of_interface, (interface, (received, sent)) in zip(rows, counted, strict=True):
             number = interface.generation << 32 | interface.link.index
-            of_interface["id"] = number * KINDS + np.arange(len(kinds))
+            of_interface["id"] = number * spec.KINDS + np.arange(len(kinds))
             of_interface["interface"] = self._texts.code(interface.link.name)
             of_interface[split.name] = np.arange(len(kinds))
             for unit in ("packets", "bytes"):
@@ -512,7 +477,7 @@ class Bandwidth(Probe):
     def _flow_rows(self, table: SetTable, taken_ns: int, wall_ns: int) -> tuple[Rows, Ended]:
         """Return the flows, and the sums of those that were evicted."""
         flows = read_flows(table)
-        rows = np.zeros(len(flows), FLOWS.dtype)
+        rows = np.zeros(len(flows), spec.FLOWS.dtype)
         texts = {name: TextTable() for name in ("interface", "protocol", "tcp_flags", "process")}
         rows["id"] = ids_of(flows)
         for end in ("local", "remote"):
@@ -524,24 +489,24 @@ class Bandwidth(Probe):
             flows["interface"], lambda number: self._names_in_flows.get(number, "?")
         )
         carried = flows["protocol"].astype(np.uint32) << 16 | flows["remote_port"]
-        carried[flows["protocol"] != PROTOCOL_NOT_IP] &= np.uint32(0xFF0000)
+        carried[flows["protocol"] != spec.PROTOCOL_NOT_IP] &= np.uint32(0xFF0000)
         rows["protocol"] = texts["protocol"].codes(carried, lambda n: protocol_name(n >> 16, n & 0xFFFF))
         rows["tcp_flags"] = texts["tcp_flags"].codes(flows["tcp_flags"], flags_text)
         rows["tcp_flags"][flows["protocol"] != socket.IPPROTO_TCP] = _UNKNOWN
-        copy_columns(rows, flows, TRAFFIC_COLUMNS)
+        copy_columns(rows, flows, programs.TRAFFIC_COLUMNS)
         to_wall = wall_ns - taken_ns
         for name in ("first_seen", "last_seen"):
             rows[name] = flows[name].astype(np.int64) + to_wall
-        evicted = maps.sum_per_cpu(self._required(self._program).maps["evicted"], 0, EVICTED_SUM)
-        total = np.full(FLOWS.dtype.itemsize, 0xFF, np.uint8).view(FLOWS.dtype)
+        evicted = maps.sum_per_cpu(self._required(self._program).maps["evicted"], 0, programs.EVICTED_SUM)
+        total = np.full(spec.FLOWS.dtype.itemsize, 0xFF, np.uint8).view(spec.FLOWS.dtype)
         total["id"] = total["local_address"] = total["remote_address"] = 0
-        total["interface"] = texts["interface"].code(EVICTED)
-        total["process"] = texts["process"].code(EVICTED)
-        copy_columns(total, evicted, TRAFFIC_COLUMNS)
+        total["interface"] = texts["interface"].code(spec.EVICTED)
+        total["process"] = texts["process"].code(spec.EVICTED)
+        copy_columns(total, evicted, programs.TRAFFIC_COLUMNS)
         self._flow_counts = {"flows": len(flows), "flows_evicted": int(evicted["flows"])}
         values = {name: text.frozen() for name, text in texts.items()}
-        self._last_flows = Rows(FLOWS, rows, values, taken_ns)
-        return self._last_flows, Ended((), Rows(FLOWS, total, values, taken_ns))
+        self._last_flows = Rows(spec.FLOWS, rows, values, taken_ns)
+        return self._last_flows, Ended((), Rows(spec.FLOWS, total, values, taken_ns))
 
     def _put_owners(self, rows: Array, flows: Array, texts: TextTable) -> None:
         """Fill in the process that owns, or last owned, the socket of each flow, according to the connections lens;
@@ -577,18 +542,20 @@ class Bandwidth(Probe):
             self._of_gone_devices += np.array(last.get(gone) or self._of_devices[gone], np.uint64)
         self._of_devices = now
         totals = self._of_gone_devices + np.array(list(now.values()), np.uint64).reshape(
-            -1, len(TRAFFIC_COLUMNS)
+            -1, len(programs.TRAFFIC_COLUMNS)
         ).sum(axis=0, dtype=np.uint64)
-        return dict(zip(TRAFFIC_COLUMNS, totals.tolist(), strict=True)) if now or totals.any() else {}
+        return (
+            dict(zip(programs.TRAFFIC_COLUMNS, totals.tolist(), strict=True)) if now or totals.any() else {}
+        )
 
     def _lost(self) -> dict[str, int]:
         program = self._program
         if program is None:
             return {"namespaces": self.namespaces.lost}
-        skipped = sum(bpf.recursion_misses(program.functions[name]) for name in SENT_PROGRAMS)
+        skipped = sum(bpf.recursion_misses(program.functions[name]) for name in programs.SENT_PROGRAMS)
         refused = int(maps.sum_per_cpu(program.maps["refused"], 0))
         return {
-            WITHOUT_SLOT: self._without_slot,
+            spec.WITHOUT_SLOT: self._without_slot,
             "unseen": self._unseen,
             "refused": refused,
             "recursion": skipped,
@@ -624,10 +591,10 @@ class Bandwidth(Probe):
 
 def _of_uplinks(rows: Array) -> dict[int, tuple[int, ...]]:
     """Return each uplink's received and sent counters, by ID; omit uplinks with unknown counters."""
-    is_counted = rows["backing"] == UPLINK
-    for name in TRAFFIC_COLUMNS:
+    is_counted = rows["backing"] == spec.UPLINK
+    for name in programs.TRAFFIC_COLUMNS:
         is_counted &= known(rows[name])
     return {
-        int(row["id"]): tuple(int(row[name]) for name in TRAFFIC_COLUMNS)
+        int(row["id"]): tuple(int(row[name]) for name in programs.TRAFFIC_COLUMNS)
         for row in take_rows(rows, np.flatnonzero(is_counted))
     }

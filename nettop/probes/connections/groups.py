@@ -14,18 +14,8 @@ from nettop.probes.connections.groupings import ALL, GROUPERS, service_ports
 from nettop.probes.connections.socket_rows import ROW, TCP, UNCONNECTED_STATES
 from nettop.query.query import text_query
 from nettop.query.view import View
+from nettop.snapshots import connections as spec
 from nettop.snapshots.arrays import Array, Index, Mask, as_list, positions, sums_by_place
-from nettop.snapshots.connections import (
-    ENDED_GROUPS,
-    GROUP,
-    GROUPS,
-    LENS,
-    NOT_LISTED,
-    OTHER_GROUPS,
-    RESETS,
-    SOCKETS,
-    UNATTRIBUTED,
-)
 from nettop.snapshots.schema import Kind
 from nettop.snapshots.snapshot import Ended, Frame, Rows, Snapshot, known, mark_unknown
 
@@ -35,11 +25,11 @@ more are counted in the group OTHER_GROUPS."""
 FORGET_AFTER_NS = 60_000_000_000
 """A group without a socket for this long joins the row ENDED_GROUPS."""
 
-_COUNTERS = tuple(field.name for field in GROUPS.fields if field.kind is Kind.COUNTER)
-_SUMMED = tuple(name for name in _COUNTERS if name in SOCKETS.by_name)
-_SINCE_LAST = replace(text_query(SOCKETS), all_rows=True, closed=True, deltas=True)
-_SINCE_START = replace(_SINCE_LAST, table=replace(SOCKETS, begins_at_zero=True))
-_EMPTY = Snapshot(LENS.id, 0, 0, {SOCKETS.name: Rows(SOCKETS, np.zeros(0, ROW), {}, 0)})
+_COUNTERS = tuple(field.name for field in spec.GROUPS.fields if field.kind is Kind.COUNTER)
+_SUMMED = tuple(name for name in _COUNTERS if name in spec.SOCKETS.by_name)
+_SINCE_LAST = replace(text_query(spec.SOCKETS), all_rows=True, closed=True, deltas=True)
+_SINCE_START = replace(_SINCE_LAST, table=replace(spec.SOCKETS, begins_at_zero=True))
+_EMPTY = Snapshot(spec.LENS.id, 0, 0, {spec.SOCKETS.name: Rows(spec.SOCKETS, np.zeros(0, ROW), {}, 0)})
 _PID_BITS = 22
 _NO_GROUP = -1
 _NEVER_EVICTED = np.iinfo(np.int64).max
@@ -52,7 +42,7 @@ class SocketGroups:
     """
 
     def __init__(self) -> None:
-        self.by = str(GROUP.default)
+        self.by = str(spec.GROUP.default)
         self.without_row = 0
         """Groups that had no room, counted again at each reading."""
         self._reset()
@@ -67,7 +57,7 @@ class SocketGroups:
         self._before: Snapshot | None = None
         self._next_id = 1
         self._index_of: dict[Hashable, int] = {}
-        self._rows: Array = np.zeros(0, GROUPS.dtype)
+        self._rows: Array = np.zeros(0, spec.GROUPS.dtype)
         self._seen_ns: Array = np.zeros(0, np.int64)
         self._texts: dict[str, list[str]] = {"group": [], "container": []}
         self._ended = _new_rows(1)
@@ -86,10 +76,10 @@ class SocketGroups:
         self._add(view, places, events)
         self._before = snapshot
         self._keep(self._seen_ns > view.now.taken_ns - FORGET_AFTER_NS)
-        texts = {name: (*each, ENDED_GROUPS) for name, each in self._texts.items()}
+        texts = {name: (*each, spec.ENDED_GROUPS) for name, each in self._texts.items()}
         self._ended["group"] = len(texts["group"]) - 1
         rows, ended = (
-            Rows(GROUPS, array.copy(), texts, view.now.taken_ns, self.by)
+            Rows(spec.GROUPS, array.copy(), texts, view.now.taken_ns, self.by)
             for array in (self._rows, self._ended)
         )
         return rows, Ended((), ended)
@@ -98,7 +88,9 @@ class SocketGroups:
 
     def _group_indices(self, view: View) -> Index:
         """Return the index of the group of each row of the view."""
-        numbers, keys_of = _by_process(view) if self.by == GROUP.default else GROUPERS[self.by](view, ALL)
+        numbers, keys_of = (
+            _by_process(view) if self.by == spec.GROUP.default else GROUPERS[self.by](view, ALL)
+        )
         listed = np.flatnonzero(~view.rest)
         distinct, firsts, which = np.unique(numbers[listed], return_index=True, return_inverse=True)
         keys = list(keys_of(as_list(distinct)))
@@ -109,11 +101,11 @@ class SocketGroups:
         new = new[:room]
         self._append([keys[at] for at in new], self._names(view, listed[firsts[new]]))
         if not all(key in self._index_of for key in keys):
-            self._append_pinned(OTHER_GROUPS)
+            self._append_pinned(spec.OTHER_GROUPS)
         if view.has_rest:
-            self._append_pinned(NOT_LISTED)
-        places = np.full(view.size, self._index_of.get(NOT_LISTED, _NO_GROUP))
-        others = self._index_of.get(OTHER_GROUPS)
+            self._append_pinned(spec.NOT_LISTED)
+        places = np.full(view.size, self._index_of.get(spec.NOT_LISTED, _NO_GROUP))
+        others = self._index_of.get(spec.OTHER_GROUPS)
         places[listed] = np.array([self._index_of.get(key, others) for key in keys], np.intp)[which]
         return places
 
@@ -121,7 +113,7 @@ class SocketGroups:
         """Return the identifying columns of new groups beside the key; `at` is the position of one row of each in the
         view."""
         if self.by == "process":
-            return {"group": [name or UNATTRIBUTED for name in view.values("process", at)]} | {
+            return {"group": [name or spec.UNATTRIBUTED for name in view.values("process", at)]} | {
                 name: view.values(name, at) for name in ("pid", "container")
             }
         if self.by == "port":
@@ -166,7 +158,7 @@ class SocketGroups:
         for name, happened in (
             ("closed", events["event"] == CLOSE),
             ("failed", events["event"] == FAIL),
-            ("reset", (events["event"] == CLOSE) & np.isin(events["reason"], RESETS)),
+            ("reset", (events["event"] == CLOSE) & np.isin(events["reason"], spec.RESETS)),
         ):
             self._rows[name] += self._count(places[ended[at[happened & (at >= 0)]]])
         self._describe(view, places)
@@ -186,8 +178,8 @@ class SocketGroups:
         for name, count in (("opened", opened), ("closed", counts["closed"]), ("failed", counts["failed"])):
             missed = count - int(self._rows[name].sum()) - int(self._ended[name][0])
             if missed > 0:
-                self._append_pinned(NOT_LISTED)
-                self._rows[name][self._index_of[NOT_LISTED]] += missed
+                self._append_pinned(spec.NOT_LISTED)
+                self._rows[name][self._index_of[spec.NOT_LISTED]] += missed
 
     def _describe(self, view: View, places: Index) -> None:
         """Set each group's current connections and round-trip times."""
@@ -233,8 +225,8 @@ class SocketGroups:
 
 def _new_rows(count: int) -> Array:
     """Return rows with all counters at 0 and no names."""
-    rows = np.zeros(count, GROUPS.dtype)
-    mark_unknown(rows, (field.name for field in GROUPS.stored if field.kind is not Kind.COUNTER))
+    rows = np.zeros(count, spec.GROUPS.dtype)
+    mark_unknown(rows, (field.name for field in spec.GROUPS.stored if field.kind is not Kind.COUNTER))
     return rows
 
 

@@ -51,32 +51,17 @@ from nettop.probes.connections.udp import UDP_BY_MESSAGES, UDP_FALLBACKS, UdpTot
 from nettop.probes.probe import Probe
 from nettop.process.clocks import monotonic_ns
 from nettop.reading import has_data
+from nettop.snapshots import connections as spec
 from nettop.snapshots.arrays import Array, take_rows
-from nettop.snapshots.connections import (
-    COUNT_UDP,
-    FAILURES,
-    GROUP,
-    GROUPS,
-    HOOK_OPENED,
-    HOOK_SOCKETS,
-    HOOK_UNATTRIBUTED,
-    LENS,
-    MAX_MEMORY,
-    RING_SIZE,
-    SOCKETS,
-    WITHOUT_GROUP,
-    WITHOUT_LISTING,
-    WITHOUT_ROW,
-)
 from nettop.snapshots.hooks import HookStatus
 from nettop.snapshots.services import LENS as SERVICES
 from nettop.snapshots.snapshot import NOT_COMPLETE_YET, Ended, Frame, Rows, Snapshot, clocks, known, sum_of
 from nettop.snapshots.source import SourceOptions
 
-TABLES = Fallbacks(HOOK_SOCKETS, (Mechanism(OWNED_MECHANISM, WALKS), Mechanism(SOCK_DIAG)))
-_OPENED = Fallbacks(HOOK_OPENED, (Mechanism(OWNED_MECHANISM),))
+TABLES = Fallbacks(spec.HOOK_SOCKETS, (Mechanism(OWNED_MECHANISM, WALKS), Mechanism(SOCK_DIAG)))
+_OPENED = Fallbacks(spec.HOOK_OPENED, (Mechanism(OWNED_MECHANISM),))
 UNATTRIBUTED = Fallbacks(
-    HOOK_UNATTRIBUTED, (Mechanism(UNATTRIBUTED_MECHANISM, WALKS[1:]), Mechanism(SOCK_DIAG))
+    spec.HOOK_UNATTRIBUTED, (Mechanism(UNATTRIBUTED_MECHANISM, WALKS[1:]), Mechanism(SOCK_DIAG))
 )
 
 
@@ -94,7 +79,7 @@ class Connections(Probe):
     attached.
     """
 
-    lens = LENS
+    lens = spec.LENS
 
     def __init__(self, host: Host | None = None) -> None:
         super().__init__(host)
@@ -111,7 +96,7 @@ class Connections(Probe):
         self._udp: UdpTotals | None = None
         self._no_udp: tuple[HookStatus, ...] = ()
         self._services: Snapshot | None = None
-        self._last = Rows(SOCKETS, np.zeros(0, ROW), {}, 0)
+        self._last = Rows(spec.SOCKETS, np.zeros(0, ROW), {}, 0)
         self._closed: Array = self._last.array  # with counters, which rows of sockets in CLOSE do not show
         self._whole_since_ns = 0
 
@@ -122,7 +107,7 @@ class Connections(Probe):
 
     def texts(self) -> tuple[ProgramText, ...]:
         """Return the texts of the table, events and UDP counting, and those that follow the processes of a command."""
-        ring_bytes = RING_SIZE.default
+        ring_bytes = spec.RING_SIZE.default
         return (
             table_text(),
             events_text(ring_bytes, None),
@@ -155,7 +140,7 @@ class Connections(Probe):
         # What prevented the better table may prevent the events too: report both on the first screen.
         without_bpf = isinstance(self._table, DiagTable)
         options = self._options
-        if without_bpf or options.whole or options.follow is not None or options.tables - {SOCKETS.name}:
+        if without_bpf or options.whole or options.follow is not None or options.tables - {spec.SOCKETS.name}:
             for _ in self._attaching:
                 pass
 
@@ -166,7 +151,7 @@ class Connections(Probe):
             return
         loader = self._start_loader()
         loader.request(table_text())
-        loader.request(events_text(self._options[RING_SIZE], self._options.follow))
+        loader.request(events_text(self._options[spec.RING_SIZE], self._options.follow))
         try:
             self._table = SocketTable(self._next_program(loader), self._host)
         except NettopError:
@@ -186,7 +171,7 @@ class Connections(Probe):
         """Start compiling the events without the walks, whose maps they otherwise share."""
         try:
             loader = self._start_loader()
-            loader.request(events_text(self._options[RING_SIZE], self._options.follow))
+            loader.request(events_text(self._options[spec.RING_SIZE], self._options.follow))
         except (Unsupported, PermissionMissing) as error:
             if self._options.follow is not None:
                 raise
@@ -223,7 +208,7 @@ class Connections(Probe):
         """
         self._attach_events(loader)
         try:
-            if self._options[COUNT_UDP] == "off":
+            if self._options[spec.COUNT_UDP] == "off":
                 raise DisabledByUser("switched off by --udp off", "remove --udp off")
             events = self._events.hooks if self._events else None
             sets_owners = events is not None and events.has(BY_MESSAGES)
@@ -252,7 +237,7 @@ class Connections(Probe):
                 loader=loader,
                 chosen=self._options.mechanisms,
                 check=self._check,
-                ring_bytes=self._options[RING_SIZE],
+                ring_bytes=self._options[spec.RING_SIZE],
                 host=self._host,
                 processes=self.table.processes,
                 followed=self._options.follow,
@@ -279,7 +264,7 @@ class Connections(Probe):
             find_limits(rows, before, (taken_ns - self._last.taken_ns) / 1e3)
         self._closed = take_rows(rows, is_closed(rows))
         set_answers(rows, self._services)
-        self._last = Rows(SOCKETS, rows, names.texts(), taken_ns)
+        self._last = Rows(spec.SOCKETS, rows, names.texts(), taken_ns)
         if events:
             events.add_reading(rows, read_at)
         status = events.status() if events else EventsStatus({}, {}, self._no_events)
@@ -289,27 +274,27 @@ class Connections(Probe):
         mark_begun(rows)
         if table.lists_unattributed:
             counts["unattributed"] = int(np.count_nonzero(~known(rows["pid"]) & ~known(rows["process"])))
-        bound = self._bound = self._bound or RowBound(rows_within(self._options[MAX_MEMORY]))
+        bound = self._bound = self._bound or RowBound(rows_within(self._options[spec.MAX_MEMORY]))
         rows = bound.choose(rows)
         untracked = Counter(self._udp.untracked if self._udp else {})
         untracked.update(bound.sums)
         ended = self._ended.read(
             udp_ended, untracked, names, table.namespaces, taken_ns, without_row=bound.hidden
         )
-        sockets = Rows(SOCKETS, rows, names.texts(), taken_ns)
-        tables, left = {SOCKETS.name: table.namespaces.with_names(sockets)}, {SOCKETS.name: ended}
-        if FAILURES.name in self._options.tables and events:
-            tables[FAILURES.name] = events.failures.rows(table.namespaces, taken_ns)
-            left[FAILURES.name] = events.failures.ended(table.namespaces, taken_ns)
+        sockets = Rows(spec.SOCKETS, rows, names.texts(), taken_ns)
+        tables, left = {spec.SOCKETS.name: table.namespaces.with_names(sockets)}, {spec.SOCKETS.name: ended}
+        if spec.FAILURES.name in self._options.tables and events:
+            tables[spec.FAILURES.name] = events.failures.rows(table.namespaces, taken_ns)
+            left[spec.FAILURES.name] = events.failures.ended(table.namespaces, taken_ns)
         lost = {
             "namespaces": table.lost_namespaces,
             "processes": table.processes.vanished,
-            WITHOUT_LISTING: self._ended.not_listed,
-            WITHOUT_ROW: bound.found,
+            spec.WITHOUT_LISTING: self._ended.not_listed,
+            spec.WITHOUT_ROW: bound.found,
         }
         udp = self._udp.status() if self._udp else EventsStatus({}, {}, self._no_udp)
         snapshot = Snapshot(
-            LENS.id,
+            spec.LENS.id,
             *clocks(taken_ns),
             tables=tables,
             counts=counts | _sum_bytes(rows, ended) | status.counts | udp.counts,
@@ -320,7 +305,7 @@ class Connections(Probe):
             complete_since_ns=NOT_COMPLETE_YET if self._loader is not None else self._whole_since_ns,
         )
         # Groups count from their start, so they start once everything has been attached.
-        has_groups = GROUPS.name in self._options.tables and self._loader is None
+        has_groups = spec.GROUPS.name in self._options.tables and self._loader is None
         return self._with_groups(snapshot) if has_groups else snapshot
 
     def join(self, frames: Mapping[str, Frame]) -> None:
@@ -332,9 +317,9 @@ class Connections(Probe):
         rows, ended = self._groups.read(snapshot, self._ended.events)
         return replace(
             snapshot,
-            tables={**snapshot.tables, GROUPS.name: rows},
-            ended={**snapshot.ended, GROUPS.name: ended},
-            lost={**snapshot.lost, WITHOUT_GROUP: self._groups.without_row},
+            tables={**snapshot.tables, spec.GROUPS.name: rows},
+            ended={**snapshot.ended, spec.GROUPS.name: ended},
+            lost={**snapshot.lost, spec.WITHOUT_GROUP: self._groups.without_row},
         )
 
     def wakeups(self) -> tuple[int, ...]:
@@ -356,7 +341,7 @@ class Connections(Probe):
     def configure(self, options: SourceOptions) -> None:
         """Replace the options; most of them are read only at the start."""
         super().configure(options)
-        self._groups.choose(options[GROUP])
+        self._groups.choose(options[spec.GROUP])
         if self._table is not None:
             self._table.list_all(options.all_rows)
 

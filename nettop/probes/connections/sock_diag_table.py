@@ -36,15 +36,8 @@ from nettop.probes.connections.socket_rows import (
     merge,
 )
 from nettop.process.clocks import monotonic_ns
+from nettop.snapshots import connections as spec
 from nettop.snapshots.arrays import Array, Index, Mask, concatenate_rows, copy_columns, positions, take_rows
-from nettop.snapshots.connections import (
-    FAMILIES,
-    HIDDEN_OWNER,
-    OUTSIDE,
-    OWNER_SOURCES,
-    PROTOCOLS,
-    WITHOUT_ROOT,
-)
 from nettop.snapshots.snapshot import known
 
 SOCK_DIAG = "sock_diag + /proc"
@@ -91,8 +84,8 @@ _COPIED = {
 _ROUND_TRIP = {"rtt_us": "rtt", "rtt_var_us": "rttvar", "rtt_min_us": "min_rtt"}
 _NEVER_MEASURED = 0xFFFFFFFF
 _NOT_PACED = 0xFFFFFFFFFFFFFFFF
-_IPV4, _IPV6 = FAMILIES
-_DESCRIPTOR = next(number for number, name in OWNER_SOURCES.items() if name == "descriptor")
+_IPV4, _IPV6 = spec.FAMILIES
+_DESCRIPTOR = next(number for number, name in spec.OWNER_SOURCES.items() if name == "descriptor")
 _V4_IN_V6 = struct.unpack("=I", b"\0\0\xff\xff")[0]
 _NO_ROWS, _NO_INODES = np.zeros(0, ROW), np.zeros(0, np.uint32)
 
@@ -186,7 +179,7 @@ class DiagTable(SocketsReader):
             try:
                 dump = sock_diag.dump(protocol, states, info=info)
             except Unsupported as error:
-                gaps[PROTOCOLS[protocol]] = error
+                gaps[spec.PROTOCOLS[protocol]] = error
                 continue
             inconsistent += dump.inconsistent
             rows += [_rows(sockets, protocol, netns) for sockets in dump.sockets]
@@ -197,13 +190,13 @@ class DiagTable(SocketsReader):
 
     def _note_gaps(self, listed: list[_Listed]) -> None:
         missing = {name: error for namespace in listed for name, error in namespace.gaps.items()}
-        if missing.keys() >= {PROTOCOLS[TCP], PROTOCOLS[UDP]}:
+        if missing.keys() >= {spec.PROTOCOLS[TCP], spec.PROTOCOLS[UDP]}:
             raise next(iter(missing.values()))
         self._gaps = (
             {name: error.what for name, error in missing.items()}
             | _NOT_LISTED
             | (self._without_root if self._misses_owners else {})
-            | (OUTSIDE if self._has_outside else {})
+            | (spec.OUTSIDE if self._has_outside else {})
         )
 
     def _with_owners(
@@ -240,7 +233,7 @@ class DiagTable(SocketsReader):
         may_miss_some = self._has_outside or hides_some
         hidden = held & (lasting | others | self._has_outside) & may_miss_some
         self._ownerless_ids = np.ascontiguousarray(ownerless["id"][held])
-        ownerless["process"][hidden] = names.code(HIDDEN_OWNER if hides_some else outside_name())
+        ownerless["process"][hidden] = names.code(spec.HIDDEN_OWNER if hides_some else outside_name())
         return ownerless if self.lists_unattributed else ownerless[hidden]
 
 
@@ -248,10 +241,10 @@ def _gaps_without_root(host: Host) -> dict[str, str]:
     """Return what an unprivileged user cannot see of other users' processes, and the remedy."""
     if not privileges.BEGAN_AS_ROOT:
         return {
-            WITHOUT_ROOT: "only root sees the owners of other users' sockets: sudo nettop",
+            spec.WITHOUT_ROOT: "only root sees the owners of other users' sockets: sudo nettop",
             "other namespaces": "only root can enter them: sudo nettop",
         }
-    return {WITHOUT_ROOT: f"not visible for other users' sockets: {host.how_to_see_owners()}"}
+    return {spec.WITHOUT_ROOT: f"not visible for other users' sockets: {host.how_to_see_owners()}"}
 
 
 def _count_unlisted(listed: _Listed) -> int:

@@ -16,6 +16,7 @@ import numpy as np
 from nettop.kernel.host.facts import Host
 from nettop.kernel.host.processes import Processes, ProcessNames
 from nettop.kernel.net.entered_namespaces import DEVICE_INDEX, Namespaces
+from nettop.snapshots import connections as spec
 from nettop.snapshots.arrays import (
     Array,
     Index,
@@ -28,37 +29,22 @@ from nettop.snapshots.arrays import (
     positions,
     take_rows,
 )
-from nettop.snapshots.connections import (
-    APPLICATION,
-    CONGESTION,
-    CONGESTION_CONTROLS,
-    DIRECTIONS,
-    LOCAL_DROP,
-    OWNER_SOURCES,
-    PATH_LOSS,
-    PATH_LOSS_ABOVE,
-    PROTOCOLS,
-    RECEIVER,
-    SEND_BUFFER,
-    SOCKETS,
-    STATES,
-)
 from nettop.snapshots.schema import BEGAN, row_dtype
 from nettop.snapshots.services import CONNECTIONS
 from nettop.snapshots.snapshot import Snapshot, known
 
-TCP, UDP, RAW, MPTCP = PROTOCOLS
-STATE = {name: number for number, name in STATES.items()}
+TCP, UDP, RAW, MPTCP = spec.PROTOCOLS
+STATE = {name: number for number, name in spec.STATES.items()}
 UNCONNECTED_STATES = [STATE[name] for name in ("LISTEN", "TIME_WAIT", "CLOSE")]
 """States of TCP sockets that are not, or no longer, a connection."""
-_INBOUND, _OUTBOUND = (number for number, name in DIRECTIONS.items() if name.endswith("?"))
+_INBOUND, _OUTBOUND = (number for number, name in spec.DIRECTIONS.items() if name.endswith("?"))
 
-_ALGORITHMS = {name: number for number, name in CONGESTION_CONTROLS.items()}
+_ALGORITHMS = {name: number for number, name in spec.CONGESTION_CONTROLS.items()}
 _MIN_INTERVAL_US = 100_000
 """Minimum interval: time is counted in ticks of up to 10 ms, and fewer than ten of them say nothing."""
 
 ROW = row_dtype(
-    SOCKETS,
+    spec.SOCKETS,
     (
         (BEGAN, "u1"),
         ("held_by", "u1"),
@@ -87,7 +73,7 @@ HELD_BY_PROCESS, HELD_BY_KERNEL = 1, 2
 USER = np.dtype([("id", "u8"), ("pid", "u4")])
 """A process that sends or receives on a socket held by several."""
 NO_USERS = np.zeros(0, USER)
-MESSAGE = next(number for number, name in OWNER_SOURCES.items() if name == "message")
+MESSAGE = next(number for number, name in spec.OWNER_SOURCES.items() if name == "message")
 _SERVICE_MANAGER = b"systemd"
 """Name of a process that opens sockets for others."""
 
@@ -303,7 +289,7 @@ def find_limits(rows: Array, before: Array, elapsed_us: float) -> None:
     busy, receiver, send_buffer = map(grown, ("busy_us", "receiver_limited_us", "send_buffer_limited_us"))
     in_flight = np.maximum(busy - receiver - send_buffer, 0)
     sent = grown("data_packets_sent")
-    is_lossy = grown("retransmits") - grown("spurious") > sent * PATH_LOSS_ABOVE
+    is_lossy = grown("retransmits") - grown("spurious") > sent * spec.PATH_LOSS_ABOVE
     flying, queued = rows["bytes_in_flight"][here], rows["send_queue"][here]
     nothing_flies = (flying == 0) & (queued > 0)
     # The kernel counts dropped bytes as sent, so bytes_acked cannot show that nothing was acknowledged.
@@ -318,13 +304,14 @@ def find_limits(rows: Array, before: Array, elapsed_us: float) -> None:
     # happens if everything in a small buffer is sent at once.
     is_full = rows["send_buffer_full"][here] == 1
     times = {
-        RECEIVER: receiver,
-        SEND_BUFFER: send_buffer + np.where(is_full & ~is_congested & ~is_lossy & ~is_dropped, in_flight, 0),
-        CONGESTION: np.where(is_congested & ~is_lossy, in_flight, 0),
-        PATH_LOSS: np.where(is_lossy, in_flight, 0),
-        LOCAL_DROP: np.where(is_dropped, in_flight, 0),
+        spec.RECEIVER: receiver,
+        spec.SEND_BUFFER: send_buffer
+        + np.where(is_full & ~is_congested & ~is_lossy & ~is_dropped, in_flight, 0),
+        spec.CONGESTION: np.where(is_congested & ~is_lossy, in_flight, 0),
+        spec.PATH_LOSS: np.where(is_lossy, in_flight, 0),
+        spec.LOCAL_DROP: np.where(is_dropped, in_flight, 0),
     }
-    times[APPLICATION] = np.maximum(elapsed_us - sum(times.values()), 0)
+    times[spec.APPLICATION] = np.maximum(elapsed_us - sum(times.values()), 0)
     by_limit = np.array(list(times.values()), np.float64)
     longest = by_limit.argmax(axis=0)
     was_busy = (busy > 0) | (sent > 0)

@@ -43,31 +43,20 @@ from nettop.probes.drops.counters import (
 from nettop.probes.drops.ports import COUNTERS as UNSEEN
 from nettop.probes.drops.ports import Listeners, UnseenSyns, find_owners, read_listeners
 from nettop.probes.probe import Probe, attach_program, skipped_runs, sockets_of, with_types
+from nettop.snapshots import drops as spec
 from nettop.snapshots.arrays import Array, as_list, concatenate_rows, distinct_rows, positions, take_rows
 from nettop.snapshots.connections import SEVERAL
-from nettop.snapshots.drops import (
-    COUNTERS,
-    ETHERTYPES,
-    HOOK_COUNTERS,
-    HOOK_PACKETS,
-    HOOK_PLACES,
-    HOOK_REASONS,
-    LENS,
-    PACKETS,
-    REASONS,
-    SOCKET_FAMILY,
-)
 from nettop.snapshots.hooks import HookStatus
 from nettop.snapshots.ip_protocols import IP_PROTOCOLS
 from nettop.snapshots.row_ids import row_ids
 from nettop.snapshots.snapshot import Frame, Rows, Snapshot, TextTable, clocks
 
 PROGRAM = "tp_btf__kfree_skb"
-PACKETS_FALLBACKS = Fallbacks(HOOK_PACKETS, (Mechanism("tp_btf/kfree_skb", (PROGRAM,)),))
+PACKETS_FALLBACKS = Fallbacks(spec.HOOK_PACKETS, (Mechanism("tp_btf/kfree_skb", (PROGRAM,)),))
 """The plain tracepoint is no fallback: it is refused wherever this one is, for the same reasons."""
-_REASONS = Fallbacks(HOOK_REASONS, (Mechanism("tp_btf/kfree_skb"),))
-_PLACES = Fallbacks(HOOK_PLACES, (Mechanism("/proc/kallsyms"),))
-_COUNTERS = Fallbacks(HOOK_COUNTERS, (Mechanism("/proc/net + rtnetlink"),))
+_REASONS = Fallbacks(spec.HOOK_REASONS, (Mechanism("tp_btf/kfree_skb"),))
+_PLACES = Fallbacks(spec.HOOK_PLACES, (Mechanism("/proc/kallsyms"),))
+_COUNTERS = Fallbacks(spec.HOOK_COUNTERS, (Mechanism("/proc/net + rtnetlink"),))
 FALLBACKS = (PACKETS_FALLBACKS, _REASONS, _PLACES, _COUNTERS)
 KINDS_MAX = 4096
 """Kinds of drops counted separately; a busy host has a few hundred. Each takes 16 bytes per CPU plus about 90: half a
@@ -155,7 +144,7 @@ def program_text(
         maps=("counted", "untracked", "header_ports"),
         defines={
             "PROTOCOL_UNKNOWN": _PROTOCOL_UNKNOWN,
-            "SOCKET_FAMILY": SOCKET_FAMILY,
+            "SOCKET_FAMILY": spec.SOCKET_FAMILY,
             "CLIENT_PORTS_FIRST": client_ports[0],
             "CLIENT_PORTS_LAST": client_ports[1],
             "KINDS_MAX": kinds_max,
@@ -238,7 +227,7 @@ class Drops(Probe):
     The owners of ports come from the connections lens, if it is attached too.
     """
 
-    lens = LENS
+    lens = spec.LENS
 
     def __init__(self, host: Host | None = None, kinds_max: int = KINDS_MAX) -> None:
         super().__init__(host)
@@ -253,7 +242,7 @@ class Drops(Probe):
         self._kinds: Array = np.zeros(0, KIND)
         self._totals: Array = np.zeros(0, COUNT)
         self._ids_of_kinds: Array = np.zeros(0, "u8")
-        self._rows: Array = np.zeros(0, PACKETS.dtype)
+        self._rows: Array = np.zeros(0, spec.PACKETS.dtype)
         self._forgotten = 0
         self._syns = UnseenSyns()
         self._sockets: Rows | None = None
@@ -305,12 +294,14 @@ class Drops(Probe):
         # None if the user switched them off.
         measures = read_measures(read, self._host.proc) if self._hooks[-1].mechanism else np.zeros(0, MEASURE)
         snapshot = Snapshot(
-            LENS.id,
+            spec.LENS.id,
             wall_ns,
             boot_ns,
             tables={
-                PACKETS.name: self.namespaces.with_names(self._packets(taken_ns, wall_ns)),
-                COUNTERS.name: self.namespaces.with_names(counter_rows(measures, self._devices, taken_ns)),
+                spec.PACKETS.name: self.namespaces.with_names(self._packets(taken_ns, wall_ns)),
+                spec.COUNTERS.name: self.namespaces.with_names(
+                    counter_rows(measures, self._devices, taken_ns)
+                ),
             },
             counts=self._counts(measures) | self.namespaces.counts(),
             lost=(self._count.lost() if self._count else {})
@@ -418,7 +409,7 @@ class Drops(Probe):
         keys = take_rows(keys, first)
         ids = row_ids(key_hashes(keys, KIND))
         self._ids_of_kinds = ids[groups]
-        rows = np.zeros(len(keys), PACKETS.dtype)
+        rows = np.zeros(len(keys), spec.PACKETS.dtype)
         texts: dict[str, Sequence[str]] = {"place": self._places.frozen()}
         rows["id"], rows["place"] = ids, keys["location"]
         rows["netns"] = _unknown_if_zero(keys["netns"])
@@ -426,7 +417,7 @@ class Drops(Probe):
         rows["meaning"], texts["meaning"] = encode_texts(keys["reason"], self._meaning)
         rows["severity"] = self._severities(keys["reason"])
         rows["family"], texts["family"] = encode_texts(
-            keys["family"], lambda number: ETHERTYPES.get(number, f"{number:#06x}") if number else None
+            keys["family"], lambda number: spec.ETHERTYPES.get(number, f"{number:#06x}") if number else None
         )
         rows["protocol"], texts["protocol"] = encode_texts(
             keys["protocol"],
@@ -444,7 +435,7 @@ class Drops(Probe):
         rows["first_seen"][before >= 0] = self._rows["first_seen"][before[before >= 0]]
         rows["last_seen"][is_same] = self._rows["last_seen"][before[is_same]]
         self._rows = take_rows(rows, np.argsort(ids))
-        return Rows(PACKETS, self._rows, texts, taken_ns)
+        return Rows(spec.PACKETS, self._rows, texts, taken_ns)
 
     def _owners(self, keys: Array) -> tuple[Array, Array, Sequence[str]]:
         """Return the PIDs of the processes that own these ports, their names as codes, and the names."""
@@ -466,13 +457,13 @@ class Drops(Probe):
         return _UNSEEN_REASONS.get(number) or self._count.reasons.name(number)
 
     def _meaning(self, number: int) -> str | None:
-        reason = REASONS.get(self._reason(number) or "")
+        reason = spec.REASONS.get(self._reason(number) or "")
         return reason.meaning if reason else None
 
     def _severities(self, numbers: Array) -> Array:
         """Return the severities of reasons, as u1."""
         distinct, groups = np.unique(numbers, return_inverse=True)
-        reasons = (REASONS.get(self._reason(number) or "") for number in as_list(distinct))
+        reasons = (spec.REASONS.get(self._reason(number) or "") for number in as_list(distinct))
         severities = [
             _NO_SEVERITY if why is None or why.severity is None else why.severity for why in reasons
         ]

@@ -20,17 +20,7 @@ from nettop.kernel.bpf.program import Loader, Program
 from nettop.kernel.bpf.program_text import ProgramText
 from nettop.kernel.bpf.set_table import SetTable, partition
 from nettop.kernel.host.facts import Host
-from nettop.probes.latency.programs import (
-    CLASSES,
-    FALLBACKS,
-    FOLLOWED_MAX,
-    PAIR,
-    PAIR_KEY,
-    PAIRS_MAX,
-    SET_ENTRIES,
-    SETTINGS,
-    program_text,
-)
+from nettop.probes.latency import programs
 from nettop.probes.latency.rows import (
     CountsTable,
     add_rtts,
@@ -44,32 +34,15 @@ from nettop.probes.latency.rows import (
 )
 from nettop.probes.probe import Probe, attach_program, loaded_as, skipped_runs, sockets_of
 from nettop.process.clocks import monotonic_ns
+from nettop.snapshots import latency as spec
 from nettop.snapshots.hooks import HookStatus
-from nettop.snapshots.latency import (
-    BUCKET_TABLE,
-    BUCKETS,
-    IP,
-    LENS,
-    MEANINGS,
-    ONE_IN,
-    PAIR_TABLE,
-    PAIRS_EVICTED,
-    PROTOCOL_TABLE,
-    RTT,
-    SAMPLING,
-    SOCKET_WAIT,
-    STAGE_TABLE,
-    STAGES,
-    WIRE_APP,
-    WIRE_SOCKET,
-)
 from nettop.snapshots.snapshot import Frame, Snapshot, clocks
 
 FOLLOWED_PER_S = 10_000
 """Default number of packets to follow per second, in all stages together."""
 FIRST_ONE_IN = 64
 """One packet in this many is followed until the packet rate is known."""
-ONE_IN_MAX = int(SAMPLING.maximum or 0)
+ONE_IN_MAX = int(spec.SAMPLING.maximum or 0)
 _RATE_OVER_S = 0.05
 """The shortest time to measure a rate over: Enter may be pressed right after a tick."""
 _SO_TIMESTAMPNS = 35
@@ -87,10 +60,13 @@ class Latency(Probe):
     Pairs are read only if their table is in use.
     """
 
-    lens = LENS
+    lens = spec.LENS
 
     def __init__(
-        self, host: Host | None = None, followed_max: int = FOLLOWED_MAX, pairs_max: int = PAIRS_MAX
+        self,
+        host: Host | None = None,
+        followed_max: int = programs.FOLLOWED_MAX,
+        pairs_max: int = programs.PAIRS_MAX,
     ) -> None:
         super().__init__(host)
         self._followed_max, self._pairs_max = followed_max, pairs_max
@@ -100,7 +76,7 @@ class Latency(Probe):
         self._statuses: dict[int, HookStatus] = {}
         self._counts: CountsTable | None = None
         self._pairs: SetTable | None = None
-        self._rtts = np.zeros((CLASSES, BUCKETS.count), np.uint64)
+        self._rtts = np.zeros((programs.CLASSES, spec.BUCKETS.count), np.uint64)
         self._rtts_taken_ns = self._seen = 0
         self._read_at_ns = monotonic_ns()
 
@@ -108,19 +84,19 @@ class Latency(Probe):
 
     def texts(self) -> tuple[ProgramText]:
         """Return the text of the lens."""
-        return (program_text(self._followed_max, self._pairs_max),)
+        return (programs.program_text(self._followed_max, self._pairs_max),)
 
     def start(self) -> None:
         """Make the kernel timestamp packets, load the programs and attach those that it accepts. Raises UsageError for
         an unknown mechanism."""
-        check_chosen(FALLBACKS.values(), self._options.mechanisms)
+        check_chosen(programs.FALLBACKS.values(), self._options.mechanisms)
         with ExitStack() as loading:
             try:
                 loader = self._load(loading)
                 attach = partial(self._attach, loader)
             except (Unsupported, PermissionMissing) as error:
                 attach = partial(_refuse, error)
-            for stage, fallbacks in FALLBACKS.items():
+            for stage, fallbacks in programs.FALLBACKS.items():
                 self._statuses[stage] = self._attach_best(fallbacks, partial(attach, stage))
         if self._program is not None:
             self._program.keep_only([*map(loaded_as, self._attached)])
@@ -130,12 +106,14 @@ class Latency(Probe):
         """Load the programs; the loader stays available to open probes until `loading` exits."""
         self._host.require_bpf()
         loader = loading.enter_context(closing(Loader()))
-        loader.request(program_text(self._followed_max, self._pairs_max))
+        loader.request(programs.program_text(self._followed_max, self._pairs_max))
         self._program = program = self._opened.enter_context(closing(loader.answer()))
         self._programs.append(program)
         self._counts = self._opened.enter_context(closing(CountsTable(program, self._followed_max)))
-        sets, parts = partition(self._pairs_max, SET_ENTRIES)
-        self._pairs = SetTable(program.maps["pairs"], sets * parts * SET_ENTRIES, PAIR, PAIR_KEY)
+        sets, parts = partition(self._pairs_max, programs.SET_ENTRIES)
+        self._pairs = SetTable(
+            program.maps["pairs"], sets * parts * programs.SET_ENTRIES, programs.PAIR, programs.PAIR_KEY
+        )
         self._opened.callback(self._pairs.close)
         stamped = self._opened.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
         stamped.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1)
@@ -145,14 +123,14 @@ class Latency(Probe):
 
     def _attach(self, loader: Loader, stage: int, mechanism: Mechanism) -> None:
         """Attach the programs that a stage needs, except those attached for another stage."""
-        for needed in (WIRE_SOCKET, WIRE_APP) if stage == SOCKET_WAIT else ():
+        for needed in (spec.WIRE_SOCKET, spec.WIRE_APP) if stage == spec.SOCKET_WAIT else ():
             if needed not in self._measured():
-                raise Refused(f"{STAGES[needed]} is not available")
+                raise Refused(f"{spec.STAGES[needed]} is not available")
         with ExitStack() as opened:
             new = [name for name in mechanism.programs if name not in self._attached]
             for name in new:
                 attach_program(self._required(self._program), loader, name, opened)
-            if stage == IP and self._counts is not None:
+            if stage == spec.IP and self._counts is not None:
                 _check_ip(self._counts)
             self._opened.push(opened.pop_all())
         self._attached.update(new)
@@ -166,7 +144,7 @@ class Latency(Probe):
     def _write_settings(self) -> None:
         if self._program is None:
             return
-        settings = np.zeros((), SETTINGS)
+        settings = np.zeros((), programs.SETTINGS)
         # The clocks differ by whole seconds, but are read one after the other.
         ahead_s = (time.clock_gettime_ns(time.CLOCK_TAI) - time.time_ns()) / 1e9
         settings["tai_ahead_ns"] = round(ahead_s) * 10**9
@@ -181,7 +159,7 @@ class Latency(Probe):
             rate = (seen - self._seen) / elapsed_s
             self._sparing = 1 << max(0, math.ceil(math.log2(max(1.0, rate / FOLLOWED_PER_S))))
             self._seen, self._read_at_ns = seen, taken_ns
-        self._one_in = min(self._options[SAMPLING] or self._sparing, ONE_IN_MAX)
+        self._one_in = min(self._options[spec.SAMPLING] or self._sparing, ONE_IN_MAX)
         self._write_settings()
 
     # --- reading ------------------------------------------------------------------------------------------------
@@ -195,17 +173,17 @@ class Latency(Probe):
         add_rtts(classes, self._rtts)
         protocols = protocol_rows(classes, self._measured(), taken_ns)
         tables = {
-            STAGE_TABLE.name: stage_rows(classes, self._measured(), taken_ns),
-            PROTOCOL_TABLE.name: protocols,
-            BUCKET_TABLE.name: bucket_rows(protocols),
+            spec.STAGE_TABLE.name: stage_rows(classes, self._measured(), taken_ns),
+            spec.PROTOCOL_TABLE.name: protocols,
+            spec.BUCKET_TABLE.name: bucket_rows(protocols),
         }
-        totals = {ONE_IN: one_in} if self._counts else {}
-        if self._pairs is not None and PAIR_TABLE.name in self._options.tables:
-            tables[PAIR_TABLE.name] = pair_rows(self._pairs, taken_ns)
+        totals = {spec.ONE_IN: one_in} if self._counts else {}
+        if self._pairs is not None and spec.PAIR_TABLE.name in self._options.tables:
+            tables[spec.PAIR_TABLE.name] = pair_rows(self._pairs, taken_ns)
             evicted = self._required(self._program).maps["evicted"]
-            totals[PAIRS_EVICTED] = int(maps.sum_per_cpu(evicted, 0))
+            totals[spec.PAIRS_EVICTED] = int(maps.sum_per_cpu(evicted, 0))
         return Snapshot(
-            LENS.id,
+            spec.LENS.id,
             *clocks(taken_ns),
             tables=tables,
             counts=totals,
@@ -228,13 +206,13 @@ class Latency(Probe):
         stage = stage_of(key)
         if stage is None:
             return {}
-        return {"Meaning": MEANINGS[stage], "Mechanism": str(self._statuses[stage])}
+        return {"Meaning": spec.MEANINGS[stage], "Mechanism": str(self._statuses[stage])}
 
 
 def _check_ip(counts: CountsTable) -> None:
     """Raise Refused unless a datagram over loopback is seen. A function may exist and never be called because the
     compiler inlined it."""
-    before = counts.read()["matched"][IP].sum()
+    before = counts.read()["matched"][spec.IP].sum()
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as own:
         own.settimeout(_CHECK_TIMEOUT_S)
         own.bind(("127.0.0.1", 0))
@@ -243,10 +221,10 @@ def _check_ip(counts: CountsTable) -> None:
             own.recv(1)
         except OSError as error:
             raise Refused(f"cannot be checked over loopback: {error}") from error
-    if counts.read()["matched"][IP].sum() == before:
+    if counts.read()["matched"][spec.IP].sum() == before:
         raise Refused("attached, but the hook never runs")
 
 
 def _refuse(error: NettopError, stage: int, _: Mechanism) -> None:
-    if stage != RTT:
+    if stage != spec.RTT:
         raise error

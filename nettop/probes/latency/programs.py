@@ -14,29 +14,13 @@ from nettop.kernel.bpf.program_text import ProgramText
 from nettop.kernel.bpf.rows import columns, extend_dtype, row_header
 from nettop.kernel.bpf.set_table import partition
 from nettop.probes.probe import loaded_as, with_types
-from nettop.snapshots.latency import (
-    BACKLOG,
-    BUCKETS,
-    FAMILIES,
-    HANDSHAKE,
-    HOOKS,
-    IP,
-    PAIR_BUCKETS,
-    PROTOCOLS,
-    QDISC,
-    RTT,
-    SOCKET_WAIT,
-    STAGES,
-    WIRE_APP,
-    WIRE_IP,
-    WIRE_SOCKET,
-)
+from nettop.snapshots import latency as spec
 
 # --- layouts ------------------------------------------------------------------------------------------------------
 
-COUNTED_STAGES = len(STAGES) - 1
+COUNTED_STAGES = len(spec.STAGES) - 1
 """All stages but RTT, which the kernel measures itself."""
-CLASSES = len(PROTOCOLS) * len(FAMILIES)
+CLASSES = len(spec.PROTOCOLS) * len(spec.FAMILIES)
 """A class is a protocol and a family: protocol * len(FAMILIES) + family."""
 SETTINGS = np.dtype([*columns("u8", "tai_ahead_ns", "one_in")])
 """CLOCK_TAI minus CLOCK_REALTIME, the clock of packet timestamps. One packet in `one_in` is followed."""
@@ -48,14 +32,14 @@ FOLLOWED_SET = np.dtype([("keys", "u8", (SET_ENTRIES,)), ("packets", PACKET, (SE
 """A set of followed packets. A key is an address whose top byte is replaced by the stage plus one; 0 for a free entry.
 `since` is CLOCK_MONOTONIC; the weight is the number of packets that the followed one represents."""
 TERMS = ("seen", "matched", "dropped", "unmatched")
-COUNTS = np.dtype([*columns("u8", *TERMS), ("latency", "u8", (BUCKETS.count,))])
+COUNTS = np.dtype([*columns("u8", *TERMS), ("latency", "u8", (spec.BUCKETS.count,))])
 PAIRS_MAX = 1 << 12
 """Pairs counted at the same time: 2.1 MB, split equally among the CPUs."""
 PAIR_KEY = np.dtype(
     [("source", "u4", (4,)), ("destination", "u4", (4,)), *columns("u4", "stage_class", "always_zero")]
 )
 _PAIR_COUNTS = columns("u8", "packets", "first_seen", "last_seen")
-PAIR = extend_dtype(PAIR_KEY, (*_PAIR_COUNTS, ("latency", f"({PAIR_BUCKETS.count},)u4")))
+PAIR = extend_dtype(PAIR_KEY, (*_PAIR_COUNTS, ("latency", f"({spec.PAIR_BUCKETS.count},)u4")))
 """A pair: its key, with the stage above the 8 bits of the class; when it was first and last seen, in ticks."""
 
 _SKB = {name: name for name in ("protocol", "tstamp", "data", "head", "network_header", "sk", "cb")}
@@ -95,34 +79,36 @@ def _at(kind: str, *programs: str) -> tuple[str, ...]:
 
 
 _MECHANISMS = {
-    WIRE_IP: (Mechanism("tp_btf/netif_receive_skb", (_RECEIVED,)),),
-    WIRE_SOCKET: (
+    spec.WIRE_IP: (Mechanism("tp_btf/netif_receive_skb", (_RECEIVED,)),),
+    spec.WIRE_SOCKET: (
         Mechanism("tp_btf/tcp_probe + fentry/udp", (_QUEUED, *_at(_FENTRY, "udp_queues"))),
         Mechanism("tp_btf/tcp_probe + kprobe/udp", (_QUEUED, *_at(_KPROBE, "udp_queues"))),
         Mechanism("tp_btf/tcp_probe + sk_data_ready", (_QUEUED, "tp_btf__sk_data_ready")),
     ),
-    WIRE_APP: (
+    spec.WIRE_APP: (
         Mechanism("tp_btf/skb_copy_datagram_iovec + fentry/udp", (_COPIED, *_at(_FENTRY, "udp_reads"))),
         Mechanism("tp_btf/skb_copy_datagram_iovec + kprobe/udp", (_COPIED, *_at(_KPROBE, "udp_reads"))),
         Mechanism("tp_btf/skb_copy_datagram_iovec, TCP only", (_COPIED,)),
     ),
-    BACKLOG: (Mechanism("tp_btf/netif_rx + netif_receive_skb", (_DROPS, _RECEIVED, "tp_btf__netif_rx")),),
-    IP: (
+    spec.BACKLOG: (
+        Mechanism("tp_btf/netif_rx + netif_receive_skb", (_DROPS, _RECEIVED, "tp_btf__netif_rx")),
+    ),
+    spec.IP: (
         Mechanism("fentry/ip_rcv_core", (_DROPS, *_at(_FENTRY, "ip_ends", "ip_begins"))),
         Mechanism("kprobe/ip_rcv_core", (_DROPS, *_at(_KPROBE, "ip_ends", "ip_begins"))),
     ),
-    SOCKET_WAIT: (Mechanism("the hooks of wire-socket and wire-app", (_DROPS,)),),
-    QDISC: (
+    spec.SOCKET_WAIT: (Mechanism("the hooks of wire-socket and wire-app", (_DROPS,)),),
+    spec.QDISC: (
         Mechanism(
             "tp_btf/net_dev_queue + net_dev_start_xmit",
             (_DROPS, "tp_btf__net_dev_start_xmit", "tp_btf__net_dev_queue"),
         ),
     ),
-    HANDSHAKE: (Mechanism("tp_btf/inet_sock_set_state", ("tp_btf__inet_sock_set_state",)),),
-    RTT: (Mechanism("the connections lens"),),
+    spec.HANDSHAKE: (Mechanism("tp_btf/inet_sock_set_state", ("tp_btf__inet_sock_set_state",)),),
+    spec.RTT: (Mechanism("the connections lens"),),
 }
 """Mechanisms by stage. In a group of programs the one at the end of the stage is attached first."""
-FALLBACKS = {stage: Fallbacks(HOOKS[stage], mechanisms) for stage, mechanisms in _MECHANISMS.items()}
+FALLBACKS = {stage: Fallbacks(spec.HOOKS[stage], mechanisms) for stage, mechanisms in _MECHANISMS.items()}
 """The hook and mechanisms of each stage."""
 
 _PROGRAMS = {
@@ -155,16 +141,16 @@ def program_text(followed_max: int = FOLLOWED_MAX, pairs_max: int = PAIRS_MAX) -
         defines={
             "STAGES": COUNTED_STAGES,
             "CLASSES": CLASSES,
-            "FAMILIES": len(FAMILIES),
+            "FAMILIES": len(spec.FAMILIES),
             "SET_ENTRIES": SET_ENTRIES,
             "SETS": followed_max // SET_ENTRIES,
             "PAIR_SETS": sets,
             "PAIR_PARTITIONS": parts,
-            **BUCKETS.defines(),
-            **PAIR_BUCKETS.defines("PAIR_"),
+            **spec.BUCKETS.defines(),
+            **spec.PAIR_BUCKETS.defines("PAIR_"),
             "HOOKS": len(_HOOKS),
-            **{f"STAGE_{name.replace('-', '_').upper()}": number for number, name in STAGES.items()},
-            **{f"PROTOCOL_{name.upper()}": number for number, name in PROTOCOLS.items()},
+            **{f"STAGE_{name.replace('-', '_').upper()}": number for number, name in spec.STAGES.items()},
+            **{f"PROTOCOL_{name.upper()}": number for number, name in spec.PROTOCOLS.items()},
             **{f"HOOK_{name.upper()}": number for number, name in enumerate(_HOOKS)},
             **({"HAS_KPROBES": 1} if has_kprobes else {}),
         },

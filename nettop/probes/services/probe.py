@@ -20,28 +20,7 @@ from nettop.kernel.bpf.set_table import SetTable
 from nettop.kernel.host.facts import Host
 from nettop.kernel.host.processes import Processes
 from nettop.probes.probe import Probe, attach_program, loaded_as, skipped_runs
-from nettop.probes.services.programs import (
-    BY_ADDRESS,
-    CHANGES,
-    CLIENT,
-    CLIENT_KEY,
-    CLIENTS_MAX,
-    CONNECTION,
-    CONNECTIONS_PHASE,
-    FALLBACKS,
-    FIRST_SLOT,
-    LISTENERS_PHASE,
-    ROWS,
-    ROWS_PHASE,
-    SERVICE,
-    SERVICES_MAX,
-    TALLY,
-    TOTALS,
-    UNOWNED,
-    WALK,
-    partitions,
-    program_text,
-)
+from nettop.probes.services import programs
 from nettop.probes.services.rows import (
     ProgramCounts,
     Withheld,
@@ -56,23 +35,10 @@ from nettop.probes.services.udp_programs import program_text as udp_program_text
 from nettop.probes.services.udp_requests import UdpRequests
 from nettop.probes.services.usual import UsualTimes
 from nettop.process.clocks import monotonic_ns
+from nettop.snapshots import services as spec
 from nettop.snapshots.arrays import Array
 from nettop.snapshots.hooks import HookStatus
 from nettop.snapshots.left_rows import ENDED, LeftRows
-from nettop.snapshots.services import (
-    CLIENTS,
-    CLIENTS_EVICTED,
-    LENS,
-    SERVICES,
-    UDP,
-    UDP_PORT,
-    UDP_PORTS,
-    UNLISTED_FAILURES,
-    UNTIMED,
-    WITHOUT_CLIENT,
-    WITHOUT_SLOT,
-    parse_ports,
-)
 from nettop.snapshots.snapshot import Snapshot, clocks
 
 
@@ -87,7 +53,7 @@ class Services(Probe):
     Clients are read only if their table is in use.
     """
 
-    lens = LENS
+    lens = spec.LENS
 
     def __init__(self, host: Host | None = None) -> None:
         super().__init__(host)
@@ -97,21 +63,21 @@ class Services(Probe):
         self._processes = Processes(self._host)
         self._usual = UsualTimes()
         self._withheld = Withheld()
-        self._ended = LeftRows(SERVICES, "process", ENDED)
+        self._ended = LeftRows(spec.SERVICES, "process", ENDED)
 
     # --- attaching ----------------------------------------------------------------------------------------------
 
     def texts(self) -> tuple[ProgramText, ...]:
         """Return the texts of the best mechanisms."""
-        return program_text(), udp_program_text()
+        return programs.program_text(), udp_program_text()
 
     def start(self) -> None:
         """Attach the best mechanism. Raises UsageError for an unknown one."""
-        check_chosen((FALLBACKS, UNOWNED, UDP_FALLBACKS), self._options.mechanisms)
+        check_chosen((programs.FALLBACKS, programs.UNOWNED, UDP_FALLBACKS), self._options.mechanisms)
         self._share_namespaces().enter()
         with closing(net_loader(self._host, needs_net=False)) as loader:
-            calls = self._attach_best(FALLBACKS, partial(self._attach, loader))
-            unowned = self._attach_best(UNOWNED, partial(self._walk_storage, calls))
+            calls = self._attach_best(programs.FALLBACKS, partial(self._attach, loader))
+            unowned = self._attach_best(programs.UNOWNED, partial(self._walk_storage, calls))
             udp = self._attach_best(UDP_FALLBACKS, partial(self._attach_udp, loader, calls))
         self._hooks = (calls, unowned, udp)
 
@@ -119,20 +85,24 @@ class Services(Probe):
         """Load and attach the mechanism's programs, and start to watch existing connections."""
         self._host.require_bpf()
         with ExitStack() as opened:
-            loader.request(program_text(mechanism in BY_ADDRESS))
+            loader.request(programs.program_text(mechanism in programs.BY_ADDRESS))
             program = opened.enter_context(closing(loader.answer()))
             self._open_maps(program, opened)
-            self._rows = walk = opened.enter_context(closing(Iterator(program.functions[WALK], CONNECTION)))
+            self._rows = walk = opened.enter_context(
+                closing(Iterator(program.functions[programs.WALK], programs.CONNECTION))
+            )
             # Whether a connection is served or used must be known before a call on it is seen.
-            attach_program(program, loader, CHANGES, opened)
-            _set_phase(program, LISTENERS_PHASE)
+            attach_program(program, loader, programs.CHANGES, opened)
+            _set_phase(program, programs.LISTENERS_PHASE)
             walk.read()
             for name in mechanism.programs:
                 attach_program(program, loader, name, opened)
-            _set_phase(program, CONNECTIONS_PHASE)
+            _set_phase(program, programs.CONNECTIONS_PHASE)
             walk.read()
-            _set_phase(program, ROWS_PHASE)
-            program.keep_only([CHANGES, WALK, ROWS, *map(loaded_as, mechanism.programs)])
+            _set_phase(program, programs.ROWS_PHASE)
+            program.keep_only(
+                [programs.CHANGES, programs.WALK, programs.ROWS, *map(loaded_as, mechanism.programs)]
+            )
             self._opened.push(opened.pop_all())
         self._program = program
         self._programs.append(program)
@@ -143,13 +113,13 @@ class Services(Probe):
         program = self._required(self._program, calls)
         if name not in program.functions:
             raise Refused(program.refused.get(name, "kprobes cannot use socket storage"))
-        self._rows = Iterator(program.functions[name], CONNECTION, program.maps["turns"])
+        self._rows = Iterator(program.functions[name], programs.CONNECTION, program.maps["turns"])
         self._opened.callback(self._rows.close)
 
     def _attach_udp(self, loader: Loader, calls: HookStatus, _: Mechanism) -> None:
         """Time UDP requests, with the tables of the program for TCP. Raises what UdpRequests raises."""
         self._required(self._program, calls)
-        ports = (*UDP_PORTS, *parse_ports(self._options[UDP_PORT]))
+        ports = (*spec.UDP_PORTS, *spec.parse_ports(self._options[spec.UDP_PORT]))
         self._udp = self._opened.enter_context(closing(UdpRequests(self._host, loader, ports)))
         self._programs.append(self._udp.program)
 
@@ -157,12 +127,14 @@ class Services(Probe):
         self._services, self._tallies, self._whole = (
             opened.enter_context(mmap.mmap(program.maps[name], count * dtype.itemsize))
             for name, dtype, count in (
-                ("services", SERVICE, SERVICES_MAX),
-                ("tallies", TALLY, SERVICES_MAX * partitions()),
-                ("whole", TOTALS, 1),
+                ("services", programs.SERVICE, programs.SERVICES_MAX),
+                ("tallies", programs.TALLY, programs.SERVICES_MAX * programs.partitions()),
+                ("whole", programs.TOTALS, 1),
             )
         )
-        self._clients = SetTable(program.maps["clients"], CLIENTS_MAX, CLIENT, CLIENT_KEY)
+        self._clients = SetTable(
+            program.maps["clients"], programs.CLIENTS_MAX, programs.CLIENT, programs.CLIENT_KEY
+        )
         opened.callback(self._clients.close)
         self._slots = ServiceSlots(program.maps, self._services, self._tallies)
 
@@ -172,7 +144,7 @@ class Services(Probe):
         """Return the response times since the start, and the requests that are waiting."""
         tables, ended, counts, lost = {}, {}, {}, {}
         if self._program is not None:
-            counted, whole = self._read_counts(), np.frombuffer(self._whole, TOTALS)[0].copy()
+            counted, whole = self._read_counts(), np.frombuffer(self._whole, programs.TOTALS)[0].copy()
             taken_ns = counted.taken_ns
             self.namespaces.follow(frozenset())
             names = self._processes.begin()
@@ -180,26 +152,26 @@ class Services(Probe):
                 self.namespaces.with_names(each)
                 for each in service_rows(counted, names, self._usual, self._withheld)
             )
-            tables[SERVICES.name] = services = rows
-            ended[SERVICES.name] = self._ended.add(left)
-            if CLIENTS.name in self._options.tables:
-                tables[CLIENTS.name] = client_rows(counted, services)
+            tables[spec.SERVICES.name] = services = rows
+            ended[spec.SERVICES.name] = self._ended.add(left)
+            if spec.CLIENTS.name in self._options.tables:
+                tables[spec.CLIENTS.name] = client_rows(counted, services)
             for each in connection_rows(counted, services, names):
                 tables[each.table.name] = self.namespaces.with_names(each)
             counts = {
-                CLIENTS_EVICTED: int(whole["evicted"]),
-                UNLISTED_FAILURES: int(whole["unlisted_failures"]),
+                spec.CLIENTS_EVICTED: int(whole["evicted"]),
+                spec.UNLISTED_FAILURES: int(whole["unlisted_failures"]),
             }
             lost = {
                 "skipped calls": skipped_runs(self._program),
                 "processes": self._processes.vanished,
                 "unwatched": int(whole["unwatched"]),
-                UNTIMED: int(whole["untimed_requests"]),
-                WITHOUT_SLOT: int(whole["without_place"]),
-                WITHOUT_CLIENT: int(whole["without_client"]),
+                spec.UNTIMED: int(whole["untimed_requests"]),
+                spec.WITHOUT_SLOT: int(whole["without_place"]),
+                spec.WITHOUT_CLIENT: int(whole["without_client"]),
             }
         return Snapshot(
-            LENS.id,
+            spec.LENS.id,
             *clocks(taken_ns),
             tables=tables,
             ended=ended,
@@ -211,10 +183,10 @@ class Services(Probe):
     def _read_counts(self) -> ProgramCounts:
         """Return the counts, and the connections that are watched now."""
         now_ns, now_wall_ns = monotonic_ns(), time.time_ns()
-        taken = int(np.frombuffer(self._whole, TOTALS)[0]["taken"])
-        count, parts = min(FIRST_SLOT + taken, SERVICES_MAX), partitions()
-        services = np.frombuffer(self._services, SERVICE, count).copy()
-        each = np.frombuffer(self._tallies, TALLY, count * parts)
+        taken = int(np.frombuffer(self._whole, programs.TOTALS)[0]["taken"])
+        count, parts = min(programs.FIRST_SLOT + taken, programs.SERVICES_MAX), programs.partitions()
+        services = np.frombuffer(self._services, programs.SERVICE, count).copy()
+        each = np.frombuffer(self._tallies, programs.TALLY, count * parts)
         tallies = maps.sum_last_axis(each.reshape(count, parts))
         del each
         requests = self._read_requests(tallies)
@@ -248,8 +220,8 @@ class Services(Probe):
         if not self._hooks:
             return {}
         calls, _, udp = self._hooks
-        slot = key % SERVICES_MAX
-        if self._udp is None or np.frombuffer(self._services, SERVICE)[slot]["protocol"] != UDP:
+        slot = key % programs.SERVICES_MAX
+        if self._udp is None or np.frombuffer(self._services, programs.SERVICE)[slot]["protocol"] != spec.UDP:
             return {"Mechanism": str(calls)}
         question = self._udp.last_question(slot)
         return {"Mechanism": str(udp)} | ({"Last question": question} if question else {})

@@ -12,30 +12,15 @@ from nettop.kernel.bpf.set_table import mix
 from nettop.kernel.host.processes import ProcessNames
 from nettop.probes.services.programs import FIRST_SLOT, HISTOGRAMS, SUMS
 from nettop.probes.services.usual import UsualTimes
+from nettop.snapshots import services as spec
 from nettop.snapshots.arrays import Array, Mask, as_list, concatenate_rows, copy_columns, positions, take_rows
 from nettop.snapshots.connections import NO_YES
 from nettop.snapshots.row_ids import row_ids
 from nettop.snapshots.schema import row_dtype
-from nettop.snapshots.services import (
-    ALTERNATING,
-    CLIENTS,
-    CONNECTIONS,
-    DNS_PORT,
-    MARKED_FROM,
-    NORMAL,
-    OTHERS,
-    OVERLAPPING,
-    PUSHING,
-    SERVED,
-    SERVICES,
-    SIDES,
-    UDP,
-    WAITING,
-)
 from nettop.snapshots.snapshot import Rows, known, mark_unknown, unknown_value
 
 _SERVICE_ROW, _CONNECTION_ROW, _WAITING_ROW = (
-    row_dtype(table, process_columns.COLUMNS) for table in (SERVICES, CONNECTIONS, WAITING)
+    row_dtype(table, process_columns.COLUMNS) for table in (spec.SERVICES, spec.CONNECTIONS, spec.WAITING)
 )
 _TIME_COLUMNS = ("response_ns", "timed", "request_bytes", "answer_bytes", "transfer_ns")
 """Columns counted together with response times."""
@@ -89,7 +74,7 @@ class Withheld:
                 rows[name][at] -= self._until[int(rows["id"][at])][name]
         unknown = (*HISTOGRAMS, *_TIME_COLUMNS, "recent_p99", "usual_p99", "waiting", "oldest", "stalled")
         mark_unknown(rows, unknown, marked)
-        rows["speed"][marked] = NORMAL
+        rows["speed"][marked] = spec.NORMAL
 
     def forget(self, numbers: Array) -> None:
         """Forget services that left."""
@@ -131,7 +116,7 @@ def service_rows(
         rows[name][no_owner] = _unknown_of(rows.dtype[name])
     names.name_any(rows)
     is_others = rows["id"] < FIRST_SLOT
-    rows["process"][is_others] = names.code(OTHERS)
+    rows["process"][is_others] = names.code(spec.OTHERS)
     mark_unknown(rows, ("protocol", "port", "netns"), is_others)
     rows["side"][is_others] = rows["id"][is_others]
     usual.set_columns(rows, counted.taken_ns)
@@ -140,7 +125,9 @@ def service_rows(
     has_left = np.isin(rows["id"], counted.left)
     texts = names.texts()
     now, left = (take_rows(rows, np.flatnonzero(has_left == is_left)) for is_left in (False, True))
-    return Rows(SERVICES, now, texts, counted.taken_ns), Rows(SERVICES, left, texts, counted.taken_ns)
+    return Rows(spec.SERVICES, now, texts, counted.taken_ns), Rows(
+        spec.SERVICES, left, texts, counted.taken_ns
+    )
 
 
 def _count_requests(rows: Array, counted: ProgramCounts) -> None:
@@ -150,22 +137,22 @@ def _count_requests(rows: Array, counted: ProgramCounts) -> None:
     since = counted.requests["since"][at >= 0]
     _count_waiting(rows, at[at >= 0], since, since, counted.taken_ns)
     is_others = rows["id"] < FIRST_SLOT
-    is_udp, is_dns = rows["protocol"] == UDP, rows["port"] == DNS_PORT
+    is_udp, is_dns = rows["protocol"] == spec.UDP, rows["port"] == spec.DNS_PORT
     mark_unknown(rows, _ONLY_TCP, is_udp & ~is_others)
     mark_unknown(rows, _ONLY_DNS, ~(is_udp & is_dns) & ~is_others)
 
 
 def _patterns(rows: Array) -> Array:
     """Return the pattern of turns: marked if too many of them cannot be timed."""
-    least = np.maximum(1, MARKED_FROM * (rows["answers"] + rows["replies"]))
-    pushing = np.where(rows["replies"] >= least, PUSHING, ALTERNATING)
-    return np.where(rows["overlaps"] >= least, OVERLAPPING, pushing)
+    least = np.maximum(1, spec.MARKED_FROM * (rows["answers"] + rows["replies"]))
+    pushing = np.where(rows["replies"] >= least, spec.PUSHING, spec.ALTERNATING)
+    return np.where(rows["overlaps"] >= least, spec.OVERLAPPING, pushing)
 
 
 def client_rows(counted: ProgramCounts, services: Rows) -> Rows:
     """Return a row for each counted client of a served service, sorted by number."""
     entries, hashes, starts = counted.clients
-    rows = _unknown_rows(len(starts), CLIENTS.dtype)
+    rows = _unknown_rows(len(starts), spec.CLIENTS.dtype)
     heads = take_rows(entries, starts)
     rows["id"] = row_ids(mix(hashes[starts], np.minimum.reduceat(entries["first_seen"], starts)))
     rows["service"] = heads["service"]
@@ -177,7 +164,7 @@ def client_rows(counted: ProgramCounts, services: Rows) -> Rows:
     is_known = at >= 0  # the others belong to services that left
     named = ("process", "port", "netns", "namespace")
     copy_columns(rows, services.array, named, to=is_known, of=at[is_known])
-    connections = counted.connections[counted.connections["side"] == SERVED]
+    connections = counted.connections[counted.connections["side"] == spec.SERVED]
     ends = _ends(connections["service"], connections["remote_address"])
     of_row = _ends(heads["service"], heads["address"])
     order = np.argsort(of_row, kind="stable")
@@ -190,7 +177,7 @@ def client_rows(counted: ProgramCounts, services: Rows) -> Rows:
     mark_unknown(rows, ("response", "response_ns", "waiting", "oldest"), marked)
     rows = take_rows(rows, np.flatnonzero(is_known))
     rows = take_rows(rows, np.argsort(rows["id"], kind="stable"))
-    return Rows(CLIENTS, rows, services.texts, counted.taken_ns)
+    return Rows(spec.CLIENTS, rows, services.texts, counted.taken_ns)
 
 
 def connection_rows(counted: ProgramCounts, services: Rows, names: ProcessNames) -> tuple[Rows, Rows]:
@@ -201,15 +188,15 @@ def connection_rows(counted: ProgramCounts, services: Rows, names: ProcessNames)
     names.name_any(rows)
     # The process of a connection that is not yet accepted is the one that serves.
     at = positions(rows["service"], services.array["id"])
-    borrowed = ~known(rows["start_time"]) & (at >= 0) & (rows["side"] == SERVED)
+    borrowed = ~known(rows["start_time"]) & (at >= 0) & (rows["side"] == spec.SERVED)
     owner = ("process", "pid", "cgroup", "container")
     copy_columns(rows, services.array, owner, to=borrowed, of=at[borrowed])
     texts = names.texts()
     waiting = _waiting(rows)
     connections = take_rows(rows, np.arange(len(connections)))
     return (
-        Rows(CONNECTIONS, connections, texts, counted.taken_ns),
-        Rows(WAITING, waiting, texts, counted.taken_ns),
+        Rows(spec.CONNECTIONS, connections, texts, counted.taken_ns),
+        Rows(spec.WAITING, waiting, texts, counted.taken_ns),
     )
 
 
@@ -219,7 +206,7 @@ def _connections(counted: ProgramCounts, services: Rows) -> Array:
     connections = take_rows(connections, np.argsort(connections["id"], kind="stable"))
     rows = _unknown_rows(len(connections), _CONNECTION_ROW)
     copy_columns(rows, connections, _CONNECTION_COPIED)
-    mark_unknown(rows, ("queued_ns", "queued_answers"), connections["side"] != SERVED)
+    mark_unknown(rows, ("queued_ns", "queued_answers"), connections["side"] != spec.SERVED)
     has_owner = connections["has_owner"] == 1
     copy_columns(rows, connections, _OWNER, to=has_owner, of=has_owner)
     for name in ("local_address", "remote_address"):
@@ -228,7 +215,7 @@ def _connections(counted: ProgramCounts, services: Rows) -> Array:
     age = np.maximum(counted.taken_ns - connections["open_since"][is_waiting].astype(np.int64), 0)
     rows["inferred"][is_waiting] = connections["is_inferred"][is_waiting]
     rows["waited"][is_waiting], rows["since"][is_waiting] = age, counted.wall_ns - age
-    has_read = (connections["side"] == SERVED) & is_waiting
+    has_read = (connections["side"] == spec.SERVED) & is_waiting
     rows["was_read"][has_read] = connections["was_read"][has_read]
     return rows
 
@@ -268,7 +255,7 @@ def _are_marked(numbers: Array, services: Rows) -> Array:
 
 def _have_no_times(services: Array) -> Array:
     """Return a mask of the rows whose requests and answers do not alternate."""
-    return np.isin(services["pattern"], (OVERLAPPING, PUSHING))
+    return np.isin(services["pattern"], (spec.OVERLAPPING, spec.PUSHING))
 
 
 def _count_connections(rows: Array, connections: Array, at: Array, taken_ns: int) -> None:
@@ -318,4 +305,4 @@ def _ends(service: Array, address: Array) -> Array:
     return hashes
 
 
-assert len(SIDES) == FIRST_SLOT
+assert len(spec.SIDES) == FIRST_SLOT

@@ -9,22 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from nettop.snapshots import services as spec
 from nettop.snapshots.arrays import Array, Mask, growth, positions
-from nettop.snapshots.services import (
-    BUCKETS,
-    NORMAL,
-    RECENT_S,
-    SLOWER,
-    SLOWER_FOR_S,
-    SLOWER_FROM,
-    SLOWER_LEAST_S,
-    SPELL_S,
-    STUCK,
-    STUCK_FROM,
-    STUCK_FROM_RECENT,
-    STUCK_LEAST_S,
-    USUAL_S,
-)
 from nettop.snapshots.snapshot import known
 
 KEPT_EVERY_S = 5.0
@@ -77,7 +63,7 @@ class UsualTimes:
         is_slower = _exceeds(recent, usual) & self._was_slow(rows, usual, taken_ns)
         rows["speed"] = _speeds(is_slower, recent, usual, rows["stalled"])
         # Of a service that answers others as usual, a request that waits is a long poll.
-        is_silent = (rows["speed"] == STUCK) & np.isnan(recent)
+        is_silent = (rows["speed"] == spec.STUCK) & np.isnan(recent)
         is_spell = self._is_spell(rows["id"], is_slower | is_silent, taken_ns)
         ids = rows["id"].copy()
         self._last = _UsualValues(taken_ns, ids, rows["response"].copy())
@@ -85,14 +71,14 @@ class UsualTimes:
             return
         self._histograms.append(self._last)
         self._recent.append(_UsualValues(taken_ns, ids, np.where(is_spell, usual, recent)))
-        while len(self._histograms) > 1 and taken_ns - self._histograms[1].taken_ns >= RECENT_S * 1e9:
+        while len(self._histograms) > 1 and taken_ns - self._histograms[1].taken_ns >= spec.RECENT_S * 1e9:
             self._histograms.popleft()
-        while taken_ns - self._recent[0].taken_ns > USUAL_S * 1e9:
+        while taken_ns - self._recent[0].taken_ns > spec.USUAL_S * 1e9:
             self._recent.popleft()
 
     def _recent_p99(self, rows: Array, taken_ns: int) -> Array:
         """Return the p99 of each service in the last seconds, or since it was first seen."""
-        earlier = [kept for kept in self._histograms if taken_ns - kept.taken_ns >= RECENT_S * 1e9]
+        earlier = [kept for kept in self._histograms if taken_ns - kept.taken_ns >= spec.RECENT_S * 1e9]
         return _p99_since(rows, earlier[-1] if earlier else None, _RECENT_MIN_ANSWERS)
 
     def _was_slow(self, rows: Array, usual: Array, taken_ns: int) -> Mask:
@@ -100,7 +86,7 @@ class UsualTimes:
         slow_at = np.zeros(len(rows), np.int64) if self._slow is None else self._slow.of(rows["id"], 0)
         slow_at[_exceeds(_p99_since(rows, self._last, 1), usual)] = taken_ns
         self._slow = _UsualValues(taken_ns, rows["id"].copy(), slow_at)
-        return slow_at > taken_ns - SLOWER_FOR_S * 1e9
+        return slow_at > taken_ns - spec.SLOWER_FOR_S * 1e9
 
     def _is_spell(self, ids: Array, is_bad: Mask, taken_ns: int) -> Mask:
         """Return which services are slower or answer nothing, and have been so for less than SPELL_S."""
@@ -108,12 +94,12 @@ class UsualTimes:
         began_at[began_at == 0] = taken_ns
         began_at[~is_bad] = 0
         self._spells = _UsualValues(taken_ns, ids.copy(), began_at)
-        is_spell: Mask = (began_at > 0) & (taken_ns - began_at < SPELL_S * 1e9)
+        is_spell: Mask = (began_at > 0) & (taken_ns - began_at < spec.SPELL_S * 1e9)
         return is_spell
 
     def _usual_p99(self, rows: Array, taken_ns: int) -> Array:
         """Return the median of the recent p99s measured before the last RECENT_S seconds."""
-        earlier = [kept for kept in self._recent if taken_ns - kept.taken_ns >= RECENT_S * 1e9]
+        earlier = [kept for kept in self._recent if taken_ns - kept.taken_ns >= spec.RECENT_S * 1e9]
         unknown = np.full(len(rows), np.nan)
         table = np.stack([unknown, *(kept.of(rows["id"], np.nan) for kept in earlier)])
         table[:, np.isfinite(table).sum(axis=0) < _USUAL_MIN_VALUES] = np.nan
@@ -129,19 +115,21 @@ def _p99_since(rows: Array, earlier: _UsualValues | None, least: int) -> Array:
         added = growth(added, earlier.of(rows["id"], 0))
     p99 = np.full(len(rows), np.nan)
     is_enough = added.sum(axis=1) >= least
-    p99[is_enough] = BUCKETS.quantiles(added[is_enough], 0.99)
+    p99[is_enough] = spec.BUCKETS.quantiles(added[is_enough], 0.99)
     return p99
 
 
 def _exceeds(p99: Array, usual: Array) -> Mask:
     """Return whether a p99 is so much longer than the usual that the service is slower."""
-    exceeds: Mask = (p99 > SLOWER_FROM * usual) & (p99 >= SLOWER_LEAST_S * 1e9)
+    exceeds: Mask = (p99 > spec.SLOWER_FROM * usual) & (p99 >= spec.SLOWER_LEAST_S * 1e9)
     return exceeds
 
 
 def _speeds(is_slower: Mask, recent: Array, usual: Array, stalled: Array) -> Array:
     """Return each service's speed number; where no p99 is known, only the minimum wait counts."""
-    of_p99 = np.maximum(STUCK_FROM * np.nan_to_num(usual), STUCK_FROM_RECENT * np.nan_to_num(recent))
-    longest = np.maximum(of_p99, STUCK_LEAST_S * 1e9)
+    of_p99 = np.maximum(
+        spec.STUCK_FROM * np.nan_to_num(usual), spec.STUCK_FROM_RECENT * np.nan_to_num(recent)
+    )
+    longest = np.maximum(of_p99, spec.STUCK_LEAST_S * 1e9)
     is_stuck = known(stalled) & (stalled > longest)
-    return np.where(is_stuck, STUCK, np.where(is_slower, SLOWER, NORMAL))
+    return np.where(is_stuck, spec.STUCK, np.where(is_slower, spec.SLOWER, spec.NORMAL))
