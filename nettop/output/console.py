@@ -9,6 +9,7 @@ import threading
 from collections import deque
 from collections.abc import Callable
 
+from nettop.output.log_files import LossCount, LostLine
 from nettop.writing import end_of_piece, has_room
 
 QUEUED_BYTES = 8 << 20
@@ -26,10 +27,8 @@ class Console:
     `error` on any other write error. Both call `wake`.
     """
 
-    def __init__(
-        self, descriptor: int, wake: Callable[[], None], lost_line: Callable[[str, int, int], bytes]
-    ) -> None:
-        self.lost = 0
+    def __init__(self, descriptor: int, wake: Callable[[], None], lost_line: LostLine) -> None:
+        self.lost = LossCount()
         self.gone = False
         self.error: OSError | None = None
         self.descriptor = descriptor
@@ -38,7 +37,6 @@ class Console:
         self._blocks: deque[bytes] = deque()
         self._rest, self._done = b"", 0
         self._waiting = 0
-        self._gap = 0
         self._closing = False
         self._changed = threading.Condition()
         self._thread = threading.Thread(target=self._run, name="console", daemon=True)
@@ -48,7 +46,7 @@ class Console:
         """Queue the lines, or drop them if the queue is full."""
         with self._changed:
             if self._waiting >= QUEUED_BYTES:
-                self._lose(block)
+                self.lost.add(block)
             else:
                 self._put_gap()
                 self._put(block)
@@ -68,7 +66,7 @@ class Console:
         self._thread.join(_END_WAIT_S)
         with self._changed:
             for block in (self._rest if self._done < len(self._rest) else b"", *self._blocks):
-                self._lose(block)
+                self.lost.add(block)
             self._blocks.clear()
 
     def _put(self, block: bytes) -> None:
@@ -77,14 +75,9 @@ class Console:
         self._changed.notify_all()
 
     def _put_gap(self) -> None:
-        if self._gap:
-            self._put(self._lost_line("console too slow", self._gap, self.lost))
-            self._gap = 0
-
-    def _lose(self, block: bytes) -> None:
-        lines = block.count(b"\n")
-        self._gap += lines
-        self.lost += lines
+        if self.lost.gap:
+            self._put(self._lost_line("console too slow", self.lost.gap, self.lost.total))
+            self.lost.gap = 0
 
     # --- in the thread ------------------------------------------------------------------------------------
 

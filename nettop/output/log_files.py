@@ -12,13 +12,14 @@ import os
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from itertools import count, pairwise
 from pathlib import Path
 
 from nettop.errors import NettopError, PermissionMissing
 from nettop.writing import lock_file, why_not
 
+LostLine = Callable[[str, int, int], bytes]
+"""Function that returns the line for a gap: its cause, its lines, and all lines lost so far."""
 TRY_AGAIN_S = 1.0
 """Seconds before retrying a file after a write error."""
 LONGEST_LINE = 1 << 16
@@ -29,79 +30,65 @@ _FILE_MODE, _DIRECTORY_MODE = 0o640, 0o750
 _FLAGS = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
-@dataclass(frozen=True, slots=True)
-class LogPlace:
-    """The location of a log: `NAME.ENDING` in a directory. `NAME.1.ENDING` is the newest of `keep` rotated files.
+class LossCount:
+    """Lines that a destination lost: `total`, and those of the `gap` that no line in it reports yet."""
 
-    A file never exceeds `rotate_bytes`, unless a single line does.
-    """
+    def __init__(self) -> None:
+        self.total = 0
+        self.gap = 0
 
-    directory: Path
-    name: str
-    ending: str
-    rotate_bytes: int
-    keep: int
-
-    @property
-    def file(self) -> str:
-        """Name of the current file."""
-        return f"{self.name}.{self.ending}"
-
-    @property
-    def path(self) -> Path:
-        """Path of the current file."""
-        return self.directory / self.file
-
-    def old(self, number: int) -> str:
-        """Return the name of the file that was rotated `number` times."""
-        return f"{self.name}.{number}.{self.ending}"
+    def add(self, block: bytes) -> None:
+        """Count the lines of a block."""
+        lines = block.count(b"\n")
+        self.gap += lines
+        self.total += lines
 
 
 class LogFile:
-    """One log file. On an error it counts the lines not written, reports the error once, and retries later.
+    """The log file `path`. On an error it counts the lines not written, reports the error once, and retries later.
 
-    The file stays in the directory that was opened at the start, even if that is renamed or removed.
+    `NAME.1.ENDING` is the newest of `keep` rotated files. None exceeds `rotate_bytes`, unless a single line does. The
+    files stay in the directory that was opened at the start, even if that is renamed or removed.
 
     `report` receives messages for the user; `lost_line(cause, count, total)` returns the line for a gap in the file.
+    Raise NettopError if it cannot be opened.
     """
 
     def __init__(
-        self, place: LogPlace, report: Callable[[str], None], lost_line: Callable[[str, int, int], bytes]
+        self, path: Path, rotate_bytes: int, keep: int, report: Callable[[str], None], lost_line: LostLine
     ) -> None:
-        self.place = place
-        self.lost = 0
+        self.path = path
+        self.lost = LossCount()
+        self._rotate_bytes = rotate_bytes
+        self._names = [path.name, *(f"{path.stem}.{number}{path.suffix}" for number in range(1, keep + 1))]
         self._report = report
         self._lost_line = lost_line
-        self._directory = self._descriptor = -1
+        self._descriptor = -1
         self._problem = ""
-        self._gap = 0
         self._lost_before = 0
         self._quiet_until = 0.0
-
-    def open(self) -> None:
-        """Create the directory and open the file. Raise NettopError if that fails."""
         try:
-            self.place.directory.mkdir(_DIRECTORY_MODE, parents=True, exist_ok=True)
-            self._directory = os.open(self.place.directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+            path.parent.mkdir(_DIRECTORY_MODE, parents=True, exist_ok=True)
+            self._directory = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
             self._open()
         except OSError as error:
             remedy = "set --log-dir to another directory, or to none for the console only"
             kind = PermissionMissing if isinstance(error, PermissionError) else NettopError
-            raise kind(f"{self.place.path} cannot be written: {_why(error)}", remedy) from error
+            raise kind(f"{path} cannot be written: {_why(error)}", remedy) from error
 
     def write(self, block: bytes) -> None:
         """Append complete lines; count those that cannot be written as lost."""
         if self._problem and time.monotonic() < self._quiet_until:
-            self._lose(block)
+            self.lost.add(block)
             return
-        gap = self._lost_line(self._problem, self._gap, self.lost) if self._gap else b""
+        gap = self._lost_line(self._problem, self.lost.gap, self.lost.total) if self.lost.gap else b""
         written = self._write_lines(gap + block)
         if gap and written:
-            self._gap = 0
-        self._lose(block[max(0, written - len(gap)) :])
+            self.lost.gap = 0
+        self.lost.add(block[max(0, written - len(gap)) :])
         if self._problem and written == len(gap) + len(block):
-            missing = self.lost - self._lost_before
-            self._report(f"{self.place.path} can be written again; {missing} lines are missing from it")
+            missing = self.lost.total - self._lost_before
+            self._report(f"{self.path} can be written again; {missing} lines are missing from it")
             self._problem = ""
 
     def reopen(self) -> None:
@@ -135,15 +122,14 @@ class LogFile:
         try:
             while at < len(block):
                 size = self._size()
-                end = at + max(0, self.place.rotate_bytes - size)
+                end = at + max(0, self._rotate_bytes - size)
                 if end < len(block):
                     end = block.rfind(b"\n", at, end) + 1
                     if not end and size:
                         self._rotate()
                         continue
-                    end = (
-                        end or block.index(b"\n", at) + 1
-                    )  # a line that exceeds the limit gets a file of its own
+                    # A line that exceeds the limit gets a file of its own.
+                    end = end or block.index(b"\n", at) + 1
                 at += self._append(block[at:end], size)
                 if at < end:
                     break
@@ -174,27 +160,20 @@ class LogFile:
             self._fail(error)
         return done
 
-    def _lose(self, block: bytes) -> None:
-        lines = block.count(b"\n")
-        self._gap += lines
-        self.lost += lines
-
     def _fail(self, error: OSError) -> None:
         """Report a new error, and stop writing the file for a while."""
         why = _why(error)
         if not self._problem:
-            self._lost_before = self.lost
+            self._lost_before = self.lost.total
         if why != self._problem:
-            self._report(
-                f"{self.place.path} cannot be written ({why}); lines are dropped and counted until it can"
-            )
+            self._report(f"{self.path} cannot be written ({why}); lines are dropped and counted until it can")
         self._problem = why
         self._quiet_until = time.monotonic() + TRY_AGAIN_S
 
     # --- opening and rotating -----------------------------------------------------------------------------
 
     def _open(self) -> None:
-        descriptor = os.open(self.place.file, _FLAGS, _FILE_MODE, dir_fd=self._directory)
+        descriptor = os.open(self.path.name, _FLAGS, _FILE_MODE, dir_fd=self._directory)
         try:
             lock_file(descriptor, "another nettop log is writing it")
             _repair_last_line(descriptor)
@@ -205,12 +184,10 @@ class LogFile:
 
     def _rotate(self) -> None:
         """Rename the file and the rotated files to the next number, delete the oldest, and start a new file."""
-        place = self.place
         with suppress(FileNotFoundError):
-            for number in count(place.keep):  # an earlier run may have kept more
-                os.unlink(place.old(number), dir_fd=self._directory)
-        names = [place.file, *map(place.old, range(1, place.keep + 1))]
-        for before, after in reversed(list(pairwise(names))):
+            for number in count(len(self._names) - 1):  # an earlier run may have kept more
+                os.unlink(f"{self.path.stem}.{number}{self.path.suffix}", dir_fd=self._directory)
+        for before, after in reversed(list(pairwise(self._names))):
             with suppress(FileNotFoundError):
                 os.rename(before, after, src_dir_fd=self._directory, dst_dir_fd=self._directory)
         self._close_file()

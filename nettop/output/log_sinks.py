@@ -6,12 +6,13 @@ from __future__ import annotations
 import select
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TextIO
 
 from nettop.errors import NettopError
 from nettop.output.console import Console
-from nettop.output.log_files import LogFile, LogPlace
+from nettop.output.log_files import LogFile
 from nettop.output.log_lines import lost_line
 from nettop.output.losses import Lost
 from nettop.process.interrupts import Requests
@@ -47,24 +48,26 @@ class Sinks:
         # Text for people uses the encoding of the locale; programs always expect UTF-8.
         self._encoding = stdout.encoding.lower() if stdout and settings.format is LineFormat.TEXT else "utf-8"
 
-        def line_of_loss(cause: str, count: int, total: int) -> str:
-            return lost_line(settings.format, time.time_ns(), Lost("lines", cause, count, total))
+        def line_of_loss(encoding: str, cause: str, count: int, total: int) -> bytes:
+            line = lost_line(settings.format, time.time_ns(), Lost("lines", cause, count, total))
+            return line.encode(encoding, "replace")
 
-        self._files: dict[str, LogFile] = {}
-        if settings.directory is not None:
-            directory, ending = Path(settings.directory), _ENDINGS[settings.format]
-            for name in names:
-                place = LogPlace(directory, name, ending, settings.rotate_bytes, settings.keep)
-                file = self._files[name] = LogFile(place, report, lambda *gap: line_of_loss(*gap).encode())
-                file.open()
-        self._console: Console | None = None
-        self._ends_with_console = not self._files or (stdout is not None and stdout.isatty())
-        if stdout is not None and settings.console:
-            self._console = Console(
-                stdout.fileno(),
-                event.set,
-                lambda *gap: line_of_loss(*gap).encode(self._encoding, "replace"),
+        directory = settings.directory
+        self._files = {
+            name: LogFile(
+                Path(directory, f"{name}.{_ENDINGS[settings.format]}"),
+                settings.rotate_bytes,
+                settings.keep,
+                report,
+                partial(line_of_loss, "utf-8"),
             )
+            for name in names
+            if directory is not None
+        }
+        self._ends_with_console = not self._files or (stdout is not None and stdout.isatty())
+        self._console: Console | None = None
+        if stdout is not None and settings.console:
+            self._console = Console(stdout.fileno(), event.set, partial(line_of_loss, self._encoding))
 
     def write(self, name: str, text: str) -> None:
         """Write complete lines to the file of that name, then to the console."""
@@ -75,9 +78,8 @@ class Sinks:
         if self._files:
             self._files[name].write(block)
         if self._console is not None:
-            self._console.write(
-                block if self._encoding == "utf-8" else block.decode().encode(self._encoding, "replace")
-            )
+            is_utf_8 = self._encoding == "utf-8"
+            self._console.write(block if is_utf_8 else block.decode().encode(self._encoding, "replace"))
             if not self._files:
                 self._console.wait(lambda: self._requests.ending)
 
@@ -111,15 +113,14 @@ class Sinks:
 
     def lost(self) -> list[str]:
         """Return how many lines were lost, for each destination that lost any."""
-        lost = {str(file.place.path): file.lost for file in self._files.values()} | {
-            "console": self._lost_by_console
-        }
+        lost = {str(file.path): file.lost.total for file in self._files.values()}
+        lost["console"] = self._lost_by_console
         return [f"{count} lines of {name}" for name, count in lost.items() if count]
 
     def places(self) -> list[str]:
         """Return where the files are, if there are any."""
-        paths = [str(file.place.path) for file in self._files.values()]
-        return [f"written to {', '.join(paths)}"] if paths else []
+        paths = ", ".join(str(file.path) for file in self._files.values())
+        return [f"written to {paths}"] if paths else []
 
     def _go_on_without_console(self, why: str | None) -> None:
         self._report(f"the console cannot be written ({why}); logging continues in the files")
@@ -128,5 +129,5 @@ class Sinks:
     def _close_console(self) -> None:
         if self._console is not None:
             self._console.close()
-            self._lost_by_console = self._console.lost
+            self._lost_by_console = self._console.lost.total
             self._console = None

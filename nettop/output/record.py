@@ -100,7 +100,7 @@ def _destination(
     host = name if redactor is None else redactor.host(name)
     if settings.path == STDOUT:
         assert stdout is not None
-        return Output(stdout.fileno(), lambda: requests.ending, settings.max_bytes)
+        return Output(stdout, requests, settings.max_bytes)
     if settings.is_hourly:
         most = settings.max_bytes or DIRECTORY_BYTES
         return HourlyFiles(Path(settings.path), host, most, settings.max_age_s)

@@ -9,23 +9,21 @@ from __future__ import annotations
 import errno
 import os
 import re
-import select
-import stat
 import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, TextIO
 
 from nettop.errors import NettopError
+from nettop.process.interrupts import Requests
 from nettop.recording.chunks import HEAD_BYTES, MARKER, PAYLOAD_MAX, Incomplete, read_head
 from nettop.recording.numbers import Damaged
 from nettop.recording.reader import RecordedFile
 from nettop.recording.writer import Sink
-from nettop.writing import OUTPUT, has_room, lock, lock_file, write_all, writing
+from nettop.writing import lock, lock_file, write_all, write_output, writing
 
 SUFFIX = ".nettop"
 """Ends the names of recordings."""
@@ -36,8 +34,6 @@ _FILE_MODE, _DIRECTORY_MODE = 0o640, 0o750
 _FLAGS = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _HOLDER = "another nettop is recording to it"
 _REMEDY = "free space, or record elsewhere; nettop replay shows what was recorded until then"
-_STALLED_MS = 2000
-"""Milliseconds without room in a pipe after which its reader has stalled."""
 _PARTS = 4
 """A directory's files are at most this part of its maximum, so that removing the oldest leaves most of it."""
 _TIME = "%Y%m%dT%H%M%SZ"
@@ -49,17 +45,34 @@ class Full(Exception):
     """The recording has reached its maximum size."""
 
 
-class Destination(Protocol):
-    """The destination of a recording, named `place`. `written` is how many bytes were appended to it."""
+class Destination:
+    """The destination of a recording, named `place`. `written` is how many bytes were appended to it.
 
-    place: str
-    written: int
+    The recording ends with Full before more than `max_bytes` are there, if that is not None.
+    """
 
-    def sink_at(self, wall_ns: int) -> Sink:
+    def __init__(self, place: str, max_bytes: int | None) -> None:
+        self.place = place
+        self.written = 0
+        self._max_bytes = max_bytes
+        self._sink = Sink(self._append)
+
+    def sink_at(self, wall_ns: int) -> Sink:  # noqa: ARG002 - for files that begin at some time
         """Return the sink for what was read at this time. Raise NettopError if a file cannot be written."""
+        return self._sink
 
     def close(self) -> None:
         """Close the files."""
+
+    def _append(self, content: bytes) -> None:
+        if self._max_bytes is not None and self._sink.size + len(content) > self._max_bytes:
+            raise Full
+        self._put(content)
+        self.written += len(content)
+
+    def _put(self, content: bytes) -> None:
+        """Append all of it, or raise NettopError."""
+        raise NotImplementedError
 
 
 def file_name(host: str, wall_ns: int) -> str:
@@ -68,17 +81,15 @@ def file_name(host: str, wall_ns: int) -> str:
     return f"nettop-{_UNSAFE.sub('_', host) or '_'}-{begun.strftime(_TIME)}{SUFFIX}"
 
 
-class OneFile:
-    """A file, whose recording ends with Full before the file exceeds `max_bytes`.
+class OneFile(Destination):
+    """A file.
 
     A recording that is there already is continued, unless `continues` is false. Raise NettopError if the file is
     something else, if another nettop is recording to it, or if it cannot be written.
     """
 
     def __init__(self, path: Path, max_bytes: int | None = None, *, continues: bool = True) -> None:
-        self.place = str(path)
-        self.written = 0
-        self._max_bytes = max_bytes
+        super().__init__(str(path), max_bytes)
         with writing(self.place, "choose another FILE"):
             self._descriptor, self._sink = _opened(self.place, self._append)
         if self._sink.size and not continues:
@@ -93,20 +104,13 @@ class OneFile:
                 f"{path} already has {self._sink.size:,} bytes", "raise --max-size, or choose another FILE"
             )
 
-    def sink_at(self, wall_ns: int) -> Sink:  # noqa: ARG002 - the same at any time
-        """Return the file's sink."""
-        return self._sink
-
     def close(self) -> None:
         """Close the file; remove it if it is empty."""
         _close(self._descriptor, self.place)
 
-    def _append(self, content: bytes) -> None:
-        if self._max_bytes is not None and self._sink.size + len(content) > self._max_bytes:
-            raise Full
+    def _put(self, content: bytes) -> None:
         with writing(self.place, _REMEDY):
             _append(self._descriptor, content)
-        self.written += len(content)
 
 
 class _Old(NamedTuple):
@@ -117,7 +121,7 @@ class _Old(NamedTuple):
     size: int
 
 
-class HourlyFiles:
+class HourlyFiles(Destination):
     """A directory, with a file for each hour that is named by the host and the time at which it begins.
 
     The oldest files are removed: those that ended more than `max_age_s` ago, and others while all have more than
@@ -126,16 +130,14 @@ class HourlyFiles:
     """
 
     def __init__(self, path: Path, host: str, max_bytes: int, max_age_s: float) -> None:
-        self.place = str(path)
-        self.written = 0
+        super().__init__(str(path), None)
         self._host = host
-        self._max_bytes = max_bytes
+        self._kept_bytes = max_bytes
         self._max_age_s = max_age_s
         self._old: deque[_Old] = deque()
         self._old_bytes = 0
         self._name, self._hour = "", -1
         self._descriptor = -1
-        self._sink = Sink(self._append)
         with writing(self.place, "choose another directory"):
             path.mkdir(_DIRECTORY_MODE, parents=True, exist_ok=True)
             self._directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -148,7 +150,7 @@ class HourlyFiles:
 
     def sink_at(self, wall_ns: int) -> Sink:
         """Return the sink of the file for this time, the next one after an hour or if the file has become large."""
-        is_large = self._sink.size * _PARTS >= self._max_bytes
+        is_large = self._sink.size * _PARTS >= self._kept_bytes
         if wall_ns // (HOUR_S * _SECOND_NS) != self._hour or is_large:
             with writing(self.place, _REMEDY):
                 self._begin(wall_ns)
@@ -190,12 +192,11 @@ class HourlyFiles:
         with suppress(FileNotFoundError):
             os.unlink(oldest.name, dir_fd=self._directory)
 
-    def _append(self, content: bytes) -> None:
+    def _put(self, content: bytes) -> None:
         with writing(os.path.join(self.place, self._name), _REMEDY):
-            while self._old and self._old_bytes + self._sink.size + len(content) > self._max_bytes:
+            while self._old and self._old_bytes + self._sink.size + len(content) > self._kept_bytes:
                 self._remove_oldest()
             _append(self._descriptor, content)
-        self.written += len(content)
 
     def _close_file(self) -> None:
         if self._descriptor >= 0:
@@ -203,46 +204,16 @@ class HourlyFiles:
             self._descriptor = -1
 
 
-class Output:
-    """Standard output, whose recording ends with Full before it exceeds `max_bytes`.
+class Output(Destination):
+    """Standard output. Once the end is requested, writing fails if its reader has stalled."""
 
-    Once `is_ending`, writing fails if its reader has stalled.
-    """
+    def __init__(self, stdout: TextIO, requests: Requests, max_bytes: int | None = None) -> None:
+        super().__init__("standard output", max_bytes)
+        self._stdout = stdout
+        self._requests = requests
 
-    def __init__(self, descriptor: int, is_ending: Callable[[], bool], max_bytes: int | None = None) -> None:
-        self.place = "standard output"
-        self.written = 0
-        self._max_bytes = max_bytes
-        is_file = stat.S_ISREG(os.fstat(descriptor).st_mode)
-        self._put = partial(_append if is_file else partial(_write_to_reader, is_ending), descriptor)
-        self._sink = Sink(self._append)
-
-    def sink_at(self, wall_ns: int) -> Sink:  # noqa: ARG002 - the same at any time
-        """Return the sink of standard output."""
-        return self._sink
-
-    def close(self) -> None:
-        """Do nothing: standard output stays open."""
-
-    def _append(self, content: bytes) -> None:
-        if self._max_bytes is not None and self.written + len(content) > self._max_bytes:
-            raise Full
-        with writing(OUTPUT, _REMEDY):
-            self._put(content)
-        self.written += len(content)
-
-
-def _write_to_reader(is_ending: Callable[[], bool], descriptor: int, content: bytes) -> None:
-    """Write to a pipe. Raise NettopError if its reader has stalled and the end was requested."""
-    at = 0
-    while at < len(content):
-        if has_room(descriptor, _STALLED_MS):
-            with suppress(BlockingIOError):  # another process that shares it made it non-blocking
-                at += os.write(descriptor, content[at : at + select.PIPE_BUF])
-        elif is_ending():
-            raise NettopError(
-                f"{OUTPUT} cannot be written: its reader has stalled", "see what the reader waits for"
-            )
+    def _put(self, content: bytes) -> None:
+        write_output(self._stdout, content, requests=self._requests)
 
 
 # --- files ------------------------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from nettop.errors import ExitCode, NettopError
 from nettop.output import log_files
-from nettop.output.log_files import LogFile, LogPlace
+from nettop.output.log_files import LogFile
 from tests.builders.limits import files_of_at_most
 
 PAGE = 4096
@@ -30,13 +30,10 @@ class Log:
 
     def __init__(self, directory: Path, rotate_bytes: int = LIMIT, keep: int = 2) -> None:
         self.reported: list[str] = []
-        self.place = LogPlace(directory, "events", "log", rotate_bytes, keep)
-        self.file = LogFile(self.place, self.reported.append, lambda *gap: f"lost {gap}\n".encode())
-
-    def open(self) -> Log:
-        """Open it."""
-        self.file.open()
-        return self
+        self.directory, self.path, self.keep = directory, directory / "events.log", keep
+        self.file = LogFile(
+            self.path, rotate_bytes, keep, self.reported.append, lambda *gap: f"lost {gap}\n".encode()
+        )
 
     def write(self, *lines: str) -> None:
         """Write lines, in one block."""
@@ -44,12 +41,12 @@ class Log:
 
     def names(self) -> list[str]:
         """Return the files there are."""
-        return sorted(path.name for path in self.place.directory.iterdir())
+        return sorted(path.name for path in self.directory.iterdir())
 
     def lines(self) -> list[str]:
         """Return every line that is kept, the oldest first."""
-        names = [*map(self.place.old, range(self.place.keep, 0, -1)), self.place.file]
-        paths = [self.place.directory / name for name in names]
+        names = [*(f"events.{number}.log" for number in range(self.keep, 0, -1)), "events.log"]
+        paths = [self.directory / name for name in names]
         return [line for path in paths if path.exists() for line in lines_of(path)]
 
 
@@ -65,7 +62,7 @@ def log(tmp_path: Path) -> Iterator[Log]:
     """Yield an open log; a trouble is tried again at once."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(log_files, "TRY_AGAIN_S", 0.0)
-        made = Log(tmp_path / "log").open()
+        made = Log(tmp_path / "log")
         yield made
         made.file.close()
 
@@ -78,7 +75,7 @@ def test_lines_are_rotated_whole(lengths: list[int], limit: int) -> None:
     """No file contains a part of a line, or exceeds the limit by more than one line."""
     lines = ["x" * (length - 1) for length in lengths]
     with tempfile.TemporaryDirectory() as directory:
-        log = Log(Path(directory), limit, keep=len(lines)).open()
+        log = Log(Path(directory), limit, keep=len(lines))
         log.write(*lines)
         assert log.lines() == lines
         log.file.close()
@@ -89,9 +86,8 @@ def test_lines_are_rotated_whole(lengths: list[int], limit: int) -> None:
 WRITER = """
 import sys
 from pathlib import Path
-from nettop.output.log_files import LogFile, LogPlace
-file = LogFile(LogPlace(Path(sys.argv[1]), "events", "log", 1 << 24, 1), print, lambda *gap: b"")
-file.open()
+from nettop.output.log_files import LogFile
+file = LogFile(Path(sys.argv[1]) / "events.log", 1 << 24, 1, print, lambda *gap: b"")
 block = ('{"time":"2026-11-20T11:02:40.060110Z"' + "x" * int(sys.argv[2]) + "}\\n").encode() * 3000
 print("begun", flush=True)
 while True:
@@ -113,7 +109,7 @@ def test_sigkill_leaves_whole_lines(tmp_path: Path, length: int) -> None:
             for _ in range(chance.randrange(200_000)):
                 pass
             writer.kill()
-        Log(tmp_path).open().file.close()
+        Log(tmp_path).file.close()
         for path in tmp_path.iterdir():
             assert set(map(len, lines_of(path))) <= {length + 38}
 
@@ -130,7 +126,7 @@ def test_sigkill_leaves_whole_lines(tmp_path: Path, length: int) -> None:
 def test_an_unfinished_line_is_removed(tmp_path: Path, before: str, after: list[str]) -> None:
     """An unfinished line is removed, unless it fills the searched part of the file, which no log writes."""
     (tmp_path / "events.log").write_text(before)
-    log = Log(tmp_path).open()
+    log = Log(tmp_path)
     log.write("new")
     log.file.close()
     assert (tmp_path / "events.log").read_text().splitlines() == after
@@ -146,17 +142,17 @@ def test_rotation_keeps_so_many_and_loses_no_line_between(log: Log, at_once: int
     for start in range(0, len(lines), at_once):
         log.write(*lines[start : start + at_once])
     assert log.names() == ["events.1.log", "events.2.log", "events.log"]
-    assert max(path.stat().st_size for path in log.place.directory.iterdir()) <= LIMIT
+    assert max(path.stat().st_size for path in log.directory.iterdir()) <= LIMIT
     kept = log.lines()
     assert kept == lines[-len(kept) :]
-    assert (log.file.lost, log.reported) == (0, [])
+    assert (log.file.lost.total, log.reported) == (0, [])
 
 
 def test_files_of_an_earlier_run_count_toward_the_bound(tmp_path: Path) -> None:
     """Files that a larger --keep has left are removed by the next rotation."""
     for number in range(1, 6):
         (tmp_path / f"events.{number}.log").write_text(f"old {number}\n")
-    log = Log(tmp_path).open()
+    log = Log(tmp_path)
     log.write(*["x" * 200] * 100)
     log.file.close()
     assert log.names() == ["events.1.log", "events.2.log", "events.log"]
@@ -165,7 +161,7 @@ def test_files_of_an_earlier_run_count_toward_the_bound(tmp_path: Path) -> None:
 def test_a_file_of_before_is_continued(tmp_path: Path) -> None:
     """A new run adds to the file of the last one."""
     for run in ("first", "second"):
-        log = Log(tmp_path).open()
+        log = Log(tmp_path)
         log.write(run)
         log.file.close()
     assert lines_of(tmp_path / "events.log") == ["first", "second"]
@@ -174,19 +170,19 @@ def test_a_file_of_before_is_continued(tmp_path: Path) -> None:
 def test_reopening_after_logrotate(log: Log) -> None:
     """Follow a file renamed by others until it is reopened; create a removed one, and restart a truncated one."""
     log.write("before")
-    log.place.path.rename(log.place.directory / "moved")
+    log.path.rename(log.directory / "moved")
     log.write("still there")
     log.file.reopen()
     log.write("after")
-    assert lines_of(log.place.directory / "moved") == ["before", "still there"]
-    assert lines_of(log.place.path) == ["after"]
-    os.truncate(log.place.path, 0)
+    assert lines_of(log.directory / "moved") == ["before", "still there"]
+    assert lines_of(log.path) == ["after"]
+    os.truncate(log.path, 0)
     log.write("truncated")
-    assert log.place.path.read_text() == "truncated\n"
-    log.place.path.unlink()
+    assert log.path.read_text() == "truncated\n"
+    log.path.unlink()
     log.write("removed")
-    assert lines_of(log.place.path) == ["removed"]
-    assert (log.file.lost, log.reported) == (0, [])
+    assert lines_of(log.path) == ["removed"]
+    assert (log.file.lost.total, log.reported) == (0, [])
 
 
 # --- what is refused ------------------------------------------------------------------------------------------
@@ -195,7 +191,7 @@ def test_reopening_after_logrotate(log: Log) -> None:
 def refused(directory: Path) -> NettopError:
     """Return the reason why the log cannot be opened."""
     with pytest.raises(NettopError) as caught:
-        Log(directory).open()
+        Log(directory)
     assert caught.value.remedy == "set --log-dir to another directory, or to none for the console only"
     return caught.value
 
@@ -220,9 +216,9 @@ def test_special_files_are_refused(tmp_path: Path) -> None:
 
 def test_two_do_not_write_one_file(log: Log) -> None:
     """A second nettop is refused until the first has ended."""
-    assert "another nettop log is writing it" in refused(log.place.directory).what
+    assert "another nettop log is writing it" in refused(log.directory).what
     log.file.close()
-    Log(log.place.directory).open().file.close()
+    Log(log.directory).file.close()
 
 
 def test_a_directory_that_cannot_be(tmp_path: Path) -> None:
@@ -233,8 +229,8 @@ def test_a_directory_that_cannot_be(tmp_path: Path) -> None:
 
 def test_others_may_not_read(log: Log) -> None:
     """Only owner and group may read the file and directory."""
-    assert log.place.path.stat().st_mode & 0o027 == 0
-    assert log.place.directory.stat().st_mode & 0o027 == 0
+    assert log.path.stat().st_mode & 0o027 == 0
+    assert log.directory.stat().st_mode & 0o027 == 0
 
 
 # --- trouble --------------------------------------------------------------------------------------------------
@@ -245,18 +241,16 @@ def test_full_disk_and_room_again(log: Log) -> None:
     line on the gap.
     """
     log.write("a" * 100)
-    trouble = (
-        f"{log.place.path} cannot be written (File too large); lines are dropped and counted until it can"
-    )
+    trouble = f"{log.path} cannot be written (File too large); lines are dropped and counted until it can"
     with files_of_at_most(912):
         log.write(*["b" * 100] * 20)
         log.write("c")
         assert log.reported == [trouble]
-        assert log.file.lost == 13
-        assert lines_of(log.place.path) == ["a" * 100, *["b" * 100] * 8]
+        assert log.file.lost.total == 13
+        assert lines_of(log.path) == ["a" * 100, *["b" * 100] * 8]
     log.write("d")
-    assert lines_of(log.place.path)[9:] == ["lost ('File too large', 13, 13)", "d"]
-    assert log.reported[1:] == [f"{log.place.path} can be written again; 13 lines are missing from it"]
+    assert lines_of(log.path)[9:] == ["lost ('File too large', 13, 13)", "d"]
+    assert log.reported[1:] == [f"{log.path} can be written again; 13 lines are missing from it"]
 
 
 def test_room_for_a_little(log: Log) -> None:
@@ -264,36 +258,36 @@ def test_room_for_a_little(log: Log) -> None:
     with files_of_at_most(1000):
         log.write(*["b" * 100] * 20)
         log.write("c" * 100)
-        assert lines_of(log.place.path)[9:] == ["lost ('File too large', 11, 11)"]
+        assert lines_of(log.path)[9:] == ["lost ('File too large', 11, 11)"]
     log.write("d")
-    assert lines_of(log.place.path)[10:] == ["lost ('File too large', 1, 12)", "d"]
-    assert log.reported[1:] == [f"{log.place.path} can be written again; 12 lines are missing from it"]
+    assert lines_of(log.path)[10:] == ["lost ('File too large', 1, 12)", "d"]
+    assert log.reported[1:] == [f"{log.path} can be written again; 12 lines are missing from it"]
 
 
 def test_trouble_is_left_alone_for_a_while(tmp_path: Path) -> None:
     """A file that cannot be written is not tried again with each block."""
-    log = Log(tmp_path).open()
-    log.place.path.unlink()
-    log.place.path.mkdir()
+    log = Log(tmp_path)
+    log.path.unlink()
+    log.path.mkdir()
     log.write("first")
-    log.place.path.rmdir()
+    log.path.rmdir()
     log.write("second")
     assert log.names() == []
-    assert log.file.lost == 2
+    assert log.file.lost.total == 2
     log.file.close()
 
 
 def test_directory_gone(log: Log) -> None:
     """Lines are counted once the directory is removed, also if there is another one in its place."""
     log.write("before")
-    log.place.path.unlink()
-    log.place.directory.rmdir()
+    log.path.unlink()
+    log.directory.rmdir()
     log.write("lost", "lost too")
     assert "No such file or directory" in log.reported[0]
-    log.place.directory.mkdir()
+    log.directory.mkdir()
     log.write("after")
-    assert list(log.place.directory.iterdir()) == []
-    assert log.file.lost == 3
+    assert list(log.directory.iterdir()) == []
+    assert log.file.lost.total == 3
 
 
 @pytest.mark.parametrize("is_removed", [False, True])
@@ -305,16 +299,16 @@ def test_a_directory_that_becomes_a_link(log: Log, tmp_path: Path, is_removed: b
     elsewhere.mkdir()
     log.write("before")
     if is_removed:
-        log.place.path.unlink()
-        log.place.directory.rmdir()
+        log.path.unlink()
+        log.directory.rmdir()
     else:
-        log.place.directory.rename(moved)
-    log.place.directory.symlink_to(elsewhere)
+        log.directory.rename(moved)
+    log.directory.symlink_to(elsewhere)
     log.file.reopen()
     log.write(*["x" * 1000] * 20)
     assert list(elsewhere.iterdir()) == []
     if is_removed:
-        assert log.file.lost == 20
+        assert log.file.lost.total == 20
     else:
         assert sorted(path.name for path in moved.iterdir()) == ["events.1.log", "events.log"]
 
@@ -329,7 +323,7 @@ def test_rotation_that_cannot_be(log: Log, monkeypatch: pytest.MonkeyPatch) -> N
         patch.setattr(os, "rename", refuse)
         log.write(*["x" * 1000] * 20)
     assert "Read-only file system" in log.reported[0]
-    lost = log.file.lost
+    lost = log.file.lost.total
     assert 0 < lost < 20
     log.write("after")
-    assert lines_of(log.place.path)[-2:] == [f"lost ('Read-only file system', {lost}, {lost})", "after"]
+    assert lines_of(log.path)[-2:] == [f"lost ('Read-only file system', {lost}, {lost})", "after"]
