@@ -11,18 +11,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
-from nettop.commands.invoker import User, file_owner
-from nettop.commands.new_file import new_file
-from nettop.commands.options import SourceOf, require_output
-from nettop.commands.privilege import refuse_root_for_caller
+from nettop.commands.invoker import User, new_file
+from nettop.commands.options import SourceOf, require_file_output
+from nettop.commands.privilege import owner_of_output
 from nettop.commands.recordings import (
     SERVICE_FOLDER,
     drop_all_privileges,
     moment_of,
     opened_recording,
+    redaction_key,
 )
-from nettop.commands.redaction import redaction_key
-from nettop.errors import ExitCode, UsageError
+from nettop.errors import ExitCode
 from nettop.process.importing import importing
 from nettop.settings import STDOUT
 from nettop.settings.declared import setting
@@ -81,10 +80,8 @@ def start_bundle(settings: BundleSettings, source_of: SourceOf) -> ExitCode:
         from nettop.recording.redaction.redactor import Redactor
 
     last_ns = parse_length(settings.last)
-    user = None
-    if settings.output != STDOUT:
-        refuse_root_for_caller()
-        user = file_owner(Path(settings.output))  # of the working directory if there is no path
+    # Without a path, that is the owner of the working directory.
+    user = None if settings.output == STDOUT else owner_of_output(Path(settings.output))
     key = redaction_key(settings)
     redactor = None if key is None else Redactor(key)
     with opened_recording(settings.recording, keeps_privileges=True) as recording:
@@ -120,9 +117,7 @@ def _opened(name: str, owner: User | None) -> Iterator[IO[bytes]]:
         with new_file(Path(name), owner, "choose another file with -o") as file:
             yield file
         return
-    require_output("name a file with -o")
-    if sys.stdout.isatty():
-        raise UsageError("standard output is a terminal", "redirect it to a file or a pipe, or name a file with -o")
+    require_file_output("name a file with -o")
     yield sys.stdout.buffer
 
 

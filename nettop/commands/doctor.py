@@ -9,8 +9,7 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from nettop.commands.invoker import file_owner, invoking_user
-from nettop.commands.new_file import new_file
+from nettop.commands.invoker import file_owner, invoking_user, new_file
 from nettop.commands.options import SourceOf, require_output
 from nettop.commands.privilege import become_user, why_still_root
 from nettop.errors import ExitCode

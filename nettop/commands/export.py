@@ -5,17 +5,11 @@ from __future__ import annotations
 
 import os
 import sys
-from contextlib import ExitStack
 from pathlib import Path
 
 from nettop.commands.invoker import file_owner, invoking_user
 from nettop.commands.options import SourceOf, require_output
-from nettop.commands.privilege import (
-    explain_root,
-    open_session,
-    refuse_root_for_caller,
-    why_still_root,
-)
+from nettop.commands.privilege import explain_root, open_session, refuse_root_for_caller
 from nettop.commands.recordings import moment_of, opened_recording
 from nettop.errors import ExitCode, UsageError
 from nettop.process.importing import importing
@@ -42,10 +36,6 @@ nettop export cpu.stacks --from incident.nettop --at 14:32 --duration 60 cpu.svg
 
 Ctrl-C stops early and writes the samples so far. An existing file is replaced only once the new one is complete."""
 
-_AS_ROOT = """\
-install nettop where every user may read it (/opt/nettop), or
-write to a directory that belongs to root, or to standard output (-)"""
-
 
 def start_export(settings: ExportSettings, source_of: SourceOf) -> ExitCode:
     """Sample, and write the samples. Raise NettopError, and BrokenPipeError if the reader has closed the pipe."""
@@ -62,13 +52,14 @@ def start_export(settings: ExportSettings, source_of: SourceOf) -> ExitCode:
         # nettop becomes the owner of the file; this applies to regular files only.
         if os.path.isfile(settings.path) or not os.path.exists(settings.path):
             user = file_owner(Path(settings.path))
-    still_root = why_still_root(user) if source_of is None else None
-    with ExitStack() as resources:
-        requests = resources.enter_context(requested_by_signals(reopens=False))
-        interval_s = min(INTERVAL_S, settings.duration_s)
-        session = resources.enter_context(open_session(interval_s, source_of, user))
-        with explain_root(still_root, _AS_ROOT):
-            return run_export(settings, session, requests, sys.stdout, sys.stderr)
+    opened = open_session(min(INTERVAL_S, settings.duration_s), source_of, user)
+    otherwise = "write to a directory that belongs to root, or to standard output (-)"
+    with (
+        explain_root(user, source_of, otherwise),
+        requested_by_signals(reopens=False) as requests,
+        opened as session,
+    ):
+        return run_export(settings, session, requests, sys.stdout, sys.stderr)
 
 
 def _export_recording(settings: ExportSettings, path: Path, *, keeps_privileges: bool) -> ExitCode:

@@ -13,8 +13,10 @@ from collections.abc import Container, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from nettop.errors import NettopError, PermissionMissing
+from nettop.writing import open_to_write, writing
 
 _AS_ROOT = "run nettop as root itself: sudo env -u SUDO_UID nettop …"
 _SHELL = "/bin/sh"
@@ -181,6 +183,30 @@ def explain_caller(user: User | None) -> Iterator[None]:
             f"{error.what} (nettop opens it as {name}, who called sudo)",
             f"choose a path that {name} may access, or {_AS_ROOT}",
         ) from error.__cause__
+
+
+@contextmanager
+def new_file(path: Path, owner: User | None, remedy: str) -> Iterator[BinaryIO]:
+    """Create a file that only its owner may read, and remove it if it is not completed.
+
+    Raise NettopError with this remedy if the file exists or cannot be created.
+    """
+    with ExitStack() as resources:
+        with open_files_as(owner), writing(str(path), remedy):
+            try:
+                file = resources.enter_context(open(path, "wb", opener=_create))
+            except FileExistsError:
+                raise NettopError(f"{path} already exists", f"{remedy}, or remove this one") from None
+        try:
+            yield file
+        except BaseException:
+            with suppress(OSError), acting_as(owner):
+                path.unlink()
+            raise
+
+
+def _create(path: str, _flags: int) -> int:
+    return open_to_write(path, os.O_CREAT | os.O_EXCL, 0o600)
 
 
 def has_access(user: User, mode: int, *places: Path) -> bool:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import typer
 
-from nettop.errors import NettopError
+from nettop.errors import NettopError, UsageError
 from nettop.settings.declared import Declared, declared_in, parsed, starting_with
 from nettop.settings.shared import CommandSettings, lens_options, parse_lens_options
 from nettop.snapshots.schema import Lens, Option
@@ -101,6 +101,13 @@ def require_output(remedy: str = "redirect it to a file or a pipe") -> None:
     """Raise NettopError if standard output is closed."""
     if sys.stdout is None:
         raise NettopError("standard output is closed", remedy)
+
+
+def require_file_output(remedy: str) -> None:
+    """Raise NettopError unless standard output can take what is no text."""
+    require_output(f"redirect it to a pipe, or {remedy}")
+    if sys.stdout.isatty():
+        raise UsageError("standard output is a terminal", f"redirect it to a file or a pipe, or {remedy}")
 
 
 def _is_installed(name: str) -> bool:

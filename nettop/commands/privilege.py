@@ -17,7 +17,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nettop.commands.compile import compile_in_background
-from nettop.commands.invoker import User, become, caller, has_access, invalid_caller
+from nettop.commands.invoker import (
+    User,
+    become,
+    caller,
+    file_owner,
+    has_access,
+    invalid_caller,
+    invoking_user,
+)
 from nettop.commands.options import SourceOf
 from nettop.errors import PermissionMissing
 from nettop.process.importing import importing
@@ -122,6 +130,19 @@ def give_up_privileges(user: User | None) -> None:
     privileges.keep_only(privileges.NOTHING)
 
 
+def owner_of_output(path: Path | None) -> User | None:
+    """Return the user to become: who should own what is written to `path`, or the caller of sudo if that is None. The
+    current user is None.
+
+    Raise PermissionMissing if nettop would stay root under sudo: files named on the command line must be opened as the
+    caller; and as `file_owner` does.
+    """
+    if path is None:
+        return invoking_user()
+    refuse_root_for_caller()
+    return file_owner(path)
+
+
 def refuse_root_for_caller() -> None:
     """Raise PermissionMissing if nettop would stay root under sudo: files named on the command line must be opened as
     the caller.
@@ -158,13 +179,16 @@ def why_still_root(user: User | None) -> str | None:
 
 
 @contextmanager
-def explain_root(still_root: str | None, remedy: str) -> Iterator[None]:
-    """Add to a missing permission why nettop is `still_root` (see `why_still_root`), if it is."""
+def explain_root(user: User | None, source_of: SourceOf, otherwise: str) -> Iterator[None]:
+    """Add to a missing permission why nettop stays root instead of becoming the user, if it does, and a remedy: what to
+    do `otherwise` than to install it elsewhere. Enter it before nettop becomes the user."""
+    still_root = why_still_root(user) if source_of is None else None
     try:
         yield
     except PermissionMissing as error:
         if still_root is None or not isinstance(error.__cause__, PermissionError):
             raise
+        remedy = f"install nettop where every user may read it (/opt/nettop), or\n{otherwise}"
         raise PermissionMissing(f"{error.what}: {still_root}", remedy) from error
 
 

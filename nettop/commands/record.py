@@ -4,19 +4,12 @@
 from __future__ import annotations
 
 import sys
-from contextlib import ExitStack
 from pathlib import Path
 
-from nettop.commands.invoker import file_owner, invoking_user
-from nettop.commands.options import SourceOf, require_output
-from nettop.commands.privilege import (
-    explain_root,
-    open_watching,
-    refuse_root_for_caller,
-    why_still_root,
-)
-from nettop.commands.redaction import redaction_key
-from nettop.errors import ExitCode, UsageError
+from nettop.commands.options import SourceOf, require_file_output
+from nettop.commands.privilege import explain_root, open_watching, owner_of_output
+from nettop.commands.recordings import redaction_key
+from nettop.errors import ExitCode
 from nettop.process.importing import importing
 from nettop.process.interrupts import requested_by_signals
 from nettop.settings import STDOUT
@@ -41,36 +34,22 @@ nettop record --redact --for 10m for-a-ticket.nettop  [dim]with addresses and na
 A recording that is there already is continued. A full disk ends the recording; what was recorded until then can be
 replayed. Ctrl-C and SIGTERM take a last reading, then end it."""
 
-_AS_ROOT = """\
-install nettop where every user may read it (/opt/nettop), or
-record to a directory that belongs to root, or to standard output (-)"""
-
 
 def start_record(settings: RecordSettings, source_of: SourceOf) -> ExitCode:
     """Record until requested to end. Raise NettopError, and BrokenPipeError if the reader has closed the pipe."""
     key = redaction_key(settings)
-    user = invoking_user()
     if settings.path == STDOUT:
-        _check_output()
-    else:
-        refuse_root_for_caller()
-        # nettop becomes the user who owns the files.
-        user = file_owner(Path(settings.path))  # of the working directory if there is no path
+        require_file_output("name a FILE")
+    # Without a path, that is the owner of the working directory.
+    user = owner_of_output(None if settings.path == STDOUT else Path(settings.path))
     with importing():
         from nettop.output.record import run_record
 
-    still_root = why_still_root(user) if source_of is None else None
-    with ExitStack() as resources:
-        requests = resources.enter_context(requested_by_signals(reopens=False))
-        session = resources.enter_context(
-            open_watching(settings, source_of, user, ask_firewall=True, together=settings.lenses)
-        )
-        with explain_root(still_root, _AS_ROOT):
-            return run_record(settings, session, requests, sys.stdout, sys.stderr, redaction_key=key)
-
-
-def _check_output() -> None:
-    """Raise NettopError unless standard output can take a recording."""
-    require_output("redirect it to a pipe, or name a FILE")
-    if sys.stdout.isatty():
-        raise UsageError("standard output is a terminal", "redirect it to a file or a pipe, or name a FILE")
+    opened = open_watching(settings, source_of, user, ask_firewall=True, together=settings.lenses)
+    otherwise = "record to a directory that belongs to root, or to standard output (-)"
+    with (
+        explain_root(user, source_of, otherwise),
+        requested_by_signals(reopens=False) as requests,
+        opened as session,
+    ):
+        return run_record(settings, session, requests, sys.stdout, sys.stderr, redaction_key=key)

@@ -21,7 +21,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nettop import probes
-from nettop.commands.redaction import redaction_key
+from nettop.commands.recordings import redaction_key
 from nettop.errors import NettopError, PermissionMissing, UsageError
 from nettop.kernel.bpf.mechanisms import Fallbacks, Mechanism
 from nettop.probes.findings import limits
@@ -574,7 +574,7 @@ def test_a_key_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     def refuse(*_: object) -> bytes:
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
-    monkeypatch.setattr("nettop.commands.redaction.read_file", refuse)
+    monkeypatch.setattr("nettop.commands.recordings.read_file", refuse)
     for path, error in ((tmp_path / "key", PermissionMissing), (tmp_path, UsageError)):
         with pytest.raises(error) as refused:
             redaction_key(Redacting(redact=True, redact_key=path))
