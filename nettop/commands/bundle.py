@@ -129,8 +129,8 @@ _PREFIXES = {"process": "proc", "container": "ctr", "netns": "ns"}
 
 def _doctor(redactor: Redactor | None) -> str:
     """Return the report of this host. Doctor is another process, with the privileges that it needs."""
+    from nettop.diagnostics import StatusLine
     from nettop.doctor.bundle import names_here
-    from nettop.output.status_line import StatusLine
 
     before = {} if redactor is None else names_here()  # of what ends meanwhile too
     StatusLine(sys.stderr).show("running nettop doctor --no-traffic …")

@@ -90,7 +90,7 @@ def _source_of(hosts: Hosts, lens: str) -> Source:
 @contextmanager
 def _first_readings(hosts: Hosts, lens: str) -> Iterator[None]:
     """Wait until every host has sent a reading or was lost, in the terminal, where ssh's words can be read."""
-    from nettop.output.status_line import StatusLine
+    from nettop.diagnostics import StatusLine
 
     hosts.use(lens)
     status, began = StatusLine(sys.stderr), time.monotonic()

@@ -32,7 +32,6 @@ from nettop.snapshots.own_cost import SELF
 
 if TYPE_CHECKING:
     from nettop.settings.shared import LensView
-    from nettop.snapshots.schema import Lens, Table
 
 
 _HOSTS = "Other hosts"
@@ -145,6 +144,11 @@ def start_view(given: LiveSettings, source_of: SourceOf) -> ExitCode:
         _check_process(given.pid)
     lens, table = find_table(settings.view.view)
     user = invoking_user() if source_of is None else None
+    together: tuple[str, ...] = ()
+    if given.is_text:  # what the text reads is attached before the first reading
+        with importing():
+            from nettop.output.watching import WATCHED, watches_all
+        together = WATCHED if watches_all(table) else (lens.id,)
     session = open_watching(
         given,
         source_of,
@@ -152,15 +156,8 @@ def start_view(given: LiveSettings, source_of: SourceOf) -> ExitCode:
         on_screen=not given.is_text,
         program_statistics=lens.id == SELF.id,
         ask_firewall=not given.is_text or lens is FINDINGS,
-        together=_attached_first(lens, table) if given.is_text else (),
+        together=together,
     )
     if given.is_text:
         return show_text(settings, session)
     return show_screens(settings, session, why_still_root(user) or "")
-
-
-def _attached_first(lens: Lens, table: Table) -> tuple[str, ...]:
-    """Return the lenses that text of a table reads, all of which are attached before the first reading."""
-    with importing():
-        from nettop.output.watching import WATCHED, watches_all
-    return WATCHED if watches_all(table) else (lens.id,)

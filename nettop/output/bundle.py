@@ -10,10 +10,10 @@ from collections.abc import Callable
 from typing import IO, NamedTuple, TextIO
 
 from nettop import version_of_build
+from nettop.diagnostics import StatusLine
 from nettop.errors import NettopError, UsageError
 from nettop.output.check import report_found, unwatched_in
 from nettop.output.record import host_facts
-from nettop.output.status_line import StatusLine
 from nettop.query.units import plural
 from nettop.recording.bundle import RECORDING, write_bundle
 from nettop.recording.cut import Cutter

@@ -11,12 +11,11 @@ from datetime import datetime
 from itertools import islice
 from typing import Any, TextIO
 
-from nettop.diagnostics import Diagnostics
+from nettop.diagnostics import Diagnostics, StatusLine
 from nettop.engine.bus import Bus
 from nettop.engine.consumer import Consumer
 from nettop.engine.session import Session
 from nettop.errors import ExitCode, SourceFailed
-from nettop.output.status_line import StatusLine
 from nettop.output.watching import Unwatched, needed_lenses, not_watched, unread, watched
 from nettop.query.findings import INTERVAL_TOLERANCE
 from nettop.query.found import listed
@@ -144,7 +143,10 @@ def _watch(
 
 def _text(row: Mapping[str, Any], command: str) -> str:
     seconds = row["lasted"] / 1e9
-    moment = "" if command == "nettop" else f" --at '{_shown_at(row['seen'])}'"
+    moment = ""
+    if command != "nettop":  # when a replay shows what was read then
+        seen_ns = round(datetime.fromisoformat(row["seen"]).timestamp() * 1e6) * 1000
+        moment = f" --at '{exact_text(seen_ns)}'"
     evidence = f"{command}{moment} --view {row['view']} --filter {shlex.quote(row['filter'])}"
     lines = [
         f"{row['severity']}: {row['finding']}",
@@ -154,11 +156,6 @@ def _text(row: Mapping[str, Any], command: str) -> str:
         f"  see: {evidence}",
     ]
     return "\n".join(lines) + "\n"
-
-
-def _shown_at(seen: str) -> str:
-    """Return the moment at which a replay shows what was read at a time."""
-    return exact_text(round(datetime.fromisoformat(seen).timestamp() * 1e6) * 1000)
 
 
 def _jsonl(row: Mapping[str, Any], _command: str) -> str:

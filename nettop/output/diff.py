@@ -30,8 +30,12 @@ def report_changes(  # noqa: PLR0917 - a report, and where it goes
     Raise Unsupported if no lens could be compared, BrokenPipeError if the reader of `stdout` is gone.
     """
     if not difference.compared:
+        are_few = TOO_FEW in difference.not_compared.values()
+        remedy = (
+            "compare longer spans (--span)" if are_few else "compare recordings that have the same lenses"
+        )
         whys = "; ".join(f"{title}: {why}" for title, why in difference.not_compared.items())
-        raise Unsupported(f"nothing can be compared: {whys}", _compare_more(difference))
+        raise Unsupported(f"nothing can be compared: {whys}", remedy)
     report = Diagnostics(stderr)
     shown = enumerate(difference.changes[:limit], 1)
     lines = [_FORMATS[form](number, change, files[0 if change.is_gone else 1]) for number, change in shown]
@@ -39,12 +43,6 @@ def report_changes(  # noqa: PLR0917 - a report, and where it goes
     for note in difference.notes(limit):
         report(note)
     return ExitCode.FAILURE if difference.is_certain else ExitCode.DONE
-
-
-def _compare_more(difference: Difference) -> str:
-    """Return what to do if no lens could be compared."""
-    are_few = TOO_FEW in difference.not_compared.values()
-    return "compare longer spans (--span)" if are_few else "compare recordings that have the same lenses"
 
 
 def _text(number: int, change: Change, file: str) -> str:

@@ -19,10 +19,9 @@ from nettop.engine.session import Session
 from nettop.errors import ExitCode, NettopError
 from nettop.output.banner import mechanisms
 from nettop.output.lens_output import lens_output
-from nettop.output.log_lines import limit_line, lost_line, missing_line
+from nettop.output.log_lines import CAUSES, QUEUE_FULL, Losses, limit_line, lost_line, missing_line
 from nettop.output.log_plan import LogStream, make_log_plan
 from nettop.output.log_sinks import Sinks
-from nettop.output.losses import CAUSES, QUEUE_FULL, Losses
 from nettop.process import service_manager
 from nettop.process.interrupts import Requests
 from nettop.process.wake_event import WakeEvent
@@ -133,7 +132,9 @@ class _Log:
             report(missing)
         self._write_events()
         for part in self.parts:
-            part.write_last_losses()
+            if part.consumer.frame is not None:
+                part.last = part.consumer.frame.now
+                part.write_losses(part.last)
 
     def _write_events(self) -> None:
         for part in self.parts:
@@ -214,13 +215,7 @@ class _LensLog:
         is_due = is_new and self._is_due(frame.now)
         if is_due:
             self._write_tables(frame)
-        self._write_losses(frame.now, only_events=not is_due)
-
-    def write_last_losses(self) -> None:
-        """Write the losses up to the last reading."""
-        if self.consumer.frame is not None:
-            self.last = self.consumer.frame.now
-            self._write_losses(self.last)
+        self.write_losses(frame.now, only_events=not is_due)
 
     def written(self) -> str:
         """Return how many lines were written, by stream."""
@@ -312,7 +307,7 @@ class _LensLog:
 
     # --- losses -------------------------------------------------------------------------------------------
 
-    def _write_losses(self, snapshot: Snapshot, *, only_events: bool = False) -> None:
+    def write_losses(self, snapshot: Snapshot, *, only_events: bool = False) -> None:
         """Write the losses. Write losses other than events, which a busy host always has, only with the metrics."""
         for what, total in snapshot.lost.items():
             # Lost events do not matter if no events are logged.

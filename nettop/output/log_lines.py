@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from functools import lru_cache
 from itertools import chain, starmap
 from typing import Any
@@ -23,7 +23,6 @@ from nettop.formats.cells import (
     take_texts,
 )
 from nettop.output.lens_output import Part, lens_output
-from nettop.output.losses import Lost
 from nettop.output.plan import field_of
 from nettop.output.table import AMOUNTS, word
 from nettop.query.times import rfc3339
@@ -41,6 +40,12 @@ _ENDS_WIDTH = 45
 """Width of two IPv4 addresses with their ports, and the arrow between them."""
 _OWNER, _ENDS = ("process", "pid"), ("local", "remote")
 _ARROW = " → "
+QUEUE_FULL = "queue full"
+"""Cause of losing rows of an append table that were not taken from their feed in time."""
+NOT_LISTED = "closed too long before this output, or too many"
+"""Cause of not listing closed connections one by one, but only in the row for the rest."""
+CAUSES = {"events": "ring full or hook busy"}
+"""Causes of a snapshot's losses, by name, if the name does not imply the cause."""
 
 
 class TextLines:
@@ -66,6 +71,34 @@ class TextLines:
             return b""
         cells = chain.from_iterable(part(view, at) for part in self._parts)
         return join_rows([*cells, "\n"], len(at))
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """A loss: `count` since the last report, `total` so far; `cause` may be empty."""
+
+    what: str
+    cause: str
+    count: int
+    total: int
+
+    def __str__(self) -> str:
+        return f"{self.count} {self.what}{f' ({self.cause})' if self.cause else ''}, {self.total} in all"
+
+
+class Losses:
+    """The losses reported so far: `totals` by name and cause."""
+
+    def __init__(self) -> None:
+        self.totals: dict[tuple[str, str], int] = {}
+
+    def new_losses(self, what: str, cause: str, total: int) -> list[Lost]:
+        """Return the losses to report for a new `total`; empty unless it has grown."""
+        reported = self.totals.get((what, cause), 0)
+        if total <= reported:
+            return []
+        self.totals[what, cause] = total
+        return [Lost(what, cause, total - reported, total)]
 
 
 def lost_line(form: LineFormat, wall_ns: int, lost: Lost) -> str:

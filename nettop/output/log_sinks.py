@@ -13,8 +13,7 @@ from typing import TextIO
 from nettop.errors import NettopError
 from nettop.output.console import Console
 from nettop.output.log_files import LogFile
-from nettop.output.log_lines import lost_line
-from nettop.output.losses import Lost
+from nettop.output.log_lines import Lost, lost_line
 from nettop.process.interrupts import Requests
 from nettop.process.wake_event import WakeEvent
 from nettop.settings import LineFormat

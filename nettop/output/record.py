@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import NamedTuple, TextIO
 
 from nettop import version_of_build
+from nettop.diagnostics import StatusLine
 from nettop.engine.bus import QUEUED_ROWS
 from nettop.engine.consumer import Consumer
 from nettop.engine.own_cost import WRITE
 from nettop.engine.session import Session
 from nettop.errors import ExitCode, NettopError
-from nettop.output.status_line import StatusLine
 from nettop.process import service_manager
 from nettop.process.interrupts import Requests
 from nettop.process.wake_event import WakeEvent
@@ -141,12 +141,6 @@ class _RecordedLens:
         self.lost[UNRECORDED_EVENTS] += lost - self.lost_in_feeds
         self.lost_in_feeds = lost
         return tuple(batch for table in self.events for batch in self.consumer.rows(table))
-
-    def note_losses(self, reading: Snapshot) -> None:
-        """Note what the source has lost by a reading."""
-        self.last_lost = reading.notable_losses
-        if self.first_lost is None:
-            self.first_lost = self.last_lost
 
 
 class _Item(NamedTuple):
@@ -282,7 +276,9 @@ class _Recorder:
                     writer.write_events(part.lens.id, batch, item.wall_ns)
                     part.written[table.name] += len(batch)
         if item.reading is not None:
-            part.note_losses(item.reading)
+            part.last_lost = item.reading.notable_losses
+            if part.first_lost is None:
+                part.first_lost = part.last_lost
             with self._counting_too_large(part, UNRECORDED_READINGS, 1):
                 writer.write(replace(item.reading, lost={**item.reading.lost, **+part.lost}))
                 part.written[""] += 1

@@ -8,7 +8,7 @@ import shlex
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, TextIO
 
 from nettop.output.log_plan import lines_of
@@ -140,8 +140,8 @@ def _summary(
         "failed": dict(events.failed.most_common()),
         "broken": dict(events.broken.most_common()),
         **events.moved,
-        "slowest": [asdict(handshake) for handshake in events.slowest],
-        "remotes": [_without(asdict(remote), missing) for remote in events.by_bytes()],
+        "slowest": events.slowest,
+        "remotes": [_without(remote, missing) for remote in events.by_bytes()],
     }
     return {
         "time": rfc3339(time.time_ns()),

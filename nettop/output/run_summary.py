@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -25,28 +25,6 @@ _SERVICE = np.dtype([("address", ">u8", 2), ("port", "u4"), ("is_inbound", "u4")
 _OTHERS = bytes(_SERVICE.itemsize)
 
 
-@dataclass(slots=True)
-class Remote:
-    """A service that processes connected to; for accepted connections, the clients at one address of a local port."""
-
-    name: str
-    opened: int = 0
-    failed: int = 0
-    bytes_sent: int = 0
-    bytes_received: int = 0
-    retransmits: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Handshake:
-    """The duration of a connection's handshake, its remote end and its owner."""
-
-    handshake_us: int
-    remote: str
-    process: str | None
-    pid: int | None
-
-
 class RunSummary:
     """Sums over the added events.
 
@@ -60,8 +38,11 @@ class RunSummary:
         self.failed: Counter[str] = Counter()
         self.broken: Counter[str] = Counter()
         self.moved: Counter[str] = Counter(dict.fromkeys(_MOVED, 0))
-        self.slowest: list[Handshake] = []
-        self.remotes: dict[bytes, Remote] = {}
+        self.slowest: list[dict[str, Any]] = []
+        """The slowest handshakes: duration, remote end and owner."""
+        self.remotes: dict[bytes, dict[str, Any]] = {}
+        """Counts and traffic of each service that processes connected to; for accepted connections, of the clients at
+        one address of a local port."""
         self._open_ids: Array = np.zeros(0, np.uint64)
 
     @property
@@ -92,11 +73,11 @@ class RunSummary:
         """Add the traffic so far of connections that are still open; `sockets` is the table of sockets."""
         self._add_moved(sockets.array[np.isin(sockets.array["id"], self._open_ids)])
 
-    def by_bytes(self) -> list[Remote]:
+    def by_bytes(self) -> list[dict[str, Any]]:
         """Return the remotes, those with the most traffic first."""
         return sorted(
             self.remotes.values(),
-            key=lambda remote: (-remote.bytes_sent - remote.bytes_received, remote.name),
+            key=lambda remote: (-remote["bytes_sent"] - remote["bytes_received"], remote["name"]),
         )
 
     def _add_moved(self, rows: Array) -> None:
@@ -116,22 +97,26 @@ class RunSummary:
             has_own = key in self.remotes or len(self.remotes) < REMOTES_MAX
             service = key if has_own else _OTHERS
             if service not in self.remotes:
-                self.remotes[service] = Remote(_name(key) if has_own else "(others)")
-            remote = self.remotes[service]
-            setattr(remote, name, getattr(remote, name) + amount)
+                called = _name(key) if has_own else "(others)"
+                self.remotes[service] = {"name": called, "opened": 0, "failed": 0, **dict.fromkeys(_MOVED, 0)}
+            self.remotes[service][name] += amount
 
     def _add_slowest(self, events: Rows, opened: Array) -> None:
         measured = opened[known(opened["handshake_us"])]
         slow = measured[np.argsort(measured["handshake_us"], kind="stable")[-SLOWEST:]]
         names = events.texts["process"]
-        slowest = self.slowest.copy()
         for row, is_owned in zip(slow, known(slow["pid"]), strict=True):
             code = int(row["process"])
             remote = endpoint_text(address_text(row["remote_address"].tobytes()), int(row["remote_port"]))
-            process = names[code] if code < len(names) else None
-            pid = int(row["pid"]) if is_owned else None
-            slowest.append(Handshake(int(row["handshake_us"]), remote, process, pid))
-        self.slowest = sorted(slowest, key=lambda handshake: -handshake.handshake_us)[:SLOWEST]
+            self.slowest.append(
+                {
+                    "handshake_us": int(row["handshake_us"]),
+                    "remote": remote,
+                    "process": names[code] if code < len(names) else None,
+                    "pid": int(row["pid"]) if is_owned else None,
+                }
+            )
+        self.slowest = sorted(self.slowest, key=lambda handshake: -handshake["handshake_us"])[:SLOWEST]
 
 
 def _reasons(numbers: Array) -> list[str]:

@@ -11,7 +11,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple, TextIO
 
-from nettop.diagnostics import Diagnostics
+from nettop.diagnostics import Diagnostics, StatusLine
 from nettop.engine.consumer import Consumer, Outages
 from nettop.engine.own_cost import PRINT
 from nettop.engine.resolver import Resolver
@@ -22,11 +22,9 @@ from nettop.formats.rows import with_own_time
 from nettop.formats.separated import Separated
 from nettop.output.banner import banner, change
 from nettop.output.lens_output import lens_output
-from nettop.output.log_lines import lost_line
-from nettop.output.losses import CAUSES, NOT_LISTED, QUEUE_FULL, Losses, Lost
+from nettop.output.log_lines import CAUSES, NOT_LISTED, QUEUE_FULL, Losses, Lost, lost_line
 from nettop.output.plan import Plan, field_of, make_plan
 from nettop.output.standard_streams import StandardStreams
-from nettop.output.status_line import StatusLine
 from nettop.output.table import AlignedTable, Terminal
 from nettop.output.watching import not_watched, watched, watches_all
 from nettop.process.interrupts import Requests

@@ -94,17 +94,14 @@ def of_address_space(below: float = math.inf) -> list[ProcessLimit]:
 
 def memory_limits(below: float = math.inf) -> list[ProcessLimit]:
     """Return the memory limits of this process, then of its control groups, that are `below` so many bytes."""
-    limits = of_address_space(below)
-    found = _smallest("memory", ("memory.max", "memory.limit_in_bytes"))
-    if found is not None and found[0] < below:
-        size, file = found
-        remedy = (
-            "raise the limit (docker run --memory; in a systemd unit: MemoryMax=): loading takes about 300 MB"
-        )
-        limits.append(
-            ProcessLimit(f"nettop's control group may use {size:,} bytes of memory ({file})", remedy)
-        )
-    return limits
+    files = "memory.max", "memory.limit_in_bytes"
+    remedy = (
+        "raise the limit (docker run --memory; in a systemd unit: MemoryMax=): loading takes about 300 MB"
+    )
+    return of_address_space(below) + [
+        ProcessLimit(f"nettop's control group may use {size:,} bytes of memory ({file})", remedy)
+        for size, file in _smallest("memory", files, below)
+    ]
 
 
 def process_limits(below: float = math.inf) -> list[ProcessLimit]:
@@ -117,17 +114,14 @@ def process_limits(below: float = math.inf) -> list[ProcessLimit]:
         what = f"a user may have {count:,} processes and threads here (RLIMIT_NPROC)"
         remedy = "raise the limit: ulimit -u unlimited (in a systemd unit: LimitNPROC=infinity)"
         limits.append(ProcessLimit(what, remedy))
-    found = _smallest("pids", ("pids.max",))
-    if found is not None and found[0] < below:
-        count, file = found
+    for count, file in _smallest("pids", ("pids.max",), below):
         # pids.events counts how often the kernel refused a process; if it never did, the other limit is the cause.
-        if (refused := _text_of(file.with_name("pids.events")).partition(" ")[2]) and limits:
-            limits = [] if refused != "0" else limits
+        if _text_of(file.with_name("pids.events")).partition(" ")[2] not in ("", "0"):
+            limits.clear()
+        what = f"nettop's control group may have {count:,} processes and threads ({file})"
         remedy = "raise the limit (docker run --pids-limit; in a systemd unit: TasksMax=)"
-        limits.append(
-            ProcessLimit(f"nettop's control group may have {count:,} processes and threads ({file})", remedy)
-        )
-    return limits[::-1]
+        limits.insert(0, ProcessLimit(what, remedy))
+    return limits
 
 
 def resident_memory() -> int:
@@ -157,15 +151,12 @@ def out_of_memory_kills() -> int | None:
     return _number_of("oom_kill", _VMSTAT)
 
 
-def _smallest(controller: str, names: tuple[str, ...]) -> tuple[int, Path] | None:
-    """Return the smallest number in files with these names in this process's control groups, and its file."""
-    numbers = (
-        (int(text), file)
-        for folder in _groups(controller)
-        for file in (folder / name for name in names)
-        if (text := _text_of(file)).isdecimal()
-    )
-    return min(((number, file) for number, file in numbers if number < _NO_LIMIT), default=None)
+def _smallest(controller: str, names: tuple[str, ...], below: float) -> list[tuple[int, Path]]:
+    """Return the smallest number in files with these names in this process's control groups, and its file; an empty
+    list unless it is `below` this number."""
+    files = (folder / name for folder in _groups(controller) for name in names)
+    numbers = [(int(text), file) for file in files if (text := _text_of(file)).isdecimal()]
+    return sorted(found for found in numbers if found[0] < min(below, _NO_LIMIT))[:1]
 
 
 def _groups(controller: str) -> Iterator[Path]:

@@ -26,10 +26,6 @@ class Mark(NamedTuple):
     end_ns: int
     severity: int
 
-    def shifted(self, by_ns: int) -> Mark:
-        """Return it at another time."""
-        return Mark(self.begin_ns + by_ns, self.end_ns + by_ns, self.severity)
-
 
 class Marks:
     """Collects marks from readings of the findings. `failed` is how many connections had failed before; None if

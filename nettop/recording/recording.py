@@ -217,7 +217,7 @@ class Recording:
                 ended.read(partial(place[0].chunks, place[1]))
                 self._ended[place] = ended.marks.so_far()
             marks = self._ended[place]
-        return [mark.shifted(shift_ns) for mark in marks] if shift_ns else marks
+        return [Mark(begin_ns + shift_ns, end_ns + shift_ns, worst) for begin_ns, end_ns, worst in marks]
 
     def refusal(self, lens: Lens) -> Unsupported:
         """Return why a lens has no readings."""

@@ -116,11 +116,8 @@ def without_numpy(folder: Path, *words: str) -> subprocess.CompletedProcess[str]
     "words",
     [
         ("--table", "--once"),
-        ("log", "--log-dir", "none"),
-        ("run", "--", "true"),
         ("serve", "--listen", "127.0.0.1:0"),
         ("collect",),
-        ("export", "cpu.stacks", "cpu.svg"),
     ],
     ids=lambda words: words[0],
 )

@@ -9,7 +9,6 @@ import re
 import subprocess
 import sys
 import tomllib
-import urllib.request
 import zipfile
 from pathlib import Path
 
@@ -118,25 +117,6 @@ def test_a_broken_package(installed: Path) -> None:
     error = nettop(installed, "--view", "broken", "--table", "--once", status=3).stderr
     assert "the lens broken cannot be used: nettop_broken cannot be imported" in error
     assert "upgrade or uninstall nettop-broken" in error
-
-
-def test_serve(installed: Path) -> None:
-    """Its numbers are metrics, and its table is in the API."""
-    words = (sys.executable, "-B", "-m", "nettop", "serve", "--lenses", "softnet", "--listen", "127.0.0.1:0")
-    with subprocess.Popen(
-        words, env=os.environ | {"PYTHONPATH": str(installed)}, stderr=subprocess.PIPE, text=True
-    ) as server:
-        try:
-            assert server.stderr is not None
-            url = next(line for line in server.stderr if "serving at" in line).split()[-1]
-            metrics, rows = (
-                urllib.request.urlopen(url + path, timeout=30).read().decode()
-                for path in ("metrics", "api/v1/softnet?columns=cpu&sort=cpu")
-            )
-        finally:
-            server.terminate()
-    assert re.search(r'^nettop_softnet_processed_total\{cpu="0"\} \d', metrics, re.MULTILINE)
-    assert json.loads(rows)["rows"][0] == {"cpu": 0}
 
 
 def test_screens(installed: Path) -> None:

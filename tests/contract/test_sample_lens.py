@@ -108,42 +108,6 @@ def rows(copy: Path, *words: str) -> list[dict[str, int]]:
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
-def test_table(copy: Path) -> None:
-    """--view LENS shows the columns of the lens's first table; LENS.TABLE would select another."""
-    header, *lines = nettop(copy, "--view", "softnet", "-d", "--once").stdout.splitlines()
-    assert header.split() == ["cpu", "processed", "dropped"]
-    assert [int(line.split()[0]) for line in lines] == sorted(int(line.split()[0]) for line in lines)
-    assert 1 <= len(lines) <= CPUS
-
-
-def test_json_lines(copy: Path) -> None:
-    """JSON Lines have every field by name."""
-    assert all(set(row) == {"time", "cpu", "processed", "dropped"} for row in rows(copy))
-
-
-def test_filter(copy: Path) -> None:
-    """The filter knows the lens's fields."""
-    assert [row["cpu"] for row in rows(copy, "--filter", "cpu=0")] == [0]
-
-
-def test_rates(copy: Path) -> None:
-    """A counter has a rate without declaring it."""
-    words = (
-        "--view",
-        "softnet",
-        "--format",
-        "csv",
-        "--once",
-        "-t",
-        "0.1",
-        "--columns",
-        "processed_per_s,cpu",
-    )
-    header, first, *_ = nettop(copy, *words).stdout.splitlines()
-    assert header == "time,processed_per_s,cpu"
-    assert float(first.split(",")[1]) >= 0
-
-
 def quantile_of(cpu: int) -> int:
     """Return the midpoint of the bucket for the wait on this CPU."""
     buckets = Buckets(first_bit=6, last_bit=34, divided_by_bits=4)
@@ -157,17 +121,6 @@ def test_histogram_and_quantiles(counting: Path) -> None:
         assert low <= 1000 * (row["cpu"] + 1) < high
         assert (count, last) == (99, [1 << 34, None, 1])
         assert row["p50"] == row["p99"] == quantile_of(row["cpu"])
-
-
-def test_histogram_as_text(counting: Path) -> None:
-    """A table row has one word per column; CSV has one cell with all buckets."""
-    words = ("--view", "softnet", "--once", "--filter", "cpu=0", "--columns", "cpu,p99,waits")
-    low, high = 992, 1024
-    line = nettop(counting, *words, "--table", "-d").stdout.splitlines()[1]
-    assert line.split() == ["0", str(quantile_of(0)), f"{low}-{high}:99_{1 << 34}-:1"]
-    header, line = nettop(counting, *words, "--format", "csv").stdout.splitlines()
-    assert header == "time,cpu,p99,waits"
-    assert line.split(",")[1:] == ["0", str(quantile_of(0)), f"{low}-{high}:99 {1 << 34}-:1"]
 
 
 def test_filtered_and_sorted_by_a_quantile(counting: Path) -> None:
@@ -208,22 +161,6 @@ def test_hook(copy: Path) -> None:
     assert "softnet.cpus is not available: disabled by --mechanism" in nettop(copy, *words, status=2).stderr
     words = ("--view", "softnet", "--table", "--once", "--mechanism", "softnet=/sys")
     assert "choose from: /proc/net/softnet_stat, none" in nettop(copy, *words, status=2).stderr
-
-
-def test_doctor(copy: Path) -> None:
-    """Doctor reports the hook's mechanism and runs the self-test."""
-    report = json.loads(nettop(copy, "doctor", "--only", "softnet", "--format", "json").stdout)
-    (lens,) = report["lenses"]
-    assert lens["hooks"] == [
-        {
-            "hook": "softnet",
-            "mechanism": "/proc/net/softnet_stat",
-            "refused": [],
-            "fields": ["processed", "dropped"],
-        }
-    ]
-    (result,) = report["self_test"]
-    assert (result["what"], result["ok"]) == ("datagrams over loopback, at least", True)
 
 
 def test_documents(copy: Path) -> None:

@@ -85,16 +85,6 @@ def test_tour_shows_every_screenshot_within_three_keys() -> None:
     assert all(sum(len(step.keys) for step in steps) <= 3 for steps in explained)
 
 
-def test_each_walk_names_seven_files_at_most() -> None:
-    """Both walk-throughs, of a byte counter and an event, name at most seven files, which exist."""
-    page = (ROOT / "docs" / "internals" / "architecture.md").read_text()
-    sections = [re.findall(r"^\d\. \[`([^`]+)`\]", part, re.MULTILINE) for part in page.split("\n## ")]
-    walks = [files for files in sections if files]
-    assert len(walks) == 2
-    assert all(len(files) <= 7 for files in walks)
-    assert all((ROOT / file).is_file() for files in walks for file in files)
-
-
 def test_the_kernels_page_has_every_lens() -> None:
     """docs/reference/kernels.md lists the hooks of every lens that has some, with a cell for each kernel.
 

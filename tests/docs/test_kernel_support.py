@@ -125,32 +125,3 @@ def test_a_second_run_replaces_its_tests(tmp_path: Path) -> None:
     assert (run.passed, run.summary) == (True, "3 passed, 1 skipped, doctor: 0")
     assert len(run.proofs) == 3
     assert run.doctor == report("x")
-
-
-def test_a_second_run_without_results_changes_nothing(tmp_path: Path) -> None:
-    """Failures of the first run stay if the second was stopped before its report."""
-    a_run(tmp_path / "first", "6.1", "6.1.0", None, FAILED)
-    (tmp_path / "first" / "again-1").mkdir()
-    run = read_run("6.1", tmp_path / "first")
-    assert (run.passed, run.failures) == (False, {"tests/kernel/test_x.py::test_y": "it was 1"})
-
-
-def test_a_machine_that_boots_with_its_second_try(tmp_path: Path) -> None:
-    """If the first try died before writing anything, the second one's results are used."""
-    (tmp_path / "first").mkdir()
-    a_run(tmp_path / "first" / "again-1", "6.1", "6.1.0", report("x"))
-    run = read_run("6.1", tmp_path / "first")
-    assert (run.passed, run.release, run.doctor) == (True, "6.1.0", report("x"))
-
-
-def test_failures_are_known_before_the_end(tmp_path: Path) -> None:
-    """If a run was stopped before its report, its failures are those recorded by the tests."""
-    failure = {"test": "tests/kernel/test_x.py::test_y", "why": "E   it was 1"}
-    (tmp_path / "failures").write_text(json.dumps(failure) + "\n")
-    run = read_run("6.1", tmp_path)
-    assert (run.ended, run.failures) == (False, {"tests/kernel/test_x.py::test_y": "E   it was 1"})
-
-
-def test_a_report_of_another_version_is_none(tmp_path: Path) -> None:
-    """A doctor report of an unknown version is ignored."""
-    assert a_run(tmp_path / "run", "6.1", "6.1.0", report("x") | {"version": 2}).doctor is None

@@ -50,12 +50,10 @@ def test_records(source: Scripted) -> None:
     assert list(rows[0].values()) == [1, "nginx", 10, 5000, 4000.0]
     assert list(rows[-1].values())[:4] == [2, "curl", None, 70]
     assert len(second.rows(filter="nginx")) == len(second.rows(limit=1)) == 1
-
-
-def test_deltas(source: Scripted) -> None:
-    """With deltas counters are per-interval."""
-    _, second = two_frames()
     assert [row["bytes_received"] for row in second.rows(filter="nginx", deltas=True)] == [4000]
+    with pytest.raises(FilterError):
+        second.rows(filter="pid>")
+    assert all(hasattr(nettop, name) for name in nettop.__all__)
 
 
 def test_numpy(source: Scripted) -> None:
@@ -98,18 +96,13 @@ def test_read(source: Scripted) -> None:
         assert len(lens.read().rows()) == 2
 
 
-def test_all_rows(source: Scripted) -> None:
+@pytest.mark.parametrize(("all_rows", "ids"), [(True, [1, 2]), (False, [2])])
+def test_all_rows(source: Scripted, all_rows: bool, ids: list[int]) -> None:
     """With all_rows the source reads every row, and the rows that the table hides by default are there."""
     source._steps[:] = steps(*([{"id": 1, "state": "LISTEN"}, {"id": 2}] for _ in range(2)))
-    shown = two_frames(all_rows=True)[1].rows(sort="id")
-    assert source.options.all_rows
-    assert [row["id"] for row in shown] == [1, 2]
-
-
-def test_the_default_filter(source: Scripted) -> None:
-    """Without all_rows the table's default filter applies."""
-    source._steps[:] = steps(*([{"id": 1, "state": "LISTEN"}, {"id": 2}] for _ in range(2)))
-    assert [row["id"] for row in two_frames()[1].rows()] == [2]
+    shown = two_frames(all_rows=all_rows)[1].rows(sort="id")
+    assert source.options.all_rows == all_rows
+    assert [row["id"] for row in shown] == ids
 
 
 @pytest.mark.parametrize(
@@ -127,12 +120,6 @@ def test_usage_errors(view: str, options: dict[str, Any], what: str) -> None:
         nettop.open(view, **options)
 
 
-def test_an_invalid_filter(source: Scripted) -> None:
-    """A filter is checked when rows are requested."""
-    with pytest.raises(FilterError):
-        two_frames()[0].rows(filter="pid>")
-
-
 def test_a_lens_that_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     """The error of the lens ends the iteration, and is a NettopError."""
     failing: list[Snapshot | Any] = [*steps(*SOCKETS[:1]), SourceFailed("gone", "look")]
@@ -140,9 +127,3 @@ def test_a_lens_that_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     with nettop.open("connections", interval=0.1) as lens, pytest.raises(nettop.NettopError, match="gone"):
         for _ in lens:
             pass
-
-
-def test_names() -> None:
-    """`nettop` exports exactly its declared names."""
-    assert all(hasattr(nettop, name) for name in nettop.__all__)
-    assert not hasattr(nettop, "close")

@@ -123,13 +123,6 @@ def test_a_reader_who_has_gone(piped: Piped) -> None:
     piped.reader = os.dup(piped.writer)
 
 
-def test_output_that_does_not_block(piped: Piped) -> None:
-    """A non-blocking pipe loses nothing either."""
-    os.set_blocking(piped.writer, False)
-    piped.console.write(BLOCK)
-    assert piped.read(len(BLOCK)) == BLOCK
-
-
 def test_a_full_disk() -> None:
     """Other write failures are kept as the error."""
     woken: list[int] = []

@@ -33,7 +33,6 @@ from nettop.snapshots.connections import (
     GROUPINGS,
     GROUPS,
     NOT_KEPT,
-    NOT_LISTED,
     OTHER_GROUPS,
     SOCKETS,
 )
@@ -408,18 +407,6 @@ def counts(source: Source) -> dict[str, int]:
     """Return the kernel's counts of openings and ends."""
     closed = source.opened - len(source.open)
     return {"connected": source.opened, "accepted": 0, "closed": closed, "failed": 0}
-
-
-def test_the_group_of_what_is_not_listed_stays() -> None:
-    """The group for the rest has no sockets, but is not evicted."""
-    source, groups = Source(), SocketGroups()
-    for number in range(3):
-        connection = source.begin()
-        source.send(connection, 1009)
-        source.end(connection, is_lost=True)
-        rows, _ = groups.read(replace(source.read(), counts=counts(source)), source.ended.events)
-        shown = {rows.texts["group"][row["group"]]: int(row["bytes_sent"]) for row in rows.array}
-        assert shown == {NOT_LISTED: 1009 * (number + 1)}
 
 
 def test_a_new_group_has_a_row_where_the_table_is_full(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,6 @@ import os
 import pytest
 
 from nettop.errors import (
-    ExitCode,
     NettopError,
     PermissionMissing,
     SourceFailed,
@@ -27,18 +26,6 @@ from nettop.errors import (
 def test_each_error_has_its_documented_exit_code(kind: type[NettopError], code: int) -> None:
     """Scripts rely on the exit codes, so the test repeats them."""
     assert kind("what").exit_code == code
-
-
-def test_done_is_zero() -> None:
-    """Success has the shell's exit code for success."""
-    assert ExitCode.DONE == 0
-
-
-def test_an_error_says_what_and_how_to_mend() -> None:
-    """Error and remedy both reach the output; the remedy may be missing."""
-    error = NettopError("it broke", "turn it off and on")
-    assert (str(error), error.what, error.remedy) == ("it broke", "it broke", "turn it off and on")
-    assert NettopError("it broke").remedy == ""
 
 
 @pytest.mark.parametrize("word", ["pids", "PID", "Pid"])

@@ -37,13 +37,11 @@ def put(file: Path, text: str) -> None:
 @pytest.mark.parametrize(
     "files",
     [
-        {"pod/app/memory.max": "104857600"},
-        {"pod/memory.max": "104857600", "pod/app/memory.max": "max"},
         {"pod/memory.max": "104857600", "pod/app/memory.max": "209715200"},
         {"memory/pod/app/memory.limit_in_bytes": "104857600"},
         {"memory/memory.limit_in_bytes": "104857600"},
     ],
-    ids=("own", "above", "smallest", "old hierarchy", "inside of a container"),
+    ids=("smallest", "old hierarchy", "inside of a container"),
 )
 def test_the_memory_of_control_groups(groups: Path, files: dict[str, str]) -> None:
     """The smallest applicable limit is named, with its file."""
@@ -71,7 +69,6 @@ def test_groups_without_a_limit(groups: Path, text: str) -> None:
     ("files", "left"),
     [
         ({}, 800 << 10),
-        ({"pod/app/memory.max": "500000", "pod/app/memory.current": "300000"}, 200_000),
         (
             {
                 "pod/memory.max": "500000",
@@ -88,10 +85,9 @@ def test_groups_without_a_limit(groups: Path, text: str) -> None:
             },
             100_000,
         ),
-        ({"pod/app/memory.max": "max", "pod/app/memory.current": "300000"}, 800 << 10),
         ({"pod/app/memory.max": "500000", "pod/app/memory.current": "600000"}, 0),
     ],
-    ids=("host", "own", "above with a cache", "old hierarchy", "without a limit", "exceeded"),
+    ids=("host", "above with a cache", "old hierarchy", "exceeded"),
 )
 def test_available_memory(
     groups: Path, monkeypatch: pytest.MonkeyPatch, files: dict[str, str], left: int

@@ -16,14 +16,11 @@ from typing import Any
 import pytest
 
 from nettop.engine import bus
-from nettop.errors import NettopError, SourceFailed, UsageError
+from nettop.errors import SourceFailed, UsageError
 from nettop.output import console, log, log_files
 from nettop.output.log_plan import make_log_plan
 from nettop.output.plan import whole_columns
-from nettop.process import interrupts
-from nettop.process.interrupts import Requests
 from nettop.settings import MAX_INTERVAL_S, LineFormat
-from nettop.settings.log import LogSettings
 from nettop.snapshots.connections import EVENTS, GROUPS, RING_SIZE, SOCKETS
 from nettop.snapshots.drops import PACKETS as DROPS
 from tests.options import source_options
@@ -63,9 +60,9 @@ def test_events_come_at_once() -> None:
 def test_readable_events() -> None:
     """Align readable lines, with units and exact bytes; omit unknown values and our own network namespace, and escape
     names that would break a line."""
-    source = nothing()
+    source = Woken(steps([SOCKET]))
     with Logging(settings(format=LineFormat.TEXT), source) as logging:
-        until(lambda: source.options)
+        (live,) = logging.lines(1)
         close = CLOSE | {"netns": 4026532177, "namespace": "web", "bytes_received": 48_100_003}
         close |= {"rtt_us": 21_400, "rtt_var_us": 3100}
         own = os.stat("/proc/self/ns/net").st_ino
@@ -73,6 +70,10 @@ def test_readable_events() -> None:
         source.happen(CONNECT | {"process": "a b%s"})
         *lines, hostile = logging.lines(4)
     assert "  a_b%s[4615]  " in hostile
+    assert live == (
+        "2026-11-18T11:06:40.123456Z  metrics  ESTABLISHED  curl[4615]              "
+        "10.0.3.7:443 → 203.0.113.9:52114               sent 1,200 B  rtt 21.4 ±3.1 ms\n"
+    )
     assert {line[:29] for line in lines} == {"2026-11-18T11:06:40.123456Z  "}
     ends = "127.0.0.1:42524 → 127.0.0.1:443            "
     sums = "sent 1,200 B  received 48,100,003 B  retransmits 1  rtt 21.4 ±3.1 ms"
@@ -82,16 +83,6 @@ def test_readable_events() -> None:
         f"close    closed by us     curl[4615]              {ends}    netns web  after 21.4 ms  {sums}\n",
         f"fail     refused          {nobody}    after 62 µs  sent 0 B  received 0 B  retransmits 0\n",
     ]
-
-
-def test_readable_metrics() -> None:
-    """A live connection is a readable line."""
-    with Logging(settings(format=LineFormat.TEXT), Woken(steps([SOCKET]))) as logging:
-        (line,) = logging.lines(1)
-    assert line == (
-        "2026-11-18T11:06:40.123456Z  metrics  ESTABLISHED  curl[4615]              "
-        "10.0.3.7:443 → 203.0.113.9:52114               sent 1,200 B  rtt 21.4 ±3.1 ms\n"
-    )
 
 
 def test_metrics_at_the_start_and_at_each_interval() -> None:
@@ -111,18 +102,6 @@ def test_metrics_at_the_start_and_at_each_interval() -> None:
     assert [row["bytes_sent"] for row in metrics] == [0, 3, 6]
     assert metrics[0]["time"] == "2026-11-18T11:06:40.123456Z"
     assert set(metrics[0]) == {"time", "type", "lens", *whole_columns(SOCKETS)}
-
-
-def test_listeners_are_no_live_connections() -> None:
-    """Metrics are of connections only: no listeners, no unaccepted ones."""
-    nothing = dict.fromkeys(("bytes_sent", "bytes_received"))
-    idle = SOCKET | nothing
-    rows = [SOCKET, idle | {"id": 8, "state": "LISTEN"}, idle | {"id": 9, "state": "TIME_WAIT"}]
-    source = Woken(steps(rows))
-    with Logging(settings(), source) as logging:
-        assert logging.rows(1)[0]["id"] == 7
-        reported = logging.end()
-    assert "logged 0 events, 1 metrics;" in reported
 
 
 def test_files_hold_what_the_console_shows(tmp_path: Path) -> None:
@@ -423,21 +402,6 @@ def test_the_end_writes_what_has_happened(tmp_path: Path) -> None:
     assert source.closed
 
 
-def test_a_second_request_does_not_wait(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A later Ctrl-C exits at once; two signals at the same time, as from timeout(1), are one request.
-
-    nettop's own requests, as of a failed thread, raise nothing there.
-    """
-    requests = Requests()
-    requests.end_by_signal()
-    requests.end_by_signal()
-    assert requests.ending
-    monkeypatch.setattr(interrupts, "AGAIN_S", 0.0)
-    requests.end()
-    with pytest.raises(KeyboardInterrupt):
-        requests.end_by_signal()
-
-
 def test_a_source_that_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The failure of a lens that worked is a line of each of its files, and reported; its log goes on afterwards."""
     monkeypatch.setattr("nettop.engine.session.RETRY_S", (0.0,))
@@ -468,15 +432,6 @@ def test_a_source_that_never_works() -> None:
         assert isinstance(logging.wait(), SourceFailed)
 
 
-def test_a_directory_that_cannot_be_is_reported_before_anything_attaches(tmp_path: Path) -> None:
-    """A log that cannot be opened ends at once, before the source starts."""
-    (tmp_path / "file").write_text("")
-    source = nothing()
-    with Logging(settings(directory=str(tmp_path / "file")), source) as logging:
-        assert isinstance(logging.wait(), NettopError)
-    assert source.options is None
-
-
 def test_trouble_with_a_file_does_not_stop_the_console(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -504,10 +459,3 @@ def test_pieces_are_small(monkeypatch: pytest.MonkeyPatch) -> None:
         assert [row["id"] for row in logging.rows(10)] == list(range(1, 11))
         source.happen(*[CONNECT] * 10)
         assert [row["event_id"] for row in logging.rows(10)] == list(range(1, 11))
-
-
-def test_defaults() -> None:
-    """By default everything is logged to log/ and to the console."""
-    requested = LogSettings()
-    assert (requested.directory, requested.console) == ("log", True)
-    assert [stream.name for stream in make_log_plan(requested)[0]] == ["events", "metrics"]

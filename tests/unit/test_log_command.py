@@ -3,13 +3,10 @@
 
 from __future__ import annotations
 
-import fcntl
-import json
 import os
 import signal
 import subprocess
 import sys
-import termios
 from pathlib import Path
 from typing import Any
 
@@ -91,10 +88,9 @@ def test_signals_end_it_in_order(tmp_path: Path, number: signal.Signals) -> None
     assert len(rows_of(tmp_path / "log" / "events.jsonl")) == 3
 
 
-@pytest.mark.parametrize("ignored", [set(), {signal.SIGHUP}], ids=["usual", "nohup"])
-def test_hang_up_opens_the_files_again(tmp_path: Path, ignored: set[signal.Signals]) -> None:
+def test_hang_up_opens_the_files_again(tmp_path: Path) -> None:
     """Reopen the files on SIGHUP and end nothing, as logrotate expects, also under nohup."""
-    with started(tmp_path, ignoring=ignored) as child:
+    with started(tmp_path, ignoring={signal.SIGHUP}) as child:
         for name in ("events", "metrics"):
             (tmp_path / "log" / f"{name}.jsonl").rename(tmp_path / name)
         child.send_signal(signal.SIGHUP)
@@ -127,38 +123,6 @@ def test_reader_gone(tmp_path: Path) -> None:
         assert child.wait(DEADLINE_S) == 0
 
 
-def test_terminal_gone(tmp_path: Path) -> None:
-    """When its terminal hangs up, which is a SIGHUP too, it ends in order."""
-    ours, theirs = os.openpty()
-    streams = {"stdout": theirs, "stderr": subprocess.DEVNULL}
-    controlled = {"start_new_session": True, "preexec_fn": lambda: fcntl.ioctl(1, termios.TIOCSCTTY, 0)}
-    with started(tmp_path, **streams, **controlled) as child:
-        os.close(theirs)
-        happen(child, 2)
-        until(lambda: lines(tmp_path, "events") == 2)
-        os.close(ours)
-        assert child.wait(DEADLINE_S) == 0
-    assert len(rows_of(tmp_path / "log" / "events.jsonl")) == 2
-
-
-def test_streams_closed(tmp_path: Path) -> None:
-    """Without any standard stream, as in some services, the files get everything."""
-    close = {"preexec_fn": lambda: [os.close(descriptor) for descriptor in (0, 1, 2)]}
-    with started(tmp_path, stdin=None, stdout=None, stderr=None, **close) as child:
-        child.terminate()
-        assert child.wait(DEADLINE_S) == 0
-    assert lines(tmp_path, "metrics") == 1
-
-
-def test_output_closed_and_no_files(tmp_path: Path) -> None:
-    """Without any output it fails at once."""
-    close = {"preexec_fn": lambda: os.close(1)}
-    with started(tmp_path, "--log-dir", "none", stdout=None, **close) as child:
-        assert child.wait(DEADLINE_S) == 1
-        assert child.stderr is not None
-        assert child.stderr.read() == "nettop: standard output is closed\n  set --log-dir to a directory\n"
-
-
 @pytest.mark.parametrize("words", [[], ["--log-dir", "none"]])
 def test_console_on_a_full_disk(tmp_path: Path, words: list[str]) -> None:
     """A console that cannot be written is reported; the log ends only if there are no files."""
@@ -174,30 +138,3 @@ def test_console_on_a_full_disk(tmp_path: Path, words: list[str]) -> None:
             until(lambda: lines(tmp_path, "events") == 2)
             child.terminate()
             assert child.wait(DEADLINE_S) == 0
-
-
-def test_another_one_writes_there(tmp_path: Path) -> None:
-    """A second log in the same directory is refused, with a remedy."""
-    with started(tmp_path) as first:
-        with started(tmp_path, "--events-only") as second:
-            assert second.wait(DEADLINE_S) == 1
-            assert second.stderr is not None
-            reported = second.stderr.read()
-        first.terminate()
-        assert first.wait(DEADLINE_S) == 0
-    assert reported == (
-        "nettop: log/events.jsonl cannot be written: another nettop log is writing it\n"
-        "  set --log-dir to another directory, or to none for the console only\n"
-    )
-
-
-def test_events_on_the_console_only(tmp_path: Path) -> None:
-    """--log-dir none makes no directory."""
-    words = ("--log-dir", "none", "--events-only")
-    with started(tmp_path, *words, stdout=subprocess.PIPE) as child:
-        happen(child, 1)
-        assert child.stdout is not None
-        assert json.loads(child.stdout.readline())["event"] == "connect"
-        child.terminate()
-        assert child.wait(DEADLINE_S) == 0
-    assert list(tmp_path.iterdir()) == []

@@ -10,9 +10,8 @@ import pytest
 
 from nettop.formats.jsonl import JsonLines
 from nettop.formats.separated import Separated
-from nettop.output.log_lines import TextLines, lost_line
+from nettop.output.log_lines import Lost, TextLines, lost_line
 from nettop.output.log_plan import lines_of
-from nettop.output.losses import Lost
 from nettop.output.plan import whole_columns
 from nettop.query.query import text_query
 from nettop.query.view import View

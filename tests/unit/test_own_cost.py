@@ -17,7 +17,7 @@ import pytest
 from nettop.engine import session as session_module
 from nettop.engine.bus import Bus
 from nettop.engine.own_cost import OwnCost, Steps, kernel_bytes_of, programs_of
-from nettop.engine.own_cost_table import Cost, OwnCostSource
+from nettop.engine.own_cost_table import OwnCostSource
 from nettop.engine.pace import Pace
 from nettop.engine.session import Session
 from nettop.query.query import screen_query
@@ -25,35 +25,18 @@ from nettop.query.view import View
 from nettop.snapshots import find_table, lenses, views
 from nettop.snapshots.own_cost import COSTS, SELF
 from nettop.snapshots.snapshot import Frame, Snapshot
-from nettop.snapshots.source import MeasuredSource, SourceOptions
 from tests.builders.harness import Script
 
 DEADLINE_S = 60
 REFUSED = "Operation not permitted"
 
 
-class Measured:
-    """A source with programs whose runs are set by the test."""
+class Measured(Script):
+    """A source with programs whose runs are set by the test, and readings that lost three things."""
 
     def __init__(self, runs: Mapping[str, tuple[int, int]] | None = None) -> None:
+        super().__init__([Snapshot("connections", 0, 0, {}, lost={"events": 2, "connection records": 1})])
         self.runs = dict(runs or {})
-
-    def start(self) -> None:
-        """Do nothing: there is nothing to attach."""
-
-    def read(self, taken_ns: int) -> Snapshot:
-        """Return a snapshot that lost three things."""
-        return Snapshot("connections", taken_ns, taken_ns, {}, lost={"events": 2, "connection records": 1})
-
-    def configure(self, options: SourceOptions) -> None:
-        """Do nothing: there are no options."""
-
-    def describe(self, key: int) -> dict[str, str]:
-        """Return nothing: there are no details."""
-        return {}
-
-    def close(self) -> None:
-        """Do nothing: there is nothing to detach."""
 
     def programs(self) -> Mapping[str, tuple[int, int]]:
         """Return the test's programs."""
@@ -195,17 +178,6 @@ def test_rows_of_programs() -> None:
     source.close()
 
 
-def test_a_lens_that_was_not_read_yet_has_lost_nothing() -> None:
-    """An unread lens has no losses, and causes no gap in the total."""
-    engine = Sampled(Measured())
-    source = OwnCostSource(engine.cost, Pace(1.0, engine.cost, None), Bus())
-    source.start()
-    snapshot = read(source, engine.cost)
-    assert row(snapshot, "total", "nettop")["lost"] == 0
-    assert snapshot.lost == {}
-    source.close()
-
-
 def fail(error: OSError) -> Callable[[], int]:
     """Fail to enable statistics."""
 
@@ -325,12 +297,6 @@ def test_a_steps_time_is_a_part_of_its_threads() -> None:
     assert step.took_ns == step.longest_ns >= waited_ns
 
 
-def test_a_mean_is_by_the_clock() -> None:
-    """Means and the longest run are wall-clock times; programs do not wait, so theirs are CPU times."""
-    assert Cost("step", "read", runs=4, time_ns=100, took_ns=4000).mean_ns == 1000
-    assert Cost("program", "tp_btf/x", runs=4, time_ns=100).mean_ns == 25
-
-
 def test_the_share_is_over_half_a_second_at_least() -> None:
     """A refresh right after another gives no new share."""
     cost = Sampled(Measured()).cost
@@ -368,22 +334,6 @@ def test_a_session_measures_its_lenses_while_somebody_looks(monkeypatch: pytest.
         burnt(lambda: not statistics.are_on)
 
 
-def test_sources_say_what_they_offer() -> None:
-    """The protocols are optional."""
-    assert isinstance(Measured(), MeasuredSource)
-    assert not isinstance(Sampled(Measured()).source, MeasuredSource)
-
-
-def test_attaching_is_not_counted_as_cost() -> None:
-    """After lenses have attached, the share is unknown until enough time has passed."""
-    cost = OwnCost(dict)
-    burnt(lambda: (cost.take(), cost.share())[1] is not None)  # type: ignore[func-returns-value]
-    cost.restart()
-    assert cost.share() is None
-    cost.take()
-    assert cost.share() is None
-
-
 def test_children_are_no_share() -> None:
     """A child's lifetime cost would look like a storm at its end, so it is no share."""
     cost = OwnCost(dict)
@@ -393,15 +343,3 @@ def test_children_are_no_share() -> None:
     share = cost.share()
     assert share is not None
     assert share < 1.5
-
-
-def test_a_session_begins_anew_when_a_lens_has_attached() -> None:
-    """A lens's first reading is part of attaching, so measuring restarts after it."""
-    calls: list[str] = []
-    script = Script([Snapshot("connections", 0, 0, {})])
-    script.start = lambda: calls.append("start")  # type: ignore[method-assign]
-    session = Session(1.0, source_of=lambda _: script)
-    session._cost.restart = lambda: calls.append("anew")  # type: ignore[method-assign]
-    session.enable("connections")
-    session._run_tasks()
-    assert calls == ["start", "anew"]

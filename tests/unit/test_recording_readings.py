@@ -3,12 +3,11 @@
 
 from __future__ import annotations
 
-import os
 import random
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import replace
-from itertools import pairwise, product
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -245,29 +244,3 @@ def test_a_group_grows_with_its_beginning() -> None:
             )
     with opened(bytes(content)) as file:
         assert len(file.groups) == 1
-
-
-def test_resuming_a_file(tmp_path: Path) -> None:
-    """Truncate what a killed writer left unfinished, and continue there."""
-    taken = random_readings(BANDWIDTH, 4, 2 * GROUP)
-    path = tmp_path / "resumed.nettop"
-    path.write_bytes(recorded(taken[:GROUP])[:-3])
-    descriptor = os.open(path, os.O_RDWR)
-    try:
-        before = RecordedFile(descriptor)
-        end = before.end_of(-1)
-        os.truncate(descriptor, end)
-        os.lseek(descriptor, end, os.SEEK_SET)
-        recording = RecordingWriter(
-            Sink(lambda chunk: os.write(descriptor, chunk), end, before.groups[-1].at), ORIGIN
-        )
-        write(recording, taken[GROUP:])
-        file = RecordedFile(descriptor)
-        for first, second in pairwise(file.groups):
-            assert second.at - second.group.previous == first.at
-        readings = Readings(file, BANDWIDTH)
-        for each in [*taken[: GROUP - 1], *taken[GROUP:]]:
-            read_back(readings, each)
-        assert file.damage == {}
-    finally:
-        os.close(descriptor)

@@ -61,12 +61,6 @@ def test_other_widths(recorded_dtype: str, values: Any, dtype: str, expected: An
     assert converted(column(dtype=recorded_dtype), values, column(dtype=dtype)) == expected
 
 
-def test_wider_to_float() -> None:
-    """Convert an unknown integer to an unknown float."""
-    values = converted(column(dtype="u4"), [7, 2**32 - 1], column(dtype="f8"))
-    np.testing.assert_array_equal(values, [7.0, np.nan])
-
-
 def test_other_enum_numbers() -> None:
     """Convert codes by their labels; labels of another version are unknown."""
     theirs = column(Kind.ENUM, "u2", labels={1: "red", 2: "green", 300: "blue"})

@@ -5,12 +5,11 @@ from __future__ import annotations
 
 import gzip
 import json
-import lzma
 import os
 import resource
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
@@ -82,14 +81,6 @@ def test_it_grows_and_ends() -> None:
         assert moments(recording) == list(range(READINGS))
 
 
-def test_it_is_read_to_its_end() -> None:
-    """Read a pipe to its end without a thread."""
-    with piped(WHOLE) as (recording, pipe, _):
-        pipe.close()
-        recording.read_all()
-        assert moments(recording) == list(range(READINGS))
-
-
 def test_a_file_in_place_of_a_pipe(tmp_path: Path) -> None:
     """Read a file in place, without a copy."""
     (tmp_path / "file").write_bytes(WHOLE)
@@ -122,17 +113,6 @@ def test_a_bundle_that_is_too_large(monkeypatch: pytest.MonkeyPatch) -> None:
         pipe.write(gzip.compress(os.urandom(1000)))
     with pytest.raises(SourceFailed, match="cut short: it has more"), open_stream(reader, "the pipe", list):
         pass
-
-
-@pytest.mark.parametrize(("compress", "command"), [(gzip.compress, "zcat"), (lzma.compress, "xzcat")])
-def test_a_compressed_one(compress: Callable[[bytes], bytes], command: str) -> None:
-    """Refuse a compressed recording with an error that says how to read it."""
-    reader, writer = os.pipe()
-    with open(writer, "wb") as file:
-        file.write(compress(WHOLE))
-    with pytest.raises(SourceFailed, match="but compressed") as refused, open_stream(reader, "it", list):
-        pass
-    assert refused.value.remedy.endswith(f" … | {command} | nettop replay -")
 
 
 def test_one_that_becomes_too_large(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -118,12 +118,6 @@ def test_the_watchdog_is_told_of_readings(
         logging.end()
 
 
-def test_nothing_is_reported_without_a_watchdog(manager: Manager) -> None:
-    """Without $WATCHDOG_USEC nothing is sent."""
-    service_manager.alive(1.0)
-    assert manager.has_no_message()
-
-
 def test_a_watchdog_is_told_once_in_a_quarter(manager: Manager, monkeypatch: pytest.MonkeyPatch) -> None:
     """However often readings advance, the manager is woken rarely."""
     monkeypatch.setenv("WATCHDOG_USEC", str(10**15))

@@ -47,13 +47,6 @@ def test_set_ends_the_wait() -> None:
         assert wait(StandardStreams(None, None), event) is False
 
 
-def test_set_after_the_end_writes_nowhere() -> None:
-    """A late wake-up from the sampler's thread does not reach a descriptor that is another file's by now."""
-    with WakeEvent() as event:
-        pass
-    event.set()
-
-
 def test_enter() -> None:
     """A newline is Enter; other letters are not."""
     with pipe() as (reader, writer), WakeEvent() as event:

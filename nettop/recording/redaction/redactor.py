@@ -45,7 +45,10 @@ class Redactor:
         return replace(
             group,
             nettop=texts.version(self.texts, group.nettop),
-            host={scrubbed(name): self._fact(name, value) for name, value in group.host.items()},
+            host={
+                scrubbed(name): _SHARED_FACTS.get(name, texts.host)(self.texts, value)
+                for name, value in group.host.items()
+            },
             failures={scrubbed(lens): list(map(scrubbed, why)) for lens, why in group.failures.items()},
         )
 
@@ -104,9 +107,6 @@ class Redactor:
         if isinstance(value, tuple):
             return tuple(map(self._scrubbed, value))
         return self.texts.scrubbed(value) if isinstance(value, str) else value
-
-    def _fact(self, name: str, value: str) -> str:
-        return _SHARED_FACTS.get(name, texts.host)(self.texts, value)
 
     # --- columns ------------------------------------------------------------------------------------------------
 
