@@ -73,11 +73,6 @@ def nothing_new_since(before: set[Object], deadline_s: float = 20) -> None:
     )
 
 
-def run_count(program: int) -> tuple[str, int]:
-    """Return a program's name and how often it ran while statistics were on."""
-    return runs_and_time(program)[:2]
-
-
 def runs_and_time(program: int) -> tuple[str, int, int]:
     """Return a program's name, how often it ran while statistics were on, and for how many ns."""
     info = program_info(program)

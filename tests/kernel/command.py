@@ -8,9 +8,8 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 from .lab import PATIENCE, until
@@ -19,23 +18,30 @@ NETTOP = os.environ.get("NETTOP_COMMAND", str(Path(sys.executable).with_name("ne
 TABLE = ("--table", "-d")
 JSON = (*TABLE, "--format", "jsonl")
 HOUR = ("--interval", "3600")
+NOBODY = 65534
+SUDO = {
+    **{name: value for name, value in os.environ.items() if name != "SUDO_USER"},
+    "SUDO_UID": str(NOBODY),
+    "SUDO_GID": str(NOBODY),
+}
+"""The environment of a nettop that nobody has called by sudo."""
+AS_NOBODY = ("setpriv", "--reuid", str(NOBODY), "--regid", str(NOBODY), "--clear-groups")
+"""Words that start a command without any privilege."""
 _COMPILER = b"nettop.kernel.bpf.compiler"
 _BCC_FOLDER = "import bcc, os; print(os.path.dirname(bcc.__file__))"
 
 Row = dict[str, Any]
 
 
-def nettop(*options: str, deadline_s: float = 60, **how: Any) -> subprocess.CompletedProcess[str]:
-    """Run nettop to its end."""
-    return subprocess.run(
-        [NETTOP, *options],
-        capture_output=True,
-        text=True,
-        timeout=deadline_s * PATIENCE,
-        stdin=subprocess.DEVNULL,
-        check=False,
-        **how,
-    )
+def run(*words: str, deadline_s: float = 60, **how: Any) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end."""
+    how = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **how}
+    return subprocess.run(words, text=True, timeout=deadline_s * PATIENCE, check=False, **how)
+
+
+def nettop(*options: str, around: Sequence[str] = (), **how: Any) -> subprocess.CompletedProcess[str]:
+    """Run nettop to its end; `around` are the words that start it."""
+    return run(*around, NETTOP, *options, **how)
 
 
 def mounted(script: str) -> tuple[str, ...]:
@@ -43,11 +49,28 @@ def mounted(script: str) -> tuple[str, ...]:
     return "unshare", "--mount", "sh", "-c", f'{script} && exec "$0" "$@"'
 
 
+def without(*capabilities: str) -> tuple[str, ...]:
+    """Return words that start a command as a root without these capabilities."""
+    dropped = ",".join(f"-{name.removeprefix('CAP_').lower()}" for name in capabilities)
+    return "setpriv", "--bounding-set", dropped, "--inh-caps", dropped
+
+
+def denied(call: str, error: str) -> tuple[str, ...]:
+    """Return words that start a command under a seccomp filter that fails this system call."""
+    return sys.executable, str(Path(__file__).with_name("seccomp.py")), call, error
+
+
+@contextlib.contextmanager
+def home_of_nobody() -> Iterator[Path]:
+    """Yield a directory of the user who calls sudo in `SUDO`."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as home:
+        os.chown(home, NOBODY, NOBODY)
+        yield Path(home)
+
+
 def bcc_folder() -> str:
     """Return the folder of the distribution's bcc."""
-    return subprocess.run(
-        ["/usr/bin/python3", "-c", _BCC_FOLDER], capture_output=True, text=True, check=True
-    ).stdout.strip()
+    return run("/usr/bin/python3", "-c", _BCC_FOLDER).stdout.strip()
 
 
 def rows(*options: str, everything: bool = True) -> list[Row]:
@@ -110,9 +133,7 @@ class Running:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.kill()
         for stream in (self.process.stdin, self.process.stdout, self._out, self._error):
             if stream:
@@ -134,12 +155,13 @@ class Running:
     def refreshes(self) -> list[list[Row]]:
         """Return the complete rows so far, one list per refresh (JSON Lines only; no list for an empty refresh)."""
         by_time: dict[str, list[Row]] = {}
-        for line in self.text().splitlines(keepends=True):
-            if line.endswith("\n"):
-                row = json.loads(line)
-                if not is_loss(row):
-                    by_time.setdefault(row["time"], []).append(row)
+        for row in self.rows():
+            by_time.setdefault(row["time"], []).append(row)
         return list(by_time.values())
+
+    def rows(self) -> list[Row]:
+        """Return the complete rows so far, without the records of losses (JSON Lines only)."""
+        return rows_in(self.text().rpartition("\n")[0])
 
     def first_rows(self) -> None:
         """Wait for its first output; it has measured by then."""

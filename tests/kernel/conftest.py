@@ -12,11 +12,12 @@ import pytest
 
 from nettop.kernel.bpf import program_cache
 
+from . import bpf_objects
 from .command import nettop
 from .lab import PATIENCE, Lab, Namespace, missing
 
 if TYPE_CHECKING:
-    from .services import Watched, WatchedByEach
+    from .services import Host, Watched, WatchedByEach
     from .test_events import Watch
 
 # Tests are root's own, and say themselves who called sudo.
@@ -99,6 +100,22 @@ def nothing_cached() -> Iterator[None]:
         yield
     finally:
         subprocess.run(["umount", "--lazy", program_cache.DIRECTORY], check=True)
+
+
+@pytest.fixture
+def left_clean() -> Iterator[None]:
+    """Fail the test if it leaves a BPF program, map or link that no living process holds."""
+    before = bpf_objects.existing()
+    yield
+    bpf_objects.nothing_new_since(before)
+
+
+@pytest.fixture
+def host(lab: Lab) -> "Host":
+    """Return a server and its client in a namespace."""
+    from .services import Host
+
+    return Host(lab)
 
 
 @pytest.fixture

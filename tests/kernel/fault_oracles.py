@@ -4,7 +4,6 @@
 import json
 import os
 import re
-import subprocess
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -54,9 +53,7 @@ class Line:
 
 def ss(namespace: Namespace, *words: str) -> list[Line]:
     """Return the sockets of a namespace that ss selects by these options and filters."""
-    command = ["ss", "-N", namespace.name, "-HOnieom", *words]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    return [parsed(line) for line in done.stdout.splitlines() if line.strip()]
+    return [parsed(line) for line in namespace.run("ss", "-HOnieom", *words).splitlines() if line.strip()]
 
 
 def parsed(line: str) -> Line:
@@ -70,10 +67,23 @@ def established(namespace: Namespace, where: str) -> list[Line]:
     return [line for line in ss(namespace, "-ta", where) if line.state == "ESTAB"]
 
 
+def is_stuck(namespace: Namespace, port: int) -> bool:
+    """Return whether a peer at that port has closed its window on a full send queue."""
+    lines = established(namespace, f"dport = {port}")
+    return any(line.send_queue > 50_000 and line.is_probing for line in lines)
+
+
+def gets_no_answer(namespace: Namespace, port: int) -> bool:
+    """Return whether data to that port is sent again and again."""
+    lines = established(namespace, f"dport = {port}")
+    return any(
+        line.number("backoff") >= 3 and line.number("unacked") and line.send_queue > 5000 for line in lines
+    )
+
+
 def in_state(namespace: Namespace, state: str) -> int:
     """Return the number of TCP sockets in this state, as ss names it."""
-    command = ["ss", "-N", namespace.name, "-Htan", "state", state]
-    return len(subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines())
+    return len(namespace.run("ss", "-Htan", "state", state).splitlines())
 
 
 def listener(namespace: Namespace, port: int) -> Line:
@@ -85,6 +95,11 @@ def listener(namespace: Namespace, port: int) -> Line:
 def nstat(namespace: Namespace, name: str) -> int:
     """Return one SNMP counter of a namespace."""
     return int(json.loads(namespace.run("nstat", "-aszj", name))["kernel"][name])
+
+
+def counted(namespace: Namespace, **least: int) -> bool:
+    """Return whether each of these SNMP counters has reached this number."""
+    return all(nstat(namespace, name) >= number for name, number in least.items())
 
 
 def per_second(count: Callable[[], int], seconds: float = 0.5) -> float:
@@ -113,13 +128,8 @@ def transmit_drops(namespace: Namespace, device: str) -> int:
 
 def queue_drops(namespace: Namespace, device: str) -> int:
     """Return the number of packets that the device's queueing discipline dropped."""
-    shown = subprocess.run(
-        ["tc", "-n", namespace.name, "-j", "-s", "qdisc", "show", "dev", device],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    return sum(int(each["drops"]) for each in json.loads(shown.stdout))
+    shown = namespace.run("tc", "-j", "-s", "qdisc", "show", "dev", device)
+    return sum(int(each["drops"]) for each in json.loads(shown))
 
 
 def backlog(column: int) -> int:

@@ -468,8 +468,7 @@ def send_each(target: str) -> Iterator[None]:
 
 def look_up(memory: Memory, server: Address, seconds: float, tally: Tally) -> None:
     """Ask a DNS server at this pace, each time from a new socket, connected as that of glibc's resolver; tally the
-    response codes. Give up a query after 5 seconds.
-    """
+    response codes. Give up a query after 5 seconds."""
     asked: dict[socket.socket, float] = {}
     for number in every(seconds):
         query = socket.socket(type=socket.SOCK_DGRAM)

@@ -22,7 +22,6 @@ from collections.abc import Callable, Iterator, Mapping
 from itertools import count
 from multiprocessing import Pipe
 from pathlib import Path
-from types import TracebackType
 from typing import Any, NoReturn, Self, TypeVar
 
 import pytest
@@ -245,9 +244,7 @@ class Lab:
         sweep()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._exit.close()
 
     def namespace(self) -> Namespace:

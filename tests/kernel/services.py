@@ -93,21 +93,23 @@ class Watched:
     def until(self, namespace: Namespace, port: int, side: str = SERVED, **values: Any) -> Row:
         """Wait until the row of a service has these values, and return it.
 
-        Programs at the ends of calls run after the peer has received the data. NotInTimeError reports the actual
-        values.
+        Programs at the ends of calls run after the peer has received the data.
         """
+        return self.until_row(lambda: self.services(namespace).get((side, port), {}), values, 5)
+
+    def until_row(self, read: Callable[[], Row], values: Row, deadline_s: float) -> Row:
+        """Wait until a row has these values, and return it. NotInTimeError reports the actual values."""
         last: Row = {}
 
         def has_them() -> bool:
             last.clear()
-            last.update(self.services(namespace).get((side, port), {}))
+            last.update(read())
             return bool(last) and {name: last[name] for name in values} == values
 
         try:
-            until(has_them, "counted", 5)
+            until(has_them, f"{values} are counted", deadline_s)
         except NotInTimeError as error:
-            actual = {name: last.get(name) for name in values}
-            raise AssertionError(f"{side}: {actual}, expected {values}") from error
+            raise NotInTimeError(f"{error}, but { ({name: last.get(name) for name in values}) }") from error
         return last
 
 
@@ -259,6 +261,25 @@ class Host:
         self.server.start(answer_each, names, count, SIZES)
         self.client.call(request_each, names, count, SIZES)
         self.server.result()
+
+
+def ask(host: Host, names: list[int]) -> None:
+    """Send a request and have the server read it."""
+    host.client.call(send_each, names, REQUEST)
+    host.server.call(receive_each, names, REQUEST)
+
+
+def reply(host: Host, names: list[int]) -> None:
+    """Answer the request."""
+    host.server.call(send_each, names, ANSWER)
+    host.client.call(receive_each, names, ANSWER)
+
+
+def check_both(watches: Sequence[Watched], host: Host, **values: Any) -> None:
+    """Check what both sides of a service have counted."""
+    for watched in watches:
+        for side in (SERVED, USED):
+            watched.until(host.namespace, host.port, side, **values)
 
 
 # --- servers ---------------------------------------------------------------------------------------------------

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Sockets that processes share, inherit, pass on and serve together: functions for workers, whose first argument is
-their own memory.
-"""
+their own memory."""
 
 import ctypes
 import json
@@ -92,8 +91,7 @@ def fork_with_sockets(memory: Memory, outlive: bool = False) -> int:
 
 def fork_sender(memory: Memory, name: object) -> int:
     """Fork a child that inherits every socket, and uses one of them when `send_by_child` or `receive_by_child` is
-    called.
-    """
+    called."""
     mine, theirs = socket.socketpair()
     child = os.fork()
     if child == 0:
@@ -170,20 +168,6 @@ def keep_in_ring(memory: Memory, name: object) -> bool:
 def rename(memory: Memory, name: bytes) -> None:
     """Rename the thread group's leader."""
     set_name(name)
-
-
-def rename_other_thread(memory: Memory, name: bytes) -> None:
-    """Start a thread with this name that keeps running."""
-    named = threading.Event()
-
-    def run() -> None:
-        set_name(name)
-        named.set()
-        threading.Event().wait()
-
-    memory["thread"] = threading.Thread(target=run, daemon=True)
-    memory["thread"].start()
-    named.wait()
 
 
 def fork_to(run: Callable[[], object], name: str) -> int:

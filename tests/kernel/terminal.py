@@ -13,7 +13,6 @@ import struct
 import termios
 import time
 from collections.abc import Sequence
-from types import TracebackType
 from typing import Any, Self
 
 from tests.emulator import Emulator
@@ -52,9 +51,7 @@ class Terminal:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self.pid:
             for kill in (os.killpg, os.kill):  # it may have no group of its own yet
                 with contextlib.suppress(ProcessLookupError):

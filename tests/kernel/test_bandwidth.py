@@ -55,8 +55,7 @@ def attach(memory: Memory, options: dict[str, Any], flows_max: int) -> list[tupl
 
 def read(memory: Memory) -> dict[str, Any]:
     """Return a reading: plain rows by table, the counts of evicted flows and of recently removed interfaces, and those
-    of all removed interfaces by table.
-    """
+    of all removed interfaces by table."""
     snapshot: Snapshot = memory["probe"].read(time.monotonic_ns())
     tables = {name: decoded(rows) for name, rows in snapshot.tables.items()}
     ended = snapshot.ended.get("flows")
@@ -286,13 +285,6 @@ def test_datagrams_both_directions(lab: Lab, version: int) -> None:
     assert not any(result["lost"].values())
 
 
-def test_mechanisms(lab: Lab) -> None:
-    """TCX sees a virtual interface, or generic XDP if the kernel has no TCX."""
-    watched = Watched(lab)
-    assert watched.interface()["mode"] == (MODES[TCX_MODE] if HAS_TCX else "XDP generic")
-    assert watched.hooks["sent"] is not None
-
-
 FRAMES = {
     "short": ethernet(EXPERIMENTAL, b"nettop"),
     "v4 UDP": ethernet(0x0800, ipv4(17, ports(5353, 53))),
@@ -402,39 +394,9 @@ def add_tunnel(watched: "Watched", kind: str) -> tuple[str, str]:
 @AGGREGATES
 @pytest.mark.core
 @pytest.mark.parametrize("kind", TUNNELS)
-def test_tags_and_tunnels(lab: Lab, kind: str) -> None:
-    """Packets of real VLAN and tunnel devices have their tags and outer headers when they pass the device below."""
-    watched = Watched(lab)
-    near, far = add_tunnel(watched, kind)
-    here, there = lab.worker(watched.near.namespace), lab.worker(watched.far.namespace)
-    to_here, to_there = here.call(traffic.udp, "in", near), there.call(traffic.udp, "in", far)
-    here.call(send_datagrams, (far, to_there), 1, 101)  # neighbours learn each other's addresses
-    there.call(traffic.arrived, {"in": 1})
-    before = watched.interface()
-    here.call(send_datagrams, (far, to_there), 97, 101)
-    there.call(send_datagrams, (near, to_here), 53, 211)
-    header = ETHERNET + TUNNELS[kind][1] + (40 if kind in OF_IPV6 else 20) + 8
-
-    def grown() -> dict[str, int]:
-        now = watched.interface()
-        return {name: now[name] - before[name] for name in MOVED}
-
-    until(lambda: grown()["packets_received"] >= 53, "all have arrived")
-    assert grown() == {
-        "packets_received": 53,
-        "bytes_received": 53 * (211 + header),
-        "packets_sent": 97,
-        "bytes_sent": 97 * (101 + header),
-    }
-
-
-@AGGREGATES
-@pytest.mark.core
-@pytest.mark.parametrize("kind", TUNNELS)
 def test_aggregates_in_tunnels(lab: Lab, kind: str) -> None:
     """A file over TCP each way, in aggregates: the tunnel's traffic passes the device below with the outer headers of
-    each packet on the wire.
-    """
+    each packet on the wire."""
     watched = Watched(lab)
     near, far = add_tunnel(watched, kind)
     for end in (watched.near, watched.far):
@@ -466,8 +428,7 @@ def test_aggregates_in_tunnels(lab: Lab, kind: str) -> None:
 
     def pass_both() -> tuple[dict[str, int], dict[str, int]] | None:
         """Send the files; return what both devices counted, or None if the device below sent something of its own, such
-        as multicast reports of a new device. It may also do so later, so nothing is read again.
-        """
+        as multicast reports of a new device. It may also do so later, so nothing is read again."""
         nonlocal before, kernel_before
         before, kernel_before = rows(), watched.since()
         for sender, receiver, address in ((here, there, far), (there, here, near)):
@@ -491,8 +452,7 @@ def test_aggregates_in_tunnels(lab: Lab, kind: str) -> None:
 @pytest.mark.parametrize("segments", [1, pytest.param(64, marks=[pytest.mark.core, AGGREGATES])])
 def test_a_file(lab: Lab, segments: int) -> None:
     """A file over TCP, in single packets and in aggregates, arrives unchanged; every packet on the wire is counted,
-    matching the sockets' segment counts.
-    """
+    matching the sockets' segment counts."""
     watched = Watched(lab)
     for end in (watched.near, watched.far):
         end.namespace.ip("link", "set", end.device, "gso_max_segs", str(segments))
@@ -603,8 +563,7 @@ def test_a_foreign_program_is_left_alone(lab: Lab) -> None:
     port = lab.worker(watched.near.namespace).call(traffic.udp, "in", watched.near.v4)
     lab.worker(watched.far.namespace).call(send_datagrams, (watched.near.v4, port), 101, 61)
     until(
-        lambda: watched.interface()["packets_received"] - before["packets_received"] >= 101,
-        "all are counted",
+        lambda: watched.interface()["packets_received"] - before["packets_received"] >= 101, "all are counted"
     )
 
 
@@ -718,17 +677,6 @@ def test_an_interface_made_again(lab: Lab, xdp: str) -> None:
     # The other end has sent what this one received.
     assert probe.call(read)["removed in all"]["interfaces"]["packets_sent"] == received + 307
     assert not any(probe.call(read)["lost"].values())
-
-
-def test_nothing_is_left_behind(lab: Lab) -> None:
-    """A killed probe leaves no program, no link, no map."""
-    near, _ = lab.pair()
-    before = bpf_objects.existing()
-    worker = lab.worker(near.namespace)
-    worker.call(attach, {}, 1 << 12)
-    assert bpf_objects.held(worker.pid) - before
-    worker.end()
-    bpf_objects.nothing_new_since(before)
 
 
 COMING, AT_ONCE = 200, 20

@@ -276,9 +276,7 @@ class Translated:
 
 
 @pytest.mark.parametrize(
-    "tables",
-    [(TO_SERVER,), (FROM_ROUTER,), (TO_SERVER, FROM_ROUTER)],
-    ids=["destination", "source", "both"],
+    "tables", [(TO_SERVER,), (FROM_ROUTER,), (TO_SERVER, FROM_ROUTER)], ids=["destination", "source", "both"]
 )
 def test_translated_addresses(lenses: BothLenses, lab: Lab, tables: tuple[str, ...]) -> None:
     """Behind address translation each of 200 connections is joined with its own other end: when it has been

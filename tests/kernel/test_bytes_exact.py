@@ -45,8 +45,7 @@ class Talk:
 
     def exchange(self, up: int, down: int, numbers: list[int] | None = None) -> None:
         """Move `up` bytes to the server and `down` bytes to the client on each; wait until they are read and
-        acknowledged.
-        """
+        acknowledged."""
         chosen = self.numbers if numbers is None else numbers
         self.client.start(traffic.exchange, dict.fromkeys(chosen, up), dict.fromkeys(chosen, down))
         self.server.start(traffic.exchange, dict.fromkeys(chosen, down), dict.fromkeys(chosen, up))
@@ -113,33 +112,6 @@ def test_when_data_last_moved(lab: Lab, mechanism: str) -> None:
             assert began - opened_at - TICK_S <= idle[name] / 1000
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_primes_without_loss(lab: Lab, kind: str) -> None:
-    """Both ends see a prime number of bytes in each direction; v4-mapped addresses are shown as IPv4."""
-    talk = connected(lab, kind, 1)
-    talk.exchange(UP, DOWN)
-    ((near, far),) = talk.shown()
-    assert (payload(near), payload(far)) == ((UP, UP, DOWN), (DOWN, DOWN, UP))
-    assert {near["family"], far["family"]} == {"IPv6" if kind == "IPv6" else "IPv4"}
-    assert (near["local_address"], near["remote_address"]) == (far["remote_address"], far["local_address"])
-    assert "ffff" not in near["local_address"] + far["local_address"]
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_primes_with_loss(lab: Lab, kind: str) -> None:
-    """Lost segments do not count twice; their retransmits are counted."""
-    talk = connected(lab, kind, 1)
-    lossy(lab, talk, 7)
-    talk.exchange(LOSSY_UP, LOSSY_DOWN)
-    ((near, far),) = talk.shown()
-    assert (payload(near), payload(far)) == (
-        (LOSSY_UP, LOSSY_UP, LOSSY_DOWN),
-        (LOSSY_DOWN, LOSSY_DOWN, LOSSY_UP),
-    )
-    assert near["retransmits"]
-    assert far["retransmits"]
-
-
 def test_bytes_before_the_acknowledgement(lab: Lab) -> None:
     """Bytes in flight count as sent and queued, but not yet as acknowledged."""
     talk = connected(lab, "IPv4", 1)
@@ -150,10 +122,7 @@ def test_bytes_before_the_acknowledgement(lab: Lab) -> None:
     assert (near["bytes_in_flight"], near["send_queue"]) == (MORE, MORE)
 
 
-@pytest.mark.parametrize(
-    ("kind", "loss"),
-    [("IPv4", 0), ("IPv6", 0), ("v4-mapped", 0), *product(KINDS, [7])],
-)
+@pytest.mark.parametrize(("kind", "loss"), [("IPv4", 0), ("IPv6", 0), ("v4-mapped", 0), *product(KINDS, [7])])
 def test_primes_in_every_half_closed_state(lab: Lab, kind: str, loss: int) -> None:
     """A FIN is never payload: not when sent, received or acknowledged, in no state of closing."""
     talk = connected(lab, kind, len(STATES))

@@ -15,12 +15,10 @@ from nettop.kernel.bpf import program_cache
 from nettop.kernel.bpf.program_cache import DIRECTORY
 from nettop.snapshots import own_lenses
 
-from .command import HOUR, JSON, TABLE, Running, bcc_folder, living, mounted, nettop
+from .command import AS_NOBODY, HOUR, JSON, SUDO, TABLE, Running, bcc_folder, living, mounted, nettop
 from .lab import until
 
 pytestmark = pytest.mark.kernel
-
-NOBODY = 65534
 
 
 def entries() -> dict[str, bytes]:
@@ -46,7 +44,7 @@ def test_compiling_twice(nothing_cached: None) -> None:
 
 def test_compiling_needs_root() -> None:
     """Another user gets the exit code of a missing permission, and the remedy."""
-    done = nettop("compile", user=NOBODY, group=NOBODY)
+    done = nettop("compile", around=AS_NOBODY)
     assert (done.returncode, done.stdout) == (ExitCode.PERMISSION, "")
     assert "sudo nettop compile" in done.stderr
 
@@ -82,28 +80,26 @@ def test_damaged_programs_are_compiled_again(nothing_cached: None) -> None:
     assert entries() == sound
 
 
-@pytest.mark.parametrize("ending", [signal.SIGTERM, signal.SIGKILL], ids=lambda number: number.name)
-def test_the_rest_is_compiled_in_the_background(nothing_cached: None, ending: signal.Signals) -> None:
+def test_the_rest_is_compiled_in_the_background(nothing_cached: None) -> None:
     """Under sudo, a nettop that becomes another user fills the cache at idle priority, and nothing outlives it."""
 
     def compiling() -> list[int]:
         return [pid for pid, parent, words in living() if parent == running.pid and b"--background" in words]
 
-    sudo = {**os.environ, "SUDO_UID": str(NOBODY), "SUDO_GID": str(NOBODY)}
-    with Running(*TABLE, *HOUR, env=sudo) as running:
+    with Running(*TABLE, *HOUR, env=SUDO) as running:
         (child,) = until(compiling, "compiling begins")
         until(lambda: os.sched_getscheduler(child) == os.SCHED_IDLE, "it gets idle priority")
         until(entries, "the first program is stored")
         assert {path.stat().st_uid for path in stored()} == {0}
-        running.end(ending)
+        running.end(signal.SIGKILL)
     until(lambda: child not in {pid for pid, _, _ in living()}, "it has ended too")
     assert not program_cache.is_complete()
     kept = entries()
-    with Running(*TABLE, *HOUR, env=sudo) as running:
+    with Running(*TABLE, *HOUR, env=SUDO) as running:
         until(program_cache.is_complete, "all programs are there", 120)
         until(lambda: not compiling(), "it has ended")
         assert running.end() == ExitCode.DONE
     assert kept.items() <= entries().items()
-    with Running(*TABLE, *HOUR, env=sudo) as running:
+    with Running(*TABLE, *HOUR, env=SUDO) as running:
         running.first_rows()
         assert not compiling()

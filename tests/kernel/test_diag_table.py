@@ -33,17 +33,7 @@ from nettop.snapshots.schema import Kind
 from nettop.snapshots.snapshot import known
 
 from . import traffic
-from .lab import (
-    NETNS_FOLDER,
-    REPOSITORY,
-    Dropper,
-    Lab,
-    Namespace,
-    libc,
-    process_state,
-    settle_child,
-    until,
-)
+from .lab import NETNS_FOLDER, REPOSITORY, Dropper, Lab, Namespace, libc, process_state, settle_child, until
 from .socket_sharing import accepted_by, fork_with_sockets, keep_in_flight, prefork
 from .test_equals_ss import Mesh, mesh
 from .test_rows import overflow_udp
@@ -62,7 +52,7 @@ NOT_REPORTED = ("congestion_limited", "send_buffer_full", "syn_queue", "directio
 MOVING = ("busy_us", "receiver_limited_us", "send_buffer_limited_us", "last_sent_ms", "last_received_ms")
 """What grows while a socket waits: test_equals_ss.py and test_bytes_exact.py compare it."""
 COMPARED = [field.name for field in SOCKETS.stored if field.name not in NOT_REPORTED + MOVING] + [
-    "start_time",
+    "start_time"
 ]
 TEXTS = [field.name for field in SOCKETS.stored if field.kind is Kind.TEXT]
 COUNTERS = (
@@ -191,8 +181,7 @@ def states(rows: dict[int, Row]) -> set[str]:
 
 def test_every_field_equals_the_iterators(tables: Tables, mesh: Mesh) -> None:
     """Every field is equal over 2,000 sockets of IPv4, IPv6 and both in all lasting states, hundreds with lost
-    segments.
-    """
+    segments."""
     compared = tables.compare(*(end.namespace for end in mesh.ends))
     assert len(compared) >= 2000
     assert states(compared) >= {
@@ -242,8 +231,7 @@ def only_bind(memory: traffic.Memory, name: object, address: str) -> None:
 def test_counters_of_busy_connections(tables: Tables, lab: Lab) -> None:
     """While bytes move, no counter decreases and no unsent byte is acknowledged; at the end all bytes are reported."""
     near, far = lab.pair()
-    client, server = lab.worker(near.namespace, "client"), lab.worker(far.namespace, "server")
-    port = server.call(traffic.listen, "listener", "::")
+    client, server, port = traffic.client_and_server(lab, near.namespace, far.namespace, "::")
     ports = client.call(traffic.connect_at_once, [Call((far.v4, port)), Call((far.v6, port))])
     server.call(traffic.accept_ports, "listener", {port: number for number, port in enumerate(ports)})
     lab.dropper(far).rule(every=503, data=True)
@@ -424,8 +412,7 @@ table.close()
 def test_user_without_root(tables: Tables, lab: Lab) -> None:
     """Anyone sees all sockets of the namespace, but only the owners of their own processes; the others are counted."""
     near, far = lab.pair()
-    client, server = lab.worker(near.namespace, "client"), lab.worker(far.namespace, "server")
-    port = server.call(traffic.listen, "listener", "::")
+    client, _, port = traffic.client_and_server(lab, near.namespace, far.namespace, "::")
     client.call(traffic.connect_at_once, {0: Call((far.v4, port)), 1: Call((far.v6, port))})
     client.call(traffic.send, {0: 10007, 1: 1009})
     client.call(traffic.acknowledged, [0, 1])

@@ -5,9 +5,9 @@ import contextlib
 import io
 import json
 import os
+import re
 import signal
 import subprocess
-import sys
 import tarfile
 from collections.abc import Iterator
 from dataclasses import replace
@@ -18,42 +18,32 @@ from typing import Any
 import pytest
 
 import nettop as nettop_package
+from nettop.doctor.capabilities import USED
 from nettop.doctor.command import DoctorSettings, make_report
 from nettop.engine.source import probe_of
 from nettop.errors import ExitCode
 from nettop.kernel.bpf.mechanisms import DISABLED
+from nettop.kernel.host.privileges import name_of
 from nettop.kernel.net.namespaces import find_namespaces
 from nettop.selftest.result import REPORT_IT
 from nettop.snapshots.snapshot import Rows, Snapshot
 from nettop.snapshots.source import Source
 
-from . import bpf_objects
-from .command import NETTOP, Running, bcc_folder, mounted, nettop
+from .command import AS_NOBODY, Running, denied, mounted, nettop, without
 from .lab import Lab, until
 
 pytestmark = pytest.mark.kernel
 
-NOBODY = 65534
-REPORT = (NETTOP, "doctor", "--format", "json")
+REPORT = ("doctor", "--format", "json")
 DEADLINE_S = 120
-RIGHTS = (
-    "CAP_BPF",
-    "CAP_PERFMON",
-    "CAP_SYS_ADMIN",
-    "CAP_NET_ADMIN",
-    "CAP_SYS_PTRACE",
-    "CAP_DAC_READ_SEARCH",
-    "CAP_SYSLOG",
-)
+RIGHTS = tuple(map(name_of, USED))
 
 Report = dict[str, Any]
 
 
 def report_of(*around: str, **how: Any) -> Report:
     """Return the report of a doctor started with these words; check that its exit code agrees with it."""
-    done = subprocess.run(
-        [*around, *REPORT], capture_output=True, text=True, timeout=DEADLINE_S, check=False, **how
-    )
+    done = nettop(*REPORT, around=around, deadline_s=DEADLINE_S, **how)
     assert "Traceback" not in done.stderr, done.stderr
     report: Report = json.loads(done.stdout)
     works = all(lens["works"] for lens in report["lenses"]) and not bad(report)
@@ -65,12 +55,6 @@ def report_of(*around: str, **how: Any) -> Report:
     assert report["ok"] is (done.returncode == ExitCode.DONE)
     assert agrees, [trial for trial in report["self_test"] if trial["ok"] is False]
     return report
-
-
-def without(*capabilities: str) -> tuple[str, ...]:
-    """Return a command that starts another as a root without these capabilities."""
-    dropped = ",".join(f"-{name.removeprefix('CAP_').lower()}" for name in capabilities)
-    return "setpriv", "--bounding-set", dropped, "--inh-caps", dropped
 
 
 def checks(report: Report) -> dict[str, Report]:
@@ -94,12 +78,10 @@ def tried(report: Report) -> list[Report]:
 
 
 @pytest.fixture
-def left_clean() -> Iterator[None]:
+def nothing_left(left_clean: None) -> Iterator[None]:
     """Fail the test if a BPF object or a process of the self-test is left; its namespaces end with its processes."""
-    before = bpf_objects.existing()
     yield
     until(lambda: not traffic_processes(), "no process is left")
-    bpf_objects.nothing_new_since(before)
 
 
 def traffic_processes() -> list[int]:
@@ -131,7 +113,7 @@ def report_here() -> Report:
 
 
 @pytest.mark.core
-def test_here(left_clean: None) -> None:
+def test_here(nothing_left: None) -> None:
     """Every lens works, the report names the mechanisms in use and those refused, and every number is exact."""
     report = report_here()
     assert report["ok"]
@@ -147,9 +129,7 @@ def test_here(left_clean: None) -> None:
     assert by_name["sockets"]["mechanism"]
     untried = [trial for trial in report["self_test"] if trial["ok"] is None]
     # Other programs of a busy machine may fill the ring: that is counted, and no reason to doubt the rest.
-    assert all("not available" in trial["remedy"] or "were lost" in trial["remedy"] for trial in untried), (
-        untried
-    )
+    assert [trial for trial in untried if not re.search("not available|were lost", trial["remedy"])] == []
     assert len(tried(report)) >= 16
     expected = {trial["what"]: trial["expected"] for trial in report["self_test"]}
     assert expected["loopback IPv4 TCP"] == 1_000_003
@@ -177,7 +157,7 @@ def test_as_text() -> None:
     assert done.stdout.rstrip().splitlines()[-1].startswith("Every lens works, and the self-test is exact")
 
 
-def test_without_traffic(left_clean: None) -> None:
+def test_without_traffic(nothing_left: None) -> None:
     """Nothing is forked or attached, yet the mechanisms are listed."""
     done = nettop("doctor", "--no-traffic", "--format", "json", deadline_s=DEADLINE_S)
     report = json.loads(done.stdout)
@@ -186,17 +166,6 @@ def test_without_traffic(left_clean: None) -> None:
 
 
 # --- hosts that lack something --------------------------------------------------------------------------------
-
-
-def test_btf_hidden(left_clean: None) -> None:
-    """The report names what hides the kernel's types, and how to remove it."""
-    report = report_of(*mounted("mount --bind /dev/null /sys/kernel/btf/vmlinux"))
-    assert bad(report) == {"BTF"}
-    assert checks(report)["BTF"]["remedy"].startswith("umount /sys/kernel/btf/vmlinux;")
-    packets = hooks(report)["packets"]
-    assert packets["mechanism"] is None
-    assert "/sys/kernel/btf/vmlinux" in packets["refused"][0]["why"]
-    assert {"drops"} <= {trial["lens"] for trial in tried(report)}, "the kernel's own counters are left"
 
 
 def test_tracefs_unmounted() -> None:
@@ -213,14 +182,12 @@ def test_tracefs_unmounted() -> None:
     "missing",
     [
         ("CAP_BPF", "CAP_SYS_ADMIN"),
-        ("CAP_PERFMON", "CAP_SYS_ADMIN"),
         ("CAP_SYSLOG",),
-        ("CAP_SYS_ADMIN",),
         ("CAP_NET_ADMIN",),
     ],
     ids="-".join,
 )
-def test_capabilities_removed(missing: tuple[str, ...], left_clean: None) -> None:
+def test_capabilities_removed(missing: tuple[str, ...], nothing_left: None) -> None:
     """The report names only what is missing, its purpose, and how to get it."""
     report = report_of(*without(*missing))
     check = checks(report)["capabilities"]
@@ -233,25 +200,14 @@ def test_capabilities_removed(missing: tuple[str, ...], left_clean: None) -> Non
     for name in {"CAP_SYS_ADMIN", "CAP_NET_ADMIN"} & set(missing):
         assert any(name in why for why in untried)
     if missing == ("CAP_SYSLOG",) and not hooks(report)["places"]["mechanism"]:
-        shown = subprocess.run(
-            [*without(*missing), NETTOP, "doctor", "--only", "drops", "--no-traffic"],
-            capture_output=True, text=True, timeout=DEADLINE_S, check=True,
-        ).stdout  # fmt: skip
-        assert "add CAP_SYSLOG" in shown
+        done = nettop("doctor", "--only", "drops", "--no-traffic", around=without(*missing))
+        assert "add CAP_SYSLOG" in done.stdout
     if len(missing) == 1:  # programs load all the same
         assert report["ok"]
         assert any("loopback" in trial["what"] for trial in tried(report))
 
 
-def test_bcc_hidden(left_clean: None) -> None:
-    """A missing bcc is named, with the script that installs it."""
-    report = report_of(*mounted(f"mount -t tmpfs none {bcc_folder()}"))
-    assert bad(report) == {"bcc"}
-    assert "install-deps.sh" in checks(report)["bcc"]["remedy"]
-    assert "bcc" in hooks(report)["packets"]["refused"][0]["why"]
-
-
-def test_in_a_network_namespace_of_its_own(left_clean: None) -> None:
+def test_in_a_network_namespace_of_its_own(nothing_left: None) -> None:
     """The report names this namespace and the host's, and how to get there; private traffic is still exact."""
     own = os.stat("/proc/self/ns/net").st_ino
     report = report_of("unshare", "--net")
@@ -266,7 +222,7 @@ def test_in_a_network_namespace_of_its_own(left_clean: None) -> None:
     assert any(trial["what"] == "veth IPv6 TCP" for trial in tried(report))
 
 
-def test_in_a_user_namespace(left_clean: None) -> None:
+def test_in_a_user_namespace(nothing_left: None) -> None:
     """Capabilities that do not reach the kernel are distinguished from missing ones; whose sockets are not seen is said
     as in the table."""
     around = ("unshare", "--user", "--map-root-user")
@@ -279,29 +235,22 @@ def test_in_a_user_namespace(left_clean: None) -> None:
     assert "outside the user namespace" in check["remedy"]
     assert "user namespace" in hooks(report)["packets"]["refused"][0]["why"]
     assert "are not attributed" in checks(report)["processes"]["value"]
-    words = [*around, NETTOP, "--table", "--once"]
-    table = subprocess.run(words, capture_output=True, text=True, timeout=DEADLINE_S, check=True)
+    table = nettop("--table", "--once", around=around)
     assert f"owners {WHOSE_ARE_HIDDEN}{check['remedy']}" in table.stderr
 
 
 WHOSE_ARE_HIDDEN = "not visible for other users' sockets: "
 
 
-def denied(call: str, error: str) -> tuple[str, ...]:
-    """Return a command that starts another under a seccomp filter that fails this system call."""
-    return sys.executable, str(Path(__file__).with_name("seccomp.py")), call, error
-
-
 def cpu_table_of(around: tuple[str, ...]) -> "subprocess.CompletedProcess[str]":
     """Show a table of the CPU lens, which needs programs, and return the finished process."""
-    words = [*around, NETTOP, "--table", "--once", "--view", "cpu"]
-    return subprocess.run(words, capture_output=True, text=True, timeout=DEADLINE_S, check=False)
+    return nettop("--table", "--once", "--view", "cpu", around=around, deadline_s=DEADLINE_S)
 
 
 def diagnosis_of(around: tuple[str, ...]) -> tuple[Report, int]:
     """Return doctor's report of the host and the CPU lens, and its exit code."""
-    words = [*around, *REPORT, "--no-traffic", "--only", "host", "--only", "cpu"]
-    done = subprocess.run(words, capture_output=True, text=True, timeout=DEADLINE_S, check=False)
+    words = ("--no-traffic", "--only", "host", "--only", "cpu")
+    done = nettop(*REPORT, *words, around=around, deadline_s=DEADLINE_S)
     assert "report it" not in done.stdout
     return json.loads(done.stdout), done.returncode
 
@@ -347,14 +296,14 @@ def test_the_cause(
 
 def test_root_that_becomes_who_called_it() -> None:
     """A confined root is not advised to become root, even after becoming the user who called sudo."""
-    around = (*without("CAP_BPF", "CAP_SYS_ADMIN"), "env", f"SUDO_UID={NOBODY}", f"SUDO_GID={NOBODY}")
+    around = (*without("CAP_BPF", "CAP_SYS_ADMIN"), "env", "SUDO_UID=65534", "SUDO_GID=65534")
     table = cpu_table_of(around)
     assert (table.returncode, table.stdout) == (ExitCode.PERMISSION, "")
     assert "--cap-add BPF" in table.stderr
     assert "sudo" not in table.stderr
 
 
-def test_a_filter_of_perf_events(left_clean: None) -> None:
+def test_a_filter_of_perf_events(nothing_left: None) -> None:
     """Samples are unavailable, with the reason and the remedy; the rest is still measured."""
     around = denied("perf_event_open", "EPERM")
     report, code = diagnosis_of(around)
@@ -371,8 +320,7 @@ def test_a_filter_of_perf_events(left_clean: None) -> None:
 
 def host_of(*around: str) -> dict[str, Report]:
     """Return the facts of the host by name, as found by a doctor started with these words."""
-    words = [*around, *REPORT, "--only", "host"]
-    done = subprocess.run(words, capture_output=True, text=True, timeout=DEADLINE_S, check=False)
+    done = nettop(*REPORT, "--only", "host", around=around, deadline_s=DEADLINE_S)
     report = json.loads(done.stdout)
     assert done.returncode == (ExitCode.PERMISSION if bad(report) else ExitCode.DONE)
     return checks(report)
@@ -398,50 +346,29 @@ def test_processes_hidden() -> None:
     assert "hidepid=" in host["processes"]["value"]
     assert "visible only as root" in host["processes"]["value"]
     assert "remount" in host["processes"]["remedy"]
-    user = ("setpriv", "--reuid", str(NOBODY), "--regid", str(NOBODY), "--clear-groups")
-    host = host_of(*in_pid_namespace("hidepid=2"), *user)
+    host = host_of(*in_pid_namespace("hidepid=2"), *AS_NOBODY)
     assert "and the sockets they own are not visible" in host["processes"]["value"]
     assert "subset=pid" in host_of(*in_pid_namespace("subset=pid"))["processes"]["value"]
 
 
 def test_parts_left_out_by_the_user() -> None:
     """Features that the user left out have no remedy, nor do features that depend on them."""
-    done = nettop(
-        "doctor",
-        "--no-traffic",
-        "--mechanism",
-        "events=none",
-        "--mechanism",
-        "sockets=sock_diag",
-        "--mechanism",
-        "ip=none",
-        "--mechanism",
-        "collector=none",
-        "--mechanism",
-        "unowned=none",
-        deadline_s=DEADLINE_S,
-    )
+    chosen = ("events=none", "sockets=sock_diag", "ip=none", "collector=none", "unowned=none")
+    words = [f"--mechanism={choice}" for choice in chosen]
+    done = nettop("doctor", "--no-traffic", *words, deadline_s=DEADLINE_S)
     assert done.returncode == 0
     assert DISABLED in done.stdout
     lenses = done.stdout.partition("CONNECTIONS")[2]
     assert "→" not in lenses
-    done = nettop(
-        "doctor",
-        "--no-traffic",
-        "--mechanism",
-        "sockets=none",
-        "--only",
-        "connections",
-        deadline_s=DEADLINE_S,
-    )
+    done = nettop("doctor", "--no-traffic", "--mechanism", "sockets=none", "--only", "connections")
     assert done.returncode == ExitCode.UNSUPPORTED
     assert DISABLED in done.stdout
     assert "→" not in done.stdout
 
 
-def test_as_a_user_without_root(left_clean: None) -> None:
+def test_as_a_user_without_root(nothing_left: None) -> None:
     """Everything that root would add is named once."""
-    report = report_of(user=NOBODY, group=NOBODY, extra_groups=[], env={**os.environ, "HOME": "/"})
+    report = report_of(*AS_NOBODY)
     assert bad(report) == {"capabilities"}
     remedy = checks(report)["capabilities"]["remedy"]
     assert "sudo nettop" in remedy
@@ -476,7 +403,7 @@ class Liar:
         return replace(rows, array=array)
 
 
-def test_a_wrong_probe_is_detected(left_clean: None) -> None:
+def test_a_wrong_probe_is_detected(nothing_left: None) -> None:
     """One surplus byte gives exit code 1, both numbers, and what to do."""
 
     def source_of(lens: str) -> Source:
@@ -496,7 +423,7 @@ def test_a_wrong_probe_is_detected(left_clean: None) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
-def test_ended_in_the_middle(number: int, left_clean: None) -> None:
+def test_ended_in_the_middle(number: int, nothing_left: None) -> None:
     """Interrupted at any moment, its processes and namespaces end too; it prints nothing and exits by the signal."""
     with Running("doctor") as doctor:
         made = until(
@@ -510,14 +437,10 @@ def test_ended_in_the_middle(number: int, left_clean: None) -> None:
         )  # fmt: skip
 
 
-@pytest.mark.parametrize("form", ["text", "json"])
-def test_a_full_output(form: str) -> None:
+def test_a_full_output() -> None:
     """A full output gives an error of one line."""
     with open("/dev/full", "w") as full:
-        done = subprocess.run(
-            [NETTOP, "doctor", "--only", "host", "--format", form],
-            stdout=full, stderr=subprocess.PIPE, text=True, timeout=DEADLINE_S, check=False,
-        )  # fmt: skip
+        done = nettop("doctor", "--only", "host", stdout=full)
     assert done.stderr == "nettop: the output cannot be written: No space left on device\n"
     assert done.returncode == ExitCode.FAILURE
 
@@ -556,10 +479,7 @@ def test_bundle_without_addresses_and_names(tmp_path: Path, lab: Lab) -> None:
     file = tmp_path / "bundle.tar.gz"
     script = f"hostname {_MARKERS['host']} && mount --bind {users} /etc/passwd"
     around = ("unshare", "--uts", *mounted(script))
-    done = subprocess.run(
-        [*around, NETTOP, "doctor", "--only", "host", "--bundle", str(file)],
-        capture_output=True, text=True, timeout=DEADLINE_S, check=False,
-    )  # fmt: skip
+    done = nettop("doctor", "--only", "host", "--bundle", str(file), around=around)
     assert done.returncode == 0, done.stderr
     texts = content_of(file.read_bytes())
     assert set(texts) == {"report.json", "report.txt", "kernel-config.txt", "kernel-messages.txt"}
@@ -571,21 +491,3 @@ def test_bundle_without_addresses_and_names(tmp_path: Path, lab: Lab) -> None:
     assert first == again
     assert [word.rpartition("-")[0] for word in first.split()] == list(_MARKERS)
     assert json.loads(texts["report.json"])["host"]["kernel"] == os.uname().release
-
-
-def test_bundle_belongs_to_who_called(tmp_path: Path) -> None:
-    """The invoking user owns it, only that user may read it, and it replaces no file."""
-    tmp_path.chmod(0o777)
-    for parent in (tmp_path, *tmp_path.parents[:2]):
-        parent.chmod(parent.stat().st_mode | 0o711)
-    file = tmp_path / "bundle.tar.gz"
-    words = ("doctor", "--only", "host", "--bundle", str(file))
-    user = {**os.environ, "SUDO_UID": str(NOBODY), "SUDO_GID": str(NOBODY)}
-    assert nettop(*words, env=user).returncode == 0
-    status = file.stat()
-    assert (status.st_uid, status.st_mode & 0o777) == (NOBODY, 0o600)
-    before = file.read_bytes()
-    again = nettop(*words, env=user)
-    assert again.returncode == ExitCode.FAILURE
-    assert "already exists" in again.stderr
-    assert file.read_bytes() == before

@@ -23,7 +23,7 @@ from nettop.probes.drops.probe import HEADER_PORTS_MAX, DropCount, Drops
 from nettop.snapshots.drops import ORDINARY, REASONS, TROUBLE
 from nettop.snapshots.snapshot import Rows, Snapshot, known
 
-from . import bpf_objects, traffic
+from . import traffic
 from .command import HOUR, JSON, Running
 from .lab import Dropper, End, Lab, Namespace, Worker, until
 from .traffic import Memory
@@ -380,8 +380,7 @@ def test_full_accept_queue(lab: Lab, drops: Drops) -> None:
 
 def test_syn_at_a_full_accept_queue(lab: Lab, drops: Drops) -> None:
     """A SYN that finds the accept queue full is in the counters as often as in nstat, and in the row of its port,
-    though the kernel calls no tracepoint for it.
-    """
+    though the kernel calls no tracepoint for it."""
     _, far, caller, listener = two_workers(lab)
     port = listener.call(traffic.listen, "listener", far.v4, 0, 1)
     for number in range(CALLS):
@@ -690,18 +689,6 @@ def test_without_symbols(lab: Lab, monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
         source.close()
 
 
-def test_the_command_names_places(lab: Lab) -> None:
-    """With the capabilities that nettop keeps it still sees the names of the kernel's functions."""
-    home = lab.namespace()
-    worker = lab.worker(home)
-    with Running(
-        *JSON, *HOUR, "--view", "drops", "--filter", f"netns={home.inode}", stdin=subprocess.PIPE
-    ) as running:
-        until(lambda: worker_drops_are_shown(running, worker), "the rows are shown")
-        shown = running.refreshes()[-1]
-    assert all(row["reason"] == "NO_SOCKET" and "udp" in row["place"] for row in shown)
-
-
 @RECEIVING_SOCKETS
 def test_the_command_names_the_process(lab: Lab) -> None:
     """nettop names process, PID and port of the only socket with a full receive buffer."""
@@ -776,19 +763,3 @@ def test_reading_drops_nothing(drops: Drops) -> None:
         return [socket_drops() for _ in range(20)][-1]
 
     until(lambda: socket_drops() == twenty(), "twenty readings drop nothing")
-
-
-def test_nothing_is_left_behind(lab: Lab) -> None:
-    """A closed lens leaves nothing in the kernel, whether closed by a signal or normally."""
-    before = bpf_objects.existing()
-    source = Drops()
-    source.start()
-    take(source)
-    assert bpf_objects.existing() - before
-    source.close()
-    source.close()
-    bpf_objects.nothing_new_since(before)
-    with Running(*JSON, "--view", "drops.counters", "--all", "-t", "0.1") as running:
-        running.first_rows()
-        running.kill()
-    bpf_objects.nothing_new_since(before)

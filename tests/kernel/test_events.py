@@ -6,7 +6,6 @@ import errno
 import ipaddress
 import json
 import os
-import select
 import signal
 import socket
 import subprocess
@@ -19,7 +18,6 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self, TypeVar
 
 import numpy as np
@@ -104,9 +102,7 @@ class Watch:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.probe.close()
 
     def _is_attached(self) -> bool:
@@ -500,8 +496,7 @@ def test_a_full_ring_counts_what_it_drops(crowd: Crowd) -> None:
 @pytest.mark.parametrize("ring", ["large", "tiny"])
 def test_totals_of_processes(crowd: Crowd, ring: str) -> None:
     """Each worker's total is exact to the byte without readings in between; bytes dropped by the ring have their own
-    row.
-    """
+    row."""
     expected: dict[int, Counter[str]] = {}
     for number, errand in crowd.errands.items():
         client, server = crowd.owners(number)
@@ -625,8 +620,7 @@ def test_nothing_is_reported_twice(lab: Lab, watch: Watch, monkeypatch: pytest.M
 def test_the_command_reports_each_event_once(lab: Lab, watch: Watch) -> None:
     """`nettop --view connections.events --format jsonl` prints each event of the probe once, as it happens."""
     home = lab.namespace()
-    client, server = lab.worker(home, "client"), lab.worker(home, "server")
-    port = server.call(traffic.listen, "listener", "127.0.0.1")
+    client, server, port = traffic.client_and_server(lab, home)
     mark = f'"netns":{home.inode},'
     with Running("--view", "connections.events", *JSON, "--interval", "0.1") as running:
         until(
@@ -756,8 +750,7 @@ def owner_of(watch: Watch, home: Namespace, cookie: int) -> tuple[int, str]:
 @pytest.mark.parametrize("protocol", ["tcp", "udp"])
 def test_the_sender_owns_a_shared_socket(lab: Lab, watch: Watch, protocol: str) -> None:
     """Of the processes that hold a socket, the one that sends owns it, and keeps it while it continues; a child that
-    only inherited it owns nothing.
-    """
+    only inherited it owns nothing."""
     home = lab.namespace()
     client = open_pair(lab, home, protocol)
     cookie = client.call(traffic.cookie, 0)
@@ -824,8 +817,7 @@ def test_opened_by_data(lab: Lab, watch: Watch) -> None:
     nettop then reports no handshake, and no round-trip time until it is free of the pause.
     """
     home = lab.namespace()
-    client, server = lab.worker(home, "client"), lab.worker(home, "server")
-    port = server.call(traffic.listen, "listener", "127.0.0.1")
+    client, server, port = traffic.client_and_server(lab, home)
     server.call(defer_accept, "listener")
     ports = client.call(traffic.connect_at_once, [Call(("127.0.0.1", port))])
     (connected,) = watch.wait(home, connect=1)
@@ -893,8 +885,7 @@ def test_accepted_and_closed_without_a_message(lab: Lab, watch: Watch, first: st
 def test_never_accepted(lab: Lab, watch: Watch) -> None:
     """A connection that stays in its listener's backlog has no owner, from its opening to its end."""
     home = lab.namespace()
-    client, server = lab.worker(home, "client"), lab.worker(home, "server")
-    port = server.call(traffic.listen, "listener", "127.0.0.1")
+    client, server, port = traffic.client_and_server(lab, home)
     client.call(traffic.connect_at_once, [Call(("127.0.0.1", port))] * 2)
     client.call(traffic.send, {0: 101, 1: 103})
     client.call(traffic.acknowledged, [0, 1])
@@ -913,8 +904,7 @@ def test_never_accepted(lab: Lab, watch: Watch) -> None:
 def test_accepted_long_after_it_opened(lab: Lab, watch: Watch) -> None:
     """A connection that waited in the backlog over several readings still gets its owner when accepted."""
     home = lab.namespace()
-    client, server = lab.worker(home, "client"), lab.worker(home, "server")
-    port = server.call(traffic.listen, "listener", "127.0.0.1")
+    client, server, port = traffic.client_and_server(lab, home)
     client.call(traffic.connect_at_once, [Call(("127.0.0.1", port))])
     for _ in range(4):
         watch.read()
@@ -930,8 +920,7 @@ def test_accepted_long_after_it_opened(lab: Lab, watch: Watch) -> None:
 def test_a_namespace_that_is_gone_before_anybody_looks(lab: Lab, watch: Watch) -> None:
     """Events of a namespace that has already vanished, with its processes, are reported like any other."""
     home = lab.namespace()
-    client, server = lab.worker(home, "client"), lab.worker(home, "server")
-    port = server.call(traffic.listen, "listener", "::1")
+    client, server, port = traffic.client_and_server(lab, home, address="::1")
     server.start(serve_by_threads, "listener", 6)
     errands = run_each_ending(client, port, "::1")
     server.result()
@@ -948,25 +937,6 @@ def test_a_namespace_that_is_gone_before_anybody_looks(lab: Lab, watch: Watch) -
             amounts = (errand.up, errand.down)
             assert part(row, *MOVED) == (amounts if mine else amounts[::-1])
             assert row["reason"] == ENDED[errand.ending][0 if mine else 1]
-
-
-def test_a_process_that_is_killed(lab: Lab, watch: Watch) -> None:
-    """The connections of a killed process are closed by it, and keep its name."""
-    home = lab.namespace()
-    client, server, _ = joined(lab, home, 3)
-    pid = client.pid
-    client.end()
-    for number in range(3):
-        server.call(wait_for_end, number)
-    server.call(traffic.close, [0, 1, 2])
-    reported = watch.wait(home, connect=3, accept=3, close=6)
-    closed = {
-        part(row, "direction", "reason", "pid", "process") for row in reported if row["event"] == "close"
-    }
-    assert closed == {
-        ("outbound", "closed by us", pid, "client"),
-        ("inbound", "closed by peer", *process(server.pid)),
-    }
 
 
 def test_a_socket_that_a_thread_of_the_kernel_closes(lab: Lab, watch: Watch) -> None:
@@ -1260,28 +1230,10 @@ def test_failed_connects_of_a_process(failed: Failed) -> None:
         assert part(row, "group", "failed", "closed", "connections") == (name, 1, 0, others)
 
 
-def test_no_route_at_all(lab: Lab, watch: Watch) -> None:
-    """connect() without a route fails before any change of state: reported if functions can be hooked."""
-    home = lab.namespace()
-    client = lab.worker(home, "client")
-    for target in (NO_NET, NO_NET6):
-        assert client.call(try_to_connect, Call((target, 5)))[2] == errno.ENETUNREACH
-    assert client.call(try_to_connect, Call(("127.0.0.1", 1)))[2] == errno.ECONNREFUSED
-    until(
-        lambda: [watch.drain(), *(row for row in watch.events(home) if row["reason"] == "refused")][1:],
-        "the last one",
-    )
-    hooked = "tcp_v4_connect" in watch.read().via.get("no route", "")
-    expected = [("network unreachable", NO_NET), ("network unreachable", NO_NET6)] if hooked else []
-    reported = [part(row, "reason", "remote_address") for row in watch.events(home)]
-    assert reported == [*expected, ("refused", "127.0.0.1")]
-
-
 def test_one_socket_that_tries_again(lab: Lab, watch: Watch) -> None:
     """A socket that was refused and connects later reports both, each with its own times."""
     home = lab.namespace()
-    client, server = lab.worker(home, "client"), lab.worker(home, "server")
-    port = server.call(traffic.listen, "listener", "127.0.0.1")
+    client, server, port = traffic.client_and_server(lab, home)
     server.call(traffic.close, ["listener"])
     assert client.call(connect_again, port, False) == errno.ECONNREFUSED
     server.call(traffic.listen, "listener", "127.0.0.1", port)
@@ -1311,8 +1263,7 @@ def connect_again(memory: dict[Any, Any], port: int, again: bool) -> int:
 
 def test_let_go_of_by_a_reader(lab: Lab, watch: Watch) -> None:
     """Reading the table briefly holds each file; closing the last reference this way does not make the reader its
-    owner.
-    """
+    owner."""
     home = lab.namespace()
     client, server, _ = joined(lab, home, 1)
     reader, path = lab.worker(home, "reader"), f"\0nettop-lab-{client.pid}"
@@ -1347,8 +1298,7 @@ def test_killed_while_open(lab: Lab, watch: Watch) -> None:
 def test_timeout_while_open(lab: Lab, watch: Watch) -> None:
     """A silent peer ends a connection by a timeout, with the bytes sent and not acknowledged."""
     near, far = lab.pair()
-    client, server = lab.worker(near.namespace, "client"), lab.worker(far.namespace, "server")
-    port = server.call(traffic.listen, "listener", "")
+    client, server, port = traffic.client_and_server(lab, near.namespace, far.namespace, "")
     client.call(traffic.connect, 0, Call((far.v4, port), options=((*USER_TIMEOUT[:2], 200),)))
     server.call(traffic.accept, "listener", 0)
     move(client, server, 0, 1009, 1013)
@@ -1367,8 +1317,7 @@ def test_timeout_while_open(lab: Lab, watch: Watch) -> None:
 def test_closed_by_both_at_once(lab: Lab, watch: Watch) -> None:
     """If both FINs cross before being acknowledged, both ends have closed."""
     near, far = lab.pair()
-    client, server = lab.worker(near.namespace, "client"), lab.worker(far.namespace, "server")
-    port = server.call(traffic.listen, "listener", "")
+    client, server, port = traffic.client_and_server(lab, near.namespace, far.namespace, "")
     client.call(traffic.connect, 0, Call((far.v4, port)))
     server.call(traffic.accept, "listener", 0)
     move(client, server, 0, 1009, 1013)
@@ -1473,8 +1422,7 @@ def close_from_each_side(client: Worker, server: Worker) -> None:
 def test_a_connect_that_takes_long(lab: Lab) -> None:
     """The handshake is the time from connect() to the opening; one from before the start is still no accept."""
     near, far = lab.pair()
-    client, server = lab.worker(near.namespace, "client"), lab.worker(far.namespace, "server")
-    port = server.call(traffic.listen, "listener", "")
+    client, server, port = traffic.client_and_server(lab, near.namespace, far.namespace, "")
     dropper = lab.dropper(far)
     dropper.rule(every=1)
     client.call(traffic.connect_without_answer, 0, Call((far.v4, port)))
@@ -1546,8 +1494,7 @@ def test_reset_by_the_peer_and_not_yet_closed(lab: Lab, watch: Watch) -> None:
 def test_half_closed_orphans(lab: Lab, watch: Watch) -> None:
     """A half-closed orphan stays its process's, at every reading, until it ends once."""
     near, far = lab.pair()
-    client, server = lab.worker(near.namespace, "client"), lab.worker(far.namespace, "server")
-    port = server.call(traffic.listen, "listener", "")
+    client, server, port = traffic.client_and_server(lab, near.namespace, far.namespace, "")
     ports = client.call(traffic.connect_at_once, [Call((far.v4, port))] * 2)
     server.call(traffic.accept_ports, "listener", {port: number for number, port in enumerate(ports)})
     for number in range(2):
@@ -1760,48 +1707,10 @@ def test_a_closed_probe_leaves_nothing(lab: Lab) -> None:
     assert watch.probe.wakeups() == ()
 
 
-def test_a_small_ring_that_is_drained_loses_nothing(lab: Lab) -> None:
-    """A small ring that is drained in time loses nothing, wherever events wrap."""
-    with Watch(ring_bytes=1 << 16) as watch:
-        for _ in range(10):  # until nobody else on this machine fills the ring meanwhile
-            lost = watch.read().lost["events"]
-            home, ports = drained_after_each(lab, watch, 120)
-            if watch.read().lost["events"] == lost:
-                break
-        reported = watch.wait(
-            home, connect=120, accept=120, close=240
-        )  # the last FIN may still be on its way
-
-    def clients_ports(event: str) -> list[int]:
-        return [row["local_port"] for row in reported if part(row, "event", "process") == (event, "client")]
-
-    assert clients_ports("connect") == ports
-    assert sorted(clients_ports("close")) == sorted(ports)  # a busy machine's FINs overtake each other
-
-
-def drained_after_each(lab: Lab, watch: Watch, count: int) -> tuple[Namespace, list[int]]:
-    """Make `count` connections and drain the ring after each; return their namespace and the clients' ports."""
-    home = lab.namespace()
-    client, server = lab.worker(home, "client"), lab.worker(home, "server")
-    port = server.call(traffic.listen, "listener", "127.0.0.1")
-    ports = []
-    for number in range(count):
-        ports.append(client.call(traffic.connect, number, Call(("127.0.0.1", port))))
-        assert select.select(watch.probe.wakeups(), [], [], 30)[0], "the kernel wakes nobody"
-        server.call(traffic.accept, "listener", number)
-        client.call(traffic.close, [number])
-        server.call(traffic.close, [number])
-        watch.drain()
-    for worker in (client, server):
-        worker.end()
-    return home, ports
-
-
 @pytest.mark.parametrize("groups", [None, 1], ids=["", "crowded"])
 def test_a_storm_of_connections(lab: Lab, monkeypatch: pytest.MonkeyPatch, groups: int | None) -> None:
     """While processes connect in tight loops every event is reported or counted as lost, with the right owner, even if
-    few connections have room for a record.
-    """
+    few connections have room for a record."""
     if groups is not None:
         monkeypatch.setattr(connection_programs, "CONNECTION_GROUPS", groups)
     home = lab.namespace()

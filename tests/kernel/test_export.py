@@ -2,21 +2,16 @@
 """`nettop export` on the running kernel: samples taken during a transfer, in a file owned by the sudo caller."""
 
 import contextlib
-import os
 import re
 import socket
-import tempfile
 import threading
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-from .command import nettop
+from .command import NOBODY, SUDO, home_of_nobody, nettop
 
 pytestmark = pytest.mark.kernel
-
-NOBODY = 65534
 
 
 @contextlib.contextmanager
@@ -51,22 +46,17 @@ def transfer() -> Iterator[None]:
 
 def test_a_transfer() -> None:
     """Under sudo the file is the user's; its stacks lead from each entry point into TCP."""
-    with tempfile.TemporaryDirectory(dir="/tmp") as there, transfer():
-        os.chown(there, NOBODY, NOBODY)
-        file = Path(there) / "cpu.folded"
-        sudo = {**os.environ, "SUDO_UID": str(NOBODY), "SUDO_GID": str(NOBODY)}
-        done = nettop("export", "cpu.stacks", "--duration", "1", str(file), env=sudo)
+    with home_of_nobody() as home, transfer():
+        file = home / "cpu.folded"
+        done = nettop("export", "cpu.stacks", "--duration", "1", str(file), env=SUDO)
         assert done.returncode == 0, done.stderr
         reported = re.search(r"nettop: (\d+) samples in ", done.stderr)
         assert reported, done.stderr
         owner, lines = file.stat(), file.read_text().splitlines()
-        assert list(Path(there).iterdir()) == [file]
+        assert list(home.iterdir()) == [file]
     assert (owner.st_uid, owner.st_gid) == (NOBODY, NOBODY)
     assert sum(int(line.rsplit(" ", 1)[1]) for line in lines) == int(reported[1])
-    for entry, inner in (
-        ("TX syscalls", "tcp_sendmsg"),
-        ("RX syscalls", "tcp_recvmsg"),
-        ("RX softirq", "tcp_v4_rcv"),
-    ):
+    first = {"TX syscalls": "tcp_sendmsg", "RX syscalls": "tcp_recvmsg", "RX softirq": "tcp_v4_rcv"}
+    for entry, inner in first.items():
         actual = [line for line in lines if line.startswith(f"{entry};")]
         assert any(f";{inner}" in line for line in actual), (entry, actual)

@@ -34,8 +34,9 @@ from nettop.snapshots.source import SourceOptions
 
 from . import fault_programs as programs
 from .fault_loads import LOADS
+from .fault_oracles import nstat
 from .faults import FAULTS, NEIGHBOURS_MAX, Fault, Made, made
-from .lab import Lab, Namespace, until
+from .lab import NETNS_FOLDER, Lab, Namespace, process_state, until
 
 pytestmark = pytest.mark.kernel
 
@@ -119,11 +120,15 @@ def watch() -> Iterator[Watch]:
 
 @pytest.mark.parametrize("fault", ORDERED, ids=lambda fault: fault.name)
 def test_the_right_finding_comes_first(fault: Fault, watch: Watch) -> None:
-    """Once the kernel's own numbers show the fault, within two intervals, with who and where in its sentence."""
+    """Once the kernel's own numbers show the fault, within two intervals, with who and where in its sentence.
+
+    Afterwards the processes and namespaces of the fault are gone.
+    """
     if why := fault.lacks() or unseen(fault, watch):
         pytest.skip(why)
     with made(fault) as scene:
         namespaces = list(scene.namespaces.values())
+        pids = [worker.pid for worker in scene.processes.values()]
         if scene.worsens is not None:
             worsens = scene.processes[scene.worsens]
             until(lambda: watch.knows_usual_times(worsens.pid), "the usual times are known", 90)
@@ -131,6 +136,8 @@ def test_the_right_finding_comes_first(fault: Fault, watch: Watch) -> None:
         until(lambda: watch.has_entered(namespaces), "the namespaces are entered")
         until(lambda: fault.proof(scene), str(scene))
         assert_first(fault, scene, watch)
+    assert not [pid for pid in pids if process_state(pid)]
+    assert not [each.name for each in namespaces if (NETNS_FOLDER / each.name).exists()]
 
 
 def unseen(fault: Fault, watch: Watch) -> str | None:
@@ -205,6 +212,7 @@ def test_a_healthy_load_has_no_finding(name: str, lab: Lab, watch: Watch) -> Non
     if why := LOADS[name].lacks():
         pytest.skip(why)
     with LOADS[name].running(lab) as load:
+        until(lambda: nstat(load.namespace, "TcpOutSegs") > 1000, str(load))
         readings = watch.readings_in([load.namespace])
         found = [row["finding"] for _ in range(CALM_READINGS) for row in next(readings) if row["netns"]]
         assert found == []

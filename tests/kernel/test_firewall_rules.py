@@ -20,10 +20,7 @@ from .lab import Lab, Namespace, until
 from .terminal import Terminal
 from .traffic import Memory
 
-pytestmark = [
-    pytest.mark.kernel,
-    pytest.mark.skipif(shutil.which("nft") is None, reason="needs nft"),
-]
+pytestmark = [pytest.mark.kernel, pytest.mark.skipif(shutil.which("nft") is None, reason="needs nft")]
 
 PORT = 7008
 RULES = """
@@ -163,24 +160,6 @@ def test_the_screens_name_the_rule(lab: Lab) -> None:
         terminal.shows(b"for payapi :7008 in table filter, chain input (no pay)")
         terminal.type(b"q")
         assert terminal.wait() == 0
-
-
-def test_text_names_the_rule(lab: Lab) -> None:
-    """As the screens do: what they explain would be blamed on something else."""
-    namespace = with_rules(lab, RULES)
-    lab.worker(namespace, "payapi").start(connect_again_and_again, PORT, 60)
-    words = (
-        "--view",
-        "findings",
-        "--filter",
-        f"netns={namespace.inode}",
-        "--count",
-        "4",
-        "--format",
-        "jsonl",
-    )
-    sentence = "for payapi :7008 in table filter, chain input (no pay)"
-    until(lambda: sentence in nettop(*words).stdout, "the rule is named", 60)
 
 
 def test_a_recording_names_the_rule(lab: Lab, tmp_path: Path) -> None:

@@ -55,8 +55,7 @@ def read(probe: Connections) -> Snapshot:
 
 def moved(own: socket.socket, now: Snapshot, before: Snapshot) -> tuple[object, bool]:
     """Return the socket's bytes between two readings, and whether totals are known; otherwise ended sockets are
-    unknown.
-    """
+    unknown."""
     view = View(Frame(now, before), DIFFERENCES)
     at = np.flatnonzero(view.raw("id") == oracle.cookie(own))
     total = view.total("bytes_sent", np.arange(view.size))

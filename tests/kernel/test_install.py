@@ -40,8 +40,7 @@ UNLISTED = ("PIP_FIND_LINKS", "PIP_EXTRA_INDEX_URL", "SUDO_UID", "SUDO_GID")
 
 class Machine:
     """A machine for installing nettop: the host, with its own /opt, /usr/local/bin, units, /run, /var/cache
-    and temporary directory. Its cache of programs begins as a copy of the host's.
-    """
+    and temporary directory. Its cache of programs begins as a copy of the host's."""
 
     def __init__(self, path: Path) -> None:
         self.opt, self.bin, self.temporary = path / "opt", path / "bin", path / "tmp"

@@ -9,19 +9,17 @@ import random
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
 
 import pytest
 
 from nettop.snapshots import lenses
 
-from . import bpf_objects
 from .command import JSON, PATIENCE, Running, living
 from .lab import until
 
 pytestmark = pytest.mark.kernel
 
-MOMENTS = 20
+MOMENTS = 10
 STARTING_S, RUNNING_S = 1.0, 3.0
 """Half of the moments are in the first second, the others in the first three."""
 
@@ -32,14 +30,6 @@ FRONTENDS = (
     ("log", "--log-dir", "none", "--interval", "0.1"),
     ("serve", "--listen", "127.0.0.1:0", "--interval", "0.1"),
 )
-
-
-@pytest.fixture
-def left_clean() -> Iterator[None]:
-    """Fail the test if it leaves a new object that no running process holds."""
-    before = bpf_objects.existing()
-    yield
-    bpf_objects.nothing_new_since(before)
 
 
 def descendants(pid: int) -> list[int]:
@@ -72,7 +62,7 @@ def test_killed_at_a_random_moment(left_clean: None, seed: int) -> None:
         assert "Traceback" not in running.errors()
 
 
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", range(3))
 def test_a_compiler_killed_at_a_random_moment(nothing_cached: None, left_clean: None, seed: int) -> None:
     """Without the compiler nettop ends with an error message, or goes on without what was not loaded yet."""
     with Running(*FRONTENDS[seed % len(FRONTENDS)]) as running:
@@ -90,7 +80,7 @@ END_S = 1.0
 """How long an end may take: what the compiler would still need is many times as much."""
 
 
-@pytest.mark.parametrize("compilers", range(1, 5))
+@pytest.mark.parametrize("compilers", [1, 3])
 @pytest.mark.parametrize(
     "words",
     [

@@ -4,21 +4,12 @@
 import re
 import socket
 import subprocess
-import sys
-import time
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from nettop.kernel.bpf.btf import Slice
-from nettop.kernel.bpf.program_text import ProgramText
-from nettop.probes.connections import probe as connections
-from nettop.probes.connections.programs import events_text
-from tests.options import source_options
-
 from . import traffic
-from .command import JSON, NETTOP, TABLE, bcc_folder, complaints, mounted
+from .command import JSON, TABLE, bcc_folder, complaints, denied, mounted, nettop, without
 from .lab import Lab
 
 pytestmark = pytest.mark.kernel
@@ -26,38 +17,20 @@ pytestmark = pytest.mark.kernel
 CANNOT = 3
 
 
-def without(capabilities: str) -> "subprocess.CompletedProcess[str]":
-    """Print one table as a root without these capabilities, banner and all."""
-    dropped = ",".join(f"-{name}" for name in capabilities.split())
-    command = [
-        "setpriv",
-        "--bounding-set",
-        dropped,
-        "--inh-caps",
-        dropped,
-        NETTOP,
-        "--table",
-        "--once",
-        "--all",
-    ]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+ALL_ONCE = ("--table", "--once", "--all")
 
 
-def with_mounted(mount: str, *options: str) -> "subprocess.CompletedProcess[str]":
-    """Run nettop once in its own mount namespace, after mounting this."""
-    command = [*mounted(mount), NETTOP, *options]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-
-
-@pytest.mark.parametrize("missing", ["bpf", "perfmon", "bpf perfmon"])
+@pytest.mark.parametrize("missing", ["bpf", "perfmon", "bpf perfmon", ""])
 def test_missing_capability(lab: Lab, missing: str) -> None:
-    """The missing capabilities are named; the sockets come from sock_diag."""
-    lab.namespace()
+    """The missing capabilities are named, and the sockets come from sock_diag; without CAP_SYS_ADMIN nettop enters no
+    other namespace, but names and counts them, and shows sockets that processes hold there."""
+    lab.worker(lab.namespace(), "confined").call(traffic.listen, "listener", "127.0.0.1")
     with socket.create_server(("127.0.0.1", 0)) as own:
-        done = without(f"{missing} sys_admin")
+        done = nettop(*ALL_ONCE, around=without(*missing.split(), "sys_admin"))
         assert f"127.0.0.1:{own.getsockname()[1]}" in done.stdout
     assert done.returncode == 0
-    assert "via sockets sock_diag + /proc" in done.stderr
+    assert ("via sockets sock_diag + /proc" in done.stderr) == bool(missing)
+    assert missing or "confined" in done.stdout
     for name in missing.split():
         assert f"CAP_{name.upper()}" in done.stderr
     assert re.search(r"namespaces? [^·]* not entered: ", done.stderr)
@@ -65,30 +38,18 @@ def test_missing_capability(lab: Lab, missing: str) -> None:
     assert "Traceback" not in done.stderr
 
 
-def test_namespaces_that_may_not_be_entered(lab: Lab) -> None:
-    """Without CAP_SYS_ADMIN nettop enters no other namespace, but names and counts them, and shows held sockets."""
-    home = lab.namespace()
-    worker = lab.worker(home, "confined")
-    worker.call(traffic.listen, "listener", "127.0.0.1")
-    done = without("sys_admin")
-    assert done.returncode == 0
-    assert re.search(r"namespaces? [^·]* not entered: ", done.stderr)
-    assert re.search(r"lost .*\bnamespaces [1-9]", done.stderr)
-    assert "confined" in done.stdout
-
-
 def test_kernel_without_btf() -> None:
     """Without BTF the sockets come from sock_diag, and everything else says why it is not available."""
     hidden = "mount --bind /dev/null /sys/kernel/btf/vmlinux"
     with socket.create_server(("127.0.0.1", 0)) as own:
-        done = with_mounted(hidden, "--table", "--once", "--all")
+        done = nettop(*ALL_ONCE, around=mounted(hidden))
         assert f"127.0.0.1:{own.getsockname()[1]}" in done.stdout
     assert done.returncode == 0
     assert "via sockets sock_diag + /proc" in done.stderr
     assert "events n/a: " in done.stderr
     assert "/sys/kernel/btf/vmlinux" in done.stderr
     assert "Traceback" not in done.stderr
-    forced = with_mounted(hidden, *TABLE, "--once", "--mechanism", "sockets=iter")
+    forced = nettop(*TABLE, "--once", "--mechanism", "sockets=iter", around=mounted(hidden))
     assert (forced.returncode, forced.stdout) == (CANNOT, "")
     assert "/sys/kernel/btf/vmlinux" in forced.stderr
 
@@ -101,12 +62,12 @@ def test_bcc_that_is_missing_or_broken(content: str) -> None:
     package = bcc_folder()
     write = f'echo "{content}" > {package}/__init__.py' if content else "true"
     hidden = f"mount -t tmpfs none {package} && {write}"
-    done = with_mounted(hidden, "--table", "--once", "--all")
+    done = nettop(*ALL_ONCE, around=mounted(hidden))
     assert done.returncode == 0
     assert "via sockets sock_diag + /proc" in done.stderr
     assert "events n/a: cannot import bcc" in done.stderr or "events n/a: the module bcc" in done.stderr
     assert "Traceback" not in done.stderr
-    run = with_mounted(hidden, "run", "--", "true")
+    run = nettop("run", "--", "true", around=mounted(hidden))
     assert (run.returncode, run.stdout) == (CANNOT, "")
     assert "bcc" in run.stderr
     assert "install-deps.sh" in run.stderr
@@ -117,7 +78,7 @@ def test_bcc_that_is_too_old(tmp_path: Path) -> None:
     version = tmp_path / "version.py"
     version.write_text('__version__ = "0.18.0"')
     mount = f"mount --bind {version} {bcc_folder()}/version.py"
-    done = with_mounted(mount, *TABLE, "--once", "--view", "drops")
+    done = nettop(*TABLE, "--once", "--view", "drops", around=mounted(mount))
     assert (done.returncode, done.stdout) == (CANNOT, "")
     assert "bcc 0.18.0 is too old: nettop needs 0.26 or later" in done.stderr
 
@@ -130,8 +91,7 @@ HIDING = "mount -o remount,hidepid=2 /proc && exec setpriv --reuid 65534 --clear
 def test_processes_outside(use: tuple[str, ...]) -> None:
     """In a container's PID namespace, sockets of the host have an invisible owner, not no owner."""
     with socket.create_server(("127.0.0.1", 0)) as own:
-        command = [*IN_A_PID_NAMESPACE, NETTOP, "--table", "--once", "--all", *use]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+        done = nettop(*ALL_ONCE, *use, around=IN_A_PID_NAMESPACE)
         (row,) = (line for line in done.stdout.splitlines() if f"127.0.0.1:{own.getsockname()[1]} " in line)
     assert row.split()[:2] == ["(outside)", "–"]
     assert "processes outside not visible from this PID namespace" in done.stderr
@@ -140,9 +100,7 @@ def test_processes_outside(use: tuple[str, ...]) -> None:
 def test_hidden_processes() -> None:
     """If /proc hides others' processes, a user learns this, and their sockets do not count as ownerless."""
     with socket.create_server(("127.0.0.1", 0)) as own:
-        script = f'{HIDING} "$0" --table --once --all'
-        command = [*IN_A_PID_NAMESPACE, "sh", "-c", script, NETTOP]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+        done = nettop(*ALL_ONCE, around=(*IN_A_PID_NAMESPACE, "sh", "-c", f'{HIDING} "$0" "$@"'))
         (row,) = (line for line in done.stdout.splitlines() if f"127.0.0.1:{own.getsockname()[1]} " in line)
     assert row.split()[:2] == ["(hidden)", "–"]
     assert "only root sees the owners of other users' sockets" in done.stderr
@@ -152,46 +110,10 @@ def test_no_locked_memory(lab: Lab) -> None:
     """A zero limit of locked memory that cannot be raised has no effect here."""
     home = lab.namespace()
     lab.worker(home).call(traffic.listen, "listener", "127.0.0.1")
-    command = [
-        "prlimit",
-        "--memlock=0:0",
-        "setpriv",
-        "--bounding-set",
-        "-sys_resource",
-        NETTOP,
-        *JSON,
-        "--once",
-        "--all",
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    around = ("prlimit", "--memlock=0:0", "setpriv", "--bounding-set", "-sys_resource")
+    done = nettop(*JSON, "--once", "--all", around=around)
     assert (done.returncode, complaints(done.stderr)) == (0, "")
     assert f'"netns":{home.inode}' in done.stdout.replace(" ", "")
-
-
-def test_a_kernel_without_events(monkeypatch: pytest.MonkeyPatch) -> None:
-    """If the tracepoint is not available, the table still works, and says what is missing and why."""
-
-    def without_tracepoint(ring_bytes: int, followed: int | None) -> ProgramText:
-        text = events_text(ring_bytes, followed)
-        return replace(text, slices=(*text.slices, Slice("no_such_struct", {"member": "member"}, {})))
-
-    monkeypatch.setattr(connections, "events_text", without_tracepoint)
-    probe = connections.make_probe()
-    probe.configure(source_options(["events", "processes"]))
-    probe.start()
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        try:
-            snapshot = probe.read(time.monotonic_ns())
-            assert probe.drain(time.monotonic_ns()) == ()
-        finally:
-            probe.close()
-        assert listener.getsockname()[1] in snapshot.tables["sockets"].array["local_port"]
-    why = "n/a: this kernel has no struct no_such_struct"
-    assert snapshot.via["events"] == why
-    assert snapshot.missing == dict.fromkeys(
-        ("opened", "closed", "failed", "reset"), why.removeprefix("n/a: ")
-    )
-    assert not {"connected", "accepted", "closed", "failed"} & snapshot.counts.keys()
 
 
 NO_NULL = "mount -t tmpfs none /dev && mknod -m 666 /dev/urandom c 1 9"
@@ -209,10 +131,7 @@ NO_NULL = "mount -t tmpfs none /dev && mknod -m 666 /dev/urandom c 1 9"
 )
 def test_no_null_device(words: tuple[str, ...]) -> None:
     """nettop works without /dev/null."""
-    command = [*mounted(NO_NULL), NETTOP, *words]
-    done = subprocess.run(
-        command, stdin=subprocess.PIPE, capture_output=True, text=True, timeout=60, check=False
-    )
+    done = nettop(*words, around=mounted(NO_NULL), stdin=subprocess.PIPE)
     assert done.returncode == 0, done.stderr
     assert "/dev/null" not in done.stdout + done.stderr
     assert "Traceback" not in done.stderr
@@ -221,17 +140,8 @@ def test_no_null_device(words: tuple[str, ...]) -> None:
 @pytest.mark.parametrize(("error", "code"), [("EPERM", 4), ("ENOSYS", 3)])
 def test_no_files_in_memory(nothing_cached: None, error: str, code: int) -> None:
     """If a filter refuses memfd_create(2), it is the named cause: sockets work without programs, CPU time does not."""
-    denied = (sys.executable, str(Path(__file__).with_name("seccomp.py")), "memfd_create", error)
-    sockets, cpu = (
-        subprocess.run(
-            [*denied, NETTOP, *TABLE, "--once", *words],
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
-        for words in ((), ("--view", "cpu"))
-    )
+    around = denied("memfd_create", error)
+    sockets, cpu = (nettop(*TABLE, "--once", *words, around=around) for words in ((), ("--view", "cpu")))
     assert (sockets.returncode, cpu.returncode) == (0, code)
     assert cpu.stderr.splitlines()[0].startswith("nettop: memfd_create is refused: ")
     assert "report" not in cpu.stderr + sockets.stderr

@@ -593,49 +593,6 @@ def test_a_wire_that_delays(lab: Lab) -> None:
         assert_sums(probe)
 
 
-def travel_times(memory: Memory, name: str, to: tuple[str, int], count: int) -> list[int]:
-    """Send and read `count` datagrams, some at a time; return each one's travel time in ns."""
-    durations: list[int] = []
-    with socket.socket(traffic.V6, socket.SOCK_DGRAM) as sender:
-        while len(durations) < count:
-            for _ in range(53):
-                sender.sendto(struct.pack("=Q", time.perf_counter_ns()), to)
-            for _ in range(53):
-                traffic.ready([memory[name]])
-                (sent,) = struct.unpack("=Q", memory[name].recv(8))
-                durations.append(time.perf_counter_ns() - sent)
-    return durations
-
-
-def test_netem(lab: Lab) -> None:
-    """The median time in a delaying queue is its delay; a handshake takes two of them."""
-    near, far = lab.pair()
-    if why := near.delay("5ms") or far.delay("5ms"):
-        pytest.skip(why)
-    here, there = lab.worker(near.namespace), lab.worker(far.namespace)
-    # One process on both sides knows how long datagrams were under way.
-    both = lab.worker(far.namespace)
-    port = both.call(bind, "in", far.v6)
-    both.call(move_to, near.namespace.name)
-    listener = there.call(traffic.listen, "in", far.v4)
-    with watched() as probe:
-        durations = both.call(travel_times, "in", (far.v6, port), 10_007)
-        there.start(accept_all, "in", 97 * 53)
-        here.call(connect_in_turn, (far.v4, listener), 97, 53)
-        there.result()
-        assert probe.added(QDISC, "udp", "IPv6")["matched"] == len(durations)
-        assert 5e6 * (1 - ERROR) <= probe.median(QDISC, "udp", "IPv6") <= np.median(durations) * (1 + ERROR)
-        # Where a SYN-ACK was sent again the kernel measured nothing; what a hook was skipped for is among the losses.
-        assert probe.added(HANDSHAKE, "tcp")["matched"] > 10_000
-        assert 1e7 * (1 - ERROR) <= probe.median(HANDSHAKE, "tcp") <= 2 * np.median(durations) * (1 + ERROR)
-        assert_sums(probe)
-
-
-def move_to(memory: Memory, namespace: str) -> None:
-    """Create later sockets in that namespace."""
-    enter(namespace)
-
-
 def test_connections_to_a_listener_for_both_families(lab: Lab) -> None:
     """IPv4 over an IPv6 socket counts as IPv4, at both ends."""
     near, far = lab.pair()

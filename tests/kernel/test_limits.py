@@ -97,35 +97,11 @@ def small_send_buffer(lab: Lab) -> Path:
     return Path(lab.worker(here), lab.worker(there), "10.77.0.2", send_buffer=SMALL)
 
 
-def loss(lab: Lab) -> Path:
-    """Drop every fifth segment with data."""
-    near, far = lab.pair()
-    lab.dropper(far).rule(every=5, data=True)
-    return Path(lab.worker(near.namespace), lab.worker(far.namespace), far.v4)
-
-
-def narrow_path(lab: Lab) -> Path:
-    """Return a path of two megabits a second, with an unlimited queue."""
-    near, far = lab.pair()
-    near.queue_up("2mbit")
-    ends = lab.worker(near.namespace), lab.worker(far.namespace)
-    return Path(*ends, far.v4, send_buffer=1 << 20, receive_buffer=1 << 22)
-
-
-def idle_writer(lab: Lab) -> Path:
-    """Return a writer of one byte every 20 ms."""
-    near, far = lab.pair()
-    return Path(lab.worker(near.namespace), lab.worker(far.namespace), far.v4, writer_pause_s=0.02)
-
-
 @pytest.mark.parametrize(
     ("cause", "limit"),
     [
         (slow_reader, "receiver"),
         (small_send_buffer, "send buffer"),
-        (loss, "path loss"),
-        (narrow_path, "congestion"),
-        (idle_writer, "application"),
     ],
 )
 def test_a_cause_is_named(cause: Callable[[Lab], Path], limit: str, lab: Lab, probe: Connections) -> None:

@@ -77,15 +77,6 @@ def test_a_member_that_this_kernel_lacks_is_named(tmp_path: Path) -> None:
         Loader().load(text)
 
 
-def test_a_killed_compiler_is_an_error() -> None:
-    """A killed compiler gives an error at once, without a wait, and so does every later request."""
-    with closing(Compiler()) as compiler:
-        os.kill(compiler._child.pid, signal.SIGKILL)
-        for _ in range(2):
-            with pytest.raises(SourceFailed, match="compiler exited"):
-                compiler.compile(table_text())
-
-
 def test_a_compiler_that_is_killed_before_it_reads(nothing_cached: None) -> None:
     """Requests after a compiler's death get the same error, so that no mechanism counts as refused."""
     with closing(Loader()) as loader:
@@ -149,29 +140,6 @@ def test_programs_share_tables_and_have_their_own_values(nothing_cached: None) -
     assert len(list(program_cache.DIRECTORY.iterdir())) == 2, "one entry serves both"
     for program in (walks, first, second):
         program.close()
-
-
-def test_missing_bcc_has_a_remedy(
-    nothing_cached: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The error for a missing bcc, or another module of that name, contains the command to run."""
-    monkeypatch.setattr("sys.executable", make_python_without_bcc(tmp_path))
-    with pytest.raises(Unsupported, match="cannot import bcc") as failure:
-        Loader().load(table_text())
-    assert "install-deps.sh" in failure.value.remedy
-
-
-def make_python_without_bcc(tmp_path: Path) -> str:
-    """Make an interpreter that finds nettop, but not the distribution's packages."""
-    import subprocess
-    import sys
-
-    import nettop
-
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(tmp_path / "bare")], check=True)
-    packages = next((tmp_path / "bare/lib").glob("python3*/site-packages"))
-    (packages / "nettop.pth").write_text(str(Path(nettop.__file__).parent.parent))
-    return str(tmp_path / "bare/bin/python")
 
 
 def test_slices_declare_true_offsets() -> None:

@@ -7,7 +7,6 @@ import random
 import re
 import signal
 import socket
-import tempfile
 from collections import Counter
 from itertools import count
 from pathlib import Path
@@ -16,15 +15,14 @@ from typing import Any, Self
 import pytest
 
 from . import traffic
-from .command import Running, nettop
+from .command import NOBODY, SUDO, Running, home_of_nobody, nettop
 from .lab import Lab, Namespace, until
+from .test_privileges import AS_NOBODY, kept, users
 from .traffic import Call, Memory
 
 pytestmark = pytest.mark.kernel
 
-NOBODY = 65534
 LOOPBACK = "127.0.0.1"
-SUDO = {**os.environ, "SUDO_UID": str(NOBODY), "SUDO_GID": str(NOBODY)}
 KINDS = ("connected", "accepted", "closed", "failed")
 
 
@@ -202,13 +200,13 @@ def test_rotation_under_load(lab: Lab, inside: Namespace, tmp_path: Path) -> Non
 
 @pytest.mark.usefixtures("peer")
 def test_files_belong_to_who_called_sudo(lab: Lab, inside: Namespace) -> None:
-    """In the sudo caller's directory, the caller owns the log's directory and files; events are still seen."""
-    with tempfile.TemporaryDirectory(dir="/tmp") as there:
-        home = Path(there)
-        os.chown(home, NOBODY, NOBODY)
+    """In the sudo caller's directory, the caller owns the log's directory and files; nettop runs as the caller, without
+    capabilities, and still sees events."""
+    with home_of_nobody() as home:
         worker = lab.worker(inside)
         words = ("--rotate-size", "16K", "--filter", f"netns={inside.inode}")  # no other's rotate them away
         with Log(home, *words, env=SUDO) as log:
+            assert (users(log.pid), kept(log.pid)) == ({AS_NOBODY}, [])
             worker.call(make_connections, 50)
             log.summary()
             actual = {path.name: path.stat() for path in (home / "log", *(home / "log").iterdir())}
@@ -220,10 +218,7 @@ def test_files_belong_to_who_called_sudo(lab: Lab, inside: Namespace) -> None:
 @pytest.mark.usefixtures("peer")
 def test_files_of_root_elsewhere() -> None:
     """If root logs into another user's directory, the files are that user's; writing needs no root privileges."""
-    with tempfile.TemporaryDirectory(dir="/tmp") as there:
-        home = Path(there) / "home"
-        home.mkdir()
-        os.chown(home, NOBODY, NOBODY)
+    with home_of_nobody() as home:
         with Log(home) as log:
             log.summary()
         assert {path.stat().st_uid for path in home.rglob("*")} == {NOBODY}
@@ -241,22 +236,9 @@ def test_files_prepared_by_another_user_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("peer")
-def test_another_lens(tmp_path: Path, inside: Namespace) -> None:
-    """--lens logs any table's rows, in a separate file."""
-    with Log(tmp_path, "--lens", "connections.groups", first="connections.groups") as log:
-        assert log.end() == 0
-        rows = log.rows("connections.groups")
-    assert {row["lens"] for row in rows} == {"connections.groups"}
-    assert [path.name for path in (tmp_path / "log").iterdir()] == ["connections.groups.jsonl"]
-    assert len({row["id"] for row in rows}) == len(rows) > 0
-
-
-@pytest.mark.usefixtures("peer")
 def test_two_lenses(lab: Lab, inside: Namespace) -> None:
     """Both lenses are logged in their own files, even if nettop changes user before the second is attached."""
-    with tempfile.TemporaryDirectory(dir="/tmp") as there:
-        home = Path(there)
-        os.chown(home, NOBODY, NOBODY)
+    with home_of_nobody() as home:
         worker = lab.worker(inside)
         words = ("--lens", "connections", "--lens", "drops", "--metrics-interval", "0.2")
         with Log(home, *words, "--interval", "0.2", env=SUDO) as log:

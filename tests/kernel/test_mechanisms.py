@@ -16,7 +16,6 @@ from typing import Any
 
 import pytest
 
-from nettop.errors import UsageError
 from nettop.kernel import bpf_syscall as bpf
 from nettop.kernel.bpf import maps
 from nettop.kernel.bpf.mechanisms import NO_MECHANISM, NOT_CHOSEN, Fallbacks, Mechanism
@@ -73,16 +72,7 @@ LOST_EVERY = 7
 OPEN, ACCEPTED, DROPPED = 10, 500, 499
 ALL_FALLBACKS = (TABLES, *FALLBACKS)
 MECHANISMS = [(fallbacks, mechanism) for fallbacks in ALL_FALLBACKS for mechanism in fallbacks.mechanisms]
-OWN = (
-    "event_id",
-    "owner_source",
-    "time",
-    "opened_at",
-    "duration_us",
-    "handshake_us",
-    "namespace",
-    *MOVING,
-)
+OWN = ("event_id", "owner_source", "time", "opened_at", "duration_us", "handshake_us", "namespace", *MOVING)
 """Each probe's own: numbers, readings of the clock, times that reach to the tick of the reading, how the owner came to
 be known, and the names of namespaces that it had found when it read."""
 OF_OWNERS = ("pid", "process", "cgroup", "container")
@@ -641,12 +631,6 @@ def test_a_hook_that_is_left_out(hook: str) -> None:
         snapshot = watch.read()
     assert "disabled by --mechanism" in snapshot.via[hook]
     assert ("closed" in snapshot.missing) == (hook == HOOK_EVENTS.name)
-
-
-def test_an_unknown_mechanism() -> None:
-    """The error for an unknown mechanism names the hook."""
-    with pytest.raises(UsageError, match="accepts"):
-        Watch(mechanisms={"accepts": "telepathy"})
 
 
 def test_the_hook_check_is_not_reported(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 import typer
@@ -17,7 +17,7 @@ from nettop.cli import app
 from nettop.errors import ExitCode
 from nettop.settings import SYSTEM_FLOWS_DIR
 
-from .command import NETTOP, Running, mounted, nettop
+from .command import Running, mounted, nettop
 from .lab import until
 from .test_privileges import users
 
@@ -168,13 +168,15 @@ def assert_refused_to_caller(done: "subprocess.CompletedProcess[str]") -> None:
     assert "Traceback" not in done.stderr
 
 
-def named(*kinds: str) -> list[tuple[str, ...]]:
-    """Return the command lines that use a path like this."""
-    return [pytest.param(line, id=" ".join(name)) for name, (kind, *line) in NAMED.items() if kind in kinds]  # type: ignore[misc]
+def at_levels(kind: str) -> list[Any]:
+    """Return the command lines that use a path like this, each with one of the levels, and the first one with all."""
+    lines = {" ".join(name): line for name, (each, *line) in NAMED.items() if each == kind}
+    chosen = [(name, LEVELS[number % len(LEVELS)]) for number, name in enumerate(lines)]
+    chosen += [(next(iter(lines)), level) for level in LEVELS[1:]]
+    return [pytest.param(lines[name], level, id=f"{name} {level}") for name, level in chosen]
 
 
-@pytest.mark.parametrize("path", LEVELS)
-@pytest.mark.parametrize("line", named(WRITTEN))
+@pytest.mark.parametrize(("line", "path"), at_levels(WRITTEN))
 def test_a_file_is_not_written(line: tuple[str, ...], path: str, place: Place) -> None:
     """nettop writes neither an existing file of root's, nor a new one in a directory of root's."""
     assert_refused_to_caller(tried(place, place.words(line, path)))
@@ -182,8 +184,7 @@ def test_a_file_is_not_written(line: tuple[str, ...], path: str, place: Place) -
     assert_refused_to_caller(tried(place, place.words(line, path)))
 
 
-@pytest.mark.parametrize("path", LEVELS)
-@pytest.mark.parametrize("line", named(READ))
+@pytest.mark.parametrize(("line", "path"), at_levels(READ))
 def test_a_file_is_not_read(line: tuple[str, ...], path: str, place: Place) -> None:
     """nettop does not read a file that only root may read."""
     (place.root / "there").write_text(SECRET)
@@ -191,8 +192,7 @@ def test_a_file_is_not_read(line: tuple[str, ...], path: str, place: Place) -> N
     assert_refused_to_caller(tried(place, place.words(line, path)))
 
 
-@pytest.mark.parametrize("path", LEVELS)
-@pytest.mark.parametrize("line", named(DIRECTORY))
+@pytest.mark.parametrize(("line", "path"), at_levels(DIRECTORY))
 def test_a_directory_is_not_used(line: tuple[str, ...], path: str, place: Place) -> None:
     """nettop creates nothing in a directory of root's."""
     (place.root / "there" / "data").mkdir(parents=True)
@@ -204,8 +204,7 @@ def test_a_directory_is_not_used(line: tuple[str, ...], path: str, place: Place)
         assert_refused_to_caller(tried(place, place.words(line, path)))
 
 
-@pytest.mark.parametrize("path", LEVELS)
-@pytest.mark.parametrize("line", named(MADE_SOCKET))
+@pytest.mark.parametrize(("line", "path"), at_levels(MADE_SOCKET))
 def test_a_socket_is_not_made(line: tuple[str, ...], path: str, place: Place) -> None:
     """nettop creates no socket in a directory of root's, and replaces none of root's."""
     for is_there in (False, True):
@@ -225,8 +224,7 @@ def left_socket(path: Path) -> None:
         left.bind(str(path))
 
 
-@pytest.mark.parametrize("path", LEVELS)
-@pytest.mark.parametrize("line", named(USED_SOCKET))
+@pytest.mark.parametrize(("line", "path"), at_levels(USED_SOCKET))
 def test_a_socket_of_roots_is_not_used(line: tuple[str, ...], path: str, place: Place) -> None:
     """nettop does not connect to a socket that only root may use."""
     with socket.socket(socket.AF_UNIX) as listener:
@@ -268,11 +266,35 @@ def test_an_impossible_caller(place: Place) -> None:
 def test_the_remedy(place: Place) -> None:
     """Without SUDO_UID nettop acts as root, and writes where root may."""
     line = NAMED["run", "--output"][1:]
-    done = subprocess.run(
-        ["env", "-u", "SUDO_UID", NETTOP, *place.words(line, "owned/there")], env=SUDO, check=False
-    )
+    done = nettop(*place.words(line, "owned/there"), around=("env", "-u", "SUDO_UID"), env=SUDO)
     assert done.returncode == 0
     assert (place.root / "there").read_text().startswith("nettop:")
+
+
+@pytest.mark.parametrize(
+    ("command", "modes"),
+    [
+        (("run", "--output"), {"new": 0o644}),
+        (("doctor", "--bundle"), {"new": 0o600}),
+        (("record", "path"), {"hours": 0o750, "": 0o640}),
+    ],
+    ids=" ".join,
+)
+def test_a_new_file_belongs_to_the_caller(
+    command: tuple[str, str], modes: dict[str, int], place: Place
+) -> None:
+    """In the caller's directory new files and directories are the caller's, and those that others may not read closed;
+    a bundle replaces no file."""
+    path = "hours/" if "hours" in modes else "new"
+    words = place.words(NAMED[command][1:], path)
+    assert nettop(*words, env=SUDO, cwd=place.home).returncode == ExitCode.DONE
+    (made,) = (place.home / path.strip("/") for _ in "1")
+    found = [made, *(made.iterdir() if made.is_dir() else ())]
+    assert {each.stat().st_uid for each in found} == {CALLER}
+    assert [each.stat().st_mode & 0o777 for each in found] == list(modes.values())
+    if command == ("doctor", "--bundle"):
+        again = nettop(*words, env=SUDO, cwd=place.home)
+        assert (again.returncode, "already exists" in again.stderr) == (ExitCode.FAILURE, True)
 
 
 def test_files_are_read_again_as_who_named_them(place: Place) -> None:

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from .command import JSON, NETTOP, Running, is_loss, rows_in
-from .lab import PATIENCE, until
+from .command import JSON, NETTOP, Running, nettop, rows_in, run
+from .lab import until
 
 pytestmark = pytest.mark.kernel
 
@@ -65,15 +65,14 @@ def within(namespaces: list[tuple[str, ...]]) -> list[str]:
 
 def require(namespaces: list[tuple[str, ...]]) -> None:
     """Skip the test if such namespaces cannot be made."""
-    made = subprocess.run([*within(namespaces), "true"], capture_output=True, text=True, check=False)
+    made = run(*within(namespaces), "true")
     if made.returncode:
         pytest.skip(f"this machine makes no such namespaces: {made.stderr.strip()}")
 
 
 def run_within(namespaces: list[tuple[str, ...]], *options: str) -> "subprocess.CompletedProcess[str]":
     """Run nettop in these namespaces to its end."""
-    command = [*within(namespaces), NETTOP, *options]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60 * PATIENCE, check=False)
+    return nettop(*options, around=within(namespaces))
 
 
 @pytest.mark.parametrize("namespaces", NAMESPACES)
@@ -96,8 +95,8 @@ def test_self_test(namespaces: list[tuple[str, ...]]) -> None:
     """The self-test finds its own processes by their PIDs in their own namespace."""
     require(namespaces)
     up = ["sh", "-c", 'ip link set lo up && exec "$0" "$@"', NETTOP]
-    command = [*within(namespaces), *up, "doctor", "--only", "connections", "--format", "json"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120 * PATIENCE, check=False)
+    words = ("doctor", "--only", "connections", "--format", "json")
+    done = run(*within(namespaces), *up, *words, deadline_s=120)
     trials = json.loads(done.stdout)["self_test"]
     assert [trial["what"] for trial in trials if trial["ok"]], done.stderr
     assert [trial for trial in trials if trial["ok"] is False] == []
@@ -110,9 +109,8 @@ def test_table(around: tuple[str, ...], mechanism: str) -> None:
     if around is USER and mechanism == "iter":
         pytest.skip("capabilities held in a user namespace load no BPF programs")
     require([around])
-    nettop = (NETTOP, *JSON, "--once", "--all", "--mechanism", f"sockets={mechanism}")
-    command = ["unshare", *around, sys.executable, "-S", "-c", HOLDER, *nettop]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60 * PATIENCE, check=True)
+    words = (*JSON, "--once", "--all", "--mechanism", f"sockets={mechanism}")
+    done = nettop(*words, around=("unshare", *around, sys.executable, "-S", "-c", HOLDER))
     first, rest = done.stdout.split("\n", 1)
     pid, port = map(int, first.split())
     (row,) = (row for row in rows_in(rest) if row["local_port"] == port)
@@ -130,16 +128,8 @@ def test_processes_outside() -> None:
             def ended() -> list[dict[str, object]]:
                 socket.create_connection(server.getsockname()).close()
                 server.accept()[0].close()
-                lines = [
-                    json.loads(line) for line in running.text().splitlines(keepends=True) if line[-1] == "\n"
-                ]
-                return [
-                    row
-                    for row in lines
-                    if not is_loss(row)
-                    and row["event"] == "close"
-                    and port in (row["local_port"], row["remote_port"])
-                ]
+                closed = (row for row in running.rows() if row["event"] == "close")
+                return [row for row in closed if port in (row["local_port"], row["remote_port"])]
 
             until(ended, "an end is reported")
             rows = ended()
@@ -167,9 +157,7 @@ def test_sides_of_connections_outside(*, listens: bool) -> None:
             client.sendall(b"q")
             accepted.sendall(accepted.recv(1))
             client.recv(1)
-            lines = [line for line in running.text().splitlines(keepends=True) if line[-1] == "\n"]
-            counted = (row for row in map(json.loads, lines) if not is_loss(row) and row["port"] == port)
-            return {row["side"] for row in counted if row["answers"]}
+            return {row["side"] for row in running.rows() if row["port"] == port and row["answers"]}
 
         until(lambda: len(sides()) > 1, "both ends have counted answers")
         assert sides() == {"served", "used"}
@@ -194,8 +182,7 @@ def test_cpu_cost(tmp_path: Path) -> None:
             inside = int(pid.read_text())
 
             def charged() -> bool:
-                lines = [line for line in running.text().splitlines(keepends=True) if line[-1] == "\n"]
-                rows = [row for row in map(json.loads, lines) if not is_loss(row) and row["tx_syscalls_ns"]]
+                rows = [row for row in running.rows() if row["tx_syscalls_ns"]]
                 pids = {row["pid"] for row in rows}
                 names = {row["process"] for row in rows if row["pid"] is None}
                 return inside in pids and any(name.endswith("(outside)") for name in names)

@@ -3,7 +3,6 @@
 
 import json
 import os
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -11,14 +10,12 @@ import pytest
 from nettop.process.priority import NICE, REFUSED
 from tests.proc import status_fields
 
-from .command import HOUR, NETTOP, TABLE, Running, nettop
-from .lab import PATIENCE
+from .command import HOUR, NETTOP, SUDO, TABLE, Running, nettop, run
 
 pytestmark = pytest.mark.kernel
 
 _CAP_SYS_NICE = 1 << 23
 _SHOW = "nice; cat /proc/self/autogroup"
-_SUDO = {**os.environ, "SUDO_UID": "65534", "SUDO_GID": "65534"}
 
 
 def nice_values(pid: int) -> set[int]:
@@ -38,7 +35,7 @@ def session_nice(pid: int) -> int:
 SHARED_BY_SESSION = Path("/proc/self/autogroup").exists()
 
 
-@pytest.mark.parametrize("environment", [dict(os.environ), _SUDO], ids=["root", "sudo"])
+@pytest.mark.parametrize("environment", [dict(os.environ), SUDO], ids=["root", "sudo"])
 def test_raised_before_capabilities_are_dropped(environment: dict[str, str]) -> None:
     """Every thread has the raised priority, and none the capability for it."""
     with Running(*TABLE, *HOUR, env=environment) as running:
@@ -64,10 +61,7 @@ def test_not_raised(around: tuple[str, ...], options: tuple[str, ...], expected:
 def test_restored_at_the_end() -> None:
     """After nettop ends, also by an error, the session has its own priority again."""
     script = f"{NETTOP} --table --once > /dev/null; {_SHOW}; {NETTOP} --interval x 2> /dev/null; {_SHOW}"
-    done = subprocess.run(
-        ["sh", "-c", script], capture_output=True, text=True, start_new_session=True,
-        timeout=60 * PATIENCE, check=True,
-    )  # fmt: skip
+    done = run("sh", "-c", script, start_new_session=True)
     numbers = [line.split()[-1] for line in done.stdout.splitlines()]
     assert set(numbers) == {"0"}, done.stdout
 
@@ -80,12 +74,7 @@ def test_commands_run_at_normal_priority() -> None:
 
 def test_refusal_is_reported() -> None:
     """Without CAP_SYS_NICE nettop works at normal priority, and doctor says how to change that."""
-    confined = ("setpriv", "--bounding-set=-sys_nice", NETTOP)
-    done = subprocess.run(
-        [*confined, "doctor", "--only", "host", "--format", "json"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    confined = ("setpriv", "--bounding-set=-sys_nice")
+    done = nettop("doctor", "--only", "host", "--format", "json", around=confined)
     assert json.loads(done.stdout)["host"]["priority"] == REFUSED
-    assert subprocess.run([*confined, *TABLE, "--once"], capture_output=True, check=False).returncode == 0
+    assert nettop(*TABLE, "--once", around=confined).returncode == 0

@@ -42,19 +42,15 @@ from nettop.snapshots.snapshot import PARTLY_SEEN
 from tests.proc import status_fields
 
 from . import traffic
-from .command import JSON, NETTOP, Running, complaints, in_namespaces, living, nettop, rows_in
+from .command import AS_NOBODY as BECOME_NOBODY
+from .command import JSON, NOBODY, SUDO, Running, complaints, in_namespaces, living, nettop, rows_in, run
 from .lab import PATIENCE, Lab, Worker, until
 from .terminal import Terminal
 from .test_drops import REASONS_OF_DROPS
 
 pytestmark = pytest.mark.kernel
 
-NOBODY = 65534
-SUDO = {**os.environ, "SUDO_UID": str(NOBODY), "SUDO_GID": str(NOBODY)}
-EVERY_LENS = [
-    "connections", "connections.events", "connections.groups", "bandwidth", "bandwidth.flows", "drops",
-    "drops.counters", "services", "services.clients", "services.waiting", "self",
-]  # fmt: skip
+EVERY_LENS = ["connections", "connections.events", "bandwidth.flows", "drops", "services", "self"]
 _SETS = ("CapInh", "CapPrm", "CapEff", "CapAmb")
 
 User = tuple[int, int, tuple[int, ...]]
@@ -151,8 +147,7 @@ def test_every_table_as_nobody(view: str) -> None:
 
 def mechanisms_of(view: str, environment: dict[str, str] | None) -> list[str]:
     """Return the mechanism of each hook once all are attached: UDP of connections comes last, after the
-    first refresh.
-    """
+    first refresh."""
     last = "udp " if view.startswith("connections") else ""
 
     def attached() -> list[str]:
@@ -173,21 +168,6 @@ def mechanisms_in(banner: str) -> list[str]:
     said = re.findall(r"  via (.*?)(?:  |$)", banner, re.MULTILINE)
     hooks = {hook.partition(" ")[0]: hook for line in said for hook in line.split(" · ")}
     return [hook for name, hook in hooks.items() if not name.startswith("namespace")]
-
-
-@pytest.mark.usefixtures("neighbour")
-def test_log_is_who_owns_its_files(tmp_path: Path) -> None:
-    """A log in the sudo caller's directory runs as the caller, without capabilities, and sees events."""
-    home = tmp_path / "home"
-    home.mkdir()
-    open_to_all(tmp_path)
-    os.chown(home, NOBODY, NOBODY)
-    with Running("log", "--format", "jsonl", "--metrics-interval", "1", cwd=home, env=SUDO) as running:
-        running.first_rows()
-        assert users(running.pid) == {AS_NOBODY}
-        assert kept(running.pid) == []
-        assert running.end() == 0
-    assert {path.stat().st_uid for path in home.rglob("*")} == {NOBODY}
 
 
 @pytest.mark.parametrize(("environment", "user"), [(SUDO, AS_NOBODY), (None, AS_ROOT)], ids=["sudo", "root"])
@@ -263,10 +243,7 @@ def open_to_all(place: Path) -> None:
 
 def by_module(environment: dict[str, str], *words: str, **how: Any) -> "subprocess.CompletedProcess[str]":
     """Return a nettop that Python finds by its path."""
-    command = [sys.executable, "-m", "nettop", *words]
-    return subprocess.run(
-        command, capture_output=True, text=True, check=False, env=environment, timeout=60 * PATIENCE, **how
-    )
+    return run(sys.executable, "-m", "nettop", *words, env=environment, **how)
 
 
 def test_a_nettop_that_its_user_may_not_read(tmp_path: Path) -> None:
@@ -293,28 +270,21 @@ def test_a_nettop_that_its_user_may_not_read(tmp_path: Path) -> None:
     assert [path.name for path in home.iterdir()] == ["token"]
 
 
-@pytest.mark.parametrize(
-    ("uid", "gid"),
-    [("4294967295", "1"), ("9" * 5000, "1")],
-    ids=["-1", "5000 digits"],
-)
+@pytest.mark.parametrize(("uid", "gid"), [("4294967295", "1"), ("9" * 5000, "1")], ids=["-1", "5000 digits"])
 def test_an_impossible_user_of_sudo(uid: str, gid: str) -> None:
     """With an invalid SUDO_UID nettop stays root, and says so."""
     environment = os.environ | {"SUDO_UID": uid, "SUDO_GID": gid}
     done = nettop(*JSON, "--once", "--mechanism", "sockets=sock_diag", env=environment)
     why = f"there is no user SUDO_UID={uid[:20]} SUDO_GID={gid}"
-    assert (done.returncode, complaints(done.stderr)) == (
-        0,
-        f"nettop stays root, without capabilities: {why}\n",
-    )
+    said = f"nettop stays root, without capabilities: {why}\n"
+    assert (done.returncode, complaints(done.stderr)) == (0, said)
 
 
 @REASONS_OF_DROPS
 @pytest.mark.core
 def test_screens_keep_what_later_lenses_take(neighbour: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
     """The screens' two loading threads keep two and three capabilities, the one that asks for rules of the firewall
-    one; a lens opened later works as the sudo caller.
-    """
+    one; a lens opened later works as the sudo caller."""
     for name in ("SUDO_UID", "SUDO_GID"):
         monkeypatch.setenv(name, str(NOBODY))
     interval = f"{min(PATIENCE, 5):g}"  # an emulated machine would do nothing but draw
@@ -349,39 +319,20 @@ def send_to_nobody(memory: dict[Any, Any], port: int) -> None:
 
 def assert_closed_to_its_user(pid: int) -> None:
     """Assert that its user cannot open its memory: writing there would give the user its capabilities."""
-    command = [
-        "setpriv",
-        "--reuid",
-        str(NOBODY),
-        "--regid",
-        str(NOBODY),
-        "--clear-groups",
-        "cat",
-        f"/proc/{pid}/mem",
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert "Permission denied" in done.stderr
+    assert "Permission denied" in run(*BECOME_NOBODY, "cat", f"/proc/{pid}/mem").stderr
 
 
 @pytest.mark.usefixtures("neighbour")
 def test_a_right_user_needs_no_root() -> None:
     """A user with two ambient capabilities, as in a systemd unit, sees root's sockets and their owners."""
     capabilities = "+bpf,+perfmon"
-    how = ["--reuid", str(NOBODY), "--regid", str(NOBODY), "--clear-groups", "--no-new-privs"]
-    rights = [
-        "--inh-caps",
-        capabilities,
-        "--ambient-caps",
-        capabilities,
-        "--bounding-set",
-        f"-all,{capabilities}",
-    ]
-    done = subprocess.run(
-        ["setpriv", *how, *rights, NETTOP, *JSON, "--once", "--filter", "neighbour"],
-        capture_output=True,
-        text=True,
-        check=False,
+    sets = (
+        f"--inh-caps={capabilities}",
+        f"--ambient-caps={capabilities}",
+        f"--bounding-set=-all,{capabilities}",
     )
+    around = (*BECOME_NOBODY, "--no-new-privs", *sets)
+    done = nettop(*JSON, "--once", "--filter", "neighbour", around=around)
     assert (done.returncode, complaints(done.stderr)) == (0, "")
     assert {row["process"] for row in rows_in(done.stdout)} == {"neighbour"}
 
@@ -469,11 +420,8 @@ def test_few_open_files_are_enough_for_many_namespaces() -> None:
     """With few descriptors allowed, the sockets of each of many namespaces are still seen at every refresh."""
     many = 40
     with crowd(many) as inodes:
-        limits = ["prlimit", "--nofile=64:64", NETTOP]
-        done = subprocess.run(
-            [*limits, *JSON, "--all", "--interval", "2.2", "--count", "4"],
-            capture_output=True, text=True, check=False, env=SUDO, timeout=60 * PATIENCE,
-        )  # fmt: skip
+        words = (*JSON, "--all", "--interval", "2.2", "--count", "4")
+        done = nettop(*words, around=("prlimit", "--nofile=64:64"), env=SUDO)
         assert (done.returncode, complaints(done.stderr)) == (0, "")
     times: dict[str, set[int]] = {}
     for row in rows_in(done.stdout):
@@ -484,10 +432,7 @@ def test_few_open_files_are_enough_for_many_namespaces() -> None:
 def test_too_few_open_files_are_no_bug() -> None:
     """With too few descriptors nettop names the limit and its remedy; with exactly enough it works."""
     for limit, code in ((9, 3), (32, 3), (63, 3), (64, 0)):
-        done = subprocess.run(
-            ["prlimit", f"--nofile={limit}:{limit}", NETTOP, *JSON, "--once"],
-            capture_output=True, text=True, check=False, timeout=60 * PATIENCE,
-        )  # fmt: skip
+        done = nettop(*JSON, "--once", around=("prlimit", f"--nofile={limit}:{limit}"))
         assert done.returncode == code, done.stderr
         assert "bug" not in done.stderr
         if code:
@@ -502,15 +447,8 @@ def crowd(many: int) -> Iterator[frozenset[int]]:
         "import os, socket; a = socket.create_server(('127.0.0.1', 0));"
         "b = socket.create_connection(a.getsockname()); print(os.stat('/proc/self/ns/net').st_ino, flush=True); input()"
     )
-    command = [
-        "unshare",
-        "--net",
-        "sh",
-        "-c",
-        'ip link set lo up && exec "$0" -S -c "$1"',
-        sys.executable,
-        script,
-    ]
+    up = 'ip link set lo up && exec "$0" -S -c "$1"'
+    command = ["unshare", "--net", "sh", "-c", up, sys.executable, script]
     with contextlib.ExitStack() as ends:
         inodes = []
         for _ in range(many):
@@ -548,10 +486,8 @@ def test_with_the_right_to_follow_they_are_entered(lab: Lab) -> None:
         home = lab.namespace()
         lab.worker(home).call(traffic.leave_in_backlog)
         assert running.end() == 0  # after a last reading
-        unattributed = [
-            row for row in in_namespaces(running.refreshes()[-1], home.inode) if row["pid"] is None
-        ]
-        assert [row["state"] for row in unattributed] == ["ESTABLISHED"]
+        rows = in_namespaces(running.refreshes()[-1], home.inode)
+        assert [row["state"] for row in rows if row["pid"] is None] == ["ESTABLISHED"]
 
 
 def test_parked_threads_keep_nothing(lab: Lab) -> None:
@@ -620,8 +556,7 @@ def python_with_capabilities() -> Iterator[Path]:
 )
 def test_capabilities_of_a_file(python_with_capabilities: Path, lacking: int | None) -> None:
     """In a container a user has the file's capabilities that the container does not withhold; withheld
-    ones are named.
-    """
+    ones are named."""
     given = [name_of(number).removeprefix("CAP_").lower() for number in USED if number != lacking]
     report = host_report(
         python_with_capabilities, "--bounding-set", f"-all,{','.join(f'+{name}' for name in given)}"
@@ -652,9 +587,8 @@ def test_no_new_privileges_is_named(python_with_capabilities: Path) -> None:
 
 def host_report(python: Path, *confined: str) -> dict[str, Any]:
     """Return doctor's report of the host, as nobody, confined by these options of setpriv."""
-    as_nobody = ["setpriv", "--reuid", str(NOBODY), "--regid", str(NOBODY), "--clear-groups", *confined]
     doctor = [str(python), "-I", "-m", "nettop", "doctor", "--only", "host", "--format", "json"]
-    done = subprocess.run([*as_nobody, *doctor], capture_output=True, text=True, timeout=60, check=False)
+    done = run(*BECOME_NOBODY, *confined, *doctor)
     assert done.stdout, done.stderr
     report: dict[str, Any] = json.loads(done.stdout)
     return report

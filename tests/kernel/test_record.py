@@ -6,7 +6,6 @@ import re
 import signal
 import socket
 import tarfile
-import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
@@ -33,13 +32,11 @@ from nettop.snapshots.connections import EVENTS
 from nettop.snapshots.schema import Lens, Table
 from nettop.snapshots.snapshot import Frame, Snapshot
 
-from .command import Running, nettop
+from .command import NOBODY, SUDO, Running, home_of_nobody, nettop
 from .lab import until
 
 pytestmark = pytest.mark.kernel
 
-NOBODY = 65534
-SUDO = {**os.environ, "SUDO_UID": str(NOBODY), "SUDO_GID": str(NOBODY)}
 RECORDED = [lens for lens in lenses() if lens.id != "flows"]
 BYTES = 70_001
 FAR_FUTURE_NS = 1 << 62
@@ -149,23 +146,6 @@ def test_what_is_recorded_is_what_was_read(tmp_path: Path) -> None:
                     assert values(reading.now, table) == values(taken[lens.id, moment], table)
 
 
-def test_files_belong_to_who_called_sudo() -> None:
-    """In that user's directory the file is theirs; elsewhere it is refused, and nothing is created."""
-    with tempfile.TemporaryDirectory(dir="/tmp") as there:
-        os.chown(there, NOBODY, NOBODY)
-        words = ("record", "--lenses", "drops", "--for", "1", "--interval", "0.5")
-        done = nettop(*words, f"{there}/hours/", env=SUDO)
-        assert done.returncode == 0, done.stderr
-        (path,) = Path(there, "hours").iterdir()
-        assert {(place.stat().st_uid, place.stat().st_mode & 0o777) for place in (path, path.parent)} == {
-            (NOBODY, 0o640), (NOBODY, 0o750)
-        }  # fmt: skip
-    with tempfile.TemporaryDirectory(dir="/tmp") as there:
-        done = nettop(*words, f"{there}/a.nettop", env=SUDO)
-        assert done.returncode == 4, done.stderr
-        assert list(Path(there).iterdir()) == []
-
-
 def test_redacted(tmp_path: Path) -> None:
     """No process, address or host that the kernel names is in a redacted recording, but the traffic is; a bundle of it
     has doctor's report only if this host is still named."""
@@ -203,9 +183,8 @@ def test_redacted(tmp_path: Path) -> None:
 
 def test_a_bundle_has_doctors_report() -> None:
     """If the recording is from this host; under sudo the file belongs to the caller, and nobody else may read it."""
-    with tempfile.TemporaryDirectory(dir="/tmp") as there:
-        os.chown(there, NOBODY, NOBODY)
-        path, bundle = Path(there, "a.nettop"), Path(there, "b.tar.gz")
+    with home_of_nobody() as home:
+        path, bundle = home / "a.nettop", home / "b.tar.gz"
         done = nettop("record", "--lenses", "drops", "--for", "1", "--interval", "0.5", str(path), env=SUDO)
         assert done.returncode == 0, done.stderr
         done = nettop("bundle", str(path), "-o", str(bundle), env=SUDO)

@@ -198,18 +198,6 @@ def test_namespace_with_ownerless_sockets_only(lab: Lab) -> None:
     ]
 
 
-def test_listener_of_a_namespace_that_appears(lab: Lab) -> None:
-    """A namespace created while nettop runs is followed: its sockets have rows at the next refresh."""
-    lab.worker().call(traffic.listen, "witness", "127.0.0.1")  # a row to wait for, on a machine without any
-    with Running(*JSON, "--all", "--interval", "3600") as running:
-        running.first_rows()
-        home = lab.namespace()
-        worker = lab.worker(home)
-        worker.call(traffic.listen, "listener", "127.0.0.1")
-        assert running.end() == 0  # after a last reading
-        assert only(running.refreshes()[-1], netns=home.inode)["pid"] == worker.pid
-
-
 def test_namespace_that_vanishes(lab: Lab) -> None:
     """A namespace that vanishes while nettop runs only removes its rows: no error, no traceback."""
     witness_home, home = lab.namespace(), lab.namespace()
@@ -238,30 +226,3 @@ def test_namespaces_are_not_kept_alive(lab: Lab) -> None:
         there.namespace.remove()
         # The other end of the pair goes with the namespace, not before.
         until(lambda: here.device not in here.namespace.ip("-o", "link"), "the namespace has ended")
-
-
-def test_namespace_that_appears_later(lab: Lab) -> None:
-    """With --follow-namespaces ownerless sockets are found in a namespace created after nettop's start."""
-    witness = lab.worker(lab.namespace())
-    witness.call(traffic.listen, "listener", "127.0.0.1")
-    with Running(*JSON, "--interval", "3600", "--all", "--follow-namespaces") as running:
-        running.first_rows()
-        home = lab.namespace()
-        lab.worker(home).call(traffic.leave_in_backlog)
-        assert running.end() == 0  # after a last reading
-        _, second = running.refreshes()
-        unattributed = [row for row in in_namespaces(second, home.inode) if row["pid"] is None]
-        assert [row["state"] for row in unattributed] == ["ESTABLISHED"]
-
-
-def test_every_socket_of_the_machine_once(lab: Lab) -> None:
-    """A namespace's IPv4, IPv6, v4-mapped and UDP sockets have exactly ss's keys."""
-    home = lab.namespace()
-    worker = lab.worker(home)
-    for name, address in (("four", "127.0.0.1"), ("six", "::1"), ("both", "::")):
-        port = worker.call(traffic.listen, name, address)
-        host = "::1" if name == "six" else "127.0.0.1"
-        worker.call(traffic.connect, f"to {name}", Call((host, port), mapped=name == "both"))
-        worker.call(traffic.udp, f"udp {name}", address)
-    wanted = ss.sockets(home) | ss.sockets(home, "-u")
-    assert by_cookie(in_namespaces(rows(), home.inode)).keys() == wanted.keys()

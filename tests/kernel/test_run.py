@@ -9,21 +9,18 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from . import traffic
-from .command import NETTOP, Running, nettop
+from .command import NOBODY, SUDO, Running, nettop
 from .lab import Lab, Namespace, Worker, until
 from .traffic import Memory
 
 pytestmark = pytest.mark.kernel
 
-NOBODY = 65534
 PR_SET_CHILD_SUBREAPER = 36
 LOOPBACK = "127.0.0.1"
 CLIENT = """
@@ -47,15 +44,6 @@ def serve(memory: Memory, count: int, answer: int) -> None:
             pass
         made.sendall(b"n" * answer)
         made.close()
-
-
-def connect_until(memory: Memory, path: Path) -> None:
-    """Connect to itself repeatedly, as a process unrelated to the command, until the file exists."""
-    port = traffic.listen(memory, "own", LOOPBACK)
-    while not path.exists():
-        traffic.connect(memory, "near", traffic.Call((LOOPBACK, port)))
-        traffic.accept(memory, "own", "far")
-        traffic.close(memory, ["near", "far"])
 
 
 REFUSED = f"""
@@ -113,13 +101,7 @@ def test_children_and_grandchildren(place: Place) -> None:
     ]
     assert {
         name: summary[name] for name in ("opened", "accepted", "still_open", "failed", "lost_events")
-    } == {
-        "opened": 3,
-        "accepted": 0,
-        "still_open": 0,
-        "failed": {"refused": 1},
-        "lost_events": 0,
-    }
+    } == {"opened": 3, "accepted": 0, "still_open": 0, "failed": {"refused": 1}, "lost_events": 0}
     assert (summary["bytes_sent"], summary["bytes_received"]) == (619, 3 * 4999)
     assert [remote["name"] for remote in summary["remotes"]] == [f"{LOOPBACK}:{place.port}", f"{LOOPBACK}:1"]
 
@@ -216,20 +198,6 @@ def test_children_that_have_exited_do_not_outlive_the_command(place: Place, tmp_
     assert (len(done.stdout.split()), summary["still_running"]) == (5, 0)
 
 
-def test_nobody_elses(lab: Lab, place: Place, tmp_path: Path) -> None:
-    """Only the command's connections are reported while unrelated processes connect all the time."""
-    stranger = lab.worker(place.namespace)
-    stranger.start(connect_until, tmp_path / "enough")
-    place.server.start(serve, 20, 11)
-    assert place.run(f"for i in $(seq 20); do {place.client} 7; done").returncode == 0
-    (tmp_path / "enough").touch()
-    stranger.result()
-    rows, summary = place.events()
-    assert {row["remote_port"] for row in rows} == {place.port}
-    assert Counter(row["bytes_sent"] for row in rows) == {7: 20}
-    assert summary["opened"] == 20
-
-
 def test_many_at_once(place: Place) -> None:
     """Simultaneous connections of many children are all reported."""
     place.server.start(serve, 60, 3)
@@ -260,10 +228,9 @@ def test_connections_that_stay_open(lab: Lab, place: Place, tmp_path: Path) -> N
 
 def test_as_who_called_sudo(place: Place, tmp_path: Path) -> None:
     """The command has the sudo caller's user, groups and rights, and may regain privileges (by sudo)."""
-    sudo = {**os.environ, "SUDO_UID": str(NOBODY), "SUDO_GID": str(NOBODY)}
     values = "while read name value; do case $name in CapEff:|NoNewPrivs:) echo $value; esac; done"
     script = f"id -u; id -g; {values} </proc/self/status"
-    user = nettop("run", "--", "sh", "-c", script, env=sudo)
+    user = nettop("run", "--", "sh", "-c", script, env=SUDO)
     assert user.stdout.split() == [str(NOBODY), str(NOBODY), "0" * 16, "0"]
     assert user.returncode == 0
 
@@ -293,41 +260,3 @@ def test_being_ended_while_it_attaches(nothing_cached: None, number: signal.Sign
         assert running.end(number) == 128 + number
         assert (running.text(), running.errors()) == ("", "")
         until(running.gone, "nothing is left")
-
-
-def test_the_report_belongs_to_who_called_sudo() -> None:
-    """A report in the sudo caller's directory belongs to the caller."""
-    sudo = {**os.environ, "SUDO_UID": str(NOBODY), "SUDO_GID": str(NOBODY)}
-    with tempfile.TemporaryDirectory(dir="/tmp") as home:
-        os.chown(home, NOBODY, NOBODY)
-        report = Path(home) / "report"
-        assert nettop("run", "--output", str(report), "--", "true", env=sudo).returncode == 0
-        assert (report.stat().st_uid, report.read_text()[:7]) == (NOBODY, "nettop:")
-
-
-def test_not_root(tmp_path: Path) -> None:
-    """Without privileges nettop says so and exits with 4, and the command does not run."""
-    how: dict[str, Any] = {"user": NOBODY, "group": NOBODY, "extra_groups": []}
-    done = nettop("run", "--", "echo", "I ran", env={**os.environ, "HOME": "/"}, **how)
-    assert (done.returncode, done.stdout) == (4, "")
-    assert "sudo nettop" in done.stderr
-
-
-def test_being_ended(tmp_path: Path) -> None:
-    """SIGTERM reaches the command; its exit is reported, and nettop leaves nothing."""
-    script = "trap 'exit 9' TERM; echo begun; while :; do read _ || exit 1; done"
-    with subprocess.Popen(
-        [NETTOP, "run", "--", "sh", "-c", script],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    ) as running:
-        assert running.stdout is not None
-        assert running.stdout.readline() == "begun\n"
-        running.terminate()
-        assert running.wait(30) == 9
-        assert running.stderr is not None
-        assert " exited with 9 after " in running.stderr.read()
-    until(lambda: not Path(f"/proc/{running.pid}").exists(), "nettop is gone")

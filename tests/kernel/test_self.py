@@ -2,8 +2,6 @@
 """nettop's reported cost equals the kernel's figures, and --max-overhead bounds it."""
 
 import contextlib
-import ctypes
-import json
 import os
 import re
 import socket
@@ -25,7 +23,7 @@ from .terminal import Terminal
 pytestmark = pytest.mark.kernel
 
 SHOWN = ("--view", "self", "--format", "jsonl")
-ENABLE_STATS, PR_CAPBSET_DROP, CAP_SYS_ADMIN = 32, 24, 21
+ENABLE_STATS = 32
 TICK_NS = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
 AGREED = 1.05
 """nettop reads what the scheduler measured; of ended children, and here, the kernel gives what its ticks counted."""
@@ -119,8 +117,7 @@ def test_programs_are_what_the_kernel_counts(shown: Running) -> None:
 
 def test_the_total_is_what_the_kernel_charges(shown: Running) -> None:
     """The total has user and system time, including the ended compiler's; programs in others' time are
-    listed beside it.
-    """
+    listed beside it."""
     before = cpu_ns(shown.pid)
     rows = next_rows(shown)
     after = cpu_ns(shown.pid)
@@ -182,12 +179,8 @@ def test_screens_open_statistics_only_when_started_for_them(
 
 def test_without_the_capability_programs_are_not_available() -> None:
     """Without the capability the programs are n/a, with the reason, never 0; everything else is shown."""
-    libc = ctypes.CDLL(None, use_errno=True)
-
-    def give_up() -> None:
-        assert libc.prctl(PR_CAPBSET_DROP, CAP_SYS_ADMIN, 0, 0, 0) == 0
-
-    done = nettop(*SHOWN, "--count", "2", "--interval", "1", preexec_fn=give_up)
+    around = ("setpriv", "--bounding-set=-sys_admin")
+    done = nettop(*SHOWN, "--count", "2", "--interval", "1", around=around)
     assert done.returncode == 0, done.stderr
     rows = rows_in(done.stdout)
     programs = [row for row in rows if row["kind"] in ("program", "iterator")]
@@ -204,8 +197,7 @@ def test_without_the_capability_programs_are_not_available() -> None:
 
 def test_the_interval_grows_and_it_says_so() -> None:
     """With a bound far too low for ten readings a second, the interval grows; hooks on others' traffic are detached
-    first.
-    """
+    first."""
     said = re.compile(r"^nettop: interval \d+\.\d s.* for --max-overhead 0\.1%$", re.MULTILINE)
     with Running("--table", "-d", "--interval", "0.1", "--max-overhead", "0.1%") as running:
         until(lambda: said.search(running.errors()), "it says that it reads less often", 60)
@@ -217,21 +209,10 @@ def test_the_log_says_so() -> None:
     with Running(*words) as running:
 
         def limits() -> list[dict[str, Any]]:
-            lines = [
-                json.loads(line) for line in running.text().splitlines(keepends=True) if line.endswith("\n")
-            ]
-            return [line for line in lines if line["type"] == "limit"]
+            return [row for row in running.rows() if row["type"] == "limit"]
 
         [first, *_] = until(limits, "a line says that it does less", 60)
         assert "--max-overhead 0.1%" in first["what"]
-
-
-@pytest.mark.parametrize("value", ["0", "0.01%", "101%", "-1", "nan", "much"])
-def test_a_bound_that_nobody_can_mean_is_refused(value: str) -> None:
-    """An absurd bound is refused with a message, before anything is attached."""
-    done = nettop("--table", "--once", f"--max-overhead={value}")
-    assert done.returncode == 2
-    assert "--max-overhead" in done.stderr
 
 
 def connect_and_close(count: int) -> None:

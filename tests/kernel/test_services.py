@@ -18,7 +18,7 @@ import pytest
 from nettop.probes.services.programs import FIRST_SLOT, LISTENING_MAX, SERVICES_MAX
 from nettop.snapshots.services import CLIENTS, CONNECTIONS, OTHERS, SERVICES, WAITING, WITHOUT_SLOT
 
-from . import bpf_objects, oracle
+from . import oracle
 from .lab import Lab, compiled, until
 from .services import (
     ANSWER,
@@ -47,12 +47,6 @@ ANSWERER = Path(__file__).with_name("answer.c")
 SOME, READINGS = 300, 30
 """Connections that stay, and readings while others come and go."""
 KINDS = ["write", "sendfile", "splice", "io_uring", "peek"]
-
-
-@pytest.fixture
-def host(lab: Lab) -> Host:
-    """Return a server and its client."""
-    return Host(lab)
 
 
 @pytest.fixture(scope="module")
@@ -101,14 +95,10 @@ def done(all_watches: WatchedByEach) -> Iterator[Host]:
 @pytest.mark.core
 @pytest.mark.parametrize("mechanism", MECHANISMS)
 def test_each_mechanism_counts_the_same(
-    mechanism: str,
-    all_watches: WatchedByEach,
-    done: Host,
-    record: Callable[..., None],
+    mechanism: str, all_watches: WatchedByEach, done: Host, record: Callable[..., None]
 ) -> None:
     """Answers, unanswered and waiting requests are equal in every mechanism, with their side, start, and
-    whether read.
-    """
+    whether read."""
     watched = all_watches.by(mechanism, record)
     answers = 3 * sum(TARGETS.values()) + 5
     rows = {
@@ -176,23 +166,6 @@ def test_a_server_that_speaks_first(watches: list[Watched], host: Host) -> None:
         host.client.call(receive_each, names, 64)
         host.exchange(names, 19)
     check_both(watches, host, answers=19, request_bytes=19 * REQUEST, unanswered=0)
-
-
-def test_an_answer_after_the_client_has_closed_its_half(watches: list[Watched], host: Host) -> None:
-    """A request that ends with a FIN is answered like any other."""
-    with opened(host.client, host.server, host.port, "127.0.0.1") as names:
-        host.client.call(send_and_shut, names, REQUEST)
-        host.server.call(receive_all, names)
-        host.server.call(send_each, names, ANSWER)
-        host.client.call(receive_each, names, ANSWER)
-    check_both(watches, host, answers=1, unanswered=0)
-
-
-def send_and_shut(memory: Memory, names: list[int], size: int) -> None:
-    """Send a message on each connection, and shut down the sending side."""
-    for name in names:
-        memory[name].sendall(b"n" * size)
-        memory[name].shutdown(socket.SHUT_WR)
 
 
 def receive_all(memory: Memory, names: list[int]) -> None:
@@ -533,18 +506,6 @@ def be_many_services(memory: Memory, count: int) -> None:
             accepted.sendall(b"a")
             made.recv(1)
             accepted.close()
-
-
-def test_nothing_is_left(host: Host) -> None:
-    """A closed lens leaves no program, map or link, while its connections continue."""
-    before = bpf_objects.existing()
-    with opened(host.client, host.server, host.port, "::1", 3) as names:
-        with Watched() as watched:
-            host.exchange(names, 2)
-            check_both([watched], host, answers=6)
-            assert bpf_objects.held(os.getpid()) - before
-        bpf_objects.nothing_new_since(before)
-        host.exchange(names, 2)
 
 
 def test_a_connection_is_listed_once(all_watches: WatchedByEach) -> None:

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Third-party services and generators whose protocols multiplex, push or greet: counts are the tools' own, and times
-are right or the service is marked.
-"""
+are right or the service is marked."""
 
 from __future__ import annotations
 
@@ -119,8 +118,7 @@ def grpc(home: Namespace, folder: Path) -> Iterator[None]:
 
 def test_grpc(home: Namespace, watched: Watched, tmp_path: Path) -> None:
     """Sequential calls have the client's times, or the side is marked, as both ends speak first; those of ten threads
-    on one connection are marked at both ends.
-    """
+    on one connection are marked at both ends."""
     with grpc(home, tmp_path):
         times = calls(home, GRPC, 100, 1)
         for side in (SERVED, USED):
@@ -218,8 +216,7 @@ def test_mqtt(home: Namespace, watched: Watched, tmp_path: Path) -> None:
 
 def test_memcached(home: Namespace, watched: Watched, tmp_path: Path) -> None:
     """The lens counts as many answers as the server counts commands. `quit` has none, which shows if it takes over 10
-    ms.
-    """
+    ms."""
     clients = 4
     command = [tool("memcached"), "-u", "nobody", "-l", "127.0.0.1", "-p", str(MEMCACHED)]
     with running(home, *command, port=MEMCACHED, log=tmp_path / "log"):

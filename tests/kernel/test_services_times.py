@@ -41,19 +41,13 @@ from .services import (
     send_each,
 )
 from .test_events import decoded
-from .traffic import Memory, listen, receive, spin
+from .traffic import Memory, receive, spin
 
 pytestmark = pytest.mark.kernel
 
 MS = 1_000_000
 TICKS_NS = 20 * MS
 """Of a connection that is older than the lens, times are known in ticks, of 1 to 10 ms: two of them."""
-
-
-@pytest.fixture
-def host(lab: Lab) -> Host:
-    """Return a server and its client."""
-    return Host(lab)
 
 
 @dataclass
@@ -293,24 +287,6 @@ def answer_in_two(memory: Memory, names: Sequence[int], count: int, apart_s: flo
     return Durations(min(least for least, _ in times), max(most for _, most in times))
 
 
-@pytest.mark.core
-def test_the_path_is_what_the_client_waits_longer(watched: Watched, lab: Lab) -> None:
-    """Over a path of 5 ms each way, the client's response time is 10 ms more than the server's."""
-    near, far = lab.pair()
-    if why := near.delay("5ms") or far.delay("5ms"):
-        pytest.skip(why)
-    server, client = lab.worker(far.namespace), lab.worker(near.namespace)
-    port = int(server.call(listen, "listener", "0.0.0.0"))
-    count, delay_s = 21, 0.02
-    with opened(client, server, port, far.v4) as names:
-        server.start(answer_late, names, count, delay_s)
-        most = client.call(request_and_measure, names, count).most
-        server.result()
-    served = quantile(watched.until(far.namespace, port, SERVED, answers=count), "response", 0.5)
-    used = quantile(watched.until(near.namespace, port, USED, answers=count), "response", 0.5)
-    Durations(served / (1 + ERROR) + 10 * MS, most).check(used)
-
-
 # --- what waits -----------------------------------------------------------------------------------------------
 
 STUCK, IDLE, BUSY = 20, 5_000, 500
@@ -357,8 +333,7 @@ def send_and_measure(memory: Memory, names: Sequence[int]) -> dict[str, tuple[in
 
 def test_stuck_requests_among_many_connections(lab: Lab) -> None:
     """Twenty stuck requests, half of them older than the lens, have process, side and age; they vanish
-    when answered.
-    """
+    when answered."""
     stuck, idle, busy = Host(lab), Host(lab), Host(lab)
     for host, count in ((stuck, STUCK), (idle, IDLE), (busy, BUSY)):
         for worker in (host.server, host.client):

@@ -1,12 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The services lens times requests and answers that do not simply alternate, or says that it cannot."""
+"""The services lens times requests and answers that do not simply alternate, or marks the service as untimed."""
 
 from __future__ import annotations
 
 import errno
+import heapq
 import itertools
+import random
 import select
 import socket
+import threading
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -29,10 +32,13 @@ from .services import (
     WatchedByEach,
     accept_each,
     answer_each,
+    ask,
+    check_both,
     close_each,
     connect_each,
     opened,
     receive_each,
+    reply,
     request_each,
     send_each,
 )
@@ -43,45 +49,19 @@ pytestmark = pytest.mark.kernel
 
 MS = 1_000_000
 SIDES = (SERVED, USED)
-TARGETS = pytest.mark.parametrize("target", ["127.0.0.1", "::1"])
-APART_S, SETTLED_S = 0.1, 1.05
-"""Longer than parts of one message are apart, and longer than it takes until a connection alternates again."""
+LATER_S, APART_S, SETTLED_S = 0.01, 0.1, 1.05
+"""Longer than parts that are sent at once are apart; than parts of one message are; and than it takes until a
+connection alternates again."""
 TICKS_NS = 20 * MS
 """What the kernel knows in ticks only, of 1 to 10 ms, is right within two of them."""
-
-
-@pytest.fixture
-def host(lab: Lab) -> Host:
-    """Return a server and its client."""
-    return Host(lab)
-
-
-def check_both(watches: Sequence[Watched], host: Host, **values: Any) -> None:
-    """Check what both sides of a service have counted."""
-    for watched in watches:
-        for side in SIDES:
-            watched.until(host.namespace, host.port, side, **values)
-
-
-def ask(host: Host, names: list[int]) -> None:
-    """Send a request and have the server read it."""
-    host.client.call(send_each, names, REQUEST)
-    host.server.call(receive_each, names, REQUEST)
-
-
-def reply(host: Host, names: list[int]) -> None:
-    """Answer the request."""
-    host.server.call(send_each, names, ANSWER)
-    host.client.call(receive_each, names, ANSWER)
+MARKED: dict[str, Any] = {"pattern": "overlapping", "timed": None, "waiting": None}
+ALTERNATING: dict[str, Any] = {"pattern": "alternating", "overlaps": 0}
 
 
 @pytest.mark.core
 @pytest.mark.parametrize("mechanism", MECHANISMS)
 def test_each_mechanism_marks_the_same(
-    mechanism: str,
-    all_watches: WatchedByEach,
-    lab: Lab,
-    record: Callable[..., None],
+    mechanism: str, all_watches: WatchedByEach, lab: Lab, record: Callable[..., None]
 ) -> None:
     """Every mechanism marks overlapping requests, pushes, and a failed service alike."""
     watched = all_watches.by(mechanism, record)
@@ -90,55 +70,61 @@ def test_each_mechanism_marks_the_same(
         overlap(overlapping, names)
     with opened(pushing.client, pushing.server, pushing.port, "127.0.0.1") as names:
         ping(pushing, names, 2)
-    fail_on_request(failing, "127.0.0.1", 3)
+    fail_on_request(failing, 3)
     check_both([watched], overlapping, pattern="overlapping", answers=1, overlaps=1, timed=None)
     check_both([watched], pushing, pattern="pushing", answers=1, pushes=2, timed=None)
     check_both([watched], failing, unanswered=3, closed=3)
     record(verdict="same")
 
 
-# --- requests that overlap ------------------------------------------------------------------------------------
+# --- scenarios ------------------------------------------------------------------------------------------------
+
+Scenario = Callable[[Host, list[int]], None]
+SCENARIOS: list[Any] = []
+"""What the ends of a connection do, and what both have counted in the end."""
+
+
+def counts(**values: Any) -> Callable[[Scenario], Scenario]:
+    """Declare a scenario, with the values of the service's row at both ends."""
+
+    def declare(act: Scenario) -> Scenario:
+        SCENARIOS.append(pytest.param(act, values, id=act.__name__))
+        return act
+
+    return declare
+
+
+@pytest.mark.parametrize(("act", "values"), SCENARIOS)
+def test_scenario(watches: list[Watched], host: Host, act: Scenario, values: dict[str, Any]) -> None:
+    """Both ends of the connection have counted the declared values."""
+    with opened(host.client, host.server, host.port, "::1") as names:
+        act(host, names)
+    check_both(watches, host, **values)
+
+
+def send_slowly(host: Host, names: list[int], size: int, parts: int, apart_s: float) -> None:
+    """Send a request in parts, the next one some time after the server has read the last."""
+    for part in range(parts):
+        spin(apart_s if part else 0)
+        host.client.call(send_each, names, size)
+        host.server.call(receive_each, names, size)
 
 
 def overlap(host: Host, names: list[int]) -> None:
     """Send two requests, the second after a pause, then answer both: one turn."""
+    send_slowly(host, names, REQUEST, 2, APART_S)
+    spin(APART_S)
     for _ in range(2):
-        ask(host, names)
+        reply(host, names)
+
+
+def ping(host: Host, names: list[int], count: int) -> None:
+    """Exchange an upgrade, then have the server ping occasionally, and the client answer at once."""
+    host.exchange(names, 1)
+    for _ in range(count):
         spin(APART_S)
-    for _ in range(2):
-        reply(host, names)
-
-
-@TARGETS
-def test_requests_that_overlap_have_no_response_times(
-    watches: list[Watched], host: Host, target: str
-) -> None:
-    """If several requests are open at once, their answers cannot be told apart: none has a time, and none waits."""
-    with opened(host.client, host.server, host.port, target) as names:
-        host.exchange(names, 3)
-        ask(host, names)
-        spin(APART_S)
-        ask(host, names)
-        check_both(watches, host, waiting=0)
         reply(host, names)
         ask(host, names)
-        reply(host, names)
-        ask(host, names)
-        check_both(watches, host, pattern="overlapping", answers=5, overlaps=2, timed=None, waiting=None)
-        for watched in watches:
-            assert not watched.rows(WAITING.name, host.namespace, host.port)
-
-
-@TARGETS
-def test_parts_of_a_request_do_not_overlap(watches: list[Watched], host: Host, target: str) -> None:
-    """The second part of a request waits for the ACK of the first, which a receiver delays by 40 ms: no overlap."""
-    with opened(host.client, host.server, host.port, target) as names:
-        host.client.call(allow_delay, names)
-        for _ in range(5):
-            host.client.call(send_in_two, names)
-            host.server.call(receive_each, names, 2 * REQUEST)
-            reply(host, names)
-    check_both(watches, host, pattern="alternating", answers=5, overlaps=0, timed=5)
 
 
 def allow_delay(memory: Memory, names: list[int]) -> None:
@@ -154,73 +140,256 @@ def send_in_two(memory: Memory, names: list[int]) -> None:
         memory[name].sendall(b"q" * REQUEST)
 
 
-@TARGETS
-def test_a_slow_upload_does_not_overlap(watches: list[Watched], host: Host, target: str) -> None:
-    """A request larger than the initial window may arrive with pauses, and does not overlap."""
-    size = 30_000
-    with opened(host.client, host.server, host.port, target) as names:
-        for _ in range(3):
-            host.client.call(send_each, names, size)
-            host.server.call(receive_each, names, size)
-            spin(APART_S)
+@counts(**ALTERNATING, answers=20, timed=20)
+def parts_held_back_by_an_acknowledgement(host: Host, names: list[int]) -> None:
+    """Every fifth request has a second part, which waits for the ACK of the first; a receiver delays that by 40 ms."""
+    host.client.call(allow_delay, names)
+    for number in range(20):
+        if number % 5 == 4:
+            host.client.call(send_in_two, names)
+            host.server.call(receive_each, names, 2 * REQUEST)
+        else:
+            ask(host, names)
         reply(host, names)
-    check_both(watches, host, pattern="alternating", answers=1, timed=1, request_bytes=3 * size)
 
 
-@TARGETS
-def test_after_a_silence_requests_alternate_again(watches: list[Watched], host: Host, target: str) -> None:
+@counts(**ALTERNATING, answers=1, timed=1, request_bytes=90_000)
+def a_slow_upload(host: Host, names: list[int]) -> None:
+    """A request larger than the initial window may arrive with pauses, and does not overlap."""
+    send_slowly(host, names, 30_000, 3, APART_S)
+    spin(APART_S)
+    reply(host, names)
+
+
+@counts(pattern="alternating", answers=101, overlaps=1, timed=100)
+def after_a_silence_requests_alternate_again(host: Host, names: list[int]) -> None:
     """After an overlap a connection is untimed only until its service has spoken last for a second."""
-    with opened(host.client, host.server, host.port, target) as names:
-        overlap(host, names)
-        check_both(watches, host, overlaps=1, answers=1)
+    overlap(host, names)
+    spin(SETTLED_S)
+    host.exchange(names, 100)
+
+
+@counts(pattern="alternating", answers=7, pushes=1, replies=0, timed=7)
+def a_push_now_and_then(host: Host, names: list[int]) -> None:
+    """One second after a push, as of a database's notification, the next request is timed again."""
+    host.exchange(names, 2)
+    spin(APART_S)
+    reply(host, names)
+    spin(SETTLED_S)
+    host.exchange(names, 5)
+
+
+@counts(unanswered=1, closed=0)
+def a_client_that_gives_up(host: Host, names: list[int]) -> None:
+    """A request whose client gives up is unanswered, but not closed by the service."""
+    ask(host, names)
+    spin(APART_S)
+    host.client.call(close_each, names)
+    host.server.call(close_each, names)
+
+
+def rhythm(host: Host, names: list[int], open_at_once: int) -> None:
+    """Keep several requests open, though each answer is followed by exactly one request."""
+    send_slowly(host, names, REQUEST, open_at_once - 1, LATER_S)
+    for _ in range(20):
+        ask(host, names)
+        reply(host, names)
+    for _ in range(open_at_once - 1):
+        spin(LATER_S)
+        reply(host, names)
+
+
+@counts(**MARKED)
+def a_steady_rhythm_of_two(host: Host, names: list[int]) -> None:
+    """Two requests are always open."""
+    rhythm(host, names, 2)
+
+
+@counts(**MARKED)
+def a_steady_rhythm_of_eight(host: Host, names: list[int]) -> None:
+    """Eight requests are always open."""
+    rhythm(host, names, 8)
+
+
+@counts(**MARKED, answers=5, overlaps=1)
+def answers_without_a_request_between(host: Host, names: list[int]) -> None:
+    """A second answer follows two requests: it may be the first one's."""
+    host.exchange(names, 3)
+    for step in (ask, ask, reply, reply):
+        step(host, names)
+        spin(LATER_S)
+
+
+@counts(**ALTERNATING, answers=21, timed=21)
+def a_silence_after_parts(host: Host, names: list[int]) -> None:
+    """A silence after a request in parts settles what they were: no answer is missing."""
+    send_slowly(host, names, REQUEST, 2, LATER_S)
+    reply(host, names)
+    spin(SETTLED_S)
+    host.exchange(names, 20)
+
+
+def exchange_sizes(host: Host, names: list[int], sizes: Sequence[tuple[int, int]]) -> None:
+    """Exchange requests and answers of these sizes."""
+    for request, answer in sizes:
+        host.client.call(send_each, names, request)
+        host.server.call(receive_each, names, request)
+        host.server.call(send_each, names, answer)
+        host.client.call(receive_each, names, answer)
+
+
+@pytest.mark.parametrize("size", [17, 38, 39, 46])
+def test_pings_of_both_ends_are_marked_for_good(watches: list[Watched], host: Host, size: int) -> None:
+    """Mark a call during which the service and then the client send a PING, as gRPC does: all of it alternates, but the
+    answers are not those of the requests."""
+    with opened(host.client, host.server, host.port, "127.0.0.1") as names:
+        exchange_sizes(host, names, [(82, 46), (342, size), (size, 253), (size, size)])
         spin(SETTLED_S)
-        host.exchange(names, 100)
-    check_both(watches, host, pattern="alternating", answers=101, overlaps=1, timed=100)
+        exchange_sizes(host, names, [(157, size), (size, 164), (size, size)])
+    check_both(watches, host, answers=7, **MARKED)
 
 
-# --- the server speaks unasked --------------------------------------------------------------------------------
+@pytest.mark.parametrize("sizes", [(17, 17), (17, 164), (157, 17), (39, 39), (20, 20)])
+def test_small_messages_are_no_pings(watches: list[Watched], host: Host, sizes: tuple[int, int]) -> None:
+    """Time requests of a protocol whose messages have the size of a PING, but always the same one."""
+    with opened(host.client, host.server, host.port, "127.0.0.1") as names:
+        exchange_sizes(host, names, [sizes] * 10)
+    check_both(watches, host, **ALTERNATING, answers=10, timed=10)
 
 
-def ping(host: Host, names: list[int], count: int) -> None:
-    """Exchange an upgrade, then have the server ping occasionally, and the client answer at once."""
-    host.exchange(names, 1)
-    for _ in range(count):
-        spin(APART_S)
+def test_requests_that_overlap_have_no_response_times(watches: list[Watched], host: Host) -> None:
+    """If several requests are open at once, their answers cannot be told apart: none has a time, and none waits."""
+    with opened(host.client, host.server, host.port, "127.0.0.1") as names:
+        host.exchange(names, 3)
+        send_slowly(host, names, REQUEST, 2, APART_S)
+        check_both(watches, host, waiting=0)
         reply(host, names)
         ask(host, names)
+        reply(host, names)
+        ask(host, names)
+        check_both(watches, host, answers=5, overlaps=2, **MARKED)
+        assert not any(waiting_on(watched, host) for watched in watches)
 
 
-@TARGETS
-def test_pings_are_pushes(watches: list[Watched], host: Host, target: str) -> None:
+def test_a_request_behind_an_unread_one_is_marked(watches: list[Watched], host: Host) -> None:
+    """Mark, where it is served, a connection whose client sends on while the service has left data unread."""
+    with opened(host.client, host.server, host.port, "::1") as names:
+        host.exchange(names, 4)
+        host.client.call(send_each, names, 2 * REQUEST)
+        for _ in range(5):
+            host.server.call(receive_each, names, REQUEST)
+            reply(host, names)
+            host.client.call(send_each, names, REQUEST)
+    for watched in watches:
+        watched.until(host.namespace, host.port, SERVED, **MARKED)
+
+
+def test_pings_are_pushes(watches: list[Watched], host: Host) -> None:
     """A client's reply to a ping is no request that waits until the next ping, or is stuck."""
-    with opened(host.client, host.server, host.port, target) as names:
+    with opened(host.client, host.server, host.port, "::1") as names:
         ping(host, names, 3)
         check_both(watches, host, pattern="pushing", answers=1, pushes=3, timed=None, waiting=None)
-        for watched in watches:
-            assert not watched.rows(WAITING.name, host.namespace, host.port)
+        assert not any(waiting_on(watched, host) for watched in watches)
     check_both(watches, host, connections=0, unanswered=0, replies=2)
-
-
-@TARGETS
-def test_a_push_now_and_then_leaves_requests_timed(watches: list[Watched], host: Host, target: str) -> None:
-    """One second after a push, as of a database's notification, the next request is timed again."""
-    with opened(host.client, host.server, host.port, target) as names:
-        host.exchange(names, 2)
-        spin(APART_S)
-        reply(host, names)
-        spin(SETTLED_S)
-        host.exchange(names, 5)
-    check_both(watches, host, pattern="alternating", answers=7, pushes=1, replies=0, timed=7)
 
 
 # --- times ----------------------------------------------------------------------------------------------------
 
 
-@TARGETS
-def test_a_request_begins_when_its_call_does(watches: list[Watched], host: Host, target: str) -> None:
+def answer_each_later(memory: Memory, count: int, seconds: Sequence[float]) -> None:
+    """Answer each request this long after it was read, whatever else is open."""
+    due: list[float] = []
+    has_more = threading.Condition()
+
+    def run() -> None:
+        for _ in range(count):
+            with has_more:
+                has_more.wait_for(lambda: due)
+                while (left := due[0] - time.monotonic()) > 0:
+                    has_more.wait(left)
+                heapq.heappop(due)
+            memory[0].sendall(b"a" * ANSWER)
+
+    writer = threading.Thread(target=run)
+    writer.start()
+    for number in range(count):
+        receive(memory[0], REQUEST)
+        with has_more:
+            heapq.heappush(due, time.monotonic() + seconds[number])
+            has_more.notify()
+    writer.join()
+
+
+def ask_on_time(memory: Memory, gaps: Sequence[float]) -> float:
+    """Send a request after each of these gaps, whatever was answered; return the mean ms until its answer."""
+    sent: list[float] = []
+    waited: list[float] = []
+
+    def run() -> None:
+        for number in range(len(gaps)):
+            receive(memory[0], ANSWER)
+            waited.append(time.monotonic() - sent[number])
+
+    reader, clock = threading.Thread(target=run), threading.Event()
+    reader.start()
+    at = time.monotonic()
+    for gap in gaps:
+        at += gap
+        clock.wait(max(0, at - time.monotonic()))
+        sent.append(time.monotonic())
+        memory[0].sendall(b"q" * REQUEST)
+    reader.join()
+    return 1e3 * sum(waited) / len(waited)
+
+
+@pytest.mark.parametrize(
+    ("gap_ms", "delay_ms", "is_random"),
+    [(20, 50, False), (20, 30, False), (6, 20, False), (20, 50, True), (12, 30, True)],
+)
+def test_times_of_requests_by_the_clock(
+    watches: list[Watched], host: Host, gap_ms: int, delay_ms: int, is_random: bool
+) -> None:
+    """Mark requests sent by the clock, faster than the service answers: the time from a request to the next answer is
+    not that of the client."""
+    count, numbers = 60, random.Random(gap_ms)
+    gaps, delays = (
+        [mean / 1e3 * (numbers.expovariate(1) if is_random else 1) for _ in range(count)]
+        for mean in (gap_ms, delay_ms)
+    )
+    with opened(host.client, host.server, host.port, "127.0.0.1"):
+        host.server.start(answer_each_later, count, delays)
+        assert host.client.call(ask_on_time, gaps) >= delay_ms / 2
+        host.server.result()
+    check_both(watches, host, **MARKED)
+
+
+def send_in_parts(memory: Memory, count: int) -> None:
+    """Send each request in three parts with pauses, and wait for its answer."""
+    for _ in range(count):
+        for pause_s in (0, LATER_S, LATER_S):
+            spin(pause_s)
+            memory[0].sendall(b"q" * REQUEST)
+        receive(memory[0], ANSWER)
+
+
+def test_uploads_in_parts_keep_their_times(watches: list[Watched], host: Host) -> None:
+    """Time requests that all come in parts from their first part."""
+    count = 10
+    with opened(host.client, host.server, host.port, "127.0.0.1") as names:
+        host.server.start(answer_each, names, count, (3 * REQUEST, ANSWER))
+        host.client.call(send_in_parts, count)
+        host.server.result()
+    check_both(watches, host, **ALTERNATING, answers=count, timed=count)
+    for watched in watches:
+        for side in SIDES:
+            row = watched.service(host.namespace, host.port, side)
+            assert row["response_ns"] >= count * 2 * LATER_S * 1e9
+
+
+def test_a_request_begins_when_its_call_does(watches: list[Watched], host: Host) -> None:
     """A request begins with its call, which ends only when the server has read most of it."""
     size = 8 << 20
-    with opened(host.client, host.server, host.port, target) as names:
+    with opened(host.client, host.server, host.port, "127.0.0.1") as names:
         host.exchange(names, 1)
         began = time.monotonic_ns()
         host.client.start(request_each, names, 1, (size, ANSWER))
@@ -242,21 +411,18 @@ def receive_slowly(memory: Memory, size: int, pause_s: float) -> None:
         receive(memory[0], size // 20 + (size % 20 if at == 19 else 0))
 
 
-@TARGETS
 def test_a_request_that_the_kernel_holds_back_begins_when_it_comes(
-    watches: list[Watched], host: Host, target: str
+    watches: list[Watched], host: Host
 ) -> None:
     """A socket reports less than SO_RCVLOWAT only to polling: the request begins when it arrives."""
-    with opened(host.client, host.server, host.port, target) as names:
+
+    def waits_at_both_ends() -> bool:
+        return all({row["side"] for row in waiting_on(watched, host)} == {*SIDES} for watched in watches)
+
+    with opened(host.client, host.server, host.port, "::1") as names:
         host.server.call(wait_for_more, names)
         host.client.call(send_each, names, REQUEST)
-        for watched in watches:
-            until(
-                lambda watched=watched: (
-                    {row["side"] for row in watched.rows(WAITING.name, host.namespace, host.port)} == {*SIDES}
-                ),
-                "the request waits",
-            )
+        until(waits_at_both_ends, "the request waits")
         spin(APART_S)
         host.server.call(receive_unblocked, names, REQUEST)
         reply(host, names)
@@ -287,21 +453,15 @@ def send_and_shut(memory: Memory, names: list[int], size: int) -> None:
         memory[name].shutdown(socket.SHUT_WR)
 
 
-@TARGETS
 @pytest.mark.parametrize("is_answered", [True, False])
-def test_a_request_that_ends_by_a_half_close(
-    watches: list[Watched], host: Host, target: str, *, is_answered: bool
-) -> None:
+def test_a_request_that_ends_by_a_half_close(watches: list[Watched], host: Host, is_answered: bool) -> None:
     """A request that ends with a half-close, as from `nc -N`, waits, and is answered or unanswered like any other."""
-    with opened(host.client, host.server, host.port, target) as names:
+    with opened(host.client, host.server, host.port, "127.0.0.1") as names:
         host.client.call(send_and_shut, names, REQUEST)
         host.server.call(receive_each, names, REQUEST)
         spin(APART_S)
         for watched in watches:
-            waiting = {
-                row["side"]: row["waited"] >= APART_S * 1e9
-                for row in watched.rows(WAITING.name, host.namespace, host.port)
-            }
+            waiting = {row["side"]: row["waited"] >= APART_S * 1e9 for row in waiting_on(watched, host)}
             assert waiting == dict.fromkeys(SIDES, True), watched.services(host.namespace)
         if is_answered:
             reply(host, names)
@@ -310,10 +470,10 @@ def test_a_request_that_ends_by_a_half_close(
     check_both(watches, host, answers=int(is_answered), unanswered=int(not is_answered), connections=0)
 
 
-def fail_on_request(host: Host, target: str, count: int, ending: str = "closed") -> None:
+def fail_on_request(host: Host, count: int, ending: str = "closed") -> None:
     """Open `count` connections, each of which the server closes after reading the first request."""
     for _ in range(count):
-        with opened(host.client, host.server, host.port, target) as names:
+        with opened(host.client, host.server, host.port, "127.0.0.1") as names:
             host.server.start(read_and_end, names, ending)
             host.client.call(send_and_wait, names)
             host.server.result()
@@ -338,25 +498,11 @@ def send_and_wait(memory: Memory, names: list[int]) -> None:
             continue
 
 
-@TARGETS
 @pytest.mark.parametrize("ending", ["closed", "reset"])
-def test_a_service_that_fails_on_every_request(
-    watches: list[Watched], host: Host, target: str, ending: str
-) -> None:
+def test_a_service_that_fails_on_every_request(watches: list[Watched], host: Host, ending: str) -> None:
     """If a service always fails, its requests count as unanswered by its own fault, however early it closes."""
-    fail_on_request(host, target, 7, ending)
+    fail_on_request(host, 7, ending)
     check_both(watches, host, answers=0, unanswered=7, closed=7)
-
-
-@TARGETS
-def test_a_client_that_gives_up(watches: list[Watched], host: Host, target: str) -> None:
-    """A request whose client gives up is unanswered, but not closed by the service."""
-    with opened(host.client, host.server, host.port, target) as names:
-        ask(host, names)
-        spin(APART_S)
-        host.client.call(close_each, names)
-        host.server.call(close_each, names)
-    check_both(watches, host, unanswered=1, closed=0)
 
 
 # --- what a service is ----------------------------------------------------------------------------------------
@@ -381,40 +527,29 @@ def exchange_short(client: Worker, server: Worker, target: str, port: int, count
             server.result()
 
 
-@TARGETS
-def test_programs_that_use_a_port_after_each_other(watches: list[Watched], lab: Lab, target: str) -> None:
-    """Programs that use a port one after the other are separate services."""
+def test_programs_at_several_addresses(watches: list[Watched], lab: Lab) -> None:
+    """A service is identified by its program and its listening address, which may be every address; programs that use a
+    port one after the other are separate services."""
     namespace = lab.namespace()
-    client, port = lab.worker(namespace, "client"), next(PORTS)
-    for name, count in (("older", 2), ("newer", 3)):
+    client, port, everywhere = lab.worker(namespace, "client"), next(PORTS), next(PORTS)
+    programs = [
+        ("older", "127.0.0.1", 1), ("server", "127.0.0.1", 2), ("server", "127.0.0.2", 3), ("server", "::1", 4),
+        ("server", "0.0.0.0", 5),
+    ]  # fmt: skip
+    for name, address, count in programs:
         server = lab.worker(namespace, name)
-        server.call(listen, "listener", target, port)
-        exchange_short(client, server, target, port, count)
-        server.end()
-    for watched in watches:
-        assert served(watched, namespace, port) == {("older", target): 2, ("newer", target): 3}
-
-
-def test_programs_at_two_addresses(watches: list[Watched], lab: Lab) -> None:
-    """A service is identified by its listening address, which may be every address."""
-    namespace = lab.namespace()
-    client, port = lab.worker(namespace, "client"), next(PORTS)
-    everywhere = next(PORTS)
-    addresses = {"127.0.0.1": 2, "127.0.0.2": 3, "::1": 4, "0.0.0.0": 5}
-    for address, count in addresses.items():
-        server = lab.worker(namespace, "server")
         here = everywhere if address == "0.0.0.0" else port
         server.call(listen, "listener", address, here)
         exchange_short(client, server, "127.0.0.3" if here != port else address, here, count)
+        server.end()
+    expected = {(name, address): count for name, address, count in programs}
     for watched in watches:
-        expected = {("server", address): count for address, count in addresses.items()}
         assert served(watched, namespace, port) | served(watched, namespace, everywhere) == expected
 
 
-@TARGETS
-def test_programs_that_share_a_port(watches: list[Watched], lab: Lab, target: str) -> None:
+def test_programs_that_share_a_port(watches: list[Watched], lab: Lab) -> None:
     """With SO_REUSEPORT a connection's program is known once it is accepted."""
-    namespace = lab.namespace()
+    namespace, target = lab.namespace(), "127.0.0.1"
     client, port = lab.worker(namespace, "client"), next(PORTS)
     servers = {name: lab.worker(namespace, name) for name in ("one", "other")}
     for server in servers.values():
@@ -427,8 +562,8 @@ def test_programs_that_share_a_port(watches: list[Watched], lab: Lab, target: st
         servers[name].start(answer_each, [0], 1, (REQUEST, ANSWER))
         client.call(request_each, [0], 1, (REQUEST, ANSWER))
         servers[name].result()
-        client.call(close_each, [0])
-        servers[name].call(close_each, [0])
+        for worker in (client, servers[name]):
+            worker.call(close_each, [0])
         counts[name] += 1
     for watched in watches:
         rows = served(watched, namespace, port)
@@ -437,11 +572,7 @@ def test_programs_that_share_a_port(watches: list[Watched], lab: Lab, target: st
 
 def share_port(memory: Memory, address: str, port: int) -> None:
     """Listen on a port that others share."""
-    family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    memory["listener"] = socket.socket(family)
-    memory["listener"].setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-    memory["listener"].bind((address, port))
-    memory["listener"].listen()
+    memory["listener"] = socket.create_server((address, port), reuse_port=True)
 
 
 def is_connected(memory: Memory) -> bool:
@@ -452,30 +583,22 @@ def is_connected(memory: Memory) -> bool:
 # --- connects that fail ---------------------------------------------------------------------------------------
 
 
-@TARGETS
+@pytest.mark.parametrize("target", ["127.0.0.1", "::1"])
 def test_refused_connects_are_failures(watches: list[Watched], lab: Lab, target: str) -> None:
-    """From the third refused connect on, the target is listed with all of them, without requests."""
+    """From the third refused connect on, the target is listed with all of them, without requests; a port scan lists
+    nothing."""
     namespace = lab.namespace()
     client = lab.worker(namespace, "client")
     before = [watched.read().counts[UNLISTED_FAILURES] for watched in watches]
-    listed, unlisted = next(PORTS), next(PORTS)
+    listed, unlisted, *scanned = itertools.islice(PORTS, 1000)
     client.call(connect_in_vain, target, [listed] * 5 + [unlisted] * 2)
     for watched, failed_before in zip(watches, before, strict=True):
         row = watched.until(namespace, listed, USED, failed_connects=5, refused=5, unanswered=0, answers=0)
         assert row["process"] == "client"
-        assert (USED, unlisted) not in watched.services(namespace)
         assert watched.read().counts[UNLISTED_FAILURES] == failed_before + 2
-
-
-@TARGETS
-def test_a_port_scan_takes_no_place(watches: list[Watched], lab: Lab, target: str) -> None:
-    """None of a thousand ports that refuse is listed."""
-    namespace = lab.namespace()
-    client = lab.worker(namespace, "client")
-    ports = list(itertools.islice(PORTS, 1000))
-    client.call(connect_in_vain, target, ports)
+    client.call(connect_in_vain, target, scanned)
     for watched in watches:
-        assert not {port for _, port in watched.services(namespace)} & {*ports}
+        assert watched.services(namespace).keys() == {(USED, listed)}
 
 
 def connect_in_vain(memory: Memory, address: str, ports: list[int]) -> None:
@@ -512,14 +635,13 @@ def waiting_on(watched: Watched, host: Host) -> list[Row]:
     return watched.rows(WAITING.name, host.namespace, host.port)
 
 
-@TARGETS
-def test_requests_that_were_stuck_before(lab: Lab, target: str) -> None:
+def test_requests_that_were_stuck_before(lab: Lab) -> None:
     """Requests stuck before the start wait since their arrival, known later, on new connections and after answers."""
     fresh, used = Host(lab), Host(lab)
     count = 3
     with (
-        opened(fresh.client, fresh.server, fresh.port, target, count) as names,
-        opened(used.client, used.server, used.port, target, count),
+        opened(fresh.client, fresh.server, fresh.port, "127.0.0.1", count) as names,
+        opened(used.client, used.server, used.port, "::1", count),
     ):
         used.exchange(names, 2)
         sent = time.monotonic_ns()
@@ -541,13 +663,12 @@ def test_requests_that_were_stuck_before(lab: Lab, target: str) -> None:
             assert {row["inferred"] for row in waiting_on(watched, fresh)} == {"no"}
 
 
-@TARGETS
-def test_idle_connections_from_before_do_not_wait(lab: Lab, target: str) -> None:
+def test_idle_connections_from_before_do_not_wait(lab: Lab) -> None:
     """Earlier connections do not wait if the last message was the answer, or the client's goodbye."""
     idle, ended, count = Host(lab), Host(lab), 200
     with (
-        opened(idle.client, idle.server, idle.port, target, count) as names,
-        opened(ended.client, ended.server, ended.port, target, count),
+        opened(idle.client, idle.server, idle.port, "127.0.0.1", count) as names,
+        opened(ended.client, ended.server, ended.port, "::1", count),
     ):
         for host in (idle, ended):
             host.exchange(names, 1)

@@ -4,7 +4,6 @@
 import contextlib
 import select
 import socket
-import subprocess
 import sys
 from datetime import UTC, datetime
 
@@ -12,7 +11,8 @@ import pytest
 
 from nettop.kernel.net.socket_owners import find_owners
 
-from .command import JSON, Row, Running
+from . import traffic
+from .command import JSON, Row, Running, run
 from .lab import Lab, until
 from .traffic import Memory
 
@@ -38,7 +38,7 @@ print(*{row["start_time"] for row in find_owners().processes if row["pid"] == %d
 def in_time_namespace(offset_s: int) -> tuple[str, ...]:
     """Return words that start a command in a new time namespace; skip the test where there are none."""
     words = "unshare", "--time", "--monotonic", str(offset_s), "--boottime", str(offset_s), "--fork"
-    done = subprocess.run([*words, "true"], capture_output=True, text=True, check=False)
+    done = run(*words, "true")
     if done.returncode:
         pytest.skip(f"no time namespace can be made here: {done.stderr.strip()}")
     return words
@@ -95,17 +95,7 @@ def test_dates_are_those_of_the_wall_clock(lab: Lab, offset_s: int, table: str) 
 def test_a_process_is_the_same_in_every_time_namespace(lab: Lab, offset_s: int) -> None:
     """The start time, half of a process's identity, is that of the kernel."""
     worker = lab.worker()
-    worker.call(serve_nothing)
-    done = subprocess.run(
-        [*in_time_namespace(offset_s), sys.executable, "-c", START_TIME % worker.pid],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    worker.call(traffic.listen, "listener", "127.0.0.1")
+    done = run(*in_time_namespace(offset_s), sys.executable, "-c", START_TIME % worker.pid)
     started = {row["start_time"] for row in find_owners().processes if row["pid"] == worker.pid}
     assert {int(done.stdout)} == started
-
-
-def serve_nothing(memory: Memory) -> None:
-    """Open a socket."""
-    memory["socket"] = socket.socket()

@@ -150,9 +150,7 @@ def errands(lab: Lab, kind: str, times: int = 40) -> Work:
     else:
         port = server.call(traffic.listen, "listener", "::" if kind == "v4-mapped" else host)
     call = Call(
-        (host, port),
-        mapped=kind == "v4-mapped",
-        protocol=socket.IPPROTO_MPTCP if kind == "MPTCP" else 0,
+        (host, port), mapped=kind == "v4-mapped", protocol=socket.IPPROTO_MPTCP if kind == "MPTCP" else 0
     )
     endings = ALL_ENDINGS * times
     sizes = traffic.primes(2 * len(endings), 1000)
@@ -187,10 +185,7 @@ def bulk(lab: Lab) -> Work:
 def exchange(talk: Talk, up: int, down: int) -> Work:
     """Exchange data on all connections at once."""
     ups, downs = (dict.fromkeys(talk.numbers, amount) for amount in (up, down))
-    orders = {
-        talk.client: (traffic.exchange, ups, downs),
-        talk.server: (traffic.exchange, downs, ups),
-    }
+    orders = {talk.client: (traffic.exchange, ups, downs), talk.server: (traffic.exchange, downs, ups)}
     near, far = (end.namespace for end in talk.ends)
     moved = sum(ups.values()), sum(downs.values())
     owners = {talk.client.pid: near, talk.server.pid: far}
@@ -292,8 +287,7 @@ def connect_and_send(memory: Memory, name: object, target: tuple[str, int], amou
 def test_a_socket_is_listed_before_it_is_open(lab: Lab) -> None:
     """A socket listed before it connected, or while its SYN was unanswered, counts its first packets."""
     near, far = lab.pair()
-    client, server = lab.worker(near.namespace, "client"), lab.worker(far.namespace, "server")
-    port = server.call(traffic.listen, "listener", far.v4)
+    client, server, port = traffic.client_and_server(lab, near.namespace, far.namespace, far.v4)
     dropper = lab.dropper(far)
     with Watch() as watch:
         meter = Meter(watch)
@@ -376,8 +370,7 @@ def test_groups_lack_what_was_before_them(lab: Lab) -> None:
     Its row counts from its opening, but groups lack its bytes from before they began.
     """
     near, far = lab.pair()
-    client, server = lab.worker(near.namespace, "client"), lab.worker(far.namespace, "server")
-    port = server.call(traffic.listen, "listener", far.v4)
+    client, server, port = traffic.client_and_server(lab, near.namespace, far.namespace, far.v4)
     client.call(traffic.connect, 0, Call((far.v4, port)))
     server.call(traffic.accept, "listener", 0)
     dropper = lab.dropper(far)
@@ -493,19 +486,3 @@ def reports_ends(printing: Printing, stranger: Worker) -> bool:
     stranger.call(traffic.storm, "127.0.0.1", 0.001)
     printing.read()
     return '"state":"CLOSE"' in printing.text()
-
-
-@pytest.mark.parametrize("by", ["process", "netns"])
-def test_the_program_s_groups_add_up(lab: Lab, by: str) -> None:
-    """`nettop --view connections.groups --deltas` prints each byte in one group of one interval."""
-    with Printing("--view", "connections.groups", "--group", by) as printing:
-        printing.begin()
-        work, listed = in_full(lambda: printed(printing, lab), printing)
-        assert (printing.end(), printing.complaints()) == (0, "")
-    groups: dict[Namespace, list[Row]] = {namespace: [] for namespace in work.moved}
-    by_name = {namespace.name: namespace for namespace in work.moved}
-    for row in listed:
-        namespace = work.owners.get(row["pid"]) if by == "process" else by_name.get(row["group"])
-        if namespace:
-            groups[namespace].append(row)
-    assert {namespace: sums(mine) for namespace, mine in groups.items()} == work.moved

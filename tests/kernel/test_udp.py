@@ -308,8 +308,7 @@ def test_sockets_that_close_between_two_readings(
     lab: Lab, watch: Watch, ended: list[Array], host: str
 ) -> None:
     """A socket opened, used and closed since the last reading has a row with its owner, which may have exited; the next
-    reading finds it ended.
-    """
+    reading finds it ended."""
     home = lab.namespace()
     server = lab.worker(home, "server")
     port = server.call(traffic.udp, "server", host)

@@ -16,7 +16,7 @@ from nettop.probes.services.udp_programs import FALLBACKS, REQUESTS_MAX
 from nettop.snapshots.services import PROTOCOLS, SERVICES, TIMEOUT_S, UDP, UNTIMED, WAITING
 
 from .command import Row
-from .lab import Lab, Namespace, NotInTimeError, set_name, until
+from .lab import Lab, Namespace, set_name
 from .services import SERVED, USED, Watched, quantile, tool
 from .test_events import decoded
 from .traffic import Memory
@@ -54,20 +54,12 @@ class WatchedUdp(Watched):
         self, namespace: Namespace, side: str, port: int = DNS, process: str = "", **values: Any
     ) -> Row:
         """Wait until a service has these values, and return its row."""
-        process = process or {SERVED: "server", USED: "client"}[side]
-        last: Row = {}
+        key = side, port, process or {SERVED: "server", USED: "client"}[side]
+        return self.until_row(lambda: self.udp(namespace).get(key, {}), values, 2 * TIMEOUT_S)
 
-        def has_them() -> bool:
-            last.clear()
-            last.update(self.udp(namespace).get((side, port, process), {}))
-            return bool(last) and {name: last[name] for name in values} == values
-
-        try:
-            until(has_them, "counted", 2 * TIMEOUT_S)
-        except NotInTimeError as error:
-            actual = {name: last.get(name) for name in values}
-            raise AssertionError(f"{side} {port} {process}: {actual}, expected {values}") from error
-        return last
+    def until_both(self, namespace: Namespace, port: int = DNS, **values: Any) -> dict[str, Row]:
+        """Wait until the service has these values at both ends, and return its rows by side."""
+        return {side: self.until_udp(namespace, side, port, **values) for side in (USED, SERVED)}
 
 
 @pytest.fixture
@@ -197,10 +189,14 @@ ANSWERED = {"answers": len(PLAN), "failed_answers": 5, "missing_names": 7, "unan
 
 
 @pytest.mark.core
-@pytest.mark.parametrize("how", [CONNECTED, UNCONNECTED])
 @pytest.mark.parametrize(
-    ("listens", "to"),
-    [("127.0.0.1", "127.0.0.1"), ("::1", "::1"), ("::", "::ffff:127.0.0.1"), ("0.0.0.0", "127.0.0.1")],
+    ("listens", "to", "how"),
+    [
+        ("127.0.0.1", "127.0.0.1", CONNECTED),
+        ("::1", "::1", UNCONNECTED),
+        ("::", "::ffff:127.0.0.1", CONNECTED),
+        ("0.0.0.0", "127.0.0.1", UNCONNECTED),
+    ],
 )
 def test_answers(watched: WatchedUdp, ends: Ends, listens: str, to: str, how: str) -> None:
     """Each answer counts once at both ends, with a time between what the server held and what the client waited."""
@@ -210,7 +206,7 @@ def test_answers(watched: WatchedUdp, ends: Ends, listens: str, to: str, how: st
     ends.client.call(open_client, "a", (to, DNS), how)
     took = ends.client.call(ask, "a", (to, DNS), requests)
     held = ends.server.result()
-    rows = {side: watched.until_udp(ends.near, side, **ANSWERED, timed=len(PLAN)) for side in (USED, SERVED)}
+    rows = watched.until_both(ends.near, **ANSWERED, timed=len(PLAN))
     sizes = sum(map(len, requests))
     for row in rows.values():
         assert sum(held) <= row["response_ns"] <= sum(took)
@@ -274,11 +270,9 @@ def test_many_at_once(watched: WatchedUdp, ends: Ends) -> None:
     ends.server.start(take, count)
     ends.client.call(send, "a", to, [query(number * 601, "good.example") for number in range(count)])
     ends.server.result()
-    for side in (USED, SERVED):
-        watched.until_udp(ends.near, side, answers=0, waiting=count)
+    watched.until_both(ends.near, answers=0, waiting=count)
     ends.server.call(answer_taken, list(reversed(range(count))))
-    for side in (USED, SERVED):
-        watched.until_udp(ends.near, side, answers=count, waiting=0, unanswered=0)
+    watched.until_both(ends.near, answers=count, waiting=0, unanswered=0)
 
 
 def test_many_processes(watched: WatchedUdp, lab: Lab, ends: Ends) -> None:
@@ -408,12 +402,10 @@ def test_a_late_answer(watched: WatchedUdp, ends: Ends) -> None:
     time.sleep(TIMEOUT_S + 0.1)
     ends.server.call(answer_taken, [0])
     ends.client.call(receive, "a", 1)
-    for side in (USED, SERVED):
-        watched.until_udp(ends.near, side, answers=0, unanswered=1, waiting=0)
+    watched.until_both(ends.near, answers=0, unanswered=1, waiting=0)
     ends.server.start(answer, 1)
     ends.client.call(ask, "a", to, [query(1, "good.example")])
-    for side in (USED, SERVED):
-        watched.until_udp(ends.near, side, answers=1, unanswered=1, waiting=0)
+    watched.until_both(ends.near, answers=1, unanswered=1, waiting=0)
 
 
 def test_sockets_closed_while_waiting(watched: WatchedUdp, ends: Ends) -> None:
@@ -508,10 +500,8 @@ def test_the_oldest_request_is_answered_first(watched: WatchedUdp, ends: Ends) -
     ends.server.result()
     ends.server.call(answer_taken, [0, 1, 2])
     ends.client.call(receive, "a", 3)
-    for side in (USED, SERVED):
-        watched.until_udp(ends.near, side, SNMP, answers=3, waiting=count - 3)
-    for side in (USED, SERVED):
-        watched.until_udp(ends.near, side, SNMP, answers=3, waiting=0, unanswered=count - 3)
+    watched.until_both(ends.near, SNMP, answers=3, waiting=count - 3)
+    watched.until_both(ends.near, SNMP, answers=3, waiting=0, unanswered=count - 3)
     ends.server.start(answer_plainly, 2)
     took = ends.client.call(ask, "a", to, [b"get one", b"get two"])
     ends.server.result()

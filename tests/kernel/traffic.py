@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from . import oracle
-from .lab import PATIENCE, die_with_parent, until
+from .lab import PATIENCE, Lab, Namespace, Worker, die_with_parent, until
 
 Memory = dict[Any, Any]
 SIOCOUTQ, SIOCINQ = termios.TIOCOUTQ, termios.FIONREAD
@@ -67,6 +67,14 @@ def listen(memory: Memory, name: object, address: str = "", port: int = 0, backl
     )
     memory[name] = listener
     return int(listener.getsockname()[1])
+
+
+def client_and_server(
+    lab: Lab, near: Namespace, far: Namespace | None = None, address: str = "127.0.0.1"
+) -> tuple[Worker, Worker, int]:
+    """Return a client, a server that listens at an address (as "listener"), and its port."""
+    client, server = lab.worker(near, "client"), lab.worker(far or near, "server")
+    return client, server, server.call(listen, "listener", address)
 
 
 def listen_mptcp(memory: Memory, name: object, address: str) -> int:
@@ -204,8 +212,7 @@ def close(memory: Memory, names: list[Any]) -> None:
 
 def finish(held: socket.socket) -> None:
     """Close a socket, and wait until the peer's host has acknowledged it; after the last close the connection has
-    ended.
-    """
+    ended."""
     held.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("=ii", 1, 30))
     held.close()
 
@@ -361,8 +368,7 @@ def serve_errand(accepted: socket.socket) -> None:
 
 def accept_errand(listener: socket.socket) -> tuple[socket.socket, tuple[int, int]] | None:
     """Accept one connection; return it with the listener's and the peer's port, or None if another process
-    was faster.
-    """
+    was faster."""
     try:
         accepted, peer = listener.accept()
     except BlockingIOError:
