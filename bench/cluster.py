@@ -38,7 +38,7 @@ from flows import traffic
 from measure import Figure, Report, arguments, at_least, judge
 from programs import NETTOP, Process, cpu_seconds, family, readable_folder, resident_mb, run, running
 
-from nettop.flows.spool import DROPPED
+from nettop.collector.spool import DROPPED
 from tests.collecting import Running, until
 
 WHEEL = "chdb==3.7.2"

@@ -123,7 +123,7 @@ def lens_view(lens: str, *more: str) -> Switch:
 
 def lens_switches() -> dict[str, Switch]:
     """Return a switch for each lens with hooks, and for the exact times of the CPU lens."""
-    lenses = [lens.id for lens in own_lenses() if lens.id not in ("flows", "findings", "self")]
+    lenses = [lens.id for lens in own_lenses() if lens.id not in ("collector", "findings", "self")]
     exact = f"{TIMES.flag} {EXACT_TIMES}"
     return {lens: lens_view(lens) for lens in lenses} | {f"cpu {exact}": lens_view("cpu", *exact.split())}
 

@@ -20,7 +20,7 @@ import numpy as np
 from harness import OURS, Sample, Scale, Target, Turns, benchmark
 from programs import NETTOP, built, cpu_ns, readable_folder, run, running, session, until
 
-from nettop.flows.reader import STATE_PATH, RemoteCollector
+from nettop.collector.reader import STATE_PATH, RemoteCollector
 from nettop.snapshots.arrays import Array
 
 RATE = 200_000

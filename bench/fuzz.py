@@ -196,10 +196,10 @@ def guided(captures: list[Path], corpus: Path, seconds: int) -> None:
     """
     import atheris  # type: ignore[import-untyped]
 
-    for name in [name for name in sys.modules if name.startswith("nettop.flows")]:
+    for name in [name for name in sys.modules if name.startswith("nettop.collector")]:
         del sys.modules[name]
-    with atheris.instrument_imports(include=["nettop.flows.decode"]):
-        decoder_class = importlib.import_module("nettop.flows.decode.decoder").Decoder
+    with atheris.instrument_imports(include=["nettop.collector.decode"]):
+        decoder_class = importlib.import_module("nettop.collector.decode.decoder").Decoder
 
     def decode(content: bytes) -> None:
         decoder, parts = decoder_class(), unpacked(content)

@@ -41,7 +41,7 @@ def verified_instructions(program: int) -> int:
     return number
 
 
-LENSES = [lens.id for lens in own_lenses() if lens.id not in ("flows", "findings", "self")]
+LENSES = [lens.id for lens in own_lenses() if lens.id not in ("collector", "findings", "self")]
 
 
 @benchmark(

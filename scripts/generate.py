@@ -13,8 +13,8 @@ sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]
 from kernel_support import PAGE as KERNELS_PAGE  # noqa: E402 - the checkout comes first
 from kernel_support import complete_page, markdown_table  # noqa: E402
 
-from nettop.flows.protobuf import schema_text  # noqa: E402
-from nettop.flows.store.schema import TABLES  # noqa: E402
+from nettop.collector.protobuf import schema_text  # noqa: E402
+from nettop.collector.store.schema import TABLES  # noqa: E402
 from nettop.query.findings import threshold  # noqa: E402
 from nettop.serve.metrics.families import (  # noqa: E402
     Family,

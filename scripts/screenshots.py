@@ -69,7 +69,7 @@ EVERYTHING = {
     "latency": OfExamples("latency", (120, 40), ("down",) * 6, ticks=90),
     "services": OfExamples("services", (120, 40), ("down",), ticks=90),
     "drops": OfExamples("drops", (120, 20), ("down",)),
-    "flows": OfExamples("flows", (120, 20), ("down", "down")),
+    "collector": OfExamples("collector", (120, 20), ("down", "down")),
     "findings": OfExamples("findings", (120, 30), ("down", "right"), ticks=50),
     "self": OfExamples("self", (120, 20), ("down",)),
     "details": OfExamples("connections", SIZE, ("down", "right")),
@@ -88,7 +88,7 @@ SCREENSHOTS = {
     "latency": OfDemo("latency", (120, 40), 60, ("down",) * 2),
     "services": OfDemo("services", (120, 40), 60, ("down",)),
     "drops": OfDemo("drops", (120, 20), 14, ("down",)),
-    "flows": EVERYTHING["flows"],
+    "collector": EVERYTHING["collector"],
     "findings": OfDemo("findings", (120, 36), 45, ("down", "right")),
     "self": EVERYTHING["self"],
 }
@@ -107,7 +107,7 @@ def example_sources() -> dict[str, Script]:
         "latency": Script(example_latency.example_steps(90)),
         "services": Script(example_services.example_steps(90)),
         "drops": Script(example_drops.example_steps()),
-        "flows": Script(example_flows.example_steps()),
+        "collector": Script(example_flows.example_steps()),
         FINDINGS.id: Rules(),
         SELF.id: Script(example_self.example_steps()),
     }

@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Self
 
-from nettop.flows.reader import STATE_PATH, RemoteCollector
+from nettop.collector.reader import STATE_PATH, RemoteCollector
 
 PATIENCE_S = 120.0
 READY = re.compile(r"receiving on UDP \S+:(\d+)")

@@ -40,7 +40,7 @@ BYTES and PACKETS are multiplied by the sampling rate where it is known. Queries
 
 
 def _complete_top(incomplete: str) -> list[str]:
-    from nettop.flows.top import KEYS
+    from nettop.collector.top import KEYS
 
     return complete_list(KEYS, incomplete)
 
@@ -75,8 +75,8 @@ def start_flows(settings: FlowsSettings, _source_of: SourceOf) -> ExitCode:
     """Run the query and write its result. Raise NettopError if that fails."""
     sql = _sql(settings.words)
     with importing():
-        from nettop.flows.reader import open_reader
-        from nettop.flows.top import TopQuery, checked_keys, read_top
+        from nettop.collector.reader import open_reader
+        from nettop.collector.top import TopQuery, checked_keys, read_top
         from nettop.output.flow_queries import remarks, write_answer, write_top
 
     query = TopQuery(checked_keys(settings.top), math.ceil(settings.since_s), settings.by, settings.limit)

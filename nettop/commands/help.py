@@ -60,19 +60,19 @@ class HelpSettings(CommandSettings):
 def show_help(group: Command, topic: str) -> None:
     """Print the help of a lens, a table or a command; of nettop if the topic is empty.
 
-    `flows` is a lens and a command: both are explained. Raise UsageError if there is no such topic.
+    Raise UsageError if there is no such topic.
     """
-    root = typer.Context(group, info_name="nettop", max_content_width=WIDTH)
-    command = group.commands.get(topic) if topic else group
+    context = root = typer.Context(group, info_name="nettop", max_content_width=WIDTH)
     if topic in views():
         formatter = root.make_formatter()
         _write_view(topic, formatter)
         typer.echo(formatter.getvalue(), nl=False)
-    elif command is None:
+        return
+    if topic and topic not in group.commands:
         raise unknown_word("lens, table or command", topic, [*views(), *group.commands])
-    if command is not None:
-        context = typer.Context(command, info_name=topic, parent=root) if topic else root
-        typer.echo(command.get_help(context))
+    if topic:
+        context = typer.Context(group.commands[topic], info_name=topic, parent=root)
+    typer.echo(context.command.get_help(context))
 
 
 # --- one screen -------------------------------------------------------------------------------------------------
@@ -84,9 +84,7 @@ def write_overview(group: Command, context: Any, formatter: Formatter) -> None:
     formatter.write(f"{group.help}\n")
     options = {each.opts[0]: each for each in group.get_params(context) if each.opts}
     sections = {
-        "Lenses (nettop LENS; flows: nettop --view flows)": [
-            (lens.id, lens.question) for lens in (*lenses(), SELF)
-        ],
+        "Lenses (nettop LENS)": [(lens.id, lens.question) for lens in (*lenses(), SELF)],
         "Options": [_option(options[name]) for name in _FREQUENT],
         "Commands": [(name, command.help) for name, command in group.commands.items()],
         "Examples": list(_FREQUENT_EXAMPLES),

@@ -25,8 +25,8 @@ from nettop.settings import Settings
 from nettop.settings.declared import setting
 from nettop.settings.shared import Watching, refuse_live
 from nettop.snapshots import all_views, find_table, lenses_of_one_host, several_hosts
+from nettop.snapshots.collector import LENS as COLLECTOR
 from nettop.snapshots.findings import LENS as FINDINGS
-from nettop.snapshots.flows import LENS as FLOWS
 from nettop.snapshots.hosts import HOSTS_LENS
 from nettop.snapshots.own_cost import SELF
 
@@ -78,7 +78,7 @@ class LiveSettings(Watching, ShownSettings):
         if self.host_command and not self.hosts:
             raise UsageError("--host-command is for --host", "name a host with --host")
         lens = self.view.partition(".")[0]
-        if self.hosts and lens == FLOWS.id:
+        if self.hosts and lens == COLLECTOR.id:
             raise UsageError(f"--view {self.view} shows what a collector received, of no host", "leave out --host")
         if lens == HOSTS_LENS.id and not self.hosts:
             raise UsageError(f"--view {self.view} shows other hosts", "name them with --host")

@@ -14,13 +14,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from nettop.flows.columns import PROTOCOL_NAMES
-from nettop.flows.reader import Reader
-from nettop.flows.store.queries import split_format
-from nettop.flows.top import AS_KEYS, SUMS, Top, TopQuery
+from nettop.collector.columns import PROTOCOL_NAMES
+from nettop.collector.reader import Reader
+from nettop.collector.store.queries import split_format
+from nettop.collector.top import AS_KEYS, SUMS, Top, TopQuery
 from nettop.query.units import RATIO, UNKNOWN, human
 from nettop.settings import Format
-from nettop.snapshots.flows import PROTOCOLS
+from nettop.snapshots.collector import PROTOCOLS
 from nettop.snapshots.safe_text import safe_text
 from nettop.writing import write_output
 

@@ -20,6 +20,7 @@ from nettop.recording.marks import Mark
 from nettop.recording.numbers import Damaged, TooLarge
 from nettop.recording.texts import checked, checked_dict, checked_list, read_json, write_json
 from nettop.settings import MAX_INTERVAL_S
+from nettop.snapshots.schema import FORMER_LENSES
 
 FORMAT = 1
 """The version of the format. A reader refuses newer ones."""
@@ -153,7 +154,8 @@ def group_of(chunk: Chunk) -> Group:
             raise Damaged(f"nettop {read['nettop']} wrote it in a newer format; install that version")
         group = Group(**{name: read[name] for name in Group.__slots__ if name in read})
         marks = [Mark(*checked_list(int, mark)) for mark in checked_list(list, group.marks)]
-        group = replace(group, lenses=tuple(checked_list(str, group.lenses)), marks=marks)
+        lenses = tuple(FORMER_LENSES.get(lens, lens) for lens in checked_list(str, group.lenses))
+        group = replace(group, lenses=lenses, marks=marks)
         _check(group)
         return group
     except (TypeError, KeyError) as error:

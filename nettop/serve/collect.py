@@ -13,21 +13,21 @@ from typing import TextIO
 import numpy as np
 from starlette.types import ASGIApp
 
+from nettop.collector.backlog import Backlog
+from nettop.collector.collector import Collector, collecting
+from nettop.collector.decode.user_rates import parse_rates
+from nettop.collector.enrichment.lookups import LookupFiles
+from nettop.collector.enrichment.networks import Intervals, parsed_networks
+from nettop.collector.inputs.input import Exports, Input
+from nettop.collector.inputs.mirror import mirrored_packets, open_mirror
+from nettop.collector.outputs.kafka import topic_of
+from nettop.collector.pipeline import WorkerOutput
+from nettop.collector.receive import OpenSocket, UdpPort, Wait, endpoint_of, open_socket
+from nettop.collector.store import Store
+from nettop.collector.store.schema import Retention, retention_of
+from nettop.collector.wanted import flow_filter
 from nettop.diagnostics import Diagnostics
 from nettop.errors import ExitCode
-from nettop.flows.backlog import Backlog
-from nettop.flows.collector import Collector, collecting
-from nettop.flows.decode.user_rates import parse_rates
-from nettop.flows.enrichment.lookups import LookupFiles
-from nettop.flows.enrichment.networks import Intervals, parsed_networks
-from nettop.flows.inputs.input import Exports, Input
-from nettop.flows.inputs.mirror import mirrored_packets, open_mirror
-from nettop.flows.outputs.kafka import topic_of
-from nettop.flows.pipeline import WorkerOutput
-from nettop.flows.receive import OpenSocket, UdpPort, Wait, endpoint_of, open_socket
-from nettop.flows.store import Store
-from nettop.flows.store.schema import Retention, retention_of
-from nettop.flows.wanted import flow_filter
 from nettop.process.interrupts import Requests
 from nettop.process.wake_event import WakeEvent
 from nettop.serve.flows.queries import query_routes
@@ -165,10 +165,10 @@ def _opened_inputs(
 
 def _store(settings: CollectSettings, retention: Retention, report: Callable[[str], None]) -> Store:
     if settings.clickhouse:
-        from nettop.flows.store.server import ServerStore
+        from nettop.collector.store.server import ServerStore
 
         return ServerStore(settings.clickhouse, settings.cluster, retention, report=report)
-    from nettop.flows.store.embedded import EmbeddedStore
+    from nettop.collector.store.embedded import EmbeddedStore
 
     return EmbeddedStore(Path(settings.directory), retention, report=report)
 

@@ -15,8 +15,8 @@ from nettop.settings.declared import listed, setting
 from nettop.settings.shared import LensView, Redacting, Watching
 from nettop.settings.values import checked_word, parse_duration, parse_names, parse_size
 from nettop.snapshots import all_views, lenses
+from nettop.snapshots.collector import LENS as COLLECTOR
 from nettop.snapshots.findings import LENS as FINDINGS
-from nettop.snapshots.flows import LENS as FLOWS
 
 _LIMITS = "When to end, what to keep"
 DIRECTORY_BYTES = 1 << 30
@@ -29,7 +29,7 @@ def _parse_lenses(flag: str, text: str) -> tuple[str, ...]:
     named = parse_names(flag, text)
     if not named:
         raise UsageError(
-            f"{flag} is empty", "list lenses, separated by commas, or leave it out for all but flows"
+            f"{flag} is empty", "list lenses, separated by commas, or leave it out for all but collector"
         )
     chosen = {checked_word("lens", name, known) for name in named} | {FINDINGS.id}
     return tuple(name for name in known if name in chosen)
@@ -58,10 +58,10 @@ class RecordSettings(Watching, Redacting):
     path: str = setting("", metavar="[FILE|DIR/|-]", help="File to record to, directory for a file per hour, or - for "
                         "standard output (nettop-HOST-TIME.nettop in the working directory)")
     lenses: tuple[str, ...] = setting(
-        tuple(lens.id for lens in lenses() if lens.id != FLOWS.id), "--lenses", metavar="A,B,C", parse=_parse_lenses,
-        complete=listed([lens.id for lens in lenses()]),
-        help="Lenses to record; findings are always included (all but flows). services and latency, with hooks in each "
-        "call and packet, and cpu, with 997 samples a second, cost most")
+        tuple(lens.id for lens in lenses() if lens.id != COLLECTOR.id), "--lenses", metavar="A,B,C",
+        parse=_parse_lenses, complete=listed([lens.id for lens in lenses()]),
+        help="Lenses to record; findings are always included (all but collector). services and latency, with hooks in "
+        "each call and packet, and cpu, with 997 samples a second, cost most")
     duration_s: float | None = setting(None, "--for", metavar="TIME", panel=_LIMITS, parse=_parse_length,
                                        help="End after this time: 30s, 10m, 6h, 2d (when interrupted)")
     max_bytes: int | None = setting(None, "--max-size", metavar="SIZE", panel=_LIMITS,

@@ -14,7 +14,7 @@ from nettop.errors import Unsupported, unknown_word
 from nettop.snapshots.hosts import HOSTS_LENS, with_host
 from nettop.snapshots.own_cost import SELF
 from nettop.snapshots.plugins import Plugin, find_plugins, import_part
-from nettop.snapshots.schema import Lens, Rule, Table
+from nettop.snapshots.schema import FORMER_LENSES, Lens, Rule, Table
 
 _WITH_NUMPY = ("arrays", "left_rows", "row_ids", "snapshot")
 """Modules here that declare no lens and import numpy, which would slow down --help and completion."""
@@ -84,6 +84,7 @@ def find_table(view: str) -> tuple[Lens, Table]:
     Raise UsageError with the nearest names if there is none, Unsupported if the package that declares it is broken.
     """
     lens_id, _, table_name = view.partition(".")
+    lens_id = FORMER_LENSES.get(lens_id, lens_id)
     for lens in (*lenses(), SELF):
         if lens.id == lens_id:
             table = lens.table(table_name) if table_name else lens.main

@@ -457,6 +457,9 @@ class Option(Generic[V]):
         return f"{value:g}" if isinstance(value, float) else str(value)
 
 
+FORMER_LENSES = {"flows": "collector"}
+"""Ids of lenses by those in version 0.2, which --view and recordings may still have."""
+
 OptionValues: TypeAlias = Mapping[Option[Any], Any]
 """Values of options that were given or have another default for a command; each has the type of its option."""
 

@@ -27,7 +27,7 @@ from nettop.widgets.themes import DARK
 from tests.builders.harness import Harness
 
 DEMO = Path(str(files("nettop") / "demo.nettop"))
-RECORDED = tuple(lens for lens in lenses() if lens.id != "flows")
+RECORDED = tuple(lens for lens in lenses() if lens.id != "collector")
 """The lenses of the demo."""
 
 

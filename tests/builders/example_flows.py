@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Example data for the flows lens: a collector and the routers and switches that report to it."""
+"""Example data for the collector lens: a collector and the routers and switches that report to it."""
 
 from __future__ import annotations
 
-from nettop.snapshots.flows import EXPORTERS, LEDGER
+from nettop.snapshots.collector import EXPORTERS, LEDGER
 from nettop.snapshots.snapshot import Snapshot
 from tests.unit.build import TAKEN_NS, WALL_NS, Row, make_hooks, make_rows
 
@@ -61,7 +61,7 @@ def _snapshot(second: int) -> Snapshot:
         LEDGER.name: make_rows(ledger, LEDGER, taken_ns),
     }
     hooks = make_hooks({"collector": "http"})
-    return Snapshot("flows", now_ns, taken_ns + 5_000_000_000, tables, hooks=hooks)
+    return Snapshot("collector", now_ns, taken_ns + 5_000_000_000, tables, hooks=hooks)
 
 
 def _exporter(number: int, since: int, now_ns: int) -> Row:

@@ -11,8 +11,8 @@ from textual.pilot import Pilot
 
 from nettop.screens.nettop_app import NettopApp
 from nettop.settings import Settings, ViewSettings
-from nettop.snapshots import bandwidth, connections, cpu, drops, findings, flows, latency, services
-from nettop.snapshots.flows import EXPORTERS, LEDGER
+from nettop.snapshots import bandwidth, collector, connections, cpu, drops, findings, latency, services
+from nettop.snapshots.collector import EXPORTERS, LEDGER
 from nettop.snapshots.latency import IP, STAGE_TABLE, WIRE_IP
 from nettop.snapshots.safe_text import safe_text
 from nettop.snapshots.schema import Lens
@@ -83,7 +83,7 @@ def without_collector() -> Snapshot:
     """Return the reading of a host on which no collector answers."""
     tables = {table.name: make_rows([], table, TAKEN_NS) for table in (EXPORTERS, LEDGER)}
     hooks = make_hooks({"collector": "n/a: start nettop collect: none answers at http://127.0.0.1:9472"})
-    return Snapshot("flows", WALL_NS, TAKEN_NS, tables, hooks=hooks)
+    return Snapshot("collector", WALL_NS, TAKEN_NS, tables, hooks=hooks)
 
 
 def _eventful() -> Example:
@@ -102,7 +102,7 @@ def _latency(count: int, **how: Any) -> Example:
 
 
 def _flows(*steps: Snapshot) -> Example:
-    return Example(steps, (flows.LENS,), {"EXPORTER": "10.255.0.2 port 50123 IPFIX domain 256"})
+    return Example(steps, (collector.LENS,), {"EXPORTER": "10.255.0.2 port 50123 IPFIX domain 256"})
 
 
 EXAMPLES: dict[str, Callable[[], Example]] = {

@@ -12,19 +12,19 @@ import dashboards
 import pytest
 import yaml
 
-from nettop.flows.columns import PROTOCOL_NAMES
-from nettop.flows.pipeline import LEDGER
-from nettop.flows.spool import DROPPED
-from nettop.flows.store.schema import DATABASE, TABLES, as_names_query
-from nettop.flows.top import REST, ROLLUPS, key_expression
+from nettop.collector.columns import PROTOCOL_NAMES
+from nettop.collector.pipeline import LEDGER
+from nettop.collector.spool import DROPPED
+from nettop.collector.store.schema import DATABASE, TABLES, as_names_query
+from nettop.collector.top import REST, ROLLUPS, key_expression
 from nettop.serve.metrics.families import count_families, series_sets
 from nettop.serve.metrics.series import EVICTED
 from nettop.settings import DEFAULT_QUERY_LISTEN
 from nettop.snapshots import lenses
 from nettop.snapshots.bandwidth import BACKINGS
+from nettop.snapshots.collector import PROTOCOLS
 from nettop.snapshots.connections import RETRANSMITS_WARN_ABOVE
 from nettop.snapshots.cpu import ENTRIES
-from nettop.snapshots.flows import PROTOCOLS
 from nettop.snapshots.own_cost import SELF
 from nettop.snapshots.services import SIDES
 

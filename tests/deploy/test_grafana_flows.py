@@ -16,9 +16,9 @@ from urllib.parse import urlencode
 import numpy as np
 import pytest
 
-from nettop.flows.columns import ADDRESS, COLUMNS, default_values
-from nettop.flows.protobuf import encoded_batch
-from nettop.flows.reader import RemoteCollector
+from nettop.collector.columns import ADDRESS, COLUMNS, default_values
+from nettop.collector.protobuf import encoded_batch
+from nettop.collector.reader import RemoteCollector
 from tests.collecting import Running
 from tests.unit.test_flow_decoder import NETFLOW_5, SFLOW
 

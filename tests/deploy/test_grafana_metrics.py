@@ -43,7 +43,7 @@ from .scraping import running_prometheus
 
 pytest.importorskip("chdb")
 
-from nettop.flows.decode.templates import IPFIX, NETFLOW_9
+from nettop.collector.decode.templates import IPFIX, NETFLOW_9
 from tests.collecting import Running as Collecting
 from tests.unit.test_flow_decoder import DECLARED, NETFLOW_5, SFLOW
 from tests.unit.test_flow_messages import a_set, message, plain

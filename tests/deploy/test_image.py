@@ -190,7 +190,7 @@ def answer(url: str, token: str = "") -> bytes:
 def has_every_lens(metrics: str) -> bool:
     """Return whether each lens is up and has series; flows has none without a collector."""
     series = {line.split("_")[1] for line in metrics.splitlines() if line.startswith("nettop_")}
-    return series >= {lens.id for lens in lenses()} - {"flows"} and all(
+    return series >= {lens.id for lens in lenses()} - {"collector"} and all(
         f'nettop_lens_up{{lens="{lens.id}"}} 1' in metrics for lens in lenses()
     )
 

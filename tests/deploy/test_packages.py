@@ -21,7 +21,7 @@ import pytest
 
 from nettop.errors import ExitCode
 from nettop.kernel.bpf.kprobes import KPROBES
-from nettop.snapshots import flows, lenses
+from nettop.snapshots import collector, lenses
 from nettop.snapshots.own_cost import SELF
 
 from .roots import CLONE, NOBODY, Root, changed
@@ -153,7 +153,7 @@ def check_that_it_works(root: Root, version: str) -> None:
             assert f"127.0.0.1:{port}" in printed(*user, "nettop", "--table", "--once").stdout
         table = ("--table", "-d", "--once")
         for lens in (*lenses(), SELF):
-            if lens is flows.LENS:
+            if lens is collector.LENS:
                 shown = printed("nettop", "--view", lens.id, *table, code=ExitCode.SOURCE)
                 assert "start one with nettop collect" in shown.stderr
                 continue

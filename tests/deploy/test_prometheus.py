@@ -17,7 +17,7 @@ import yaml
 
 from nettop.query.filter import parse_filter
 from nettop.serve.metrics.series import EVICTED, OTHERS
-from nettop.snapshots import bandwidth, connections, cpu, drops, find_table, findings, flows, lenses
+from nettop.snapshots import bandwidth, collector, connections, cpu, drops, find_table, findings, lenses
 from nettop.snapshots.connections import NO_GROUP
 from nettop.snapshots.hooks import NOT_AVAILABLE
 from nettop.snapshots.own_cost import SELF
@@ -228,7 +228,7 @@ def label_values() -> list[tuple[str, str, set[str]]]:
         ("nettop_drops_by_name", "name", {*counters, *unnamed}),
         ("nettop_finding", "severity", {*enum(findings.FINDINGS, "severity"), *unnamed}),
         ("nettop_bandwidth_", "backing", enum(bandwidth.INTERFACES, "backing")),
-        ("nettop_flows_", "protocol", enum(flows.EXPORTERS, "protocol")),
+        ("nettop_flows_", "protocol", enum(collector.EXPORTERS, "protocol")),
         *(("nettop_cpu_", label, values) for label, values in spread(cpu.CPUS).items()),
         *(("nettop_lost", label, values) for label, values in itself.items()),
         *(("nettop_hook_info", label, values) for label, values in itself.items()),

@@ -23,7 +23,7 @@ from typing import Any, Self
 
 import pytest
 
-from nettop.flows.decode.templates import NETFLOW_9
+from nettop.collector.decode.templates import NETFLOW_9
 from tests.kernel import traffic
 from tests.kernel.command import Running
 from tests.kernel.lab import Lab, laboratory, missing, until

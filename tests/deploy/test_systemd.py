@@ -319,7 +319,7 @@ def test_record(machine: Booted) -> None:
         recorded = RecordedFile(file.fileno())
         (group,) = recorded.groups
     assert group.group.failures == {}
-    assert set(group.group.lenses) == {lens.id for lens in lenses()} - {"flows"}
+    assert set(group.group.lenses) == {lens.id for lens in lenses()} - {"collector"}
 
 
 @run_by_systemd

@@ -58,7 +58,7 @@ def test_an_interrupt_is_no_success(nothing_cached: None) -> None:
     assert not program_cache.is_complete()
 
 
-@pytest.mark.parametrize("lens", [lens.id for lens in own_lenses() if lens.id != "flows"])
+@pytest.mark.parametrize("lens", [lens.id for lens in own_lenses() if lens.id != "collector"])
 def test_what_is_cached_needs_no_compiler(tmp_path: Path, lens: str) -> None:
     """With all programs in the cache, every lens works even if bcc cannot be imported."""
     broken = tmp_path / "bcc.py"

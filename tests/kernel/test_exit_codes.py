@@ -50,7 +50,7 @@ OF_AN_INTERFACE = [
     (*LOG, "--lens", "bandwidth"),
     (*SERVE, "bandwidth,drops"),
 ]
-OF_A_COLLECTOR = [(*ONCE, "flows"), (*ONCE, "flows.ledger"), (*LOG, "--lens", "flows")]
+OF_A_COLLECTOR = [(*ONCE, "collector"), (*ONCE, "collector.ledger"), (*LOG, "--lens", "collector")]
 
 
 def ended(words: tuple[str, ...], around: tuple[str, ...] = ()) -> tuple[int, str, str]:
@@ -193,7 +193,7 @@ def test_no_collector(words: tuple[str, ...], tmp_path: Path) -> None:
 
 def test_a_server_waits_for_a_collector(tmp_path: Path) -> None:
     """nettop serve keeps running without a collector, which may start later."""
-    with Running(*SERVE, "flows", "--collector", f"unix:{tmp_path}/flows.sock") as running:
+    with Running(*SERVE, "collector", "--collector", f"unix:{tmp_path}/flows.sock") as running:
         until(lambda: "serving at" in running.errors(), "it serves")
         assert running.end() == ExitCode.DONE
 

@@ -62,13 +62,13 @@ NAMED = {
     ("collect", "--interfaces"): (READ, *_COLLECTED, "--interfaces", "{path}"),
     ("flows", "--data-dir"): (DIRECTORY, *_COUNTED, "--data-dir", "{path}"),
     ("flows", "--collector"): (USED_SOCKET, *_COUNTED, "--collector", "unix:{path}"),
-    ("nettop", "--collector"): (USED_SOCKET, "--view", "flows", "--table", "--once", "--collector", "unix:{path}"),
+    ("nettop", "--collector"): (USED_SOCKET, "--view", "collector", "--table", "--once", "--collector", "unix:{path}"),
     ("log", "--collector"): (
-        USED_SOCKET, "log", "--lens", "flows", "--log-dir", "none", "--collector", "unix:{path}",
+        USED_SOCKET, "log", "--lens", "collector", "--log-dir", "none", "--collector", "unix:{path}",
     ),
     ("record", "path"): (WRITTEN, "record", "--lenses", "drops", "--for", "0.2", "-t", "0.1", "{path}"),
     ("record", "--collector"): (
-        USED_SOCKET, "record", "--lenses", "flows", "--for", "1", "--collector", "unix:{path}", "{home}/new",
+        USED_SOCKET, "record", "--lenses", "collector", "--for", "1", "--collector", "unix:{path}", "{home}/new",
     ),
     ("record", "--redact-key"): (READ, "record", "--redact-key", "{path}", "{home}/new"),
     ("bundle", "--redact-key"): (READ, "bundle", "{home}/key", "--redact-key", "{path}", "-o", "{home}/new"),
@@ -78,7 +78,7 @@ NAMED = {
     ("diff", "words"): (READ, "diff", "{path}", "begin", "end"),
     ("check", "--from"): (READ, "check", "--from", "{path}"),
     ("export", "--from"): (READ, "export", "cpu.stacks", "--format", "folded", "--from", "{path}", "-"),
-    ("serve", "--collector"): (USED_SOCKET, *_SERVED, "--lenses", "flows", "--collector", "unix:{path}"),
+    ("serve", "--collector"): (USED_SOCKET, *_SERVED, "--lenses", "collector", "--collector", "unix:{path}"),
 }  # fmt: skip
 """What is done with a path that a parameter of a command names, and a command line with it."""
 

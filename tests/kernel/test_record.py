@@ -37,7 +37,7 @@ from .lab import until
 
 pytestmark = pytest.mark.kernel
 
-RECORDED = [lens for lens in lenses() if lens.id != "flows"]
+RECORDED = [lens for lens in lenses() if lens.id != "collector"]
 BYTES = 70_001
 FAR_FUTURE_NS = 1 << 62
 

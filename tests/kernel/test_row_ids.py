@@ -10,7 +10,7 @@ from nettop.snapshots.schema import Kind
 from tests.kernel import command
 
 pytestmark = pytest.mark.kernel
-VIEWS = [f"{lens.id}.{table.name}" for lens, table in all_views() if lens.id not in ("flows", "self")]
+VIEWS = [f"{lens.id}.{table.name}" for lens, table in all_views() if lens.id not in ("collector", "self")]
 
 
 @pytest.mark.parametrize("view", VIEWS)

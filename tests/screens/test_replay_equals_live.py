@@ -46,7 +46,7 @@ def sources() -> dict[str, Script]:
         "latency": Script(example_latency.example_steps(), {}),
         "services": Script(example_services.example_steps(), {}),
         "drops": Script(example_drops.example_steps(), {}),
-        "flows": Script(example_flows.example_steps(), {}),
+        "collector": Script(example_flows.example_steps(), {}),
         FINDINGS.id: Script(example_findings.own_steps(TICKS), {}),
     }
 

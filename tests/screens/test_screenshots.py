@@ -55,8 +55,8 @@ PICTURES = {
     "findings-strip": Picture("findings", "connections"),
     "findings": Picture("findings", "connections", "0 down down down right"),
     "findings-evidence": Picture("findings", "connections", " ".join(["exclamation_mark"] * 3), (NARROW,)),
-    "flows": Picture("flows", "flows", "down down"),
-    "flows-ledger": Picture("flows", "flows.ledger", "", (NARROW,)),
+    "collector": Picture("flows", "collector", "down down"),
+    "collector-ledger": Picture("flows", "collector.ledger", "", (NARROW,)),
     "latency": Picture("latency", "latency", STAGE),
     "latency-opened": Picture("latency", "latency", f"{STAGE} right down"),
     "latency-pairs": Picture("latency", "latency.pairs", "down"),
@@ -116,10 +116,10 @@ STATES = {
     ("latency", "latency.pairs", "down right"): """
         wire-app 10.0.9.4 10.0.3.7 tcp 590 µs 7.9 ms 62.9 ms P99 151 ms MAX 872 ms
         ─ total 10 49152-57344:12717 57344-65536:13560 65536-81920:29207""",
-    ("flows", "flows", "down down right"): """
+    ("flows", "collector", "down down right"): """
         192.0.2.99 NetFlow 5 216,720 360 12 p/s 0 11:06:42.123456 LAST 2026-11-18T11:06:42.123456Z
         ─ total 7 52,765,300 87,650 4.5 kp/s WAITING 2 FORGOTTEN –""",
-    ("no collector", "flows", ""): """
+    ("no collector", "collector", ""): """
         n/a here: start nettop collect: none answers at http://127.0.0.1:9472""",
     ("services", "services", "down right"): """
         waiting 7 not read 6 oldest 3.02 s 0 missed

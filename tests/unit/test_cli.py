@@ -105,7 +105,7 @@ def test_options_of_run_become_settings() -> None:
     assert parse(["run", "true"]) == RunSettings(words=("true",), options={RING_SIZE: 8 << 20})
 
 
-@pytest.mark.parametrize("view", sorted(set(views()) - {"flows"}))
+@pytest.mark.parametrize("view", sorted(set(views()) - {"collector"}))
 def test_a_lens_or_table_is_that_of_view(view: str) -> None:
     """Options may stand before and after it."""
     given = parse(["--table", view, "--limit", "3"])

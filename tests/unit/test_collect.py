@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from nettop.collector.decode.templates import IPFIX, NETFLOW_9
+from nettop.collector.reader import EXPORTERS_PATH, STATE_PATH, RemoteCollector
 from nettop.errors import ExitCode, SourceFailed, UsageError
-from nettop.flows.decode.templates import IPFIX, NETFLOW_9
-from nettop.flows.reader import EXPORTERS_PATH, STATE_PATH, RemoteCollector
 from tests.collecting import PATIENCE_S, Running, until
 
 from .test_flow_decoder import DECLARED, NETFLOW_5, SFLOW

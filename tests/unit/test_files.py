@@ -20,11 +20,11 @@ from typing import BinaryIO, cast
 import pytest
 
 from nettop.cli import run
+from nettop.collector.enrichment.interfaces import InterfaceNames
+from nettop.collector.enrichment.sources import read_source
 from nettop.commands import collect
 from nettop.doctor.command import DoctorSettings, run_doctor
 from nettop.errors import ExitCode, NettopError
-from nettop.flows.enrichment.interfaces import InterfaceNames
-from nettop.flows.enrichment.sources import read_source
 from nettop.output.log_files import LogFile
 from nettop.preferences import load_preferences, remember
 from nettop.reading import has_data, read_file

@@ -14,13 +14,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nettop.collector import backlog as backlog_module
+from nettop.collector.backlog import Backlog
+from nettop.collector.decode.datagrams import Datagrams
+from nettop.collector.inputs import input as exports_module
+from nettop.collector.inputs.input import Exports
+from nettop.collector.receive import ReceiveCounts
 from nettop.errors import SourceFailed, UsageError
-from nettop.flows import backlog as backlog_module
-from nettop.flows.backlog import Backlog
-from nettop.flows.decode.datagrams import Datagrams
-from nettop.flows.inputs import input as exports_module
-from nettop.flows.inputs.input import Exports
-from nettop.flows.receive import ReceiveCounts
 
 from .test_flow_decoder import NETFLOW_5
 from .test_flow_messages import SENDER, Sent, batch

@@ -18,14 +18,14 @@ import pytest
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
+from nettop.collector.columns import COLUMNS
+from nettop.collector.decode import domains, kept, options, sequences
+from nettop.collector.decode.batch import DATAGRAM, Batch, DecodedCounts, DecodeResult
+from nettop.collector.decode.decoder import Decoder, flows_at_most
+from nettop.collector.decode.sequences import Counting, SequenceNumbers
+from nettop.collector.decode.templates import IPFIX, NETFLOW_9
+from nettop.collector.exporters import Exporters
 from nettop.errors import SourceFailed
-from nettop.flows.columns import COLUMNS
-from nettop.flows.decode import domains, kept, options, sequences
-from nettop.flows.decode.batch import DATAGRAM, Batch, DecodedCounts, DecodeResult
-from nettop.flows.decode.decoder import Decoder, flows_at_most
-from nettop.flows.decode.sequences import Counting, SequenceNumbers
-from nettop.flows.decode.templates import IPFIX, NETFLOW_9
-from nettop.flows.exporters import Exporters
 from nettop.snapshots.arrays import Array
 
 from .flow_oracle import VARIABLE, Field

@@ -8,9 +8,9 @@ from itertools import pairwise
 
 import pytest
 
-from nettop.flows.decode import connections
-from nettop.flows.decode.decoder import Decoder
-from nettop.flows.decode.templates import IPFIX, NETFLOW_9
+from nettop.collector.decode import connections
+from nettop.collector.decode.decoder import Decoder
+from nettop.collector.decode.templates import IPFIX, NETFLOW_9
 
 from .flow_oracle import REVERSE, Field
 from .test_flow_messages import Sent, a_set, batch, message, template_set

@@ -16,13 +16,12 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from nettop.errors import NettopError, UsageError
-from nettop.flows.columns import ADDED_COLUMNS, ADDRESS
-from nettop.flows.enrichment.enrich import Enrichment, FlowSide
-from nettop.flows.enrichment.interfaces import InterfaceNames
-from nettop.flows.enrichment.lookups import LookupFiles, Reloading
-from nettop.flows.enrichment.mmdb import _read_nodes
-from nettop.flows.enrichment.networks import (
+from nettop.collector.columns import ADDED_COLUMNS, ADDRESS
+from nettop.collector.enrichment.enrich import Enrichment, FlowSide
+from nettop.collector.enrichment.interfaces import InterfaceNames
+from nettop.collector.enrichment.lookups import LookupFiles, Reloading
+from nettop.collector.enrichment.mmdb import _read_nodes
+from nettop.collector.enrichment.networks import (
     Intervals,
     Ranges,
     SortedKeys,
@@ -31,8 +30,9 @@ from nettop.flows.enrichment.networks import (
     parsed_networks,
     parsed_range,
 )
-from nettop.flows.enrichment.sources import NetworkFile, read_source
-from nettop.flows.enrichment.texts import TEXT_MAX, Coded
+from nettop.collector.enrichment.sources import NetworkFile, read_source
+from nettop.collector.enrichment.texts import TEXT_MAX, Coded
+from nettop.errors import NettopError, UsageError
 from nettop.snapshots.arrays import Array
 
 from .mmdb import Network, Record, database

@@ -13,15 +13,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nettop.flows.columns import ADDRESS
-from nettop.flows.decode import held
-from nettop.flows.decode.batch import KEY
-from nettop.flows.decode.datagrams import Datagrams
-from nettop.flows.decode.decoder import Decoder
-from nettop.flows.decode.domains import DOMAINS_MAX, UNUSED_S
-from nettop.flows.decode.sequences import Counting
-from nettop.flows.decode.templates import IPFIX, NETFLOW_9
-from nettop.flows.exporters import COUNTED, EXPORTERS_MAX, UNRECOGNIZED_MAX, Exporters
+from nettop.collector.columns import ADDRESS
+from nettop.collector.decode import held
+from nettop.collector.decode.batch import KEY
+from nettop.collector.decode.datagrams import Datagrams
+from nettop.collector.decode.decoder import Decoder
+from nettop.collector.decode.domains import DOMAINS_MAX, UNUSED_S
+from nettop.collector.decode.sequences import Counting
+from nettop.collector.decode.templates import IPFIX, NETFLOW_9
+from nettop.collector.exporters import COUNTED, EXPORTERS_MAX, UNRECOGNIZED_MAX, Exporters
 from nettop.snapshots.arrays import as_list
 
 from .test_flow_messages import (

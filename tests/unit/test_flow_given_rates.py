@@ -7,10 +7,10 @@ import struct
 
 import pytest
 
+from nettop.collector.decode.decoder import Decoder
+from nettop.collector.decode.templates import IPFIX, NETFLOW_9
+from nettop.collector.decode.user_rates import parse_rates
 from nettop.errors import UsageError
-from nettop.flows.decode.decoder import Decoder
-from nettop.flows.decode.templates import IPFIX, NETFLOW_9
-from nettop.flows.decode.user_rates import parse_rates
 
 from .test_flow_messages import (
     PLAIN,

@@ -14,16 +14,16 @@ import numpy as np
 import pytest
 from starlette.routing import Route
 
+from nettop.collector.collector import CollectorState
+from nettop.collector.enrichment.lookups import LookupFiles
+from nettop.collector.exporters import EXPORTER
+from nettop.collector.pipeline import LEDGER, SPOOL, WorkerOutput
+from nettop.collector.protobuf import encoded_batch
+from nettop.collector.reader import EXPORTERS_PATH, STATE_PATH
+from nettop.collector.spool import DROPPED, Spool
+from nettop.collector.store.queries import QUERY_MAX
+from nettop.collector.worker import ProducedFlows, WorkerState
 from nettop.errors import NettopError, SourceFailed, UsageError
-from nettop.flows.collector import CollectorState
-from nettop.flows.enrichment.lookups import LookupFiles
-from nettop.flows.exporters import EXPORTER
-from nettop.flows.pipeline import LEDGER, SPOOL, WorkerOutput
-from nettop.flows.protobuf import encoded_batch
-from nettop.flows.reader import EXPORTERS_PATH, STATE_PATH
-from nettop.flows.spool import DROPPED, Spool
-from nettop.flows.store.queries import QUERY_MAX
-from nettop.flows.worker import ProducedFlows, WorkerState
 from nettop.serve.flows.queries import query_routes
 from nettop.serve.flows.state import ingest_routes, state_routes
 from tests.unit.serving import make_app

@@ -5,10 +5,10 @@ from __future__ import annotations
 
 import pytest
 
+from nettop.collector.outputs import kafka
+from nettop.collector.outputs.kafka import FAILED, SENT, KafkaOutput, Topic, topic_of
+from nettop.collector.protobuf import decode_batch
 from nettop.errors import UsageError
-from nettop.flows.outputs import kafka
-from nettop.flows.outputs.kafka import FAILED, SENT, KafkaOutput, Topic, topic_of
-from nettop.flows.protobuf import decode_batch
 
 from .test_flow_protobuf import example_flows, rows_of
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The flows lens: rows from documents as produced by a collector."""
+"""The collector lens: rows from documents as produced by a collector."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ import numpy as np
 import pytest
 
 from nettop import cli
-from nettop.errors import ExitCode, NettopError, PermissionMissing, SourceFailed
-from nettop.flows.decode.sequences import Counting
-from nettop.flows.exporters import EXPORTER
-from nettop.flows.reader import (
+from nettop.collector.decode.sequences import Counting
+from nettop.collector.exporters import EXPORTER
+from nettop.collector.reader import (
     EXPORTERS_PATH,
     STATE_PATH,
     RemoteCollector,
     no_answer_message,
     running_collector,
 )
-from nettop.probes.flows import probe
-from nettop.probes.flows.probe import Flows as Probe
+from nettop.errors import ExitCode, NettopError, PermissionMissing, SourceFailed
+from nettop.probes.collector import probe
+from nettop.probes.collector.probe import Flows as Probe
 from nettop.query.address import address_text
 from nettop.serve.flows.state import exporter_documents, state_document
 from nettop.settings import SYSTEM_FLOWS_DIR, collector_urls
 from nettop.snapshots.arrays import Array
-from nettop.snapshots.flows import COUNTINGS, EXPORTERS, LEDGER, LENS
+from nettop.snapshots.collector import COUNTINGS, EXPORTERS, LEDGER, LENS
 from nettop.snapshots.snapshot import known
 from tests.options import source_options
 
@@ -56,7 +56,7 @@ class Answers:
         self.is_away = False
 
     def document(self, path: str) -> Any:
-        """Return a document, as in nettop.flows.reader.RemoteCollector."""
+        """Return a document, as in nettop.collector.reader.RemoteCollector."""
         if self.is_away:
             raise SourceFailed("the collector does not answer", "")
         if path == EXPORTERS_PATH:
@@ -190,7 +190,7 @@ def test_no_collector(looked_for: list[tuple[str, ...]]) -> None:
         ("--table", "--all"),
     ],
 )
-@pytest.mark.parametrize("view", ["flows", "flows.ledger"])
+@pytest.mark.parametrize("view", ["flows", "collector.ledger"])
 def test_plain_output_without_a_collector(
     looked_for: list[tuple[str, ...]],
     words: tuple[str, ...],

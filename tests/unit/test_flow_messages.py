@@ -15,13 +15,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nettop.flows.columns import ADDRESS, COLUMNS, Flows, concatenate_flows
-from nettop.flows.decode import domains, held
-from nettop.flows.decode.batch import Batch, DecodeResult
-from nettop.flows.decode.datagrams import Datagrams
-from nettop.flows.decode.decoder import Decoder
-from nettop.flows.decode.messages import MessageDecoder
-from nettop.flows.decode.templates import IPFIX, NETFLOW_9, Template
+from nettop.collector.columns import ADDRESS, COLUMNS, Flows, concatenate_flows
+from nettop.collector.decode import domains, held
+from nettop.collector.decode.batch import Batch, DecodeResult
+from nettop.collector.decode.datagrams import Datagrams
+from nettop.collector.decode.decoder import Decoder
+from nettop.collector.decode.messages import MessageDecoder
+from nettop.collector.decode.templates import IPFIX, NETFLOW_9, Template
 
 from .flow_oracle import GIVEN_BY, REVERSE, VARIABLE, Field, Oracle, Row
 

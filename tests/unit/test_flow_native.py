@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nettop.flows.columns import ADDRESS
-from nettop.flows.enrichment.texts import Coded
-from nettop.flows.store.native import Values, native_block
+from nettop.collector.columns import ADDRESS
+from nettop.collector.enrichment.texts import Coded
+from nettop.collector.store.native import Values, native_block
 
 SIDE = "Enum8('unknown' = 0, 'in' = 1)"
 FORMS = {

@@ -8,9 +8,9 @@ import struct
 
 import pytest
 
-from nettop.flows.columns import Flows
-from nettop.flows.decode.batch import DecodeResult
-from nettop.flows.decode.decoder import Decoder
+from nettop.collector.columns import Flows
+from nettop.collector.decode.batch import DecodeResult
+from nettop.collector.decode.decoder import Decoder
 
 from .test_flow_messages import PORT, RECEIVED_NS, SENDER, Sent, batch
 

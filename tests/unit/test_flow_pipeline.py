@@ -16,19 +16,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from nettop.collector import pipeline as pipeline_module
+from nettop.collector import saved_numbers as kept_numbers
+from nettop.collector.decode import kept
+from nettop.collector.decode.decoder import DecodedCounts
+from nettop.collector.decode.sequences import Counting
+from nettop.collector.decode.templates import IPFIX, NETFLOW_9
+from nettop.collector.enrichment.enrich import FlowSide
+from nettop.collector.enrichment.lookups import LookupFiles
+from nettop.collector.enrichment.networks import Intervals, parsed_networks
+from nettop.collector.exporters import SAVED_NS
+from nettop.collector.pipeline import LEDGER, Columns, Pipeline, WorkerOutput
+from nettop.collector.spool import DROPPED, Spool
 from nettop.errors import NettopError
-from nettop.flows import pipeline as pipeline_module
-from nettop.flows import saved_numbers as kept_numbers
-from nettop.flows.decode import kept
-from nettop.flows.decode.decoder import DecodedCounts
-from nettop.flows.decode.sequences import Counting
-from nettop.flows.decode.templates import IPFIX, NETFLOW_9
-from nettop.flows.enrichment.enrich import FlowSide
-from nettop.flows.enrichment.lookups import LookupFiles
-from nettop.flows.enrichment.networks import Intervals, parsed_networks
-from nettop.flows.exporters import SAVED_NS
-from nettop.flows.pipeline import LEDGER, Columns, Pipeline, WorkerOutput
-from nettop.flows.spool import DROPPED, Spool
 from nettop.snapshots.arrays import Mask
 
 from .flow_oracle import VARIABLE

@@ -16,9 +16,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
+from nettop.collector.columns import ADDRESS, BY_NAME, COLUMNS, Flows, default_values
+from nettop.collector.protobuf import PRODUCED, decode_batch, encoded_batch, schema_text
 from nettop.errors import UsageError
-from nettop.flows.columns import ADDRESS, BY_NAME, COLUMNS, Flows, default_values
-from nettop.flows.protobuf import PRODUCED, decode_batch, encoded_batch, schema_text
 
 RECEIVED_MS = 1_700_000_000_000
 

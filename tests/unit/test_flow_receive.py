@@ -21,11 +21,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from nettop.collector import receive
+from nettop.collector.columns import ADDRESS
+from nettop.collector.decode.datagrams import Datagrams
+from nettop.collector.receive import OpenSocket, Receiver, UdpPort, endpoint_of, extend_counter, open_socket
 from nettop.errors import NettopError, PermissionMissing, SourceFailed, UsageError
-from nettop.flows import receive
-from nettop.flows.columns import ADDRESS
-from nettop.flows.decode.datagrams import Datagrams
-from nettop.flows.receive import OpenSocket, Receiver, UdpPort, endpoint_of, extend_counter, open_socket
 from nettop.kernel.host import privileges
 from nettop.process.wake_event import WakeEvent
 from nettop.query.address import MAPPED

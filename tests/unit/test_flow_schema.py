@@ -7,10 +7,9 @@ from datetime import timedelta
 
 import pytest
 
-from nettop.errors import UsageError
-from nettop.flows.columns import ADDED_COLUMNS, COLUMNS
-from nettop.flows.decode.batch import INTERFACE_COUNTERS
-from nettop.flows.store.schema import (
+from nettop.collector.columns import ADDED_COLUMNS, COLUMNS
+from nettop.collector.decode.batch import INTERFACE_COUNTERS
+from nettop.collector.store.schema import (
     SCHEMA_VERSION,
     SERVICE_PORTS,
     TABLES,
@@ -20,6 +19,7 @@ from nettop.flows.store.schema import (
     retention_of,
     statements,
 )
+from nettop.errors import UsageError
 
 COMMENT = f"nettop schema {SCHEMA_VERSION}"
 ROLLUPS = ("flows_1m", "flows_5m", "flows_1h", "talkers_1m")

@@ -13,10 +13,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nettop.flows.columns import BY_NAME, Flows
-from nettop.flows.decode.batch import INTERFACE_COUNTERS, Batch, DecodedCounts, DecodeResult
-from nettop.flows.decode.datagrams import Datagrams
-from nettop.flows.decode.packets import (
+from nettop.collector.columns import BY_NAME, Flows
+from nettop.collector.decode.batch import INTERFACE_COUNTERS, Batch, DecodedCounts, DecodeResult
+from nettop.collector.decode.datagrams import Datagrams
+from nettop.collector.decode.packets import (
     EXTENSIONS_MAX,
     LABELS_MAX,
     PACKET_COLUMNS,
@@ -24,7 +24,7 @@ from nettop.flows.decode.packets import (
     FirstHeader,
     decode_packets,
 )
-from nettop.flows.decode.sflow import RECORDS_MAX, SAMPLES_MAX, read_sflow
+from nettop.collector.decode.sflow import RECORDS_MAX, SAMPLES_MAX, read_sflow
 from nettop.snapshots.arrays import Array, Index
 
 MACS = bytes.fromhex("0200000000020200000000aa")

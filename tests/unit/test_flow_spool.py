@@ -21,12 +21,12 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from nettop.collector import spool as spool_module
+from nettop.collector.collector import Collector
+from nettop.collector.enrichment.lookups import LookupFiles
+from nettop.collector.pipeline import WorkerOutput
+from nettop.collector.spool import BROKEN_BLOCKS, Block, Spool, Storing
 from nettop.errors import NettopError, SourceFailed, UsageError
-from nettop.flows import spool as spool_module
-from nettop.flows.collector import Collector
-from nettop.flows.enrichment.lookups import LookupFiles
-from nettop.flows.pipeline import WorkerOutput
-from nettop.flows.spool import BROKEN_BLOCKS, Block, Spool, Storing
 from tests.collecting import until
 from tests.unit.test_flow_native import Reader
 
@@ -171,7 +171,7 @@ def test_files_come_in_the_order_of_writing_also_when_the_clock_is_set_back(
 
 def test_processes_write_to_the_same_directory(directory: Path) -> None:
     child = (
-        "import sys; from pathlib import Path; from nettop.flows.spool import Block, Spool\n"
+        "import sys; from pathlib import Path; from nettop.collector.spool import Block, Spool\n"
         "spool = Spool(Path(sys.argv[1]), 1 << 30, int(sys.argv[2]))\n"
         "for number in range(20): spool.put({'flows_raw': Block(sys.argv[2].encode(), 1)}, {'number': number})"
     )

@@ -25,17 +25,17 @@ import numpy as np
 import pytest
 import zstandard
 
+from nettop.collector.columns import ADDED_COLUMNS, ADDRESS, BY_NAME, COLUMNS, default_values
+from nettop.collector.decode.batch import INTERFACE_COUNTERS
+from nettop.collector.enrichment.texts import Coded
+from nettop.collector.spool import Block, Spool, Spooled, Storing, ledger_block
+from nettop.collector.store import embedded
+from nettop.collector.store.embedded import EmbeddedStore
+from nettop.collector.store.native import Values, native_block
+from nettop.collector.store.queries import QUERY_MAX, QueryLimits
+from nettop.collector.store.schema import HOST_SHARE_MIN, SERVICE_PORTS, TABLES, TALKERS_MAX, retention_of
+from nettop.collector.store.server import ServerStore
 from nettop.errors import NettopError, SourceFailed, UsageError
-from nettop.flows.columns import ADDED_COLUMNS, ADDRESS, BY_NAME, COLUMNS, default_values
-from nettop.flows.decode.batch import INTERFACE_COUNTERS
-from nettop.flows.enrichment.texts import Coded
-from nettop.flows.spool import Block, Spool, Spooled, Storing, ledger_block
-from nettop.flows.store import embedded
-from nettop.flows.store.embedded import EmbeddedStore
-from nettop.flows.store.native import Values, native_block
-from nettop.flows.store.queries import QUERY_MAX, QueryLimits
-from nettop.flows.store.schema import HOST_SHARE_MIN, SERVICE_PORTS, TABLES, TALKERS_MAX, retention_of
-from nettop.flows.store.server import ServerStore
 from tests.collecting import until
 
 pytest.importorskip("chdb")
@@ -541,8 +541,8 @@ def test_a_process_that_is_killed_at_any_moment(directory: Path) -> None:
     for seed in range(6):
         spool.put({"flows_raw": Block(flow_block(random_flows(seed, 2000)), 2000)}, {"rows": 2000})
     child = (
-        "import sys; from pathlib import Path; from nettop.flows.spool import Spool, Storing\n"
-        "from nettop.flows.store.embedded import EmbeddedStore\n"
+        "import sys; from pathlib import Path; from nettop.collector.spool import Spool, Storing\n"
+        "from nettop.collector.store.embedded import EmbeddedStore\n"
         "path = Path(sys.argv[1])\n"
         "storing = Storing(Spool(path / 'spool', 1 << 30), EmbeddedStore(path / 'flows'))\n"
         "while storing.store_oldest(): pass"
@@ -577,7 +577,7 @@ def test_the_error_names_a_removed_store(store: EmbeddedStore, directory: Path) 
 def test_a_second_process_is_refused_by_the_name_of_the_first(store: EmbeddedStore, directory: Path) -> None:
     child = (
         "import os, sys; from pathlib import Path; from nettop.errors import NettopError\n"
-        "from nettop.flows.store.embedded import EmbeddedStore\n"
+        "from nettop.collector.store.embedded import EmbeddedStore\n"
         "try: EmbeddedStore(Path(sys.argv[1]))\n"
         "except NettopError as error: print(error.exit_code, error.what, '|', error.remedy)"
     )
@@ -591,7 +591,7 @@ def test_a_second_process_is_refused_by_the_name_of_the_first(store: EmbeddedSto
 def test_a_stray_configuration_is_not_read(directory: Path, tmp_path: Path) -> None:
     (tmp_path / "config.xml").write_text("<clickhouse><users_config>nowhere.xml</users_config>")
     child = (
-        "import sys; from pathlib import Path; from nettop.flows.store.embedded import EmbeddedStore\n"
+        "import sys; from pathlib import Path; from nettop.collector.store.embedded import EmbeddedStore\n"
         "store = EmbeddedStore(Path(sys.argv[1]))\n"
         "print(store.query('SELECT currentDatabase()', 'TSV'), Path.cwd())\n"
         "store.close()"
@@ -611,7 +611,7 @@ def test_a_stray_configuration_is_not_read(directory: Path, tmp_path: Path) -> N
 def test_nothing_is_written_where_the_host_is_hidden(directory: Path, hidden: str) -> None:
     """As in a network namespace without /sys: it would be a stack trace of the engine."""
     child = (
-        "import sys; from pathlib import Path; from nettop.flows.store.embedded import EmbeddedStore\n"
+        "import sys; from pathlib import Path; from nettop.collector.store.embedded import EmbeddedStore\n"
         "EmbeddedStore(Path(sys.argv[1])).close()"
     )
     hiding = 'mount -t tmpfs none "$1"; shift; exec "$@"'

@@ -14,20 +14,20 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nettop.flows.collector import AsNames
-from nettop.flows.columns import COLUMNS, default_values
-from nettop.flows.enrichment.lookups import LookupFiles
-from nettop.flows.enrichment.texts import Coded
-from nettop.flows.reader import Reader
-from nettop.flows.spool import Spool, Storing
-from nettop.flows.store.schema import TABLES
-from nettop.flows.top import AS_KEYS, KEYS, SUMS, TopQuery, read_top, table_for
+from nettop.collector.collector import AsNames
+from nettop.collector.columns import COLUMNS, default_values
+from nettop.collector.enrichment.lookups import LookupFiles
+from nettop.collector.enrichment.texts import Coded
+from nettop.collector.reader import Reader
+from nettop.collector.spool import Spool, Storing
+from nettop.collector.store.schema import TABLES
+from nettop.collector.top import AS_KEYS, KEYS, SUMS, TopQuery, read_top, table_for
 from nettop.output.flow_queries import write_top
 from nettop.settings import Format
 
 pytest.importorskip("chdb")
 
-from nettop.flows.store.embedded import EmbeddedStore
+from nettop.collector.store.embedded import EmbeddedStore
 
 from .test_flow_store import flow_block
 

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nettop.flows.decode.decoder import Decoder
-from nettop.flows.decode.templates import IPFIX, NETFLOW_9
+from nettop.collector.decode.decoder import Decoder
+from nettop.collector.decode.templates import IPFIX, NETFLOW_9
 
 from .flow_oracle import Field
 from .test_flow_messages import (

@@ -13,20 +13,20 @@ from typing import Any
 import numpy as np
 import pytest
 
+from nettop.collector.decode.sflow import PROTOCOL_VERSION as SFLOW
+from nettop.collector.decode.templates import IPFIX, NETFLOW_9
+from nettop.collector.inputs.input import MIRRORED
+from nettop.collector.protobuf import PRODUCED
+from nettop.collector.reader import Reader
+from nettop.collector.top import KEYS, SUMS, Top, TopQuery, checked_keys, read_top
 from nettop.errors import UsageError
-from nettop.flows.decode.sflow import PROTOCOL_VERSION as SFLOW
-from nettop.flows.decode.templates import IPFIX, NETFLOW_9
-from nettop.flows.inputs.input import MIRRORED
-from nettop.flows.protobuf import PRODUCED
-from nettop.flows.reader import Reader
-from nettop.flows.top import KEYS, SUMS, Top, TopQuery, checked_keys, read_top
 from nettop.output.flow_queries import write_answer, write_top
 from nettop.settings import Format
 
 pytest.importorskip("chdb")
 
-from nettop.flows.enrichment.texts import Coded
-from nettop.flows.store.embedded import EmbeddedStore
+from nettop.collector.enrichment.texts import Coded
+from nettop.collector.store.embedded import EmbeddedStore
 
 from .test_flow_store import flow_block, random_flows, rows_of
 

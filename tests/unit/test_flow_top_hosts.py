@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nettop.flows.columns import ADDRESS
-from nettop.flows.top import TopQuery, read_top
+from nettop.collector.columns import ADDRESS
+from nettop.collector.top import TopQuery, read_top
 from nettop.output.flow_queries import remarks
 
 pytest.importorskip("chdb")
 
-from nettop.flows.store.embedded import EmbeddedStore
+from nettop.collector.store.embedded import EmbeddedStore
 
 from .test_flow_store import directory, flow_block, random_flows, store
 

@@ -11,16 +11,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from nettop.collector.store.schema import SCHEMA_VERSION, TABLES, retention_of, statements
 from nettop.errors import SourceFailed
-from nettop.flows.store.schema import SCHEMA_VERSION, TABLES, retention_of, statements
 from tests.collecting import Running
 
 from .test_flow_decoder import NETFLOW_5
 
 pytest.importorskip("chdb")
 
-from nettop.flows.store import embedded
-from nettop.flows.store.embedded import EmbeddedStore
+from nettop.collector.store import embedded
+from nettop.collector.store.embedded import EmbeddedStore
 
 from .test_flow_store import flow_block, number, random_flows
 

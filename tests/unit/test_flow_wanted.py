@@ -6,12 +6,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from nettop.collector.columns import ADDRESS, COLUMNS, default_values
+from nettop.collector.enrichment.enrich import FlowSide
+from nettop.collector.enrichment.texts import Coded
+from nettop.collector.pipeline import Columns
+from nettop.collector.wanted import FLOWS, flow_filter
 from nettop.errors import UsageError
-from nettop.flows.columns import ADDRESS, COLUMNS, default_values
-from nettop.flows.enrichment.enrich import FlowSide
-from nettop.flows.enrichment.texts import Coded
-from nettop.flows.pipeline import Columns
-from nettop.flows.wanted import FLOWS, flow_filter
 from nettop.query.address import MAPPED
 
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 import numpy as np
 
 from nettop.probes.bandwidth.flows import KEY, ids_of
-from nettop.probes.flows.probe import _ids
+from nettop.probes.collector.probe import _ids
 from nettop.snapshots.row_ids import ID_BITS, row_id, row_ids
 
 LARGEST = 0xFFFF_FFFF

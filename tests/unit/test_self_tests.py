@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from nettop.flows.reader import EXPORTERS_PATH, STATE_PATH
+from nettop.collector.reader import EXPORTERS_PATH, STATE_PATH
+from nettop.probes.collector import probe
+from nettop.probes.collector import self_test as flows
 from nettop.probes.cpu import self_test as cpu
-from nettop.probes.flows import probe
-from nettop.probes.flows import self_test as flows
 from nettop.selftest.paths import CLIENT, TrafficPath
 from nettop.selftest.process import CommandFailed
 from nettop.snapshots.cpu import CPUS, LENS, PROCESSES

@@ -29,7 +29,7 @@ _BY_PLACE: dict[str, Treatment] = {
         """,
         texts.declared: """
             bandwidth.interfaces.kind bandwidth.flows.protocol drops.packets.meaning drops.packets.protocol
-            drops.packets.family drops.counters.counter drops.counters.name flows.ledger.of flows.ledger.term
+            drops.packets.family drops.counters.counter drops.counters.name collector.ledger.of collector.ledger.term
             findings.limits.setting findings.limits.when_full findings.firewall.protocol findings.losses.lens
             findings.losses.what findings.losses.meaning self.costs.lens
         """,
@@ -52,7 +52,7 @@ _PLAIN_IDS = frozenset({
     "connections.groups.id",
     "cpu.cpus.cpu", "cpu.stacks.id", "cpu.categories.id", "cpu.processes.id",
     "latency.stages.id", "latency.protocols.id", "latency.buckets.id",
-    "flows.ledger.id",
+    "collector.ledger.id",
     "services.connections.id", "services.waiting.id",
     "findings.cpus.id", "findings.firewall.handle",
     "self.costs.id",

@@ -15,12 +15,12 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from nettop.collector.enrichment.texts import Coded
+from nettop.collector.store import Store
+from nettop.collector.store.native import native_block
+from nettop.collector.store.queries import QUERY_MAX, split_format
+from nettop.collector.store.schema import DATABASE
 from nettop.errors import NettopError, UsageError
-from nettop.flows.enrichment.texts import Coded
-from nettop.flows.store import Store
-from nettop.flows.store.native import native_block
-from nettop.flows.store.queries import QUERY_MAX, split_format
-from nettop.flows.store.schema import DATABASE
 from nettop.serve.problems import Problem
 from nettop.snapshots.safe_text import safe_text
 

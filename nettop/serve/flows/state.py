@@ -13,17 +13,17 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from nettop.flows.collector import CollectorState
-from nettop.flows.decode.sequences import Counting
-from nettop.flows.exporters import EXPORTER
-from nettop.flows.reader import EXPORTERS_PATH, STATE_PATH
-from nettop.flows.spool import DROPPED
-from nettop.flows.worker import ProducedFlows
+from nettop.collector.collector import CollectorState
+from nettop.collector.decode.sequences import Counting
+from nettop.collector.exporters import EXPORTER
+from nettop.collector.reader import EXPORTERS_PATH, STATE_PATH
+from nettop.collector.spool import DROPPED
+from nettop.collector.worker import ProducedFlows
 from nettop.query.address import address_text
 from nettop.serve.health import HEALTH_PATH, health_response
 from nettop.serve.problems import Problem
 from nettop.snapshots.arrays import Array
-from nettop.snapshots.flows import PROTOCOLS
+from nettop.snapshots.collector import PROTOCOLS
 
 
 def state_routes(state: Callable[[], CollectorState]) -> list[Route]:

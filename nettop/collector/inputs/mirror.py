@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Sampled packets of an interface, such as a switch's mirror port. Each becomes a flow.
+
+The kernel samples: a socket filter passes one packet in N (packet(7), SKF_AD_RANDOM in include/uapi/linux/filter.h).
+The worker reads the headers and the length of each packet, and skips packets sent by the host itself.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import socket
+import struct
+from functools import partial
+
+import numpy as np
+
+from nettop.collector.columns import Flows
+from nettop.collector.decode.datagrams import Datagrams
+from nettop.collector.decode.packets import PACKET_COLUMNS, FirstHeader, decode_packets
+from nettop.collector.inputs.input import MIRRORED, HostInput, of_this_host
+from nettop.collector.receive import (
+    SO_RCVBUFFORCE,
+    SO_TIMESTAMPNS,
+    OpenSocket,
+    Receiver,
+    Wait,
+    closed_on_failure,
+)
+from nettop.errors import NettopError, PermissionMissing, Unsupported, UsageError
+
+KEPT_BYTES = 256
+"""Bytes read per packet: enough for all headers, including MPLS and VLAN stacks."""
+_ETHERNET = 1
+"""ARPHRD_ETHER, in the addresses of packet sockets."""
+_FIRST_HEADERS = {
+    _ETHERNET: FirstHeader.ETHERNET,
+    772: FirstHeader.ETHERNET,  # ARPHRD_LOOPBACK
+    512: FirstHeader.PPP,  # ARPHRD_PPP
+    65534: FirstHeader.IP,  # ARPHRD_NONE: tunnels
+    776: FirstHeader.IP,  # ARPHRD_SIT
+    768: FirstHeader.IP,  # ARPHRD_TUNNEL
+    769: FirstHeader.IP,  # ARPHRD_TUNNEL6
+}
+"""First header of a packet, by interface type (include/uapi/linux/if_arp.h)."""
+_ALL_PROTOCOLS = 3
+_SOL_PACKET, _ADD_MEMBERSHIP, _PROMISCUOUS, _IGNORE_OUTGOING = 263, 1, 1, 23
+_SO_ATTACH_FILTER = 26
+_LOAD_RANDOM, _MODULO, _IF_EQUAL, _RETURN = 0x20, 0x94, 0x15, 0x06
+"""BPF_LD|BPF_W|BPF_ABS, BPF_ALU|BPF_MOD|BPF_K, BPF_JMP|BPF_JEQ|BPF_K, BPF_RET|BPF_K."""
+_RANDOM_AT = 0x1_0000_0000 - 0x1000 + 56
+"""SKF_AD_OFF + SKF_AD_RANDOM."""
+_WHOLE = 0xFFFF_FFFF
+"""Return value of the filter for a packet that passes. If the filter truncated it, recvmsg would lose the length."""
+
+
+def open_mirror(interface: str, sampling: int, receive_buffer_bytes: int) -> OpenSocket:
+    """Open a socket that receives one packet in `sampling` of an interface, which is promiscuous while the socket is
+    open.
+
+    Raise UsageError if the interface does not exist, Unsupported if its packets cannot be decoded, PermissionMissing
+    without CAP_NET_RAW.
+    """
+    try:
+        index = socket.if_nametoindex(interface)
+    except OSError as error:
+        raise UsageError(
+            f"--interface {interface!r}: no such interface", "list interfaces with ip -br link"
+        ) from error
+    try:
+        with closed_on_failure(socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)) as opened:
+            opened.setblocking(False)
+            _filter(opened, sampling)
+            opened.setsockopt(_SOL_PACKET, _IGNORE_OUTGOING, 1)
+            opened.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
+            opened.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, receive_buffer_bytes)
+            membership = struct.pack("=iHH8s", index, _PROMISCUOUS, 0, b"")
+            opened.setsockopt(_SOL_PACKET, _ADD_MEMBERSHIP, membership)
+            opened.bind((interface, _ALL_PROTOCOLS))
+            kind = opened.getsockname()[3]
+            if kind not in _FIRST_HEADERS:
+                raise Unsupported(f"{interface} has an unknown link type (ARPHRD {kind})")
+    except PermissionError as error:
+        raise PermissionMissing(
+            f"reading packets of {interface} needs CAP_NET_RAW", "start nettop as root"
+        ) from error
+    except OSError as error:
+        raise NettopError(
+            f"cannot read packets of {interface}: {error.strerror}", "check it with ip link"
+        ) from error
+    return OpenSocket(opened, f"interface {interface}")
+
+
+def _filter(opened: socket.socket, sampling: int) -> None:
+    """Attach a filter that passes one packet in `sampling`."""
+    code = [(_RETURN, 0, 0, _WHOLE)]
+    if sampling > 1:
+        code = [
+            (_LOAD_RANDOM, 0, 0, _RANDOM_AT),
+            (_MODULO, 0, 0, sampling),
+            (_IF_EQUAL, 0, 1, 0),
+            *code,
+            (_RETURN, 0, 0, 0),
+        ]
+    instructions = ctypes.create_string_buffer(b"".join(struct.pack("=HBBI", *each) for each in code))
+    program = struct.pack("@HP", len(code), ctypes.addressof(instructions))
+    opened.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, program)
+
+
+def mirrored_packets(opened: OpenSocket, sampling: int, wait: Wait) -> HostInput:
+    """Return the input of an interface's packets."""
+    name, _, _, kind, _ = opened.socket.getsockname()
+    receiver = Receiver([opened], wait, slot_bytes=KEPT_BYTES, whole_lengths=True)
+    flows_of = partial(
+        _flows, first=_FIRST_HEADERS[kind], index=socket.if_nametoindex(name), sampling=sampling
+    )
+    return HostInput(receiver, "mirrored_packets", flows_of)
+
+
+def _flows(packets: Datagrams, *, first: FirstHeader, index: int, sampling: int) -> tuple[Flows, int]:
+    count, received_ms = len(packets.starts), packets.received_ns // 1_000_000
+    kept = packets.starts + np.minimum(packets.lengths, KEPT_BYTES)
+    headers = decode_packets(packets.buffer, packets.starts, kept, first)
+    flows = {
+        **{name: headers[name] for name in PACKET_COLUMNS},
+        **of_this_host(MIRRORED, received_ms),
+        "start": received_ms,
+        "bytes": packets.lengths.astype(np.uint64),
+        "packets": np.ones(count, np.uint64),
+        "sampling_rate": np.full(count, sampling, np.uint32),
+        "in_if": np.full(count, index, np.uint32),
+        "direction": np.zeros(count, np.uint8),
+    }
+    return flows, count
