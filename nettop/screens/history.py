@@ -128,19 +128,19 @@ class RowHistory:
 def averages(intervals: Sequence[Fields], field: int, cells: int) -> list[float | None]:
     """Return the averages of the rate at this index in `cells` equal parts of the last two minutes; None if unknown.
 
-    Parts begin at multiples of their length, so that columns move without changing.
+    Parts begin at multiples of their length, so that columns move without changing. Times are multiplied by `cells`,
+    so that this length is an integer, SPAN_NS: multiples of a rounded one drift with the time since boot.
     """
-    cell_ns = SPAN_NS // cells
-    first = -(-_until_ns(intervals) // cell_ns) - cells
-    amounts, known_ns = [0.0] * cells, [0] * cells
+    first = -(-_until_ns(intervals) * cells // SPAN_NS) - cells
+    amounts, known = [0.0] * cells, [0] * cells
     for begin_ns, end_ns, rates in intervals:
-        rate = rates[field]
-        for cell in range(max(begin_ns // cell_ns, first), -(-end_ns // cell_ns)):
-            overlap_ns = min(end_ns, (cell + 1) * cell_ns) - max(begin_ns, cell * cell_ns)
+        rate, begin, end = rates[field], begin_ns * cells, end_ns * cells
+        for cell in range(max(begin // SPAN_NS, first), -(-end // SPAN_NS)):
+            overlap = min(end, (cell + 1) * SPAN_NS) - max(begin, cell * SPAN_NS)
             if rate is not None:
-                amounts[cell - first] += rate * overlap_ns
-                known_ns[cell - first] += overlap_ns
-    return [amount / ns if ns else None for amount, ns in zip(amounts, known_ns, strict=True)]
+                amounts[cell - first] += rate * overlap
+                known[cell - first] += overlap
+    return [amount / parts if parts else None for amount, parts in zip(amounts, known, strict=True)]
 
 
 # --- histograms -------------------------------------------------------------------------------------------------

@@ -61,6 +61,14 @@ def test_each_field_has_averages_of_its_own() -> None:
     assert [averages(intervals, field, 2) for field in (0, 1)] == [[1.0, 3.0], [None, 5.0]]
 
 
+def test_cells_do_not_depend_on_the_time_since_boot() -> None:
+    """After a year of whole spans the cells are the same, also if their number does not divide a span's nanoseconds."""
+    year = 262_800 * 120 * SECOND
+    intervals = [Interval(n * SECOND, (n + 1) * SECOND, (float(n * n % 17),)) for n in range(120)]
+    later = [Interval(begin + year, end + year, rates) for begin, end, rates in intervals]
+    assert averages(later, 0, 43) == averages(intervals, 0, 43)
+
+
 def test_history_moves_unchanged() -> None:
     """With each new interval the older cells stay the same or move by one."""
     intervals = [(float(n), n + 1.0, float(n * n % 17)) for n in range(240)]
