@@ -26,16 +26,16 @@ from nettop.probes.drops.probe import (
     KIND,
     Drops,
     NamespaceCounters,
-    encode_texts,
     program_text,
 )
 from nettop.query.filter import parse_filter
 from nettop.query.query import screen_query
 from nettop.query.view import View
 from nettop.screens.drops import DropsScreen, by_reason, row_flags, top_reason
-from nettop.snapshots.arrays import Array, distinct_rows
-from nettop.snapshots.drops import COUNTERS, LENS, OF_CPUS, OF_DEVICES, OF_NAMESPACES, PACKETS, REASONS
-from nettop.snapshots.snapshot import Frame, Snapshot, known
+from nettop.selftest.rows import rows_of
+from nettop.snapshots.arrays import Array
+from nettop.snapshots.drops import COUNTERS, OF_CPUS, OF_DEVICES, OF_NAMESPACES, PACKETS, REASONS
+from nettop.snapshots.snapshot import Frame, Snapshot
 from nettop.widgets.cells import RowFlags
 from tests.options import source_options
 
@@ -50,31 +50,20 @@ THESE = DropReasons(4, NAMES, {1: "MAC80211_UNUSABLE", 2: "OPENVSWITCH"})
 
 
 @pytest.mark.parametrize(
-    ("number", "name"),
+    ("reasons", "number", "name"),
     [
-        (12, "NETFILTER_DROP"),
-        (999, "999"),
-        (2 << 16 | 3, "OPENVSWITCH 3"),
-        (7 << 16 | 5, "subsystem 7 5"),
-        (0xFFFF0000, "subsystem 65535 0"),
+        (THESE, 12, "NETFILTER_DROP"),
+        (THESE, 999, "999"),
+        (THESE, 2 << 16 | 3, "OPENVSWITCH 3"),
+        (THESE, 7 << 16 | 5, "subsystem 7 5"),
+        (DropReasons(2), 0, None),
     ],
 )
-def test_names_of_reasons(number: int, name: str) -> None:
-    """A reason without a name is its number, after the name or number of its subsystem."""
-    assert THESE.name(number) == name
-
-
-def test_kernels_without_reasons() -> None:
-    """If the tracepoint has no reason, every number is looked up as none."""
-    assert DropReasons(2).name(0) is None
-    assert not DropReasons(2).has_reasons
-
-
-def test_numbers_of_reasons() -> None:
-    """A reason that the kernel lacks has a number that no packet has."""
-    assert THESE.number("CONSUMED") == 1
-    assert THESE.number("NO_SUCH") == NO_REASON
-    assert THESE.name(NO_REASON) != "NO_SUCH"
+def test_names_of_reasons(reasons: DropReasons, number: int, name: str | None) -> None:
+    """A reason without a name is its number, after the name or number of its subsystem; older kernels have none."""
+    assert reasons.name(number) == name
+    assert reasons.has_reasons == (reasons is THESE)
+    assert (THESE.number("CONSUMED"), THESE.number("NO_SUCH")) == (1, NO_REASON)
 
 
 @pytest.mark.parametrize(
@@ -85,13 +74,6 @@ def test_the_program_asks_for_no_argument_that_is_not_there(arguments: int, defi
     """The verifier refuses an argument that this kernel's tracepoint does not have."""
     defines = program_text(DropReasons(arguments, NAMES), (32768, 60999)).defines
     assert {"REASON_CONSUMED", "HAS_RECEIVER"} & defines.keys() == defined
-
-
-def test_reasons_are_explained_once() -> None:
-    """The meaning of a reason is a sentence without a full stop."""
-    for name, reason in REASONS.items():
-        assert reason.meaning, name
-        assert not reason.meaning.endswith("."), name
 
 
 def test_a_name_loses_one_prefix() -> None:
@@ -108,13 +90,6 @@ def test_a_name_loses_one_prefix() -> None:
 # --- the program ----------------------------------------------------------------------------------------------
 
 
-def test_a_kind_is_whole_words_without_padding() -> None:
-    """Kinds are compared and copied as bytes, so they have no padding."""
-    fields = KIND.fields or {}
-    assert sum(form.itemsize for form, *_ in fields.values()) == KIND.itemsize
-    assert KIND.itemsize % 8 == 0
-
-
 def test_the_ports_of_clients(tmp_path: Path) -> None:
     """Client ports are the kernel's setting, or its default if unreadable; the program gets both ends."""
     assert read_client_ports(tmp_path) == (32768, 60999)
@@ -127,36 +102,6 @@ def test_the_ports_of_clients(tmp_path: Path) -> None:
 
 
 # --- rows -----------------------------------------------------------------------------------------------------
-
-
-def test_equal_keys_are_one_group() -> None:
-    """Every row knows its group, and every group one of its rows."""
-    keys = np.zeros(5, KIND)
-    keys["netns"] = [7, 5, 7, 5, 7]
-    keys["reason"] = [1, 1, 1, 2, 1]
-    first, groups = distinct_rows([keys])
-    assert len(first) == 3
-    assert [sorted(np.flatnonzero(groups == group).tolist()) for group in groups[[0, 1, 3]]] == [
-        [0, 2, 4],
-        [1],
-        [3],
-    ]
-    assert groups[first].tolist() == [0, 1, 2]
-
-
-def test_texts_of_numbers() -> None:
-    """Each distinct number is looked up once; one without a text is unknown, not empty."""
-    looked_up: list[int] = []
-
-    def text_of(number: int) -> str | None:
-        looked_up.append(number)
-        return {3: "udp", 5: "udp", 6: "tcp"}.get(number)
-
-    codes, texts = encode_texts(np.array([6, 3, 9, 5, 6], "u1"), text_of)
-    assert known(codes).tolist() == [True, True, False, True, True]
-    assert [texts[code] for code in codes[known(codes)]] == ["tcp", "udp", "udp", "tcp"]
-    assert sorted(looked_up) == [3, 5, 6, 9]
-    assert encode_texts(np.zeros(0, "u4"), text_of)[0].dtype == np.uint32
 
 
 class Program:
@@ -226,17 +171,7 @@ def read(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Program], Snapsh
 def shown(snapshot: Snapshot) -> list[dict[str, Any]]:
     """Return the rows of packets, with texts, and None for what is unknown."""
     rows = snapshot.tables["packets"]
-
-    def values(name: str) -> list[Any]:
-        texts = rows.texts.get(name)
-        column = rows.array[name]
-        return [
-            None if not is_known else value if texts is None else texts[value]
-            for value, is_known in zip(column.tolist(), known(column), strict=True)
-        ]
-
-    names = rows.table.dtype.names or ()
-    return [dict(zip(names, row, strict=True)) for row in zip(*map(values, names), strict=True)]
+    return rows_of(rows, np.ones(len(rows), bool))
 
 
 def test_drops_at_several_addresses_of_a_function_are_one_row(read: Callable[[Program], Snapshot]) -> None:
@@ -296,88 +231,44 @@ UNCONNECTED = {"netns": NETNS, "protocol": "udp", "local_port": 80, "state": "UN
 CONNECTED = UNCONNECTED | {"state": "ESTABLISHED"}
 
 
+WEB, WORKER = {"process": "web", "pid": 7}, {"process": "worker", "pid": 3}
+NOBODY = (None, None)
+
+
 @pytest.mark.parametrize(
-    ("protocol", "sockets", "owner"),
+    ("kind", "sockets", "owner"),
     [
-        (
-            6,
-            [ACCEPTED | {"process": "worker", "pid": 3}, LISTENER | {"process": "web", "pid": 7}],
-            ("web", 7),
-        ),
-        (
-            17,
-            [CONNECTED | {"process": "peer", "pid": 3}, UNCONNECTED | {"process": "dns", "pid": 7}],
-            ("dns", 7),
-        ),
-        (17, [UNCONNECTED | {"process": "tcp's", "pid": 3, "protocol": "tcp"}], (None, None)),
-        (
-            6,
-            [LISTENER | {"process": name, "pid": pid} for name, pid in (("b", 9), ("a", 8))],
-            ("(several)", None),
-        ),
-        (6, [LISTENER | {"process": "a", "pid": pid} for pid in (9, 8)], ("a", None)),
-        (6, [LISTENER | {"process": "a", "pid": 8}] * 2, ("a", 8)),
-        (6, [LISTENER, ACCEPTED | {"process": "worker", "pid": 3}], ("worker", 3)),
-        (6, [LISTENER | {"process": "(hidden)"}], ("(hidden)", None)),
-        (6, [LISTENER | {"process": "MPTCP's", "pid": 3, "protocol": "mptcp"}], (None, None)),
-        (6, [LISTENER | {"process": "elsewhere", "pid": 3, "netns": NETNS + 1}], (None, None)),
-        (6, [LISTENER | {"process": "other", "pid": 3, "local_port": 81}], (None, None)),
-        (6, [LISTENER | {"process": "unbound", "pid": 3, "local_port": None}], (None, None)),
-        (6, [LISTENER], (None, None)),
-        (6, [], (None, None)),
-        (1, [LISTENER | {"process": "web", "pid": 7}], (None, None)),
+        ({"protocol": 6}, [ACCEPTED | WORKER, LISTENER | WEB], ("web", 7)),
+        ({"protocol": 17}, [CONNECTED | WORKER, UNCONNECTED | WEB], ("web", 7)),
+        ({"protocol": 17}, [UNCONNECTED | WEB | {"protocol": "tcp"}], NOBODY),
+        ({"protocol": 6}, [LISTENER | WEB, LISTENER | WORKER], ("(several)", None)),
+        ({"protocol": 6}, [LISTENER | WEB, LISTENER | WEB | {"pid": 9}], ("web", None)),
+        ({"protocol": 6}, [LISTENER | WEB] * 2, ("web", 7)),
+        ({"protocol": 6}, [LISTENER, ACCEPTED | WORKER], ("worker", 3)),
+        ({"protocol": 6}, [LISTENER | WEB | {"netns": NETNS + 1}], NOBODY),
+        ({"protocol": 6}, [LISTENER | WEB | {"local_port": port} for port in (81, None)], NOBODY),
+        ({"protocol": 6}, [LISTENER], NOBODY),
+        ({"protocol": 6}, [], NOBODY),
+        ({"protocol": 6}, None, NOBODY),
+        ({"protocol": 1}, [LISTENER | WEB], NOBODY),
+        # A router's own listener does not own the packets that it drops for others.
+        ({"protocol": 6, "has_owner": 0}, [LISTENER | WEB], NOBODY),
+        ({"protocol": 6, "has_owner": 0, "port": 0}, [LISTENER | WEB | {"local_port": 0}], NOBODY),
     ],
 )
 def test_owner_of_a_port(
     read: Callable[[Program], Snapshot],
-    protocol: int,
-    sockets: list[Row],
+    kind: dict[str, int],
+    sockets: list[Row] | None,
     owner: tuple[str | None, int | None],
 ) -> None:
-    """A port belongs to its listener on all addresses, else to any listener; several have their common values."""
-    rows = make_rows(sockets)
-    connections = Snapshot("connections", WALL_NS, TAKEN_NS, {"sockets": rows})
-    read.source.join({"connections": Frame(connections)})  # type: ignore[attr-defined]
-    (row,) = shown(read(Program((LO | {"protocol": protocol} | PORT, 3, 30))))
-    assert (row["port"], row["process"], row["pid"]) == (80, *owner)
-
-
-def test_a_port_that_packets_only_pass_has_no_process(read: Callable[[Program], Snapshot]) -> None:
-    """A router's own listener does not own the packets that it drops for others."""
-    rows = make_rows([LISTENER | {"process": "web", "pid": 7, "local_port": 80}])
-    read.source.join({"connections": Frame(Snapshot("connections", WALL_NS, TAKEN_NS, {"sockets": rows}))})  # type: ignore[attr-defined]
-    (row,) = shown(read(Program((LO | {"protocol": 6, "port": 80}, 3, 30))))
-    assert (row["port"], row["process"]) == (80, None)
-
-
-def test_without_a_port_there_is_no_process(read: Callable[[Program], Snapshot]) -> None:
-    """Drops at no port are a row of their own, whose port and process are unknown."""
-    rows = make_rows([LISTENER | {"process": "web", "pid": 7, "local_port": port} for port in (0, 80, None)])
-    read.source.join({"connections": Frame(Snapshot("connections", WALL_NS, TAKEN_NS, {"sockets": rows}))})  # type: ignore[attr-defined]
-    tcp = LO | {"protocol": 6}
-    drops = shown(read(Program((tcp, 3, 30), (tcp | PORT, 1, 10))))
-    assert {(row["port"], row["process"], row["pid"], row["packets"]) for row in drops} == {
-        (None, None, None, 3),
-        (80, "web", 7, 1),
-    }
-
-
-@pytest.mark.parametrize(
-    "frames", [{}, {"connections": Frame(Snapshot("connections", WALL_NS, TAKEN_NS, {}))}]
-)
-def test_without_sockets_the_port_is_shown(
-    read: Callable[[Program], Snapshot], frames: dict[str, Frame]
-) -> None:
-    """If the connections lens has no data, the port alone is shown."""
-    rows = make_rows([LISTENER | {"process": "web", "pid": 7}])
-    program = Program((LO | {"protocol": 6} | PORT, 3, 30))
-    for joined in (
-        {"connections": Frame(Snapshot("connections", WALL_NS, TAKEN_NS, {"sockets": rows}))},
-        frames,
-    ):
-        read.source.join(joined)  # type: ignore[attr-defined]
-        (row,) = shown(read(program))
-    assert (row["port"], row["process"], row["pid"]) == (80, None, None)
+    """A port belongs to its listener, else to any socket; several have their common values. Without the connections
+    lens, the port alone is known."""
+    for rows in ([LISTENER | WEB], sockets):
+        tables = {} if rows is None else {"sockets": make_rows(rows)}
+        read.source.join({"connections": Frame(Snapshot("connections", WALL_NS, TAKEN_NS, tables))})  # type: ignore[attr-defined]
+        (row,) = shown(read(Program((LO | PORT | kind, 3, 30))))
+    assert (row["port"], row["process"], row["pid"]) == (kind.get("port", 80) or None, *owner)
 
 
 def test_no_rows(read: Callable[[Program], Snapshot]) -> None:
@@ -391,29 +282,25 @@ def test_counters_of_a_namespace(
     read: Callable[[Program], Snapshot], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Drop counters of a namespace and its devices have rows and sums; other counters have none."""
-    counters = {"UdpRcvbufErrors": 2**64 - 1, "UdpInDatagrams": 9}
+    counters = {"UdpRcvbufErrors": 2**64 - 2, "UdpInDatagrams": 9}
     links = [Link(2, "eth0", {"rx_dropped": 3, "rx_bytes": 8})]
     monkeypatch.setattr(probe, "read_namespace", lambda proc: NamespaceCounters(counters, {}, links))
     monkeypatch.setattr(drop_counters, "read_backlog_drops", lambda proc: {3: 5})
     snapshot = read(Program())
     rows = snapshot.tables["counters"]
     namespaces = read.source.namespaces.threads  # type: ignore[attr-defined]
-    names = [rows.texts["name"][code] for code in rows.array["name"]]
-    assert sorted(set(names)) == ["UdpRcvbufErrors", "rx_dropped", "softnet_dropped"]
-    assert len(rows) == 2 * len(namespaces) + 1
-    for name, device, cpu, packets in (
-        ("UdpRcvbufErrors", None, None, 2**64 - 1),
+    found = rows_of(rows, np.ones(len(rows), bool))
+    names = ("name", "counter", "interface", "cpu", "packets")
+    expected = [
+        ("UdpRcvbufErrors", None, None, 2**64 - 2),
         ("rx_dropped", "eth0", None, 3),
         ("softnet_dropped", None, 3, 5),
-    ):
-        at = names.index(name)
-        row = rows.array[at]
-        assert row["packets"] == packets
-        assert rows.texts["counter"][row["counter"]] == COUNTER_TEXTS[name]
-        assert (rows.texts["interface"][row["interface"]] if device else None) == device
-        assert known(rows.array["interface"])[at] == (device is not None)
-        assert (row["cpu"] if known(rows.array["cpu"])[at] else None) == cpu
-        assert known(rows.array["netns"])[at] == (cpu is None)
+    ]
+    assert {tuple(row[name] for name in names) for row in found} == {
+        (name, COUNTER_TEXTS[name], *others) for name, *others in expected
+    }
+    assert len(rows) == 2 * len(namespaces) + 1
+    assert all((row["netns"] is None) == (row["name"] == "softnet_dropped") for row in found)
     assert snapshot.counts["device_drops"] == 3 * len(namespaces)
     assert snapshot.counts["backlog_drops"] == 5
 
@@ -460,20 +347,6 @@ def test_devices_that_are_not_listed_are_lost(
     assert "UdpNoPorts" in {rows.texts["name"][code] for code in rows.array["name"]}
 
 
-def test_every_counter_has_words_of_its_own() -> None:
-    """No two counters of a kind are called the same, and each fits its column."""
-    for words in (OF_NAMESPACES, OF_DEVICES):
-        assert len(set(words.values())) == len(words)
-        assert max(map(len, words.values())) <= COUNTERS.by_name["counter"].width
-
-
-def test_the_lens() -> None:
-    """Both tables declare the columns that they show, and can be filtered as they say."""
-    for table in LENS.tables:
-        assert {*table.screen, *table.text, table.sort.removeprefix("-")} <= set(table.names)
-        parse_filter(table, table.default_filter)
-
-
 # --- the screen -------------------------------------------------------------------------------------------------
 
 
@@ -490,12 +363,16 @@ def row(number: int, reason: str | None, packets: int, place: str = "f") -> Row:
 
 
 def test_the_top_reason_is_that_of_the_last_interval() -> None:
-    """The last interval decides, not the total; rows of one reason are summed, and new rows count fully."""
+    """The last interval decides, not the total; rows of one reason are summed, and new rows count fully. Ordinary
+    reasons stay out of the headline: every closing connection drops something."""
     before = [row(1, "NO_SOCKET", 1000), row(2, "XDP", 5)]
     now = [row(1, "NO_SOCKET", 1003), row(2, "XDP", 7), row(3, "XDP", 2, "g")]
     assert top_reason(frame_of(now, before)) == "XDP"
     assert top_reason(frame_of(now, now)) is None
     assert top_reason(frame_of(now)) is None
+    ordinary = [row(1, "QUEUE_PURGE", 99), row(2, "XDP", 5)]
+    assert top_reason(frame_of(ordinary, [row(1, "QUEUE_PURGE", 0), row(2, "XDP", 0)])) == "XDP"
+    assert top_reason(frame_of(ordinary, [row(1, "QUEUE_PURGE", 0), row(2, "XDP", 5)])) is None
     no_reading = Snapshot("drops", 0, 0, {})
     assert top_reason(Frame(frame_of(now).now, no_reading)) is None
 
@@ -522,13 +399,6 @@ def test_looks_of_rows() -> None:
         RowFlags(idle=True),
         RowFlags(),
     ]
-
-
-def test_the_top_reason_is_not_ordinary() -> None:
-    """Every closing connection drops something, so ordinary reasons stay out of the headline."""
-    before = [row(1, "QUEUE_PURGE", 0), row(2, "XDP", 0)]
-    assert top_reason(frame_of([row(1, "QUEUE_PURGE", 99), row(2, "XDP", 1)], before)) == "XDP"
-    assert top_reason(frame_of([row(1, "QUEUE_PURGE", 99), row(2, "XDP", 0)], before)) is None
 
 
 # --- SYNs that listeners drop ---------------------------------------------------------------------------------------

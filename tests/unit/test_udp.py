@@ -12,16 +12,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nettop.errors import UsageError
 from nettop.kernel.host.facts import Host
 from nettop.kernel.host.processes import Processes
 from nettop.probes.connections import udp
 from nettop.probes.connections.socket_rows import HELD_BY_KERNEL, ROW, TCP, UDP
 from nettop.probes.connections.udp import COUNTED, UdpTotals
-from nettop.settings.shared import parse_lens_options
 from nettop.snapshots import find_table
 from nettop.snapshots.arrays import Array
-from nettop.snapshots.connections import COUNT_UDP
 from nettop.snapshots.hooks import HookStatus
 from nettop.snapshots.snapshot import Rows, known
 
@@ -143,29 +140,22 @@ def test_sockets_without_room(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (totals.status().lost, totals.status().counts["udp_messages_sent"]) == ({"udp messages": 5}, 8)
 
 
-def test_rows_of_tcp_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Only UDP rows get counters."""
-    rows = rows_of([1, 2])
-    rows["protocol"][0] = TCP
-    counted, _ = read(totals_of(monkeypatch, KernelMaps()), rows, rows_of([]), Processes(Host()))
-    assert [known(counted[name]).tolist() for name in COUNTED] == [[False, True]] * 4
-
-
 def test_traffic_without_a_call_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
     """The kernel moves datagrams of tunnels and of its own sockets: neither 0 nor what processes moved is all of it.
-    Where it is not known who holds a socket, it may be the kernel."""
+    Where it is not known who holds a socket, it may be the kernel. Rows of TCP have no such counters."""
     kernel = KernelMaps()
     totals, processes = totals_of(monkeypatch, kernel), Processes(Host())
     for number in range(4):
         kernel.send(number, 1)
-    rows = rows_of([0, 1, 2, 3, 4, 5])
+    rows = rows_of([0, 1, 2, 3, 4, 5, 6])
+    rows["protocol"][6] = TCP
     rows["is_tunnel"][[1, 4]] = 1
     rows["held_by"][2] = HELD_BY_KERNEL
     rows["held_by"][[3, 5]] = 255
     rows["start_time"][3] = 7
     counted, _ = read(totals, rows, rows_of([]), processes)
-    assert known(counted["messages_sent"]).tolist() == [True, False, False, True, False, False]
-    assert known(counted["bytes_received"]).tolist() == [True, False, False, True, False, False]
+    assert known(counted["messages_sent"]).tolist() == [True, False, False, True, False, False, False]
+    assert known(counted["bytes_received"]).tolist() == [True, False, False, True, False, False, False]
 
 
 def test_a_closed_socket_has_a_last_row(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -191,15 +181,6 @@ def test_bytes_moved_before_counting(monkeypatch: pytest.MonkeyPatch) -> None:
     second, gone = read(totals, rows_of([2]), first, processes)
     assert dict(zip(second["id"].tolist(), second["began"].tolist(), strict=True)) == {2: 0, 4: 1}
     assert dict(zip(gone["id"].tolist(), gone["began"].tolist(), strict=True)) == {3: 0}
-
-
-def test_switch() -> None:
-    """--udp takes on and off, and names them for any other word."""
-    options = {"udp": "off"}
-    assert parse_lens_options(options, 1.0, [find_table("connections")]) == {COUNT_UDP: "off"}
-    options["udp"] = "of"
-    with pytest.raises(UsageError, match="udp"):
-        parse_lens_options(options, 1.0, [find_table("connections")])
 
 
 def test_without_a_mechanism(monkeypatch: pytest.MonkeyPatch) -> None:
