@@ -86,23 +86,18 @@ def test_batches_in_pieces(pieces_: list[Piece], at_most: int) -> None:
 
 
 @given(PIECES)
-def test_batches_are_not_changed(pieces_: list[Piece]) -> None:
-    """Joining a frame's rows, which many frontends read, modifies none of them."""
+def test_one_set_of_texts(pieces_: list[Piece]) -> None:
+    """The rows have one table per column, with a text for every known code; the newest time is theirs. The batches,
+    which many frontends read, do not change."""
     made = batches_of(pieces_)
     before = [
-        (batch.array.tobytes(), {name: list(texts) for name, texts in batch.texts.items()}) for batch in made
+        (batch.array.tobytes(), {name: [*texts] for name, texts in batch.texts.items()}) for batch in made
     ]
-    concatenate_batches(EVENTS, made)
-    assert before == [
-        (batch.array.tobytes(), {name: list(texts) for name, texts in batch.texts.items()}) for batch in made
-    ]
-
-
-@given(PIECES)
-def test_one_set_of_texts(pieces_: list[Piece]) -> None:
-    """The rows have one table per column, with a text for every known code; the newest time is theirs."""
-    made = batches_of(pieces_)
     together = concatenate_batches(EVENTS, made)
+    after = [
+        (batch.array.tobytes(), {name: [*texts] for name, texts in batch.texts.items()}) for batch in made
+    ]
+    assert after == before
     for name in TEXTS:
         codes = together.array[name]
         known_codes = codes[codes != unknown_value(codes.dtype)]

@@ -40,13 +40,30 @@ def put(root: Path, path: str, text: str) -> None:
     file.write_text(text)
 
 
-def test_a_host_with_everything_is_accepted(root: Path) -> None:
-    """Root on a kernel with BTF may load programs."""
+BY_SUCCESSORS = f"CapEff:\t{1 << 38 | 1 << 39:016x}\nSeccomp:\t2\n"
+
+
+@pytest.mark.parametrize(
+    ("path", "text"),
+    [
+        ("proc/thread-self/status", f"CapEff:\t{ALL_CAPABILITIES}\n"),
+        ("proc/thread-self/status", f"CapEff:\t{1 << 21:016x}\n"),
+        ("proc/thread-self/status", BY_SUCCESSORS),
+        ("sys/kernel/security/lockdown", "none [integrity] confidentiality\n"),
+    ],
+    ids=["root", "CAP_SYS_ADMIN", "its successors", "lockdown of integrity"],
+)
+def test_hosts_that_are_accepted(root: Path, path: str, text: str) -> None:
+    """Either set of capabilities is enough on a kernel with BTF, as long as programs may read its memory."""
+    put(root, path, text)
     Host(root).require_bpf()
 
 
-def test_no_btf_names_the_kernel_option(root: Path) -> None:
-    """A kernel without BTF is rejected with a remedy."""
+def test_kernels_that_are_refused(root: Path) -> None:
+    """A kernel in confidentiality lockdown, or without BTF, is refused with a remedy."""
+    put(root, "sys/kernel/security/lockdown", "none integrity [confidentiality]\n")
+    with pytest.raises(Unsupported, match="locked down"):
+        Host(root).require_bpf()
     (root / "sys/kernel/btf/vmlinux").unlink()
     with pytest.raises(Unsupported) as refusal:
         Host(root).require_bpf()
@@ -57,13 +74,28 @@ def test_no_btf_names_the_kernel_option(root: Path) -> None:
     ("held", "named"),
     [(0, "CAP_BPF and CAP_PERFMON"), (1 << 39, "needs CAP_PERFMON"), (1 << 38, "needs CAP_BPF")],
 )
-def test_missing_capabilities_are_named(root: Path, held: int, named: str) -> None:
-    """Exactly the missing capabilities are named; sudo is the remedy for non-root users."""
+@pytest.mark.parametrize(
+    ("as_root", "remedy", "other"), [(False, "sudo", "docker"), (True, "--cap-add", "sudo")]
+)
+def test_missing_capabilities_are_named(
+    root: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    held: int,
+    named: str,
+    as_root: bool,
+    remedy: str,
+    other: str,
+) -> None:
+    """Exactly the missing capabilities are named. Sudo is the remedy for other users; root gets them from the
+    container or unit."""
+    monkeypatch.setattr(privileges, "BEGAN_AS_ROOT", as_root)
     put(root, "proc/thread-self/status", f"CapEff:\t{held:016x}\n")
     with pytest.raises(PermissionMissing) as refusal:
         Host(root).require_bpf()
     assert named in refusal.value.what
-    assert ("sudo" in refusal.value.remedy) == (os.geteuid() != 0)
+    assert remedy in refusal.value.remedy
+    assert other not in refusal.value.remedy
 
 
 def test_the_confinement_of_capabilities_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -91,17 +123,7 @@ def test_the_capabilities_of_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
     assert privileges.of_file("/nonexistent") == privileges.of_file("/proc/version") == frozenset()
 
 
-def test_sudo_is_no_remedy_for_root(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A confined root gets its capabilities from the container or unit, not from sudo."""
-    monkeypatch.setattr(privileges, "BEGAN_AS_ROOT", True)
-    put(root, "proc/thread-self/status", f"CapEff:\t{1 << 38:016x}\n")
-    with pytest.raises(PermissionMissing) as refusal:
-        Host(root).require_bpf()
-    assert "--cap-add BPF" in refusal.value.remedy
-    assert "sudo" not in refusal.value.remedy
-
-
-FILTERED = f"CapEff:\t{1 << 38 | 1 << 39:016x}\nSeccomp:\t2\n"
+FILTERED = BY_SUCCESSORS
 NOT_FILTERED = FILTERED.replace("\t2\n", "\t0\n")
 
 
@@ -157,26 +179,6 @@ def test_perf_events_that_are_refused(
     assert remedy in error.remedy
 
 
-@pytest.mark.parametrize("held", [1 << 21, 1 << 39 | 1 << 38])
-def test_either_set_of_capabilities_suffices(root: Path, held: int) -> None:
-    """CAP_SYS_ADMIN alone is enough, and so are its two successors."""
-    put(root, "proc/thread-self/status", f"CapEff:\t{held:016x}\n")
-    Host(root).require_bpf()
-
-
-def test_lockdown_confidentiality_is_refused(root: Path) -> None:
-    """A kernel in confidentiality lockdown is rejected for that reason."""
-    put(root, "sys/kernel/security/lockdown", "none integrity [confidentiality]\n")
-    with pytest.raises(Unsupported, match="locked down"):
-        Host(root).require_bpf()
-
-
-def test_lockdown_integrity_is_accepted(root: Path) -> None:
-    """Integrity lockdown is accepted."""
-    put(root, "sys/kernel/security/lockdown", "none [integrity] confidentiality\n")
-    Host(root).require_bpf()
-
-
 @pytest.mark.parametrize(
     ("version", "is_real_time"),
     [
@@ -192,24 +194,12 @@ def test_kernels_for_real_time(root: Path, version: str, is_real_time: bool) -> 
 
 
 def test_sockstat_adds_both_families(root: Path) -> None:
-    """The hash tables hold IPv4 and IPv6 sockets together, so their counts are added."""
-    put(
-        root,
-        "proc/thread-self/net/sockstat",
-        "sockets: used 9\nTCP: inuse 5 orphan 1 tw 7 alloc 6 mem 1\nUDP: inuse 2 mem 0\n",
-    )
+    """The hash tables hold IPv4 and IPv6 sockets together, so their counts are added; IPv6 may be missing."""
+    of_v4 = "sockets: used 9\nTCP: inuse 5 orphan 1 tw 7 alloc 6 mem 1\nUDP: inuse 2 mem 0\n"
+    put(root, "proc/thread-self/net/sockstat", of_v4)
+    assert Host(root).sockstat() == Sockstat(tcp=5, udp=2, time_wait=7)
     put(root, "proc/thread-self/net/sockstat6", "TCP6: inuse 11\nUDP6: inuse 3\n")
     assert Host(root).sockstat() == Sockstat(tcp=16, udp=5, time_wait=7)
-
-
-def test_sockstat_without_ipv6(root: Path) -> None:
-    """A namespace without IPv6 has no second file, which is no error."""
-    put(
-        root,
-        "proc/thread-self/net/sockstat",
-        "TCP: inuse 5 orphan 0 tw 0 alloc 6 mem 1\nUDP: inuse 2 mem 0\n",
-    )
-    assert Host(root).sockstat() == Sockstat(tcp=5, udp=2, time_wait=0)
 
 
 @pytest.mark.parametrize(
@@ -235,7 +225,8 @@ OLD_MOUNTS = "33 31 0:30 / /sys/fs/cgroup/cpu rw,relatime - cgroup cgroup rw,cpu
 
 @pytest.mark.parametrize(("mounts", "root_path"), [(MOUNTS, "/"), (OLD_MOUNTS + MOUNTS, None)])
 def test_control_groups_by_id(root: Path, mounts: str, root_path: str | None) -> None:
-    """Each group of the unified hierarchy has its directory's inode number, lower half, as id."""
+    """Each group of the unified hierarchy has its directory's inode number, lower half, as id; if it is not mounted, none
+    is known."""
     put(root, "proc/self/mountinfo", mounts)
     top = root / "sys/fs/cgroup/unified"
     for path in ("a.slice/b.service", "a.slice/c.scope", "d"):
@@ -244,10 +235,6 @@ def test_control_groups_by_id(root: Path, mounts: str, root_path: str | None) ->
     expected |= {root_path: top} if root_path else {}
     by_id = {folder.stat().st_ino & 0xFFFFFFFF: path for path, folder in expected.items()}
     assert Host(root).cgroups_by_id() == by_id
-
-
-def test_no_unified_hierarchy(root: Path) -> None:
-    """Without a mounted unified hierarchy, no group is known by its id."""
     put(root, "proc/self/mountinfo", OLD_MOUNTS)
     assert Host(root).cgroups_by_id() == {}
 
@@ -273,15 +260,11 @@ def test_the_root_control_group(root: Path, monkeypatch: pytest.MonkeyPatch) -> 
     ids=["running", "exiting", "gone meanwhile"],
 )
 def test_cgroup_of_a_process_that_exits(root: Path, stat: str, group: str | None) -> None:
-    """Old hierarchies say that a process which exits is in the root."""
+    """Old hierarchies say that a process which exits is in the root; of one that is gone, nothing is known."""
+    assert Host(root).cgroup(77) is None
     put(root, "proc/77/cgroup", "4:memory:/\n1:cpu:/\n0::/\n")
     put(root, "proc/77/stat", stat)
     assert Host(root).cgroup(77) == group
-
-
-def test_cgroup_of_a_process_that_is_gone(root: Path) -> None:
-    """The control group of an exited process is unknown."""
-    assert Host(root).cgroup(77) is None
 
 
 @pytest.mark.parametrize(
@@ -290,12 +273,9 @@ def test_cgroup_of_a_process_that_is_gone(root: Path) -> None:
         (f"/system.slice/docker-{CONTAINER_ID}.scope", "docker:4f1c2ab09d7e"),
         (f"/docker/{CONTAINER_ID}", "docker:4f1c2ab09d7e"),
         (f"/kubepods.slice/kubepods-pod1.slice/cri-containerd-{CONTAINER_ID}.scope", "containerd:4f1c2ab09d7e"),
-        (f"/kubepods/besteffort/pod1/{CONTAINER_ID}", "containerd:4f1c2ab09d7e"),
         (f"/kubepods.slice/crio-{CONTAINER_ID}.scope/container", "cri-o:4f1c2ab09d7e"),
         (f"/machine.slice/libpod-{CONTAINER_ID}.scope", "podman:4f1c2ab09d7e"),
-        (f"/user.slice/user@1000.service/user.slice/libpod-{CONTAINER_ID}.scope", "podman:4f1c2ab09d7e"),
         (f"/kubepods-burstable-pod1.slice:cri-containerd:{CONTAINER_ID}", "containerd:4f1c2ab09d7e"),
-        (f"/system.slice/containerd.service/pod1.slice:cri-containerd:{CONTAINER_ID}", "containerd:4f1c2ab09d7e"),
         (f"/system.slice:docker:{CONTAINER_ID}", "docker:4f1c2ab09d7e"),
         (f"/docker/{CONTAINER_ID}/docker/{'e' * 64}", "docker:eeeeeeeeeeee"),
         (f"/docker/{CONTAINER_ID}/kubelet.slice/cri-containerd-{'e' * 64}.scope", "containerd:eeeeeeeeeeee"),
@@ -303,29 +283,22 @@ def test_cgroup_of_a_process_that_is_gone(root: Path) -> None:
         (f"/system.slice/web.service/libpod-payload-{CONTAINER_ID}", "podman:4f1c2ab09d7e"),
         (f"/system.slice/nerdctl-{CONTAINER_ID}.scope", "nerdctl:4f1c2ab09d7e"),
         (f"/default/{CONTAINER_ID}", "container:4f1c2ab09d7e"),
-        ("/lxc.payload.web1", "lxc:web1"),
         ("/lxc.payload.web1/system.slice/nginx.service", "lxc:web1"),
         ("/lxc.payload/web1/init.scope", "lxc:web1"),
         ("/lxc/101/ns/system.slice/nginx.service", "lxc:101"),
-        ("/user.slice/user-1000.slice/session-3.scope/lxc.payload.web1/system.slice/ssh.service", "lxc:web1"),
         (f"/lxc.payload.web1/system.slice/docker-{CONTAINER_ID}.scope", "docker:4f1c2ab09d7e"),
         ("/lxc.payload.web1/lxc.payload.inner/init.scope", "lxc:inner"),
         ("/lxc.monitor.web1", None),
-        ("/../lxc.payload.web1/system.slice/nginx.service", "lxc:web1"),
         ("/machine.slice/systemd-nspawn@my\\x2ddb.service/payload/system.slice/nginx.service", "nspawn:my-db"),
         ("/machine.slice/machine-web.scope/payload/system.slice/nginx.service", "machine:web"),
         ("/machine.slice/machine-qemu\\x2d1\\x2dvm.scope/libvirt/emulator", "machine:qemu-1-vm"),
         (f"/ecs/{CONTAINER_ID[:32]}/{CONTAINER_ID}", "ecs:4f1c2ab09d7e"),
         (f"/ecs/{'a' * 32}/{'a' * 32}-1234567890", f"ecs:{'a' * 32}-1234567890"),
         (f"/machine.slice/libpod-conmon-{CONTAINER_ID}.scope", "libpod-conmon-4f1c2ab09d7e.scope"),
-        (f"/machine.slice/crio-conmon-{CONTAINER_ID}.scope", "crio-conmon-4f1c2ab09d7e.scope"),
         (f"/system.slice/build-{CONTAINER_ID}.service", f"build-{CONTAINER_ID}.service"),
-        ("/system.slice/docker.service", "docker.service"),
         ("/system.slice/nginx.service", "nginx.service"),
-        ("/user.slice/user-1000.slice/session-2.scope", "session-2.scope"),
         ("/user.slice/user-1000.slice/user@1000.service/app.slice/web.service/sub", "web.service"),
         ("/", None),
-        ("/custom/group", None),
     ],
 )  # fmt: skip
 def test_container_of_a_control_group(group: str, container: str | None) -> None:

@@ -107,24 +107,35 @@ def test_bind_mounts_are_actual(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("refused", "gaps"),
+    ("refused", "unseen", "gaps"),
     [
-        ({}, {}),
-        ({7: "no"}, {"namespace 7": "not entered: no"}),
-        ({7: "no", 8: "no"}, {"namespaces 7 and 8": "not entered: no"}),
+        ({}, False, {}),
         (
             {7: "no", 8: "never", 9: "no"},
+            False,
             {"namespaces 7 and 9": "not entered: no", "namespace 8": "not entered: never"},
         ),
-        (dict.fromkeys(range(1, 4), "no"), {"namespaces 1, 2 and 3": "not entered: no"}),
-        (dict.fromkeys(range(1, 346), "no"), {"namespaces 1, 2, 3 and 342 more": "not entered: no"}),
+        (dict.fromkeys(range(1, 4), "no"), False, {"namespaces 1, 2 and 3": "not entered: no"}),
+        (dict.fromkeys(range(1, 346), "no"), False, {"namespaces 1, 2, 3 and 342 more": "not entered: no"}),
+        (
+            {7: module._DROPPED, 8: module._DROPPED, 9: "no"},
+            False,
+            {"namespaces 7 and 8": PARTLY_SEEN, "namespace 9": "not entered: no"},
+        ),
+        # With sock_diag, a namespace that was not entered has no listed sockets.
+        ({7: module._DROPPED}, True, {"namespace 7": f"not entered: {module._DROPPED}"}),
     ],
 )
-def test_refused_namespaces_of_one_reason_are_one_gap(refused: dict[int, str], gaps: dict[str, str]) -> None:
-    """Three of them are named; one without a name goes by its number."""
+def test_refused_namespaces_of_one_reason_are_one_gap(
+    refused: dict[int, str], unseen: bool, gaps: dict[str, str]
+) -> None:
+    """Three are named, by number if they have no name. Those that appeared later are partly seen and no loss."""
     namespaces = Namespaces()
     namespaces.refused = refused
-    assert namespaces.gaps() == gaps
+    assert namespaces.gaps(unseen=unseen) == gaps
+    partly_seen = list(refused.values()).count(module._DROPPED)
+    assert namespaces.lost == len(refused) - partly_seen
+    assert namespaces.counts() == ({NAMESPACES_PARTLY_SEEN: partly_seen} if partly_seen else {})
 
 
 @pytest.fixture
@@ -168,21 +179,16 @@ def view_of(namespaces: Namespaces, table: Table, numbers: list[int], filter_tex
 
 @pytest.mark.parametrize("table", NAMED_TABLES, ids=lambda table: str(table.name))
 def test_a_namespace_has_the_same_name_in_every_table(named: Namespaces, table: Table) -> None:
-    """A name is that of `ip netns`, else its container's, its file's, or its number; unknown if the number is."""
+    """A name is that of `ip netns`, else its container's, its file's, or its number; filters take either."""
     unknown = int(unknown_value(np.dtype("u4")))
     near = [WEB, OF_CONTAINER, BOUND, UNSAFE, UNNAMED, WEB, unknown]
     names = NAMES | {named.own: "own"}
     for numbers in (near, [*near, named.own, FAR]):
         view = view_of(named, table, numbers)
         assert view.values("namespace", np.arange(len(numbers))) == [*map(names.get, numbers)]
-
-
-@pytest.mark.parametrize("table", NAMED_TABLES, ids=lambda table: str(table.name))
-@pytest.mark.parametrize("text", ["namespace=web", f"netns={WEB}", "NAMESPACE=web"])
-def test_filters_take_name_and_number(named: Namespaces, table: Table, text: str) -> None:
-    """Name and number each pass only rows of that namespace."""
-    view = view_of(named, table, [BOUND, WEB, UNNAMED, WEB], text)
-    assert sorted(view.raw(table.key)[view.order].tolist()) == [1, 3]
+    for text in ("namespace=web", f"netns={WEB}", "NAMESPACE=web"):
+        view = view_of(named, table, [BOUND, WEB, UNNAMED, WEB], text)
+        assert sorted(view.raw(table.key)[view.order].tolist()) == [1, 3]
 
 
 def test_groups_of_sockets_have_their_names(named: Namespaces) -> None:
@@ -193,19 +199,15 @@ def test_groups_of_sockets_have_their_names(named: Namespaces) -> None:
 
 
 def test_a_name_that_has_gone_is_used_no_more(named: Namespaces, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A reused number does not inherit the old namespace's name."""
+    """A reused number does not inherit a name, and the texts of namespaces that come and go stay few."""
     table = NAMED_TABLES[0]
     before = view_of(named, table, [WEB])
     monkeypatch.setattr(module, "find_namespaces", lambda _: {})
     named._scan()
     after = view_of(named, table, [WEB])
     assert [view.values("namespace", np.arange(1)) for view in (before, after)] == [["web"], [str(WEB)]]
-
-
-def test_texts_of_namespaces_that_are_gone_are_dropped(named: Namespaces) -> None:
-    """Their number stays bounded, however many namespaces come and go."""
     for number in range(3000):
-        view_of(named, NAMED_TABLES[0], [number])
+        view_of(named, table, [number])
     assert len(named._texts.frozen()) < 1100
 
 
@@ -243,23 +245,6 @@ def test_few_namespaces_are_read_at_once(monkeypatch: pytest.MonkeyPatch) -> Non
     namespaces.threads = dict.fromkeys(range(50), cast("ThreadPoolExecutor", SimpleNamespace(submit=submit)))
     assert namespaces.run_in_each(lambda: 7) == dict.fromkeys(range(50), 7)
     assert most <= module._AT_ONCE
-
-
-def test_namespaces_that_appear_later_are_no_loss() -> None:
-    """Later namespaces count separately, and their gap names the reason and the option; others are lost."""
-    namespaces = Namespaces()
-    assert (namespaces.lost, namespaces.counts()) == (0, {})
-    namespaces.refused = {7: module._DROPPED, 8: module._DROPPED, 9: "no"}
-    assert (namespaces.lost, namespaces.counts()) == (1, {NAMESPACES_PARTLY_SEEN: 2})
-    assert namespaces.gaps() == {"namespaces 7 and 8": PARTLY_SEEN, "namespace 9": "not entered: no"}
-    assert "--follow-namespaces" in PARTLY_SEEN
-
-
-def test_where_nothing_is_seen_of_them_they_are_lost() -> None:
-    """With sock_diag a namespace that was not entered has no listed sockets, so it is lost."""
-    namespaces = Namespaces()
-    namespaces.refused = {7: module._DROPPED}
-    assert namespaces.gaps(unseen=True) == {"namespace 7": f"not entered: {module._DROPPED}"}
 
 
 def test_a_limit_of_threads_is_a_gap(monkeypatch: pytest.MonkeyPatch) -> None:
