@@ -225,7 +225,7 @@ OLD_MOUNTS = "33 31 0:30 / /sys/fs/cgroup/cpu rw,relatime - cgroup cgroup rw,cpu
 
 @pytest.mark.parametrize(("mounts", "root_path"), [(MOUNTS, "/"), (OLD_MOUNTS + MOUNTS, None)])
 def test_control_groups_by_id(root: Path, mounts: str, root_path: str | None) -> None:
-    """Each group of the unified hierarchy has its directory's inode number, lower half, as id; if it is not mounted, none
+    """Each group of the unified hierarchy has its directory's inode number, lower half, as id. Without it, none
     is known."""
     put(root, "proc/self/mountinfo", mounts)
     top = root / "sys/fs/cgroup/unified"

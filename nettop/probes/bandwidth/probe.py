@@ -68,7 +68,7 @@ from nettop.snapshots.snapshot import (
     TextTable,
     clocks,
     known,
-    unknown_value,
+    rows_from,
 )
 
 _PATTERN = re.compile(r"[*?\[]")
@@ -153,7 +153,6 @@ class Bandwidth(Probe):
             table.name: LeftRows(table, "interface", spec.REMOVED, not_added=("capacity",))
             for table in (spec.INTERFACES, spec.PROTOCOL_TABLE, spec.SERVICE_TABLE)
         }
-        self._texts = TextTable()
         self._unseen = self._without_slot = 0
         self._has_devices = False
         self._names_in_flows: dict[int, str] = {}
@@ -317,8 +316,6 @@ class Bandwidth(Probe):
         for interface in present:
             if self._counted is not None and interface.counted is not None:
                 interface.counts = self._counted.read(interface.counted)
-        self._texts = self._texts.renewed(2 * len(present))  # an interface has two
-        self._texts.code(spec.REMOVED)
         self._has_devices = any(map(self._is_device, present))
         tables, left = self._tables(present, taken_ns), self._tables(removed, taken_ns)
         ended = {name: self._removed[name].add(rows) for name, rows in left.items()}
@@ -345,7 +342,9 @@ class Bandwidth(Probe):
         names = [spec.OTHER_SERVICES, *self._services]
         services = range(spec.NO_SERVICE, spec.NO_SERVICE + len(names))
         return {
-            spec.INTERFACES.name: self.namespaces.with_names(self._rows(interfaces, taken_ns)),
+            spec.INTERFACES.name: self.namespaces.with_names(
+                rows_from(spec.INTERFACES, [self._values(each, taken_ns) for each in interfaces], taken_ns)
+            ),
             spec.PROTOCOL_TABLE.name: self._split(
                 spec.PROTOCOL_TABLE, interfaces, range(len(spec.PROTOCOLS)), {}, taken_ns
             ),
@@ -360,29 +359,28 @@ class Bandwidth(Probe):
     def _is_device(self, interface: _Interface) -> bool:
         return self._is_here(interface) and interface.link.has_bus_device()
 
-    def _rows(self, interfaces: Sequence[_Interface], taken_ns: int) -> Rows:
-        rows = np.zeros(len(interfaces), spec.INTERFACES.dtype)
-        for row, interface in zip(rows, interfaces, strict=True):
-            if not interface.has_left:
-                self._classify(interface)
-            row["id"] = interface.id
-            row["interface"] = self._texts.code(interface.link.name)
-            row["kind"] = self._texts.code(interface.kind)
-            row["netns"] = interface.key[0]
-            row["backing"] = interface.backing
-            row["state"] = spec.UP if interface.has_left else state_of(interface.link)
-            row["link_ups"] = interface.link.carrier_ups
-            row["mode"] = interface.mode
-            self._put_negotiated(row, interface, taken_ns)
-            self._put_moved(row, interface)
-            self._put_unseen(row, interface, taken_ns)
-            moved = row["bytes_received"], row["bytes_sent"]
-            if known(np.array(moved)).all():
-                interface.rates.add(ByteTotals(taken_ns, *map(int, moved)))
-            else:
-                interface.rates = RateHistory()
-        texts = dict.fromkeys(("interface", "kind"), self._texts.frozen())
-        return Rows(spec.INTERFACES, take_rows(rows, np.argsort(rows["id"])), texts, taken_ns)
+    def _values(self, interface: _Interface, taken_ns: int) -> dict[str, Any]:
+        """Return the row of an interface; what it lacks is unknown."""
+        if not interface.has_left:
+            self._classify(interface)
+        values = {
+            "id": interface.id,
+            "interface": interface.link.name,
+            "kind": interface.kind,
+            "netns": interface.key[0],
+            "backing": interface.backing,
+            "state": spec.UP if interface.has_left else state_of(interface.link),
+            "link_ups": interface.link.carrier_ups,
+            "mode": interface.mode,
+            **self._negotiated(interface, taken_ns),
+            **self._moved(interface),
+        }
+        received, sent = values.get("bytes_received"), values.get("bytes_sent")
+        if received is None or sent is None:
+            interface.rates = RateHistory()
+        else:
+            interface.rates.add(ByteTotals(taken_ns, received, sent))
+        return values | {"unseen": self._count_unseen(interface, values.get("packets_received"), taken_ns)}
 
     def _classify(self, interface: _Interface) -> None:
         """Record properties that can be read only while an interface exists."""
@@ -394,36 +392,34 @@ class Bandwidth(Probe):
         if interface.counted is not None:
             interface.mode = interface.counted.mode_of(link)
 
-    def _put_negotiated(self, row: Any, interface: _Interface, taken_ns: int) -> None:
-        """Fill in the link's duplex mode and speed, and the bytes that the speed has allowed so far."""
+    def _negotiated(self, interface: _Interface, taken_ns: int) -> dict[str, Any]:
+        """Return the link's duplex mode and speed, and the bytes that the speed has allowed so far."""
         is_present = self._is_here(interface) and not interface.has_left
         speed, duplex = interface.link.negotiated() if is_present else Negotiated()
-        row["speed"] = row["capacity"] = unknown_value(row["speed"].dtype)
-        row["duplex"] = unknown_value(row["duplex"].dtype) if duplex is None else duplex
         if speed is not None:
             interface.capacity += speed * (taken_ns - interface.read_at_ns) / 1e9
-            row["speed"], row["capacity"] = speed, interface.capacity
         interface.read_at_ns = taken_ns
+        return {"speed": speed, "duplex": duplex, "capacity": None if speed is None else interface.capacity}
 
-    def _put_moved(self, row: Any, interface: _Interface) -> None:
-        """Fill in received and sent traffic, from the programs or else from the interface's own counters."""
+    def _moved(self, interface: _Interface) -> dict[str, Any]:
+        """Return received and sent traffic, from the programs or else from the interface's own counters."""
         continues = interface.own.add(interface.link.statistics)
-        for name, parts in OWN_COUNTERS.items():
-            row[name] = interface.own.growth(parts) if continues else unknown_value(row[name].dtype)
+        moved = (
+            {name: interface.own.growth(parts) for name, parts in OWN_COUNTERS.items()} if continues else {}
+        )
         if not continues:
             interface.unseen = UnseenPackets()
-        row["broadcast"] = row["multicast"] = unknown_value(row["broadcast"].dtype)
         was_counted, interface.was_counted = interface.was_counted, interface.counts is not None
         if interface.counts is None:
-            return
+            return moved
         seen = self._seen(interface, *interface.counts)
         if not was_counted and continues:
-            interface.before = {name: max(0, int(row[name]) - count) for name, count in seen.items()}
-        for name, count in seen.items():
-            row[name] = interface.before.get(name, 0) + count
+            interface.before = {name: max(0, moved[name] - count) for name, count in seen.items()}
+        moved |= {name: interface.before.get(name, 0) + count for name, count in seen.items()}
         if len(seen) == len(programs.TRAFFIC_COLUMNS):
             for kind, name in enumerate(spec.CASTS, len(spec.PROTOCOLS)):
-                row[name] = sum(each["packets"][kind] for each in interface.counts)
+                moved[name] = sum(int(each["packets"][kind]) for each in interface.counts)
+        return moved
 
     def _seen(self, interface: _Interface, received: Array, sent: Array) -> dict[str, int]:
         """Return the columns that the programs can fill for an interface, with their counts."""
@@ -435,20 +431,18 @@ class Bandwidth(Probe):
             for unit in ("packets", "bytes")
         }
 
-    def _put_unseen(self, row: Any, interface: _Interface, taken_ns: int) -> None:
-        """Fill in the number of received packets that the programs did not see."""
-        row["unseen"] = unknown_value(row["unseen"].dtype)
+    def _count_unseen(self, interface: _Interface, received: int | None, taken_ns: int) -> int | None:
+        """Return the number of received packets that the programs did not see, if they see any."""
         is_sum = interface.link.kind in _SUMS_OF_PORTS
-        if interface.counts is None or interface.mode == spec.COUNTERS_MODE or is_sum:
-            return
+        if interface.counts is None or interface.mode == spec.COUNTERS_MODE or is_sum or received is None:
+            return None
         self._unseen += interface.unseen.add(
             taken_ns,
             interface.link.statistics.get("rx_packets", 0),
-            int(row["packets_received"]) - interface.before.get("packets_received", 0),
+            received - interface.before.get("packets_received", 0),
             is_last=interface.has_left,
         )
-        if interface.unseen.count is not None:
-            row["unseen"] = interface.unseen.count
+        return interface.unseen.count
 
     def _split(
         self,
@@ -460,19 +454,19 @@ class Bandwidth(Probe):
     ) -> Rows:
         """Return a row for each counted interface and each of these kinds of packets that it carried."""
         counted = [(each, each.counts) for each in interfaces if each.counts is not None]
-        rows = np.zeros((len(counted), len(kinds)), table.dtype)
+        rows, names = np.zeros((len(counted), len(kinds)), table.dtype), TextTable()
         _, _, split = table.stored[:3]
         for of_interface, (interface, (received, sent)) in zip(rows, counted, strict=True):
             number = interface.generation << 32 | interface.link.index
             of_interface["id"] = number * spec.KINDS + np.arange(len(kinds))
-            of_interface["interface"] = self._texts.code(interface.link.name)
+            of_interface["interface"] = names.code(interface.link.name)
             of_interface[split.name] = np.arange(len(kinds))
             for unit in ("packets", "bytes"):
                 of_interface[f"{unit}_received"] = received[unit][kinds.start : kinds.stop]
                 of_interface[f"{unit}_sent"] = sent[unit][kinds.start : kinds.stop]
         rows = take_rows(rows.ravel(), (rows["packets_received"] + rows["packets_sent"]).ravel() > 0)
         rows = take_rows(rows, np.argsort(rows["id"]))
-        return Rows(table, rows, {"interface": self._texts.frozen(), **texts}, taken_ns)
+        return Rows(table, rows, {"interface": names.frozen(), **texts}, taken_ns)
 
     def _flow_rows(self, table: SetTable, taken_ns: int, wall_ns: int) -> tuple[Rows, Ended]:
         """Return the flows, and the sums of those that were evicted."""

@@ -7,7 +7,7 @@ import errno
 
 import numpy as np
 
-from nettop.kernel.bpf.rows import extend_dtype
+from nettop.kernel.bpf.rows import columns, extend_dtype
 from nettop.probes.connections.socket_rows import ROW, STATE
 from nettop.snapshots.arrays import Array, Mask
 from nettop.snapshots.connections import (
@@ -23,31 +23,20 @@ from nettop.snapshots.connections import (
 EVENT = extend_dtype(
     ROW,
     (
-        ("event_id", "u8"),
-        ("time", "u8"),
-        ("duration_us", "u8"),
+        *columns("u8", "event_id", "time", "duration_us"),
         ("handshake_us", "u4"),
         ("reason", "u2"),
-        ("event", "u1"),
-        ("is_followed", "u1"),
+        *columns("u1", "event", "is_followed"),
     ),
 )
 """A ring record: the socket's row before the change, then the event. `state` is the previous state."""
 
 CONNECTION = np.dtype(
     [
-        ("begun_at", "u8"),
-        ("opened_at", "u8"),
-        ("start_time", "u8"),
-        ("css_set", "u8"),
+        *columns("u8", "begun_at", "opened_at", "start_time", "css_set"),
         ("comm", "S16"),
-        ("pid", "u4"),
-        ("cgroup_id", "u4"),
-        ("handshake_us", "u4"),
-        ("direction", "u1"),
-        ("owner_source", "u1"),
-        ("is_followed", "u1"),
-        ("opened_by_data", "u1"),
+        *columns("u4", "pid", "cgroup_id", "handshake_us"),
+        *columns("u1", "direction", "owner_source", "is_followed", "opened_by_data"),
     ],
     align=True,
 )
@@ -60,7 +49,7 @@ CONNECTION_GROUP = np.dtype([("cookies", "u8", (GROUP_SIZE,))])
 TOTALLED = ("closed", "failed", "bytes_sent", "bytes_received", "packets_sent", "packets_received",
             "data_packets_sent", "retransmits")  # fmt: skip
 _EVENTS = ("connected", "accepted", "dropped", "untracked", "unfollowed", "nested")
-HOST_TOTALS = np.dtype([(name, "u8") for name in (*TOTALLED, *_EVENTS)])
+HOST_TOTALS = np.dtype([*columns("u8", *TOTALLED, *_EVENTS)])
 """Totals of the host, per CPU and writer: ended and opened connections, and cases without room.
 
 No room: `dropped` in the ring, `untracked` in the connections, `unfollowed` in the followed processes. `nested`:

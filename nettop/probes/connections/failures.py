@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from nettop.kernel.bpf.rows import columns
 from nettop.kernel.net.entered_namespaces import Namespaces
 from nettop.probes.connections.event_records import FAIL
 from nettop.probes.connections.socket_rows import has_process
@@ -23,11 +24,9 @@ _GROUP = np.dtype(
     [
         ("remote_address", ">u8", 2),
         ("comm", "S16"),
-        ("port", "u4"),
-        ("netns", "u4"),
+        *columns("u4", "port", "netns"),
         ("reason", "u2"),
-        ("direction", "u1"),
-        ("unused", "u1"),
+        *columns("u1", "direction", "unused"),
     ]
 )
 _RAW = f"V{_GROUP.itemsize}"

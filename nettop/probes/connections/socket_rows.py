@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from nettop.kernel.bpf.rows import columns
 from nettop.kernel.host.facts import Host
 from nettop.kernel.host.processes import Processes, ProcessNames
 from nettop.kernel.net.entered_namespaces import DEVICE_INDEX, Namespaces
@@ -46,17 +47,10 @@ _MIN_INTERVAL_US = 100_000
 ROW = row_dtype(
     spec.SOCKETS,
     (
-        (BEGAN, "u1"),
-        ("held_by", "u1"),
-        ("is_tunnel", "u1"),
-        ("is_opener", "u1"),
-        (DEVICE_INDEX, "u4"),
-        ("cgroup_id", "u4"),
-        ("holder", "u8"),
-        ("start_time", "u8"),
-        ("css_set", "u8"),
-        ("comm", "S16"),
-        ("algorithm", "S16"),
+        *columns("u1", BEGAN, "held_by", "is_tunnel", "is_opener"),
+        *columns("u4", DEVICE_INDEX, "cgroup_id"),
+        *columns("u8", "holder", "start_time", "css_set"),
+        *columns("S16", "comm", "algorithm"),
     ),
 )
 """A row as the programs write it: the table's fields, then the owner process and internal fields.
@@ -78,15 +72,8 @@ _SERVICE_MANAGER = b"systemd"
 """Name of a process that opens sockets for others."""
 
 _OWNER = (
-    "pid",
-    "descriptor",
-    "descriptors_max",
-    "start_time",
-    "css_set",
-    "cgroup_id",
-    "comm",
-    "owner_source",
-)
+    "pid", "descriptor", "descriptors_max", "start_time", "css_set", "cgroup_id", "comm", "owner_source",
+)  # fmt: skip
 
 
 class SocketCounts(NamedTuple):

@@ -24,7 +24,7 @@ from nettop.kernel.bpf.drop_reasons import NO_REASON, DropReasons, read_drop_rea
 from nettop.kernel.bpf.mechanisms import Fallbacks, Mechanism, Refused, check_chosen
 from nettop.kernel.bpf.program import Loader
 from nettop.kernel.bpf.program_text import ProgramText
-from nettop.kernel.bpf.rows import row_header
+from nettop.kernel.bpf.rows import columns, row_header
 from nettop.kernel.bpf.set_table import key_hashes
 from nettop.kernel.bpf.symbols import Symbols, why_hidden
 from nettop.kernel.host.facts import Host
@@ -72,20 +72,16 @@ _NO_SEVERITY = np.iinfo(np.uint8).max
 KIND = np.dtype(
     [
         ("location", "u8"),
-        ("netns", "u4"),
-        ("ifindex", "u4"),
-        ("reason", "u4"),
-        ("family", "u2"),
-        ("port", "u2"),
-        ("protocol", "u1"),
-        ("has_owner", "u1"),
+        *columns("u4", "netns", "ifindex", "reason"),
+        *columns("u2", "family", "port"),
+        *columns("u1", "protocol", "has_owner"),
         ("always_zero", "(6,)u1"),
     ]
 )
 """The key by which the program counts. A namespace, device or port of 0 is unknown. `has_owner`: the port is one of
 this machine. It has no padding, because numpy would not copy it."""
 
-COUNT = np.dtype([("packets", "u8"), ("bytes", "u8")])
+COUNT = np.dtype([*columns("u8", "packets", "bytes")])
 
 _HEADER_PORTS = np.dtype([("seen", f"({(1 << 16) // 64},)u8"), ("count", "u8")])
 """The ports read from headers since the last reading: a bit each, and their number."""
