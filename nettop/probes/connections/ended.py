@@ -9,16 +9,8 @@ import numpy as np
 
 from nettop.kernel.host.processes import ProcessNames
 from nettop.kernel.net.entered_namespaces import Namespaces
+from nettop.probes.connections import socket_rows
 from nettop.probes.connections.event_records import EVENT, FAIL
-from nettop.probes.connections.socket_rows import (
-    ROW,
-    STATE,
-    TCP,
-    UNCONNECTED_STATES,
-    exclude_ids,
-    is_closed,
-    merge,
-)
 from nettop.snapshots.arrays import Array, Mask, concatenate_rows, delete_rows, positions, take_rows
 from nettop.snapshots.connections import DIRECTIONS, NOT_KEPT, NOT_LISTED, SOCKETS
 from nettop.snapshots.schema import BEGAN, Kind
@@ -31,7 +23,7 @@ LISTED_NS = 120 * 10**9
 
 COUNTERS = tuple(field.name for field in SOCKETS.fields if field.kind is Kind.COUNTER)
 _SEEN = [number for number, name in DIRECTIONS.items() if not name.endswith("?")]
-_NO_EVENTS, _NO_ROWS = np.zeros(0, EVENT), np.zeros(0, ROW)
+_NO_EVENTS, _NO_ROWS = np.zeros(0, EVENT), np.zeros(0, socket_rows.ROW)
 _NO_IDS = _NO_ROWS["id"]
 
 
@@ -86,16 +78,16 @@ class EndedSockets:
         """
         events = concatenate_rows(_NO_EVENTS, *self._new)
         self.events, self._new = take_rows(events, np.argsort(events["id"], kind="stable")), []
-        gone = exclude_ids(self._last.array, rows["id"])
+        gone = socket_rows.exclude_ids(self._last.array, rows["id"])
         orphans = take_rows(gone, _is_open(gone))
         names.adopt(orphans, self._last.texts)
         mark_unknown(orphans, ("state",))
-        rows = merge(rows, orphans)
+        rows = socket_rows.merge(rows, orphans)
         dead = np.union1d(self.events["id"], self._dead)
         rows, self._dead = _without_open(rows, dead)
         rows, lost = _without_open(rows, self._unreported(rows))
         self._dead = np.union1d(self._dead, lost)
-        mark_unknown(rows, COUNTERS, np.flatnonzero(is_closed(rows)))
+        mark_unknown(rows, COUNTERS, np.flatnonzero(socket_rows.is_closed(rows)))
         self._last = Rows(SOCKETS, rows, names.texts(), 0)
         return rows
 
@@ -130,11 +122,13 @@ class EndedSockets:
         """
         _add_up(self._of_others, others)
         self.not_listed += max(0, len(self.events) - LISTED_MAX)
-        rows = exclude_ids(merge(_rows_of(self.events[-LISTED_MAX:]), others), without_row)
-        rows["state"] = STATE["CLOSE"]
+        rows = socket_rows.exclude_ids(
+            socket_rows.merge(_rows_of(self.events[-LISTED_MAX:]), others), without_row
+        )
+        rows["state"] = socket_rows.STATE["CLOSE"]
         names.name_any(rows)
         self._count += len(self.events) + len(others)
-        total = np.full(ROW.itemsize, 0xFF, np.uint8).view(ROW)
+        total = np.full(socket_rows.ROW.itemsize, 0xFF, np.uint8).view(socket_rows.ROW)
         total["id"] = 0
         total["process"] = names.code(NOT_KEPT if len(without_row) else NOT_LISTED)
         for name in COUNTERS:
@@ -167,14 +161,14 @@ def _add_up(sums: dict[str, int], rows: Array) -> None:
 def mark_begun(rows: Array) -> None:
     """Mark connections whose counters were 0 when nettop first saw them: it saw them open, from the SYN on, so their
     direction is not inferred."""
-    is_tcp = rows["protocol"] == TCP
+    is_tcp = rows["protocol"] == socket_rows.TCP
     rows[BEGAN][is_tcp] = np.isin(rows["direction"][is_tcp], _SEEN)
 
 
 def _is_open(rows: Array) -> Mask:
     """Return a mask of the rows of connections that will still end."""
-    has_numbers = (rows["protocol"] == TCP) & known(rows["bytes_sent"])
-    is_open: Mask = has_numbers & ~np.isin(rows["state"], UNCONNECTED_STATES)
+    has_numbers = (rows["protocol"] == socket_rows.TCP) & known(rows["bytes_sent"])
+    is_open: Mask = has_numbers & ~np.isin(rows["state"], socket_rows.UNCONNECTED_STATES)
     return is_open
 
 
@@ -189,6 +183,6 @@ def _without_open(rows: Array, ended: Array) -> tuple[Array, Array]:
 def _rows_of(events: Array) -> Array:
     """Return the row part of events. A failed connection began at its connect(), if that was seen."""
     raw = np.ascontiguousarray(events).view(np.uint8).reshape(len(events), EVENT.itemsize)
-    rows: Array = raw[:, : ROW.itemsize].copy().view(ROW).ravel()
+    rows: Array = raw[:, : socket_rows.ROW.itemsize].copy().view(socket_rows.ROW).ravel()
     rows[BEGAN] = known(rows["opened_at"]) | (events["event"] == FAIL) & known(events["duration_us"])
     return rows

@@ -21,17 +21,8 @@ from nettop.kernel.host.facts import Host
 from nettop.kernel.host.proc_files import is_running
 from nettop.kernel.host.processes import Processes, ProcessNames
 from nettop.kernel.net.hook_check import HookCheck
+from nettop.probes.connections import event_records
 from nettop.probes.connections.ended import EndedSockets
-from nettop.probes.connections.event_records import (
-    ACCEPT,
-    CLOSE,
-    CONNECTION_GROUP,
-    EVENT,
-    HOST_TOTALS,
-    WRITERS,
-    is_failure,
-    set_reasons,
-)
 from nettop.probes.connections.failures import Failures
 from nettop.probes.connections.hooks import CHANGES, FALLBACKS, FOLLOW_HOOKS, FOLLOWED, Hooks
 from nettop.probes.connections.socket_rows import MESSAGE, ROW, copy_owners, has_process
@@ -53,7 +44,7 @@ UNOWNED_MAX = 4096
 """Maximum connections in accept queues that are watched until a process accepts them."""
 _TOTALS_READINGS = 3
 _FILLING_SHARE = 0.125
-_NO_EVENTS = np.zeros(0, EVENT)
+_NO_EVENTS = np.zeros(0, event_records.EVENT)
 _NO_ROW = np.dtype("u1")
 """Row type of the iterator that finds the followed process, which writes nothing."""
 
@@ -105,7 +96,7 @@ class ConnectionEvents:
         self.hooks = Hooks(program, FALLBACKS, loader=loader, chosen=chosen, check=check)
         if followed is not None:
             self._follow_children()
-        self._ring = Ring(program.maps["events"], ring_bytes, EVENT)
+        self._ring = Ring(program.maps["events"], ring_bytes, event_records.EVENT)
         self._processes = processes
         self._pending = _NO_EVENTS
         self._ready: list[Array] = []
@@ -161,14 +152,18 @@ class ConnectionEvents:
     def _totals(self) -> dict[str, int]:
         """Return the programs' totals since the start."""
         totals = [
-            maps.sum_per_cpu(self._program.maps["host"], writer, HOST_TOTALS)
-            for writer in range(len(WRITERS))
+            maps.sum_per_cpu(self._program.maps["host"], writer, event_records.HOST_TOTALS)
+            for writer in range(len(event_records.WRITERS))
         ]
-        return {name: sum(int(total[name]) for total in totals) for name in HOST_TOTALS.names or ()}
+        return {
+            name: sum(int(total[name]) for total in totals) for name in event_records.HOST_TOTALS.names or ()
+        }
 
     def _still_open(self) -> Array:
         """Return the ids of connections that have a record: an end removes it, reported or not."""
-        _, groups = maps.read_all(self._maps["connection_groups"], np.dtype("u4"), CONNECTION_GROUP)
+        _, groups = maps.read_all(
+            self._maps["connection_groups"], np.dtype("u4"), event_records.CONNECTION_GROUP
+        )
         ids: Array = groups["cookies"].ravel()
         return ids
 
@@ -220,16 +215,16 @@ class ConnectionEvents:
         new = self._ring.read()
         if not len(new):
             return
-        set_reasons(new)
+        event_records.set_reasons(new)
         self._assign_last_owners(new)
-        self.failures.add(take_rows(new, is_failure(new)))
-        ends = np.flatnonzero(new["event"] >= CLOSE)
+        self.failures.add(take_rows(new, event_records.is_failure(new)))
+        ends = np.flatnonzero(new["event"] >= event_records.CLOSE)
         ended = take_rows(new, ends[np.argsort(new["id"][ends], kind="stable")])
         self._ended.add(ended)
         self._unowned = self._unowned[positions(self._unowned, ended["id"]) < 0]
         if self._followed is not None:
-            new = take_rows(new, (new["is_followed"] == 1) & (new["event"] != ACCEPT))
-        nameless = (new["event"] == ACCEPT) & ~has_process(new)
+            new = take_rows(new, (new["is_followed"] == 1) & (new["event"] != event_records.ACCEPT))
+        nameless = (new["event"] == event_records.ACCEPT) & ~has_process(new)
         waiting = concatenate_rows(self._pending, take_rows(new, nameless))
         at = positions(waiting["id"], ended["id"])
         copy_owners(waiting, ended, at)
@@ -242,7 +237,7 @@ class ConnectionEvents:
         """Give ended connections the owner found by the last reading of the table, unless a message showed another
         owner since."""
         at = positions(new["id"], self._rows["id"])
-        at[new["event"] < CLOSE] = -1
+        at[new["event"] < event_records.CLOSE] = -1
         listed = np.flatnonzero(at >= 0)
         was_message = self._rows["owner_source"][at[listed]] == MESSAGE
         at[listed[(new["owner_source"][listed] == MESSAGE) & ~was_message]] = -1
@@ -285,7 +280,7 @@ class ConnectionEvents:
         events = take_rows(ready, np.argsort(ready["time"], kind="stable"))
         names = ProcessNames(self._processes)
         names.name_any(events)
-        mark_unknown(events, ("reason",), events["event"] < CLOSE)
+        mark_unknown(events, ("reason",), events["event"] < event_records.CLOSE)
         events["event_id"] = np.arange(self._next_id, self._next_id + len(events), dtype=np.uint64)
         # These events were read before the loss was known: the gap follows them.
         self._next_id += len(events) + self._gap

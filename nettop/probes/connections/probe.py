@@ -29,6 +29,7 @@ from nettop.kernel.host.privileges import FINDING_NAMESPACES, NOTHING
 from nettop.kernel.host.processes import user_name
 from nettop.kernel.net.entered_namespaces import shared_namespaces
 from nettop.kernel.net.hook_check import HookCheck
+from nettop.probes.connections import socket_rows
 from nettop.probes.connections.bound import RowBound, rows_within
 from nettop.probes.connections.ended import EndedSockets, mark_begun
 from nettop.probes.connections.events import ConnectionEvents, EventsStatus
@@ -36,16 +37,6 @@ from nettop.probes.connections.groups import SocketGroups
 from nettop.probes.connections.hooks import BY_MESSAGES, FALLBACKS, unavailable
 from nettop.probes.connections.programs import events_text, table_text, udp_text
 from nettop.probes.connections.sock_diag_table import SOCK_DIAG, DiagTable
-from nettop.probes.connections.socket_rows import (
-    NO_USERS,
-    ROW,
-    descriptors_of,
-    find_limits,
-    infer_directions,
-    is_closed,
-    name_congestion_control,
-    set_answers,
-)
 from nettop.probes.connections.socket_table import OWNED_MECHANISM, UNATTRIBUTED_MECHANISM, WALKS, SocketTable
 from nettop.probes.connections.udp import UDP_BY_MESSAGES, UDP_FALLBACKS, UdpTotals
 from nettop.probes.probe import Probe
@@ -96,7 +87,7 @@ class Connections(Probe):
         self._udp: UdpTotals | None = None
         self._no_udp: tuple[HookStatus, ...] = ()
         self._services: Snapshot | None = None
-        self._last = Rows(spec.SOCKETS, np.zeros(0, ROW), {}, 0)
+        self._last = Rows(spec.SOCKETS, np.zeros(0, socket_rows.ROW), {}, 0)
         self._closed: Array = self._last.array  # with counters, which rows of sockets in CLOSE do not show
         self._whole_since_ns = 0
 
@@ -251,19 +242,19 @@ class Connections(Probe):
         """Return all current sockets."""
         table, events = self.table, self._events
         read_at = events.begin_reading() if events else 0
-        users = events.users.read() if events else NO_USERS
+        users = events.users.read() if events else socket_rows.NO_USERS
         rows, names, counts, taken_ns = table.read(self._last.array, users)
         if events:
             events.users.watch(table.held_by_several, rows)
         udp_ended = rows[:0]
         if self._udp:
             rows, udp_ended = self._udp.read(rows, self._last, names)
-        infer_directions(rows)
-        name_congestion_control(rows)
+        socket_rows.infer_directions(rows)
+        socket_rows.name_congestion_control(rows)
         for before in (self._last.array, self._closed):
-            find_limits(rows, before, (taken_ns - self._last.taken_ns) / 1e3)
-        self._closed = take_rows(rows, is_closed(rows))
-        set_answers(rows, self._services)
+            socket_rows.find_limits(rows, before, (taken_ns - self._last.taken_ns) / 1e3)
+        self._closed = take_rows(rows, socket_rows.is_closed(rows))
+        socket_rows.set_answers(rows, self._services)
         self._last = Rows(spec.SOCKETS, rows, names.texts(), taken_ns)
         if events:
             events.add_reading(rows, read_at)
@@ -350,7 +341,7 @@ class Connections(Probe):
         row = self._last.array[self._last.array["id"] == key]
         if not len(row):
             return {}
-        descriptors = descriptors_of(row, self.table.held_by_several)
+        descriptors = socket_rows.descriptors_of(row, self.table.held_by_several)
         if not descriptors and known(row["process"]).all() and not known(row["pid"]).any():
             owners = {"Held by": "a process that is not visible from here"}
         else:

@@ -22,19 +22,7 @@ from nettop.kernel.host.processes import ProcessNames, outside_name
 from nettop.kernel.net import sock_diag
 from nettop.kernel.net.entered_namespaces import DEVICE_INDEX, Namespaces
 from nettop.kernel.net.socket_owners import SocketOwners, find_owners
-from nettop.probes.connections.socket_rows import (
-    NO_USERS,
-    ROW,
-    STATE,
-    TCP,
-    UDP,
-    SocketReading,
-    SocketsReader,
-    choose_owners,
-    count_hashed,
-    count_waiting_for_fin,
-    merge,
-)
+from nettop.probes.connections import socket_rows
 from nettop.process.clocks import monotonic_ns
 from nettop.snapshots import connections as spec
 from nettop.snapshots.arrays import Array, Index, Mask, concatenate_rows, copy_columns, positions, take_rows
@@ -50,15 +38,15 @@ _NOT_LISTED = {
 _BOUND_INACTIVE = 13
 """Requests TCP sockets in CLOSE that have a port, since Linux 6.8 (include/net/tcp_states.h)."""
 _CONNECTION_STATES = sum(
-    1 << number for name, number in STATE.items() if name not in ("LISTEN", "CLOSE", "UNCONN")
+    1 << number for name, number in socket_rows.STATE.items() if name not in ("LISTEN", "CLOSE", "UNCONN")
 )
-_IDLE_STATES = 1 << STATE["LISTEN"] | 1 << _BOUND_INACTIVE
+_IDLE_STATES = 1 << socket_rows.STATE["LISTEN"] | 1 << _BOUND_INACTIVE
 """States in which struct tcp_info has no meaning."""
-_UDP_STATES = 1 << STATE["ESTABLISHED"] | 1 << STATE["CLOSE"]
+_UDP_STATES = 1 << socket_rows.STATE["ESTABLISHED"] | 1 << socket_rows.STATE["CLOSE"]
 
-_FIN_ARRIVED = (STATE["CLOSE_WAIT"], STATE["LAST_ACK"], STATE["CLOSING"])
-_FIN_WRITTEN = (STATE["FIN_WAIT1"], STATE["LAST_ACK"], STATE["CLOSING"])
-_SYN_IN_FLIGHT = (STATE["SYN_SENT"], STATE["SYN_RECV"])
+_FIN_ARRIVED = (socket_rows.STATE["CLOSE_WAIT"], socket_rows.STATE["LAST_ACK"], socket_rows.STATE["CLOSING"])
+_FIN_WRITTEN = (socket_rows.STATE["FIN_WAIT1"], socket_rows.STATE["LAST_ACK"], socket_rows.STATE["CLOSING"])
+_SYN_IN_FLIGHT = (socket_rows.STATE["SYN_SENT"], socket_rows.STATE["SYN_RECV"])
 _FLAGS_MAX = 2
 """A SYN and a FIN may be acknowledged beyond the payload."""
 _SINCE_DATA = {"last_sent_ms": "last_data_sent", "last_received_ms": "last_data_recv"}
@@ -87,7 +75,7 @@ _NOT_PACED = 0xFFFFFFFFFFFFFFFF
 _IPV4, _IPV6 = spec.FAMILIES
 _DESCRIPTOR = next(number for number, name in spec.OWNER_SOURCES.items() if name == "descriptor")
 _V4_IN_V6 = struct.unpack("=I", b"\0\0\xff\xff")[0]
-_NO_ROWS, _NO_INODES = np.zeros(0, ROW), np.zeros(0, np.uint32)
+_NO_ROWS, _NO_INODES = np.zeros(0, socket_rows.ROW), np.zeros(0, np.uint32)
 
 
 class _Listed(NamedTuple):
@@ -101,7 +89,7 @@ class _Listed(NamedTuple):
     gaps: dict[str, Unsupported]
 
 
-class DiagTable(SocketsReader):
+class DiagTable(socket_rows.SocketsReader):
     """The kernel's socket table, dumped in each namespace by a thread that entered it.
 
     `gaps` names what this mechanism lacks beyond single fields, and why.
@@ -124,7 +112,7 @@ class DiagTable(SocketsReader):
         """Number of namespaces whose sockets are missing."""
         return len(self.namespaces.refused)
 
-    def read(self, before: Array, users: Array = NO_USERS) -> SocketReading:
+    def read(self, before: Array, users: Array = socket_rows.NO_USERS) -> socket_rows.SocketReading:
         """Return all current sockets.
 
         `before` are the rows of the last refresh, `users` the users of sockets that several processes hold (USER).
@@ -148,7 +136,7 @@ class DiagTable(SocketsReader):
         self._misses_owners = not sees_all and (owners.hidden > 0 or self._host.hides_processes())
         self._note_gaps(listed)
         self._inconsistent += sum(namespace.inconsistent for namespace in listed)
-        waiting_for_fin = sum(count_waiting_for_fin(namespace.rows) for namespace in listed)
+        waiting_for_fin = sum(socket_rows.count_waiting_for_fin(namespace.rows) for namespace in listed)
         counts = {
             "time_wait": max(0, sum(namespace.stat.time_wait for namespace in listed) - waiting_for_fin),
             "unlisted": sum(map(_count_unlisted, listed)),
@@ -158,7 +146,7 @@ class DiagTable(SocketsReader):
         }
         names = self.processes.begin()
         rows = self._with_owners(names, listed, owners, before, users)
-        return SocketReading(rows, names, counts, taken_ns)
+        return socket_rows.SocketReading(rows, names, counts, taken_ns)
 
     def _start_dumps(self, dumps: dict[int, Future[_Listed]]) -> None:
         """Start to list the sockets of every namespace that is not among the `dumps`."""
@@ -170,11 +158,15 @@ class DiagTable(SocketsReader):
         """List the sockets of the calling thread's namespace."""
         rows, inodes, inconsistent = [_NO_ROWS], [_NO_INODES], 0
         gaps: dict[str, Unsupported] = {}
-        whole = _CONNECTION_STATES if self._all_rows else _CONNECTION_STATES & ~(1 << STATE["TIME_WAIT"])
+        whole = (
+            _CONNECTION_STATES
+            if self._all_rows
+            else _CONNECTION_STATES & ~(1 << socket_rows.STATE["TIME_WAIT"])
+        )
         for protocol, states, info in (
-            (TCP, _IDLE_STATES, False),
-            (TCP, whole, True),
-            (UDP, _UDP_STATES, False),
+            (socket_rows.TCP, _IDLE_STATES, False),
+            (socket_rows.TCP, whole, True),
+            (socket_rows.UDP, _UDP_STATES, False),
         ):
             try:
                 dump = sock_diag.dump(protocol, states, info=info)
@@ -190,7 +182,7 @@ class DiagTable(SocketsReader):
 
     def _note_gaps(self, listed: list[_Listed]) -> None:
         missing = {name: error for namespace in listed for name, error in namespace.gaps.items()}
-        if missing.keys() >= {spec.PROTOCOLS[TCP], spec.PROTOCOLS[UDP]}:
+        if missing.keys() >= {spec.PROTOCOLS[socket_rows.TCP], spec.PROTOCOLS[socket_rows.UDP]}:
             raise next(iter(missing.values()))
         self._gaps = (
             {name: error.what for name, error in missing.items()}
@@ -211,10 +203,10 @@ class DiagTable(SocketsReader):
         _keep_acknowledged(rows, before)
         held = _rows_of_descriptors(rows, inodes, owners)
         names.name(held)
-        chosen, shared = choose_owners(held, before, users)
+        chosen, shared = socket_rows.choose_owners(held, before, users)
         self.held_by_several = take_rows(held, shared)
         owned = take_rows(held, chosen)
-        return merge(owned, self._ownerless(names, rows, inodes, owned, owners))
+        return socket_rows.merge(owned, self._ownerless(names, rows, inodes, owned, owners))
 
     def _ownerless(
         self, names: ProcessNames, rows: Array, inodes: Array, owned: Array, owners: SocketOwners
@@ -249,7 +241,9 @@ def _gaps_without_root(host: Host) -> dict[str, str]:
 
 def _count_unlisted(listed: _Listed) -> int:
     """Return the number of sockets that a namespace counts but did not list. A few come and go in between."""
-    counted_here = sum(counted.tcp + counted.udp for counted in count_hashed(listed.rows).values())
+    counted_here = sum(
+        counted.tcp + counted.udp for counted in socket_rows.count_hashed(listed.rows).values()
+    )
     return max(0, listed.stat.tcp + listed.stat.udp - counted_here)
 
 
@@ -291,13 +285,13 @@ def _pairs(inodes: Array, wanted: Array) -> tuple[Index, Index]:
 
 def _rows(sockets: Array, protocol: int, netns: int) -> Array:
     """Return the rows of one dump's sockets; fields that it lacks are unknown."""
-    rows = np.full(len(sockets) * ROW.itemsize, 0xFF, np.uint8).view(ROW)
+    rows = np.full(len(sockets) * socket_rows.ROW.itemsize, 0xFF, np.uint8).view(socket_rows.ROW)
     rows["id"] = sockets["cookie"]
     rows["protocol"] = protocol
     rows["netns"] = netns
     rows["state"] = sockets["state"]
-    if protocol == UDP:
-        rows["state"][sockets["state"] == STATE["CLOSE"]] = STATE["UNCONN"]
+    if protocol == socket_rows.UDP:
+        rows["state"][sockets["state"] == socket_rows.STATE["CLOSE"]] = socket_rows.STATE["UNCONN"]
     _put_endpoints(rows, sockets)
     if _has(sockets, "drops"):  # absent from requests and minisockets
         _put_socket(rows, sockets)
@@ -329,7 +323,7 @@ def _is_mapped(words: Array) -> Mask:
 def _put_socket(rows: Array, sockets: Array) -> None:
     """Set the fields common to full sockets. A listener's queue fields hold its queued connections and their limit."""
     rows["drops"] = sockets["drops"]
-    listens = rows["state"] == STATE["LISTEN"]
+    listens = rows["state"] == socket_rows.STATE["LISTEN"]
     unread = np.maximum(sockets["rqueue"].astype(np.int32), 0)
     for queue, of_listener, amounts in (
         ("send_queue", "backlog", sockets["wqueue"]),

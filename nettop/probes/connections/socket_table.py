@@ -18,24 +18,7 @@ from nettop.kernel.bpf.program import Program
 from nettop.kernel.host.facts import Host
 from nettop.kernel.host.processes import ProcessNames, outside_name
 from nettop.kernel.net.entered_namespaces import shared_namespaces
-from nettop.probes.connections.socket_rows import (
-    HELD_BY_KERNEL,
-    HELD_BY_PROCESS,
-    NO_USERS,
-    ROW,
-    STATE,
-    SocketCounts,
-    SocketReading,
-    SocketsReader,
-    choose_owners,
-    copy_owners,
-    count_hashed,
-    count_waiting_for_fin,
-    exclude_ids,
-    exclude_owned,
-    has_process,
-    merge,
-)
+from nettop.probes.connections import socket_rows
 from nettop.process.clocks import monotonic_ns
 from nettop.snapshots.arrays import Array, concatenate_rows, positions, take_rows
 from nettop.snapshots.connections import KERNEL_OWNER, OUTSIDE
@@ -53,7 +36,7 @@ _PAUSE_PER_WALK = 100
 This keeps walks below 1 % of a CPU."""
 
 OWNED_MECHANISM, UNATTRIBUTED_MECHANISM = "iter/task_file", "iter/tcp + iter/udp"
-_NO_ROWS = np.zeros(0, ROW)
+_NO_ROWS = np.zeros(0, socket_rows.ROW)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,14 +56,14 @@ class _Walk:
     patience: int = _PATIENCE
 
 
-class SocketTable(SocketsReader):
+class SocketTable(socket_rows.SocketsReader):
     """The kernel's socket table, walked by BPF iterators."""
 
     def __init__(self, program: Program, host: Host) -> None:
         super().__init__(host, shared_namespaces(host))
         self.shared = program.maps
         self._program = program
-        self._iterators = {name: Iterator(program.functions[name], ROW) for name in WALKS}
+        self._iterators = {name: Iterator(program.functions[name], socket_rows.ROW) for name in WALKS}
         self._walking = threading.Lock()
         self._last_walks: dict[int, _Walk] = {}
 
@@ -106,7 +89,7 @@ class SocketTable(SocketsReader):
         self._program.close()
         super().close()
 
-    def read(self, before: Array, users: Array = NO_USERS) -> SocketReading:
+    def read(self, before: Array, users: Array = socket_rows.NO_USERS) -> socket_rows.SocketReading:
         """Return all current sockets.
 
         `before` are the rows of the last refresh, `users` the users of sockets that several processes hold (USER).
@@ -116,7 +99,7 @@ class SocketTable(SocketsReader):
         names = self.processes.begin()
         if not self.lists_unattributed:
             owned, taken_ns = self.read_owned(names, before, users)
-            return SocketReading(owned, names, {}, taken_ns)
+            return socket_rows.SocketReading(owned, names, {}, taken_ns)
         with self.namespaces.lock:
             walks = self._begin_walks()
             try:
@@ -125,17 +108,21 @@ class SocketTable(SocketsReader):
                 wait(walks.values())  # a walk may still read what would be closed
             walked = {inode: walk.result() for inode, walk in walks.items()}
             walked_rows, counts = self._read_unattributed(owned, taken_ns, walked)
-        unattributed = exclude_owned(concatenate_rows(_NO_ROWS, *walked_rows), owned["id"])
-        time_wait = unattributed["id"][unattributed["state"] == STATE["TIME_WAIT"]]
+        unattributed = socket_rows.exclude_owned(concatenate_rows(_NO_ROWS, *walked_rows), owned["id"])
+        time_wait = unattributed["id"][unattributed["state"] == socket_rows.STATE["TIME_WAIT"]]
         if len(time_wait):
-            owned = exclude_ids(owned, np.sort(time_wait))
-        copy_owners(unattributed, owned, positions(unattributed["holder"], owned["id"]))
+            owned = socket_rows.exclude_ids(owned, np.sort(time_wait))
+        socket_rows.copy_owners(unattributed, owned, positions(unattributed["holder"], owned["id"]))
         names.name(unattributed)  # subflows, and orphans whose closing process is known
-        unattributed["process"][unattributed["held_by"] == HELD_BY_KERNEL] = names.code(KERNEL_OWNER)
+        unattributed["process"][unattributed["held_by"] == socket_rows.HELD_BY_KERNEL] = names.code(
+            KERNEL_OWNER
+        )
         if self._has_outside:
-            held = (unattributed["held_by"] == HELD_BY_PROCESS) & ~has_process(unattributed)
+            held = (unattributed["held_by"] == socket_rows.HELD_BY_PROCESS) & ~socket_rows.has_process(
+                unattributed
+            )
             unattributed["process"][held] = names.code(outside_name())
-        return SocketReading(merge(owned, unattributed), names, counts, taken_ns)
+        return socket_rows.SocketReading(socket_rows.merge(owned, unattributed), names, counts, taken_ns)
 
     def read_owned(self, names: ProcessNames, before: Array, users: Array) -> tuple[Array, int]:
         """Return a copy of the sockets that processes hold, sorted by id, each once and with its owner process.
@@ -146,7 +133,7 @@ class SocketTable(SocketsReader):
         rows = self._iterators[OWNED].read()
         taken_ns = (begun_ns + monotonic_ns()) // 2
         names.name(rows)
-        owners, shared = choose_owners(rows, before, users)
+        owners, shared = socket_rows.choose_owners(rows, before, users)
         self.held_by_several = take_rows(rows, shared)
         return take_rows(rows, owners), taken_ns
 
@@ -159,14 +146,14 @@ class SocketTable(SocketsReader):
 
         Expensive walks run less often, and the rows of the last one are reused: `walk_age_ms` is their age.
         """
-        owned_by_namespace = count_hashed(owned)
+        owned_by_namespace = socket_rows.count_hashed(owned)
         self.namespaces.follow(owned_by_namespace.keys())
         last_walks: dict[int, _Walk] = {}
         time_wait = 0
         for inode, thread in self.namespaces.threads.items():
             stat = thread.submit(self._host.sockstat).result()
             time_wait += stat.time_wait
-            counted = owned_by_namespace.get(inode, SocketCounts())
+            counted = owned_by_namespace.get(inode, socket_rows.SocketCounts())
             if stat.tcp > counted.tcp or stat.udp > counted.udp or stat.time_wait or counted.half_open:
                 last, walk = self._last_walks.get(inode), walks.get(inode)
                 if walk or not last:
@@ -177,7 +164,7 @@ class SocketTable(SocketsReader):
         self._last_walks = last_walks
         rows = [last.rows for last in last_walks.values()]
         return rows, {
-            "time_wait": max(0, time_wait - sum(map(count_waiting_for_fin, rows))),
+            "time_wait": max(0, time_wait - sum(map(socket_rows.count_waiting_for_fin, rows))),
             "unlisted": sum(last.missed for last in last_walks.values()),
             "namespaces": len(self.namespaces.threads),
             **self.namespaces.counts(),
@@ -218,10 +205,10 @@ def _count_missed(walk: _Walk, missing: int, owned: Array, last: _Walk | None) -
     message in flight, held by io_uring, or outside this PID namespace. Search for them; repeat the search on every walk
     while it finds the same socket twice.
     """
-    rows = exclude_owned(walk.rows, owned["id"])
-    missed = max(0, missing - sum(sum(counted[:2]) for counted in count_hashed(rows).values()))
+    rows = socket_rows.exclude_owned(walk.rows, owned["id"])
+    missed = max(0, missing - sum(sum(counted[:2]) for counted in socket_rows.count_hashed(rows).values()))
     if walk.searched:
-        ids = rows["id"][rows["held_by"] == HELD_BY_PROCESS]
+        ids = rows["id"][rows["held_by"] == socket_rows.HELD_BY_PROCESS]
         if last and last.searched:
             ids = ids[np.isin(ids, last.rows["id"])]
         patience = 0 if len(ids) else _PATIENCE_AFTER_SEARCH if missed else _PATIENCE

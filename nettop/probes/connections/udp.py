@@ -10,19 +10,9 @@ from nettop.kernel.bpf.mechanisms import ChosenMechanisms, Fallbacks, Mechanism
 from nettop.kernel.bpf.program import Loader, Program
 from nettop.kernel.host.processes import ProcessNames
 from nettop.kernel.net.hook_check import HookCheck
+from nettop.probes.connections import socket_rows
 from nettop.probes.connections.events import EventsStatus
 from nettop.probes.connections.hooks import Hooks
-from nettop.probes.connections.socket_rows import (
-    HELD_BY_KERNEL,
-    HELD_BY_PROCESS,
-    ROW,
-    UDP,
-    copy_owners,
-    exclude_ids,
-    has_process,
-    is_same,
-    merge,
-)
 from nettop.probes.probe import skipped_runs
 from nettop.snapshots.arrays import Array, copy_columns, positions, take_rows
 from nettop.snapshots.connections import FOLLOWED_UDP, HOOK_UDP
@@ -102,16 +92,16 @@ class UdpTotals:
         """
         if not self.hooks.works:
             return rows, rows[:0]
-        ids, entries = maps.read_all(self._program.maps["udp_sockets"], _COOKIE, ROW)
+        ids, entries = maps.read_all(self._program.maps["udp_sockets"], _COOKIE, socket_rows.ROW)
         entries = take_rows(entries, np.argsort(ids))
         self._add_up(entries)
         self._give_owners(rows, entries, names)
         _put_counted(rows, entries, may_miss_some=self._lost > 0)
-        outside = exclude_ids(entries, rows["id"])
-        idle = is_same(outside, before.array, COUNTED)
+        outside = socket_rows.exclude_ids(entries, rows["id"])
+        idle = socket_rows.is_same(outside, before.array, COUNTED)
         moving = take_rows(outside, ~idle)
         names.name_any(moving)
-        rows, gone = merge(rows, moving), self._remove(take_rows(outside, idle), before, names)
+        rows, gone = socket_rows.merge(rows, moving), self._remove(take_rows(outside, idle), before, names)
         self._mark_new(rows, gone)
         return rows, gone
 
@@ -120,17 +110,17 @@ class UdpTotals:
         at = positions(entries["id"], rows["id"])
         of = np.flatnonzero(at >= 0)
         here = at[of]
-        may_lack = ~known(rows["start_time"][here]) & (rows["held_by"][here] != HELD_BY_KERNEL)
+        may_lack = ~known(rows["start_time"][here]) & (rows["held_by"][here] != socket_rows.HELD_BY_KERNEL)
         here, of = here[may_lack], of[may_lack]
         used = take_rows(rows, here)
-        copy_owners(used, entries, of)
+        socket_rows.copy_owners(used, entries, of)
         names.name_any(used)
         rows[here] = used
 
     def _mark_new(self, rows: Array, gone: Array) -> None:
         """Mark the sockets that opened after the first reading: their counts started at 0. Others may have had traffic
         before their messages were counted."""
-        udp = np.flatnonzero(rows["protocol"] == UDP)
+        udp = np.flatnonzero(rows["protocol"] == socket_rows.UDP)
         ids = np.ascontiguousarray(rows["id"][udp])
         older = np.union1d(ids, gone["id"]) if self._older is None else self._older
         rows[BEGAN][udp] = positions(ids, older) < 0
@@ -153,7 +143,7 @@ class UdpTotals:
     def _remove(self, gone: Array, before: Rows, names: ProcessNames) -> Array:
         """Delete the entries of these sockets, and return their last rows."""
         table = self._program.maps["udp_sockets"]
-        final, exists = maps.read_each(table, gone["id"], ROW, delete=True)
+        final, exists = maps.read_each(table, gone["id"], socket_rows.ROW, delete=True)
         if not exists.all():  # before Linux 5.14
             maps.delete_all(table, gone["id"])
             final = gone
@@ -170,9 +160,11 @@ def _put_counted(rows: Array, entries: Array, *, may_miss_some: bool) -> None:
     A socket without an entry has no traffic, unless messages were lost. Traffic that no process sends or receives is
     not counted: a tunnel's datagrams, and everything on sockets that the kernel holds or may hold.
     """
-    udp = np.flatnonzero(rows["protocol"] == UDP)
+    udp = np.flatnonzero(rows["protocol"] == socket_rows.UDP)
     at = positions(rows["id"][udp], entries["id"])
-    may_be_kernels = ~np.isin(rows["held_by"][udp], (0, HELD_BY_PROCESS)) & ~has_process(rows[udp])
+    may_be_kernels = ~np.isin(
+        rows["held_by"][udp], (0, socket_rows.HELD_BY_PROCESS)
+    ) & ~socket_rows.has_process(rows[udp])
     is_uncounted = (rows["is_tunnel"][udp] == 1) | may_be_kernels
     for name in COUNTED:
         counted = np.full(len(udp), unknown_value(_COOKIE) if may_miss_some else 0, np.uint64)

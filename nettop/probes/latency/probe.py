@@ -21,17 +21,7 @@ from nettop.kernel.bpf.program_text import ProgramText
 from nettop.kernel.bpf.set_table import SetTable, partition
 from nettop.kernel.host.facts import Host
 from nettop.probes.latency import programs
-from nettop.probes.latency.rows import (
-    CountsTable,
-    add_rtts,
-    bucket_rows,
-    no_class_rows,
-    pair_rows,
-    protocol_rows,
-    rtt_histograms,
-    stage_of,
-    stage_rows,
-)
+from nettop.probes.latency import rows as latency_rows
 from nettop.probes.probe import Probe, attach_program, loaded_as, skipped_runs, sockets_of
 from nettop.process.clocks import monotonic_ns
 from nettop.snapshots import latency as spec
@@ -74,7 +64,7 @@ class Latency(Probe):
         self._program: Program | None = None
         self._attached: set[str] = set()
         self._statuses: dict[int, HookStatus] = {}
-        self._counts: CountsTable | None = None
+        self._counts: latency_rows.CountsTable | None = None
         self._pairs: SetTable | None = None
         self._rtts = np.zeros((programs.CLASSES, spec.BUCKETS.count), np.uint64)
         self._rtts_taken_ns = self._seen = 0
@@ -109,7 +99,9 @@ class Latency(Probe):
         loader.request(programs.program_text(self._followed_max, self._pairs_max))
         self._program = program = self._opened.enter_context(closing(loader.answer()))
         self._programs.append(program)
-        self._counts = self._opened.enter_context(closing(CountsTable(program, self._followed_max)))
+        self._counts = self._opened.enter_context(
+            closing(latency_rows.CountsTable(program, self._followed_max))
+        )
         sets, parts = partition(self._pairs_max, programs.SET_ENTRIES)
         self._pairs = SetTable(
             program.maps["pairs"], sets * parts * programs.SET_ENTRIES, programs.PAIR, programs.PAIR_KEY
@@ -167,19 +159,19 @@ class Latency(Probe):
     def read(self, taken_ns: int) -> Snapshot:
         """Return the latencies since the start."""
         taken_ns = max(taken_ns, monotonic_ns())
-        classes = self._counts.read() if self._counts else no_class_rows()
+        classes = self._counts.read() if self._counts else latency_rows.no_class_rows()
         one_in = self._one_in
         self._choose_one_in(int(classes["seen"].sum()), taken_ns)
-        add_rtts(classes, self._rtts)
-        protocols = protocol_rows(classes, self._measured(), taken_ns)
+        latency_rows.add_rtts(classes, self._rtts)
+        protocols = latency_rows.protocol_rows(classes, self._measured(), taken_ns)
         tables = {
-            spec.STAGE_TABLE.name: stage_rows(classes, self._measured(), taken_ns),
+            spec.STAGE_TABLE.name: latency_rows.stage_rows(classes, self._measured(), taken_ns),
             spec.PROTOCOL_TABLE.name: protocols,
-            spec.BUCKET_TABLE.name: bucket_rows(protocols),
+            spec.BUCKET_TABLE.name: latency_rows.bucket_rows(protocols),
         }
         totals = {spec.ONE_IN: one_in} if self._counts else {}
         if self._pairs is not None and spec.PAIR_TABLE.name in self._options.tables:
-            tables[spec.PAIR_TABLE.name] = pair_rows(self._pairs, taken_ns)
+            tables[spec.PAIR_TABLE.name] = latency_rows.pair_rows(self._pairs, taken_ns)
             evicted = self._required(self._program).maps["evicted"]
             totals[spec.PAIRS_EVICTED] = int(maps.sum_per_cpu(evicted, 0))
         return Snapshot(
@@ -197,19 +189,19 @@ class Latency(Probe):
         sockets = sockets_of(frames)
         if sockets is not None and sockets.taken_ns > self._rtts_taken_ns:
             self._rtts_taken_ns = sockets.taken_ns
-            self._rtts += rtt_histograms(sockets)
+            self._rtts += latency_rows.rtt_histograms(sockets)
 
     # --- the rest of a source -----------------------------------------------------------------------------------
 
     def describe(self, key: int) -> dict[str, str]:
         """Describe what the stage of a row measures, and by which mechanism."""
-        stage = stage_of(key)
+        stage = latency_rows.stage_of(key)
         if stage is None:
             return {}
         return {"Meaning": spec.MEANINGS[stage], "Mechanism": str(self._statuses[stage])}
 
 
-def _check_ip(counts: CountsTable) -> None:
+def _check_ip(counts: latency_rows.CountsTable) -> None:
     """Raise Refused unless a datagram over loopback is seen. A function may exist and never be called because the
     compiler inlined it."""
     before = counts.read()["matched"][spec.IP].sum()

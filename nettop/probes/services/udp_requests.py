@@ -17,18 +17,9 @@ from nettop.kernel.bpf.iterator import Iterator
 from nettop.kernel.bpf.program import Loader
 from nettop.kernel.host.facts import Host
 from nettop.kernel.host.privileges import LOADING_NET
+from nettop.probes.services import udp_programs
 from nettop.probes.services.dns_question import question_text
 from nettop.probes.services.programs import SERVICES_MAX
-from nettop.probes.services.udp_programs import (
-    HOOKS,
-    LAST_BIND,
-    OPEN_REQUEST,
-    QUESTION,
-    REQUEST,
-    REQUEST_KEY,
-    WALK,
-    program_text,
-)
 from nettop.process.clocks import monotonic_ns
 from nettop.snapshots.arrays import Array, Index, copy_columns, positions
 from nettop.snapshots.services import HOOK_UDP_REQUESTS, TIMEOUT_S
@@ -52,17 +43,17 @@ class UdpRequests:
             loader.require(LOADING_NET, "programs for UDP requests", host=host)
             cgroup = _open_root_cgroup(host)
             opened.callback(os.close, cgroup)
-            loader.request(program_text())
+            loader.request(udp_programs.program_text())
             self.program = opened.enter_context(closing(loader.answer()))
             self._questions = opened.enter_context(
-                mmap.mmap(self.program.maps["questions"], SERVICES_MAX * QUESTION.itemsize)
+                mmap.mmap(self.program.maps["questions"], SERVICES_MAX * udp_programs.QUESTION.itemsize)
             )
-            walk = opened.enter_context(closing(Iterator(self.program.functions[WALK], _NUMBER)))
+            walk = opened.enter_context(closing(Iterator(self.program.functions[udp_programs.WALK], _NUMBER)))
             self._set_ports(ports)
-            for name in HOOKS:
+            for name in udp_programs.HOOKS:
                 link = loader.attach_to_cgroup(self.program.functions[name], bpf.CGROUP_HOOKS[name], cgroup)
                 opened.callback(os.close, link)
-                if name == LAST_BIND:
+                if name == udp_programs.LAST_BIND:
                     walk.read()
             self._opened = opened.pop_all()
 
@@ -86,7 +77,9 @@ class UdpRequests:
         that comes later as unanswered too; whoever removes the request counts it.
         """
         cookies, closed_at = maps.read_all(self.program.maps["closed"], _NUMBER, _NUMBER)
-        keys, requests = maps.read_all(self.program.maps["requests"], REQUEST_KEY, REQUEST)
+        keys, requests = maps.read_all(
+            self.program.maps["requests"], udp_programs.REQUEST_KEY, udp_programs.REQUEST
+        )
         now_ns = monotonic_ns()
         over_at = requests["since"] + _TIMEOUT_NS
         order = np.argsort(cookies)
@@ -96,14 +89,14 @@ class UdpRequests:
         is_over = over_at <= now_ns
         self._count(keys[is_over], over_at[is_over], requests[is_over])
         maps.delete_all(self.program.maps["closed"], cookies)
-        waiting = np.zeros(np.count_nonzero(~is_over), OPEN_REQUEST)
+        waiting = np.zeros(np.count_nonzero(~is_over), udp_programs.OPEN_REQUEST)
         for columns in (keys, requests):
             copy_columns(waiting, columns, columns.dtype.names or (), of=~is_over)
         return waiting
 
     def _count(self, keys: Array, over_at: Array, requests: Array) -> None:
         table = self.program.maps["requests"]
-        final, exists = maps.read_each(table, keys, REQUEST, delete=True)
+        final, exists = maps.read_each(table, keys, udp_programs.REQUEST, delete=True)
         if len(keys) and not exists.any():  # before Linux 5.14
             maps.delete_all(table, keys)
             final, exists = requests, np.ones(len(keys), bool)
@@ -115,11 +108,11 @@ class UdpRequests:
     def release(self, slots: Index) -> None:
         """Forget the services that left these slots."""
         self.unanswered[slots] = self.unanswered_ns[slots] = 0
-        np.frombuffer(self._questions, QUESTION)[slots] = np.zeros(1, QUESTION)
+        np.frombuffer(self._questions, udp_programs.QUESTION)[slots] = np.zeros(1, udp_programs.QUESTION)
 
     def last_question(self, slot: int) -> str:
         """Return the last question of the DNS service in a slot; empty if there is none."""
-        question = np.frombuffer(self._questions, QUESTION)[slot].copy()
+        question = np.frombuffer(self._questions, udp_programs.QUESTION)[slot].copy()
         return question_text(question["text"].tobytes()[: question["bytes"]])
 
 
