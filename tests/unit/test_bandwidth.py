@@ -14,17 +14,8 @@ from hypothesis import strategies as st
 from nettop.errors import UsageError
 from nettop.kernel.bpf.set_table import group_by_key
 from nettop.kernel.net.links import Link
+from nettop.probes.bandwidth import flows as flow_rows
 from nettop.probes.bandwidth import interfaces
-from nettop.probes.bandwidth.flows import (
-    find_owners,
-    flags_text,
-    has_ports,
-    ids_of,
-    merge_entries,
-    merge_owners,
-    no_owners,
-    protocol_name,
-)
 from nettop.probes.bandwidth.history import USED, ByteTotals, OwnCounters, RateHistory, UnseenPackets
 from nettop.probes.bandwidth.interfaces import modes_for
 from nettop.probes.bandwidth.programs import COUNTS, FLOW, KEY
@@ -139,7 +130,7 @@ def test_a_flow_of_several_cpus_is_one_row() -> None:
     ]  # fmt: skip
     other = {"remote_port": 53, "packets_received": 4, "first_seen": 6, "last_seen": 6}
     entries, _, starts = group_by_key(flows_of(on_two[0], other, on_two[1]), KEY)
-    flows = merge_entries(entries, starts)
+    flows = flow_rows.merge_entries(entries, starts)
     (web,) = flows[flows["remote_port"] == 443]
     counted = [
         int(web[name]) for name in ("packets_sent", "bytes_sent", "first_seen", "last_seen", "tcp_flags")
@@ -147,7 +138,7 @@ def test_a_flow_of_several_cpus_is_one_row() -> None:
     assert counted == [3, 290, 5, 9, 18]
     assert sorted(flows["remote_port"].tolist()) == [53, 443]
     entries, _, starts = group_by_key(flows_of(), KEY)
-    assert len(merge_entries(entries, starts)) == 0
+    assert len(flow_rows.merge_entries(entries, starts)) == 0
 
 
 @pytest.mark.parametrize(
@@ -166,7 +157,7 @@ def test_a_flow_of_several_cpus_is_one_row() -> None:
 def test_keys_that_split_flows(other: dict[str, int]) -> None:
     """Any part of the key, or a new beginning, makes another flow; counts do not."""
     flow = {"protocol": TCP, "remote_port": 443, "local_port": 40_000}
-    ids = ids_of(flows_of(flow, flow | other, flow | {"bytes_sent": 9, "last_seen": 5}))
+    ids = flow_rows.ids_of(flows_of(flow, flow | other, flow | {"bytes_sent": 9, "last_seen": 5}))
     assert ids[0] == ids[2] != ids[1]
 
 
@@ -183,21 +174,21 @@ def test_keys_that_split_flows(other: dict[str, int]) -> None:
 )
 def test_names_of_protocols(protocol: int, ethertype: int, name: str) -> None:
     """IP protocols are named by number, others by ethertype; an unnamed one keeps its number."""
-    assert protocol_name(protocol, ethertype) == name
+    assert flow_rows.protocol_name(protocol, ethertype) == name
 
 
 def test_protocols_with_ports() -> None:
     """Only protocols whose ports the programs read have ports, in flows whose first fragment they saw."""
     protocols = (TCP, UDP, 132, ICMP, 47, PROTOCOL_NOT_IP)
     flows = flows_of(*({"protocol": protocol} for protocol in protocols))
-    assert has_ports(flows).tolist() == [True, True, True, False, False, False]
-    assert has_ports(flows_of({"protocol": UDP, "has_unknown_ports": 1})).tolist() == [False]
+    assert flow_rows.has_ports(flows).tolist() == [True, True, True, False, False, False]
+    assert flow_rows.has_ports(flows_of({"protocol": UDP, "has_unknown_ports": 1})).tolist() == [False]
 
 
 @pytest.mark.parametrize(("flags", "text"), [(0, ""), (0x12, "SA"), (0x11, "FA"), (0xFF, "FSRPAUEC")])
 def test_letters_of_flags(flags: int, text: str) -> None:
     """Flags are listed from the lowest bit."""
-    assert flags_text(flags) == text
+    assert flow_rows.flags_text(flags) == text
 
 
 # --- owners -----------------------------------------------------------------------------------------------------
@@ -250,7 +241,7 @@ def test_owner_of_a_flow(
     """A flow belongs to the socket with its ends, reversed for a container; without a peer, by its port."""
     flows = make_rows([{"id": 1} | ends(*local, *remote)], FLOWS).array
     sockets = make_rows([{"netns": OWN, **row} for row in SOCKETS])
-    (found,) = find_owners(flows, np.array([protocol], np.uint8), sockets, OWN, TextTable())
+    (found,) = flow_rows.find_owners(flows, np.array([protocol], np.uint8), sockets, OWN, TextTable())
     assert (found["socket"] or None) == (owner and owner["id"])
 
 
@@ -262,7 +253,7 @@ def owner_of(*sockets: Row) -> tuple[str | None, int | None]:
     rows = make_rows([{"netns": OWN, "protocol": "udp", "remote_port": None, **each} for each in sockets])
     texts = TextTable()
     flows = make_rows([UDP_FLOW], FLOWS).array
-    (owner,) = find_owners(flows, np.array([UDP], np.uint8), rows, OWN, texts)
+    (owner,) = flow_rows.find_owners(flows, np.array([UDP], np.uint8), rows, OWN, texts)
     return named(owner, texts)
 
 
@@ -313,14 +304,14 @@ OWNERS = st.tuples(st.integers(1, 3), st.sampled_from([None, "a", "b"]), st.samp
 def test_a_port_that_others_reuse(readings: list[tuple[int, str | None, int | None]]) -> None:
     """Over readings a flow keeps one process, or has several: never a process that owns only some of its packets."""
     texts = TextTable()
-    owner = no_owners(1)
+    owner = flow_rows.no_owners(1)
     names = set()
     for socket, name, pid in readings:
-        now = no_owners(1)
+        now = flow_rows.no_owners(1)
         if name is not None:
             now["socket"], now["process"] = socket, texts.code(name)
             now["pid"] = np.iinfo(np.uint32).max if pid is None else pid
-        owner = merge_owners(now, owner, texts)
+        owner = flow_rows.merge_owners(now, owner, texts)
         names |= {(socket, name, pid)} if name is not None else set()
     name, _ = named(owner[0], texts)
     last = next((each for each in reversed(readings) if each[1] is not None), None)
@@ -343,10 +334,12 @@ FAR = {"id": 2, "netns": CONTAINER, "protocol": "tcp", "process": "a", "pid": 8}
 )
 def test_the_near_end_owns_a_flow(readings: list[list[Row]]) -> None:
     """The far end, in another network namespace, is no owner beside the near end, even once that has closed."""
-    texts, owner = TextTable(), no_owners(1)
+    texts, owner = TextTable(), flow_rows.no_owners(1)
     flows, protocols = make_rows([UDP_FLOW], FLOWS).array, np.array([TCP], np.uint8)
     for sockets in readings:
-        owner = merge_owners(find_owners(flows, protocols, make_rows(sockets), OWN, texts), owner, texts)
+        owner = flow_rows.merge_owners(
+            flow_rows.find_owners(flows, protocols, make_rows(sockets), OWN, texts), owner, texts
+        )
     assert named(owner[0], texts) == ("a", 7)
 
 
@@ -355,8 +348,8 @@ def test_nobody_is_an_owner() -> None:
     flows = make_rows([{"id": 1, "local_address": "10.0.0.1", "remote_address": "10.0.0.9"}], FLOWS).array
     protocols = np.array([TCP], np.uint8)
     for count, sockets in ((1, make_rows([])), (0, make_rows([WEB]))):
-        found = find_owners(flows[:count], protocols[:count], sockets, OWN, TextTable())
-        assert found.tolist() == no_owners(count).tolist()
+        found = flow_rows.find_owners(flows[:count], protocols[:count], sockets, OWN, TextTable())
+        assert found.tolist() == flow_rows.no_owners(count).tolist()
 
 
 # --- services ---------------------------------------------------------------------------------------------------

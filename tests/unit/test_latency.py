@@ -7,42 +7,21 @@ import numpy as np
 import pytest
 
 from nettop.kernel.bpf.set_table import group_by_key
+from nettop.probes.latency import rows as latency_rows
 from nettop.probes.latency.programs import CLASSES, COUNTED_STAGES, PAIR, PAIR_KEY, TERMS
-from nettop.probes.latency.rows import (
-    add_rtts,
-    bucket_rows,
-    no_class_rows,
-    pair_rows,
-    protocol_rows,
-    rtt_histograms,
-    stage_of,
-    stage_rows,
-)
+from nettop.snapshots import latency as spec
 from nettop.snapshots.arrays import Array
 from nettop.snapshots.connections import SOCKETS
-from nettop.snapshots.latency import (
-    BACKLOG,
-    BUCKETS,
-    FAMILIES,
-    HANDSHAKE,
-    IP,
-    PAIR_BUCKETS,
-    PROTOCOLS,
-    QDISC,
-    RTT,
-    STAGES,
-    WIRE_IP,
-)
 from nettop.snapshots.snapshot import known, known_histograms
 from tests.unit.build import make_rows
 
 UDP_V6 = 3
-EVERYTHING = frozenset(STAGES)
+EVERYTHING = frozenset(spec.STAGES)
 
 
 def counted(measured: frozenset[int] = EVERYTHING) -> tuple[Array, frozenset[int], int]:
     """Return class rows that differ in every stage and class, the measured stages and the time."""
-    rows = no_class_rows()
+    rows = latency_rows.no_class_rows()
     counts = rows[:COUNTED_STAGES]
     numbers = np.arange(COUNTED_STAGES * CLASSES, dtype=np.uint64).reshape(COUNTED_STAGES, CLASSES)
     counts["latency"][..., 7] = numbers
@@ -55,58 +34,67 @@ def counted(measured: frozenset[int] = EVERYTHING) -> tuple[Array, frozenset[int
 
 def test_stages_are_sums_of_their_protocols() -> None:
     """A stage's columns are sums of its protocols', as far as they are known."""
-    stages, protocols = stage_rows(*counted()).array, protocol_rows(*counted()).array
-    for row in stages[:RTT]:
+    stages, protocols = (
+        latency_rows.stage_rows(*counted()).array,
+        latency_rows.protocol_rows(*counted()).array,
+    )
+    for row in stages[: spec.RTT]:
         of_stage = protocols[protocols["stage"] == row["stage"]]
         for name in (*TERMS, "waiting", "latency"):
             if known(row[name].reshape(-1)).all():
                 assert (of_stage[name].sum(axis=0) == row[name]).all()
     assert set(zip(protocols["protocol"], protocols["family"], strict=True)) == {
-        (protocol, family) for protocol in PROTOCOLS for family in FAMILIES
+        (protocol, family) for protocol in spec.PROTOCOLS for family in spec.FAMILIES
     }
 
 
 def test_columns_a_stage_lacks_are_unknown() -> None:
     """Drops of a stage that compares packets with their timestamps are unknown: it only sees packets at its end."""
-    stages = stage_rows(*counted()).array
-    assert not known(stages["dropped"])[WIRE_IP]
-    assert not known(stages["waiting"])[WIRE_IP]
-    assert known(stages["unmatched"])[WIRE_IP]
-    assert not known(stages["unmatched"])[RTT]
-    assert known(stages["dropped"])[[BACKLOG, IP, QDISC, HANDSHAKE]].all()
+    stages = latency_rows.stage_rows(*counted()).array
+    assert not known(stages["dropped"])[spec.WIRE_IP]
+    assert not known(stages["waiting"])[spec.WIRE_IP]
+    assert known(stages["unmatched"])[spec.WIRE_IP]
+    assert not known(stages["unmatched"])[spec.RTT]
+    assert known(stages["dropped"])[[spec.BACKLOG, spec.IP, spec.QDISC, spec.HANDSHAKE]].all()
 
 
 def test_a_stage_that_is_not_measured_has_no_numbers() -> None:
     """An unmeasured stage keeps its row, and has none among protocols and buckets."""
-    here = counted(EVERYTHING - {IP})
-    stages = stage_rows(*here).array
-    assert len(stages) == len(STAGES)
+    here = counted(EVERYTHING - {spec.IP})
+    stages = latency_rows.stage_rows(*here).array
+    assert len(stages) == len(spec.STAGES)
     for name in (*TERMS, "waiting"):
-        assert not known(stages[name])[IP]
-    assert known_histograms(stages["latency"]).tolist() == [stage != IP for stage in STAGES]
-    for rows in (protocol_rows(*here), bucket_rows(protocol_rows(*here))):
-        assert IP not in rows.array["stage"]
+        assert not known(stages[name])[spec.IP]
+    assert known_histograms(stages["latency"]).tolist() == [stage != spec.IP for stage in spec.STAGES]
+    for rows in (
+        latency_rows.protocol_rows(*here),
+        latency_rows.bucket_rows(latency_rows.protocol_rows(*here)),
+    ):
+        assert spec.IP not in rows.array["stage"]
 
 
 def test_buckets_are_those_of_the_histograms() -> None:
     """Each non-empty bucket has a row with its edges, the last one without an end; rows are sorted by key."""
-    rows, protocols = bucket_rows(protocol_rows(*counted())).array, protocol_rows(*counted()).array
+    rows, protocols = (
+        latency_rows.bucket_rows(latency_rows.protocol_rows(*counted())).array,
+        latency_rows.protocol_rows(*counted()).array,
+    )
     assert rows["packets"].sum() == protocols["latency"].sum()
-    assert set(rows["at_least"].tolist()) == {BUCKETS.edges[7], BUCKETS.edges[90]}
-    assert set(rows["below"].tolist()) == {BUCKETS.edges[8], BUCKETS.edges[91]}
+    assert set(rows["at_least"].tolist()) == {spec.BUCKETS.edges[7], spec.BUCKETS.edges[90]}
+    assert set(rows["below"].tolist()) == {spec.BUCKETS.edges[8], spec.BUCKETS.edges[91]}
     for ids in (rows["id"], protocols["id"]):
         assert (ids[1:] > ids[:-1]).all()
     here = counted()
     here[0]["latency"][..., -1] = 1
-    rows = bucket_rows(protocol_rows(*here)).array
-    assert not known(rows["below"][rows["at_least"] == BUCKETS.edges[-1]]).any()
+    rows = latency_rows.bucket_rows(latency_rows.protocol_rows(*here)).array
+    assert not known(rows["below"][rows["at_least"] == spec.BUCKETS.edges[-1]]).any()
 
 
 def test_the_stage_of_a_row() -> None:
     """A row's key gives the stage of stages and protocols; other rows have none."""
-    for rows in (stage_rows(*counted()).array, protocol_rows(*counted()).array):
-        assert [stage_of(key) for key in rows["id"].tolist()] == rows["stage"].tolist()
-    assert stage_of(1 << 40) is None
+    for rows in (latency_rows.stage_rows(*counted()).array, latency_rows.protocol_rows(*counted()).array):
+        assert [latency_rows.stage_of(key) for key in rows["id"].tolist()] == rows["stage"].tolist()
+    assert latency_rows.stage_of(1 << 40) is None
 
 
 # --- round-trip times -----------------------------------------------------------------------------------------
@@ -126,13 +114,13 @@ def test_round_trip_times_of_connections() -> None:
         ],
         SOCKETS,
     )
-    histograms = rtt_histograms(sockets)
+    histograms = latency_rows.rtt_histograms(sockets)
     assert histograms.sum() == 2
-    assert histograms[0, BUCKETS.places(np.array(100_000.0))] == 1
-    assert histograms[1, BUCKETS.places(np.array(2_500_000.0))] == 1
-    classes = no_class_rows()
-    add_rtts(classes, histograms)
-    rows = stage_rows(classes, EVERYTHING, 1).array[RTT]
+    assert histograms[0, spec.BUCKETS.places(np.array(100_000.0))] == 1
+    assert histograms[1, spec.BUCKETS.places(np.array(2_500_000.0))] == 1
+    classes = latency_rows.no_class_rows()
+    latency_rows.add_rtts(classes, histograms)
+    rows = latency_rows.stage_rows(classes, EVERYTHING, 1).array[spec.RTT]
     assert rows["seen"] == rows["matched"] == rows["latency"].sum() == 2
 
 
@@ -155,25 +143,32 @@ class Entries:
 
 def test_pairs_are_merged_over_cpus() -> None:
     """Counts of one pair on two CPUs are one row; another stage or protocol is another row."""
-    latency = np.arange(PAIR_BUCKETS.count)
-    pair = {"source": (0, 0, 0xFFFF0000, 7), "destination": (1, 2, 3, 4), "stage_class": QDISC << 8 | UDP_V6}
+    latency = np.arange(spec.PAIR_BUCKETS.count)
+    pair = {
+        "source": (0, 0, 0xFFFF0000, 7),
+        "destination": (1, 2, 3, 4),
+        "stage_class": spec.QDISC << 8 | UDP_V6,
+    }
     entries = Entries(
         pair | {"packets": 3, "latency": latency, "first_seen": 9},
         pair | {"packets": 5, "latency": 2 * latency, "first_seen": 4},
-        pair | {"packets": 7, "stage_class": QDISC << 8, "first_seen": 4},
-        pair | {"packets": 11, "stage_class": IP << 8 | UDP_V6, "first_seen": 4},
+        pair | {"packets": 7, "stage_class": spec.QDISC << 8, "first_seen": 4},
+        pair | {"packets": 11, "stage_class": spec.IP << 8 | UDP_V6, "first_seen": 4},
     )
-    rows = pair_rows(entries, 1).array  # type: ignore[arg-type]
+    rows = latency_rows.pair_rows(entries, 1).array  # type: ignore[arg-type]
     assert sorted(rows["packets"].tolist()) == [7, 8, 11]
     (merged,) = rows[rows["packets"] == 8]
     assert (merged["latency"] == 3 * latency).all()
-    assert (PROTOCOLS[int(merged["protocol"])], int(merged["stage"])) == ("udp", QDISC)
+    assert (spec.PROTOCOLS[int(merged["protocol"])], int(merged["stage"])) == ("udp", spec.QDISC)
     assert (rows["id"][1:] > rows["id"][:-1]).all()
 
 
 @pytest.mark.parametrize("first_seen", [5, 6])
 def test_a_pair_that_comes_again_is_another_row(first_seen: int) -> None:
     """An evicted pair that returns counts from 0 in another row."""
-    rows = [pair_rows(Entries({"packets": 1, "first_seen": each}), 1).array for each in (5, first_seen)]  # type: ignore[arg-type]
+    rows = [
+        latency_rows.pair_rows(Entries({"packets": 1, "first_seen": each}), 1).array
+        for each in (5, first_seen)
+    ]  # type: ignore[arg-type]
     assert (rows[0]["id"] == rows[1]["id"]).all() == (first_seen == 5)
-    assert len(pair_rows(Entries(), 1)) == 0  # type: ignore[arg-type]
+    assert len(latency_rows.pair_rows(Entries(), 1)) == 0  # type: ignore[arg-type]

@@ -17,17 +17,8 @@ from nettop.formats.jsonl import JsonLines
 from nettop.kernel.bpf.set_table import group_by_key
 from nettop.kernel.host.facts import Host
 from nettop.kernel.host.processes import Processes
+from nettop.probes.services import programs
 from nettop.probes.services.dns_question import question_text
-from nettop.probes.services.programs import (
-    CLIENT,
-    CLIENT_KEY,
-    CONNECTION,
-    FIRST_SLOT,
-    HISTOGRAMS,
-    SERVICE,
-    SUMS,
-    TALLY,
-)
 from nettop.probes.services.rows import (
     ProgramCounts,
     Withheld,
@@ -39,29 +30,10 @@ from nettop.probes.services.udp_programs import OPEN_REQUEST
 from nettop.probes.services.usual import KEPT_EVERY_S, UsualTimes
 from nettop.query.units import RATIO, unit_of
 from nettop.query.view import View
+from nettop.snapshots import services as spec
 from nettop.snapshots.arrays import Array
 from nettop.snapshots.histograms import Buckets
 from nettop.snapshots.schema import Kind, Table
-from nettop.snapshots.services import (
-    BUCKETS,
-    CLIENT_BUCKETS,
-    CLIENTS,
-    OTHERS,
-    PATTERNS,
-    RECENT_S,
-    SERVED,
-    SERVICES,
-    SIDES,
-    SLOWER_FROM,
-    SPEEDS,
-    SPELL_S,
-    STUCK_FROM,
-    TCP,
-    UDP,
-    USED,
-    USUAL_S,
-    parse_ports,
-)
 from nettop.snapshots.snapshot import Rows, known, known_histograms
 from nettop.widgets.cells import RowFlags, RowStyle, column_cells
 from nettop.widgets.columns import plan
@@ -69,20 +41,20 @@ from tests.unit.build import Row, make_frame, make_rows, make_view
 
 MS, SECOND = 1_000_000, 1_000_000_000
 NOW, WALL = 100 * SECOND, 1_800_000_000 * SECOND
-WEB, DATABASE = FIRST_SLOT, FIRST_SLOT + 1
+WEB, DATABASE = programs.FIRST_SLOT, programs.FIRST_SLOT + 1
 NGINX: Row = {"pid": 12, "start_time": 5, "css_set": 6, "comm": b"nginx"}
 POSTGRES: Row = {"pid": 34, "start_time": 7, "css_set": 8, "comm": b"postgres"}
 HERE, THERE = (0, 0xFFFF_0A00_0001), (0, 0xFFFF_0A00_0002)
 TEXT_OF = {HERE: "10.0.0.1", THERE: "10.0.0.2"}
 
 
-def histogram(*durations: int, buckets: Buckets = BUCKETS) -> Array:
+def histogram(*durations: int, buckets: Buckets = spec.BUCKETS) -> Array:
     """Count these durations by bucket."""
     places = buckets.places(np.array(durations, np.float64))
     return np.bincount(places, minlength=buckets.count).astype(np.uint64)
 
 
-def standing_for(duration: float, buckets: Buckets = BUCKETS) -> float:
+def standing_for(duration: float, buckets: Buckets = spec.BUCKETS) -> float:
     """Return the number that stands for the bucket of a duration."""
     return float(buckets.middles[buckets.places(np.array([duration]))][0])
 
@@ -117,18 +89,18 @@ def counted(
     the places before, by side.
     """
     answered: Row = {"began_at": 1, "response": histogram(MS)}
-    places = [*((others or {}).get(side, {}) for side in SIDES), *(answered | row for row in services)]
+    places = [*((others or {}).get(side, {}) for side in spec.SIDES), *(answered | row for row in services)]
     of_services, of_tallies = (
         filled(dtype, [{name: row[name] for name in row if name in (dtype.names or ())} for row in places])
-        for dtype in (SERVICE, TALLY)
+        for dtype in (programs.SERVICE, programs.TALLY)
     )
     return ProgramCounts(
         of_services,
         np.arange(len(of_services), dtype=np.uint32),
         of_tallies,
         np.zeros(0, np.uint32),
-        group_by_key(filled(CLIENT, clients), CLIENT_KEY),
-        filled(CONNECTION, connections),
+        group_by_key(filled(programs.CLIENT, clients), programs.CLIENT_KEY),
+        filled(programs.CONNECTION, connections),
         filled(OPEN_REQUEST, requests),
         NOW,
         WALL,
@@ -163,15 +135,18 @@ def values_of(rows: Rows, name: str) -> list[Any]:
 def test_a_service_has_what_was_counted(processes: Processes) -> None:
     """A service's row has its place's number; its answers are its histogram's count plus overlapping ones."""
     tallies: list[Row] = [
-        {name: 100 * service + at for at, name in enumerate(SUMS)}
-        | {name: np.arange(BUCKETS.count) * (service + at) for at, name in enumerate(HISTOGRAMS, 1)}
+        {name: 100 * service + at for at, name in enumerate(programs.SUMS)}
+        | {
+            name: np.arange(spec.BUCKETS.count) * (service + at)
+            for at, name in enumerate(programs.HISTOGRAMS, 1)
+        }
         for service in (1, 2)
     ]
     for tally in tallies:
         tally["overlaps"] = tally["replies"] = 1
     rows = services_of(counted(NGINX | tallies[0] | {"port": 80}, POSTGRES | tallies[1]), processes)
     assert rows.array["id"].tolist() == [WEB, DATABASE]
-    for name in {*SUMS, *HISTOGRAMS} - {"failed_answers", "missing_names"}:
+    for name in {*programs.SUMS, *programs.HISTOGRAMS} - {"failed_answers", "missing_names"}:
         assert rows.array[name].tolist() == [np.asarray(tally[name]).tolist() for tally in tallies]
     assert rows.array["answers"].tolist() == [tally["response"].sum() + 1 for tally in tallies]
     assert values_of(rows, "process") == ["nginx", "postgres"]
@@ -179,15 +154,21 @@ def test_a_service_has_what_was_counted(processes: Processes) -> None:
     assert values_of(rows, "port") == [80, 0]
 
 
-DNS_CLIENT: Row = NGINX | {"protocol": UDP, "side": USED, "port": 53, "failed_answers": 3, "missing_names": 4}
-SNMP_CLIENT: Row = NGINX | {"protocol": UDP, "side": USED, "port": 161}
+DNS_CLIENT: Row = NGINX | {
+    "protocol": spec.UDP,
+    "side": spec.USED,
+    "port": 53,
+    "failed_answers": 3,
+    "missing_names": 4,
+}
+SNMP_CLIENT: Row = NGINX | {"protocol": spec.UDP, "side": spec.USED, "port": 161}
 ONLY_TCP = ("connections", "closed", "overlaps", "pushes", "failed_connects", "transfer_ns", "pattern")
 
 
 def test_each_protocol_has_its_own_columns(processes: Processes) -> None:
     """A column is known where the programs of a row's protocol count it, and those of DNS at its port."""
     rows = services_of(counted(DNS_CLIENT, SNMP_CLIENT, NGINX | {"port": 53}), processes)
-    assert values_of(rows, "protocol") == [UDP, UDP, TCP]
+    assert values_of(rows, "protocol") == [spec.UDP, spec.UDP, spec.TCP]
     assert values_of(rows, "failed_answers") == [3, None, None]
     assert values_of(rows, "missing_names") == [4, None, None]
     assert values_of(rows, "answers") == [1, 1, 1]
@@ -198,12 +179,12 @@ def test_each_protocol_has_its_own_columns(processes: Processes) -> None:
 
 def test_udp_requests_wait_with_those_of_connections(processes: Processes) -> None:
     """Requests over UDP count in their service's row and have rows of their own, apart from their socket's others."""
-    request: Row = {"cookie": 7, "service": WEB, "side": USED, "port": 53, "address": words(THERE)}
+    request: Row = {"cookie": 7, "service": WEB, "side": spec.USED, "port": 53, "address": words(THERE)}
     asked = [request | NGINX | {"number": number, "since": NOW - number * MS} for number in (2, 9)]
     here = counted(
         DNS_CLIENT | {"response": histogram()},
         NGINX,
-        requests=[*asked, request | {"side": SERVED, "service": DATABASE + 1, "since": NOW}],
+        requests=[*asked, request | {"side": spec.SERVED, "service": DATABASE + 1, "since": NOW}],
         connections=[{"id": 5, "service": DATABASE, "open_since": NOW - MS}],
     )
     services = services_of(here, processes)
@@ -217,14 +198,6 @@ def test_udp_requests_wait_with_those_of_connections(processes: Processes) -> No
     assert values_of(rows, "process") == [None, "nginx", "nginx", "nginx"]
     assert values_of(rows, "inferred") == [0] * 4
     assert len(connections_of(here, processes)[0]) == 1
-
-
-def test_others_are_of_both_protocols(processes: Processes) -> None:
-    """The row of all services without their own sums up what either protocol counts."""
-    others: Row = {"response": histogram(MS), "failed_answers": 2, "closed": 3}
-    rows = services_of(counted(others={USED: others}), processes)
-    assert values_of(rows, "protocol") == [None]
-    assert (values_of(rows, "failed_answers"), values_of(rows, "closed")) == ([2], [3])
 
 
 # --- UDP ------------------------------------------------------------------------------------------------------
@@ -252,10 +225,10 @@ def test_a_question_is_text(question: bytes, text: str) -> None:
 
 def test_ports_are_numbers() -> None:
     """Ports are decimal numbers that exist."""
-    assert parse_ports(" 5060, 69,,") == [5060, 69]
+    assert spec.parse_ports(" 5060, 69,,") == [5060, 69]
     for word in ("0", "65536", "sip", "-1", "²"):
         with pytest.raises(UsageError, match="--udp-port"):
-            parse_ports(f"53,{word}")
+            spec.parse_ports(f"53,{word}")
 
 
 # --- rows of TCP ----------------------------------------------------------------------------------------------
@@ -286,28 +259,34 @@ def test_a_service_whose_process_is_unknown(processes: Processes) -> None:
     assert values_of(rows, "pid") == [None, 34]
 
 
-@pytest.mark.parametrize("side", SIDES)
+@pytest.mark.parametrize("side", spec.SIDES)
 def test_services_without_a_place_of_their_own_are_one_row(processes: Processes, side: int) -> None:
-    """Services without a place are one row per side, once used, without port and address."""
+    """Services without a place are one row per side, once used, without port and address, of both protocols."""
     connections = [{"service": side, "open_since": NOW - MS}]
-    others = {side: {"response": histogram(MS, MS)}}
+    others = {side: {"response": histogram(MS, MS), "failed_answers": 2, "closed": 3}}
     rows = services_of(counted(NGINX, connections=connections, others=others), processes)
     assert rows.array["id"].tolist() == [side, WEB]
-    assert values_of(rows, "process") == [OTHERS, "nginx"]
-    first = {name: values_of(rows, name)[0] for name in ("side", "pid", "port", "netns", "answers")}
-    assert first == {"side": side, "pid": None, "port": None, "netns": None, "answers": 2}
+    assert values_of(rows, "process") == [spec.OTHERS, "nginx"]
+    names = ("side", "protocol", "pid", "port", "netns", "answers", "failed_answers", "closed")
+    assert [values_of(rows, name)[0] for name in names] == [side, None, None, None, None, 2, 2, 3]
     assert rows.array["connections"].tolist() == rows.array["waiting"].tolist() == [1, 0]
 
 
 def test_which_services_have_a_row(processes: Processes) -> None:
     """A service has a row once it has a connection or a request, and its program has written the key; so has the row of
     all others."""
-    assert not len(services_of(counted({"response": histogram()}), processes))
+    for here in (counted(), counted({"response": histogram()})):
+        services = services_of(here, processes)
+        assert [len(services), len(client_rows(here, services))] == [0, 0]
+        assert [len(rows) for rows in connections_of(here, processes)] == [0, 0]
     taken = counted(NGINX, {"began_at": 0, "port": 80}, POSTGRES)
     assert services_of(taken, processes).array["id"].tolist() == [WEB, WEB + 2]
-    for connections, others in (([{"service": USED, "side": USED}], {}), ([], {USED: {"unanswered": 1}})):
+    for connections, others in (
+        ([{"service": spec.USED, "side": spec.USED}], {}),
+        ([], {spec.USED: {"unanswered": 1}}),
+    ):
         here = counted(NGINX, connections=connections, others=others)
-        assert services_of(here, processes).array["id"].tolist() == [USED, WEB]
+        assert services_of(here, processes).array["id"].tolist() == [spec.USED, WEB]
 
 
 @pytest.mark.parametrize(
@@ -333,7 +312,7 @@ def test_a_service_is_marked_from_one_turn_in_twenty(
         {"response": response, "overlaps": overlaps, "replies": replies}, connections=[{"service": WEB}]
     )
     rows = services_of(here, processes)
-    assert PATTERNS[int(rows.array["pattern"][0])] == pattern
+    assert spec.PATTERNS[int(rows.array["pattern"][0])] == pattern
     assert values_of(rows, "answers") == [timed + overlaps]
     is_marked = pattern != "alternating"
     assert known_histograms(rows.array["response"]).tolist() == [not is_marked]
@@ -354,7 +333,7 @@ def test_a_request_that_is_still_being_sent_does_not_stall(processes: Processes)
     rows = services_of(here, processes)
     assert values_of(rows, "oldest") == [60 * SECOND] * 2
     assert values_of(rows, "stalled") == [3 * SECOND, 5 * MS]
-    assert [SPEEDS[number] for number in values_of(rows, "speed")] == ["stuck", "as usual"]
+    assert [spec.SPEEDS[number] for number in values_of(rows, "speed")] == ["stuck", "as usual"]
 
 
 def test_of_a_marked_service_nothing_is_known_to_wait(processes: Processes) -> None:
@@ -369,7 +348,7 @@ def test_of_a_marked_service_nothing_is_known_to_wait(processes: Processes) -> N
     services = services_of(here, processes)
     assert values_of(services, "waiting") == [None, 1]
     assert values_of(services, "oldest") == [None, 9 * SECOND]
-    assert [SPEEDS[number] for number in values_of(services, "speed")] == ["as usual", "stuck"]
+    assert [spec.SPEEDS[number] for number in values_of(services, "speed")] == ["as usual", "stuck"]
     clients = client_rows(here, services)
     of_service = dict(zip(values_of(clients, "service"), values_of(clients, "waiting"), strict=True))
     assert of_service == {WEB: None, DATABASE: 1}
@@ -394,14 +373,6 @@ def test_withheld_values_stay_withheld(processes: Processes) -> None:
     assert values_of(rows, "answers") == [1010]
 
 
-def test_a_machine_without_services(processes: Processes) -> None:
-    """A machine without services has no rows."""
-    here = counted()
-    services = services_of(here, processes)
-    assert len(services) == len(client_rows(here, services)) == 0
-    assert [len(rows) for rows in connections_of(here, processes)] == [0, 0]
-
-
 # --- clients --------------------------------------------------------------------------------------------------
 
 
@@ -413,7 +384,7 @@ def client(service: int, address: tuple[int, int], *durations: int, first_seen: 
         "first_seen": first_seen,
         "last_seen": 9,
         "response_ns": sum(durations),
-        "response": histogram(*durations, buckets=CLIENT_BUCKETS),
+        "response": histogram(*durations, buckets=spec.CLIENT_BUCKETS),
     }
 
 
@@ -441,14 +412,15 @@ def test_clients_have_their_connections(processes: Processes) -> None:
         POSTGRES | {"port": 5432},
         clients=[
             client(DATABASE, THERE, 7 * MS),
-            client(WEB, HERE, MS, MS),
+            client(WEB, HERE, MS),
             client(WEB, THERE, 2 * MS),
+            client(WEB, HERE, MS),  # of another CPU
         ],
         connections=[
             connection(WEB, HERE),
             connection(WEB, HERE, open_since=NOW - 3 * MS),
             connection(DATABASE, THERE, open_since=NOW - 4 * MS),
-            connection(WEB, THERE, side=USED, open_since=NOW - 5 * MS),
+            connection(WEB, THERE, side=spec.USED, open_since=NOW - 5 * MS),
             connection(DATABASE, HERE),
         ],
     )
@@ -461,16 +433,6 @@ def test_clients_have_their_connections(processes: Processes) -> None:
         ("postgres", "10.0.0.2"): {"port": 5432, "service": DATABASE}
         | {"answers": 1, "response_ns": 7 * MS, "connections": 1, "waiting": 1, "oldest": 4 * MS},
     }
-
-
-def test_entries_of_one_client_are_one_row(processes: Processes) -> None:
-    """Entries of one client from two CPUs are one row."""
-    entries = [client(WEB, HERE, MS), client(WEB, THERE, MS), client(WEB, HERE, 2 * MS, 3 * MS)]
-    here = counted(NGINX, clients=entries, connections=[connection(WEB, HERE)])
-    rows = clients_by_name(here, processes)
-    assert len(rows) == 2
-    merged = rows["nginx", "10.0.0.1"]
-    assert (merged["answers"], merged["response_ns"], merged["connections"]) == (3, 6 * MS, 1)
 
 
 def ids_of(*entries: Row, processes: Processes) -> dict[tuple[int, int], int]:
@@ -495,18 +457,22 @@ def test_a_client_keeps_its_number(processes: Processes) -> None:
 
 
 def test_requests_that_wait(processes: Processes) -> None:
-    """Each waiting request has its age and its arrival by wall clock, in order of the sockets' cookies."""
+    """Each connection has a row with its answers, and each waiting request one with its age and its arrival by wall
+    clock, in order of the sockets' cookies."""
     here = counted(
         NGINX,
         connections=[
             {"id": 9, "service": WEB, "open_since": NOW - 5 * MS, "was_read": 1, "local_port": 80},
-            {"id": 7, "service": WEB},
+            {"id": 7, "service": WEB, "answers": 4, "response_ns": 4 * MS},
             {"id": 4, "service": WEB, "open_since": NOW - SECOND, "was_read": 0, "local_port": 80},
-            {"id": 8, "service": DATABASE, "side": USED, "open_since": NOW - MS, "was_read": 1},
+            {"id": 8, "service": DATABASE, "side": spec.USED, "open_since": NOW - MS, "was_read": 1},
             {"id": 6, "service": WEB, "open_since": NOW + MS, "local_port": 80},
         ],
     )
-    rows = connections_of(here, processes)[1]
+    connections, rows = connections_of(here, processes)
+    expected = {"id": [4, 6, 7, 8, 9], "answers": [0, 0, 4, 0, 0], "response_ns": [0, 0, 4 * MS, 0, 0]}
+    assert {name: values_of(connections, name) for name in expected} == expected
+    assert values_of(connections, "waited") == [SECOND, 0, None, MS, 5 * MS]
     assert values_of(rows, "id") == [4, 6, 8, 9]
     assert values_of(rows, "waited") == [SECOND, 0, MS, 5 * MS]
     assert values_of(rows, "since") == [WALL - SECOND, WALL, WALL - MS, WALL - 5 * MS]
@@ -520,38 +486,21 @@ def test_clients_of_waiting_requests(processes: Processes) -> None:
     opened = {"open_since": NOW - MS}
     here = counted(
         NGINX,
-        NGINX | {"side": USED},
+        NGINX | {"side": spec.USED},
         connections=[
             opened | {"id": 1, "service": WEB, "has_owner": 1} | POSTGRES,
             opened | {"id": 2, "service": WEB} | POSTGRES,
-            opened | {"id": 3, "service": DATABASE, "side": USED} | POSTGRES,
-            opened | {"id": 4, "service": DATABASE, "side": USED, "has_owner": 1} | POSTGRES,
+            opened | {"id": 3, "service": DATABASE, "side": spec.USED} | POSTGRES,
+            opened | {"id": 4, "service": DATABASE, "side": spec.USED, "has_owner": 1} | POSTGRES,
             opened | {"id": 5, "service": DATABASE + 1},
         ],
     )
     rows = connections_of(here, processes)[1]
     assert values_of(rows, "process") == ["postgres", "nginx", None, "postgres", None]
     assert values_of(rows, "pid") == [34, 12, None, 34, None]
-    assert [SIDES[side] for side in values_of(rows, "side")] == ["served"] * 2 + ["used"] * 2 + ["served"]
-
-
-def test_answered_connections(processes: Processes) -> None:
-    """Each connection has a row with its answers; a request waits on one of the two."""
-    here = counted(
-        NGINX,
-        connections=[
-            {"id": 5, "service": WEB, "answers": 4, "response_ns": 4 * MS},
-            {"id": 3, "service": WEB, "open_since": NOW - MS},
-        ],
-    )
-    rows, waiting = connections_of(here, processes)
-    assert values_of(rows, "id") == [3, 5]
-    assert values_of(rows, "answers") == [0, 4]
-    assert values_of(rows, "response_ns") == [0, 4 * MS]
-    assert values_of(rows, "waited") == [MS, None]
-    assert values_of(rows, "since") == [WALL - MS, None]
-    assert values_of(rows, "was_read") == [0, None]
-    assert values_of(waiting, "id") == [3]
+    assert [spec.SIDES[side] for side in values_of(rows, "side")] == ["served"] * 2 + ["used"] * 2 + [
+        "served"
+    ]
 
 
 # --- what is usual --------------------------------------------------------------------------------------------
@@ -583,9 +532,9 @@ class Readings:
         services: list[Row] = [
             {"id": service, "response": self._responses[service], "stalled": stalled} for service in answers
         ]
-        rows = make_rows(services, SERVICES, self.taken_ns)
+        rows = make_rows(services, spec.SERVICES, self.taken_ns)
         self.usual.set_columns(rows.array, rows.taken_ns)
-        speeds = [SPEEDS[speed] for speed in values_of(rows, "speed")]
+        speeds = [spec.SPEEDS[speed] for speed in values_of(rows, "speed")]
         columns = (values_of(rows, "recent_p99"), values_of(rows, "usual_p99"), speeds)
         said = (
             dict(zip(("recent", "usual", "speed"), row, strict=True)) for row in zip(*columns, strict=True)
@@ -607,7 +556,7 @@ def test_the_last_seconds_and_the_minutes_before() -> None:
     slowly = {WEB: [40 * MS] * 50}
     assert readings.repeat(100, {WEB: STEADY})[WEB] == {"recent": fast, "usual": fast, "speed": "as usual"}
     assert readings.repeat(60, slowly)[WEB] == {"recent": slow, "usual": fast, "speed": "slower"}
-    assert readings.repeat(round(SPELL_S) - 60, slowly)[WEB] == {
+    assert readings.repeat(round(spec.SPELL_S) - 60, slowly)[WEB] == {
         "recent": slow,
         "usual": fast,
         "speed": "slower",
@@ -664,7 +613,11 @@ def test_the_slowest_of_a_hundred_answers_count() -> None:
 
 
 ABOVE, BELOW = (
-    int(BUCKETS.middles[BUCKETS.places(np.array([SLOWER_FROM * standing_for(10 * MS)])) + step][0])
+    int(
+        spec.BUCKETS.middles[
+            spec.BUCKETS.places(np.array([spec.SLOWER_FROM * standing_for(10 * MS)])) + step
+        ][0]
+    )
     for step in (1, -1)
 )
 """The nearest times above and below those that make a service slower."""
@@ -689,7 +642,7 @@ def test_slower_is_three_times_the_usual_and_ten_milliseconds(usual: int, recent
 
 @pytest.mark.parametrize(
     ("usual_ns", "longest"),
-    [(None, SECOND), (10 * MS, SECOND), (500 * MS, STUCK_FROM * standing_for(500 * MS))],
+    [(None, SECOND), (10 * MS, SECOND), (500 * MS, spec.STUCK_FROM * standing_for(500 * MS))],
     ids=["never answered", "fast", "slow"],
 )
 def test_stuck_is_a_request_that_waits(usual_ns: int | None, longest: float) -> None:
@@ -721,10 +674,10 @@ def test_few_answers_say_nothing(earlier: int, answers: int, said: Row) -> None:
     """A recent p99 needs ten answers, and the usual one three earlier recent ones."""
     readings = Readings()
     for _ in range(earlier):
-        readings.read({WEB: STEADY}, seconds=RECENT_S)
+        readings.read({WEB: STEADY}, seconds=spec.RECENT_S)
     # What is recent between the two is not yet usual.
-    readings.read({WEB: []}, seconds=RECENT_S / 2)
-    assert readings.read({WEB: [99 * MS] * answers}, seconds=RECENT_S / 2)[WEB] == said
+    readings.read({WEB: []}, seconds=spec.RECENT_S / 2)
+    assert readings.read({WEB: [99 * MS] * answers}, seconds=spec.RECENT_S / 2)[WEB] == said
 
 
 def test_services_that_come_and_go() -> None:
@@ -746,8 +699,8 @@ def test_readings_are_kept_for_five_minutes() -> None:
     readings = Readings()
     for _ in range(0, 900, 7):
         readings.read({WEB: []}, seconds=7)
-        assert len(readings.usual._histograms) <= RECENT_S / KEPT_EVERY_S + 2
-        assert len(readings.usual._recent) <= USUAL_S / KEPT_EVERY_S + 1
+        assert len(readings.usual._histograms) <= spec.RECENT_S / KEPT_EVERY_S + 2
+        assert len(readings.usual._recent) <= spec.USUAL_S / KEPT_EVERY_S + 1
 
 
 # --- what is declared -----------------------------------------------------------------------------------------
@@ -762,7 +715,7 @@ EARLIER = [3 * SECOND] * 5000
 
 
 def view_of(
-    rows: Sequence[Row], before: Sequence[Row] | None = None, table: Table = SERVICES, **query: Any
+    rows: Sequence[Row], before: Sequence[Row] | None = None, table: Table = spec.SERVICES, **query: Any
 ) -> View:
     """Return a view of these rows of a table of the lens."""
     return make_view(make_frame(rows, before, table=table, lens="services"), **query)
@@ -773,7 +726,9 @@ def all_values(view: View, name: str) -> list[Any]:
     return view.values(name, view.order)
 
 
-@pytest.mark.parametrize(("table", "histograms"), [(SERVICES, 3), (CLIENTS, 1)], ids=["services", "clients"])
+@pytest.mark.parametrize(
+    ("table", "histograms"), [(spec.SERVICES, 3), (spec.CLIENTS, 1)], ids=["services", "clients"]
+)
 def test_quantiles_are_of_their_histogram(table: Table, histograms: int) -> None:
     """Each quantile is of its own histogram: of the total, or of the last interval."""
     columns = [field for field in table.fields if field.kind is Kind.QUANTILE]
@@ -812,12 +767,18 @@ MEAN_COLUMNS = {
 
 def test_every_mean_has_the_unit_of_what_it_is_of() -> None:
     """A mean has the unit of its column; a ratio of equal units is a share."""
-    means = {field.name: field for field in SERVICES.fields if field.kind is Kind.RATIO}
-    assert unit_of(SERVICES, means.pop("failed_ratio").name) == RATIO
+    means = {field.name: field for field in spec.SERVICES.fields if field.kind is Kind.RATIO}
+    assert unit_of(spec.SERVICES, means.pop("failed_ratio").name) == RATIO
     assert means.keys() == MEAN_COLUMNS.keys()
     for name, field in means.items():
-        assert unit_of(SERVICES, name) == SERVICES.by_name[field.parts[0]].unit == MEAN_COLUMNS[name][0]
-    share = replace(SERVICES, fields=(*SERVICES.fields, replace(means["answer_size"], name="share", unit="")))
+        assert (
+            unit_of(spec.SERVICES, name)
+            == spec.SERVICES.by_name[field.parts[0]].unit
+            == MEAN_COLUMNS[name][0]
+        )
+    share = replace(
+        spec.SERVICES, fields=(*spec.SERVICES.fields, replace(means["answer_size"], name="share", unit=""))
+    )
     assert unit_of(share, "share") == RATIO
 
 
@@ -829,7 +790,7 @@ def test_means_are_read_as_amounts() -> None:
     assert {name: line[name] for name in columns} == {
         name: value for name, (_, value, _) in MEAN_COLUMNS.items()
     }
-    on_screen = [column for name in columns for column in plan(SERVICES, (name,), 20, extra=False)]
+    on_screen = [column for name in columns for column in plan(spec.SERVICES, (name,), 20, extra=False)]
     for column, (_, _, text) in zip(on_screen, MEAN_COLUMNS.values(), strict=True):
         ((cell, _),) = column_cells(view, column, view.order, [RowFlags()], RowStyle())
         assert cell.strip() == text
