@@ -29,9 +29,8 @@ from nettop.errors import (
     missing_package,
     unknown_word,
 )
-from nettop.process.interrupts import exit_code_of, exit_on_signals, leave_output
+from nettop.process.interrupts import ending_with_threads, exit_code_of, exit_on_signals, leave_output
 from nettop.process.priority import restore_priority
-from nettop.process.threads import ending_with_threads
 from nettop.snapshots import views
 
 if TYPE_CHECKING:

@@ -22,8 +22,8 @@ from nettop.collector.pipeline import Pipeline, WorkerOutput
 from nettop.collector.protobuf import decode_batch
 from nettop.collector.receive import ReceiveCounts, Wait
 from nettop.errors import NettopError, SourceFailed
+from nettop.process.interrupts import ending_with_threads
 from nettop.process.parent import signal_at_exit_of_parent
-from nettop.process.threads import ending_with_threads
 from nettop.process.wake_event import WakeEvent
 from nettop.snapshots.arrays import Array
 

@@ -57,8 +57,7 @@ def start_check(settings: CheckSettings, source_of: SourceOf) -> ExitCode:
 
 
 def _check_recording(settings: CheckSettings, path: Path, *, keeps_privileges: bool) -> ExitCode:
-    from nettop.output.check import report_found, unwatched_in
-    from nettop.recording.findings import findings_between
+    from nettop.output.check import findings_between, report_found, unwatched_in
     from nettop.recording.moments import parse_length, time_text
 
     length_ns = parse_length(settings.length) if settings.length else None

@@ -23,8 +23,7 @@ from nettop.formats.cells import (
     take_texts,
 )
 from nettop.output.lens_output import Part, lens_output
-from nettop.output.plan import field_of
-from nettop.output.table import AMOUNTS, word
+from nettop.output.table import AMOUNTS, field_of, word
 from nettop.query.times import rfc3339
 from nettop.query.units import UNKNOWN, human, human_spread, unit_of
 from nettop.query.view import View

@@ -11,6 +11,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from nettop.errors import SourceFailed
+
 AGAIN_S = 1.0
 """A signal repeated within this time counts as the same request: timeout(1) sends it twice."""
 
@@ -185,3 +187,29 @@ def _handle_with(handler: signal._HANDLER) -> Iterator[None]:
     finally:
         for number, old in before.items():
             signal.signal(number, old)
+
+
+# --- threads --------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def ending_with_threads(number: int = signal.SIGTERM) -> Iterator[None]:
+    """Once an exception ends a thread, send this signal to the main thread, so that the body ends as at any other time;
+    then raise SourceFailed with the cause."""
+    causes: list[SourceFailed] = []
+
+    def note(ended: threading.ExceptHookArgs) -> None:
+        name = "?" if ended.thread is None else ended.thread.name
+        causes.append(
+            SourceFailed(f"the thread {name} ended: {ended.exc_value!r}", "please report this as a bug")
+        )
+        if len(causes) == 1:
+            signal.pthread_kill(threading.main_thread().ident or 0, number)
+
+    before, threading.excepthook = threading.excepthook, note
+    try:
+        yield
+    finally:
+        threading.excepthook = before
+        if causes:
+            raise causes[0]

@@ -17,8 +17,15 @@ from itertools import chain
 import zstandard
 
 from nettop.recording.marks import Mark
-from nettop.recording.numbers import Damaged, TooLarge
-from nettop.recording.texts import checked, checked_dict, checked_list, read_json, write_json
+from nettop.recording.numbers import (
+    Damaged,
+    TooLarge,
+    checked,
+    checked_dict,
+    checked_list,
+    read_json,
+    write_json,
+)
 from nettop.settings import MAX_INTERVAL_S
 from nettop.snapshots.schema import FORMER_LENSES
 

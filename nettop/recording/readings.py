@@ -11,9 +11,18 @@ import numpy as np
 
 from nettop.errors import ExitCode
 from nettop.recording.declared import Conversion, Declared, declare, dtype_of, names_of
-from nettop.recording.numbers import Bytes, Damaged, TooLarge, write_number
+from nettop.recording.numbers import (
+    Bytes,
+    Damaged,
+    TooLarge,
+    checked,
+    checked_dict,
+    checked_list,
+    read_json,
+    write_json,
+    write_number,
+)
 from nettop.recording.tables import ROWS_MAX, read_rows, write_rows
-from nettop.recording.texts import checked, checked_dict, checked_list, read_json, write_json
 from nettop.snapshots.arrays import Array
 from nettop.snapshots.hooks import HookStatus
 from nettop.snapshots.schema import Kind, Lens

@@ -8,18 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nettop.settings import DAY_S, LineFormat
+from nettop.settings import DAY_S, LineFormat, shared
 from nettop.settings.declared import setting
-from nettop.settings.shared import (
-    CommandSettings,
-    at_setting,
-    check_source,
-    from_setting,
-    line_format,
-    mechanism_setting,
-    namespaces_setting,
-    priority_setting,
-)
 from nettop.settings.values import parse_seconds, some_of
 from nettop.snapshots import all_rules
 
@@ -31,7 +21,7 @@ watched once."""
 
 # fmt: off
 @dataclass(frozen=True, kw_only=True)
-class CheckSettings(CommandSettings):
+class CheckSettings(shared.CommandSettings):
     """Settings of `nettop check`: how long to watch or, of a recording, to look from `at` on; how to print; and the
     kinds of findings to leave out."""
 
@@ -42,12 +32,12 @@ class CheckSettings(CommandSettings):
     ignored: tuple[str, ...] = setting((), "--ignore", metavar="KIND", kind=list[str], complete=KINDS,
                                        parse=some_of("kind of finding", KINDS),
                                        help="Leave out findings of this kind; repeatable")
-    format: LineFormat = line_format()
-    recording: Path | None = from_setting("Check")
-    at: str | None = at_setting()
-    mechanisms: Mapping[str, str] = mechanism_setting()
-    normal_priority: bool = priority_setting()
-    follow_namespaces: bool = namespaces_setting()
+    format: LineFormat = shared.line_format()
+    recording: Path | None = shared.from_setting("Check")
+    at: str | None = shared.at_setting()
+    mechanisms: Mapping[str, str] = shared.mechanism_setting()
+    normal_priority: bool = shared.priority_setting()
+    follow_namespaces: bool = shared.namespaces_setting()
     # fmt: on
 
     @property
@@ -59,6 +49,6 @@ class CheckSettings(CommandSettings):
 
     def check(self, given: Mapping[str, Any]) -> None:
         """Raise UsageError for settings that exclude each other."""
-        check_source(self, given)
+        shared.check_source(self, given)
         if self.recording is None:
             _ = self.duration_s  # refuses a wrong one

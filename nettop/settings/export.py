@@ -11,16 +11,8 @@ from shlex import quote
 from typing import Any
 
 from nettop.errors import UsageError
-from nettop.settings import DAY_S, STDOUT, ExportFormat
+from nettop.settings import DAY_S, STDOUT, ExportFormat, shared
 from nettop.settings.declared import choice, setting
-from nettop.settings.shared import (
-    CommandSettings,
-    LensView,
-    at_setting,
-    check_source,
-    from_setting,
-    mechanism_setting,
-)
 from nettop.settings.values import checked_word, parse_seconds
 from nettop.snapshots import all_views, find_table
 from nettop.snapshots.schema import OptionValues
@@ -38,7 +30,7 @@ _VIEWS = [f"{lens.id}.{table.name}" for lens, table in _EXPORTABLE]
 
 # fmt: off
 @dataclass(frozen=True, kw_only=True)
-class ExportSettings(CommandSettings):
+class ExportSettings(shared.CommandSettings):
     """Settings of `nettop export`. Rows must match all `filters`. `path` is a file, or `-` for standard output."""
 
     VIEWS = _EXPORTABLE
@@ -52,14 +44,14 @@ class ExportSettings(CommandSettings):
                                 help="Seconds to sample (10)")
     filters: tuple[str, ...] = setting((), "--filter", metavar="TEXT",
                                        help="Export only matching rows, as in nettop --filter")
-    recording: Path | None = from_setting("Export from")
-    at: str | None = at_setting()
-    mechanisms: Mapping[str, str] = mechanism_setting()
+    recording: Path | None = shared.from_setting("Export from")
+    at: str | None = shared.at_setting()
+    mechanisms: Mapping[str, str] = shared.mechanism_setting()
     options: OptionValues = field(default_factory=dict)
     # fmt: on
 
     @property
-    def lens_and_table(self) -> LensView:
+    def lens_and_table(self) -> shared.LensView:
         """The named table, or the lens's first table that can be exported. Raise UsageError if it cannot be."""
         lens, table = find_table(self.named)
         tables = (table,) if "." in self.named else lens.tables
@@ -97,8 +89,8 @@ class ExportSettings(CommandSettings):
     def check(self, given: Mapping[str, Any]) -> None:
         """Raise UsageError for a table that cannot be exported like this, and for settings that exclude each other."""
         _ = self.format
-        check_source(self, given)
+        shared.check_source(self, given)
 
-    def watched(self) -> tuple[Sequence[LensView], float]:
+    def watched(self) -> tuple[Sequence[shared.LensView], float]:
         """Return the table, and the seconds to sample."""
         return [self.lens_and_table], self.duration_s

@@ -8,17 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from nettop.errors import UsageError
-from nettop.settings import LineFormat
+from nettop.settings import LineFormat, shared
 from nettop.settings.declared import setting
-from nettop.settings.shared import (
-    CommandSettings,
-    LensView,
-    check_why,
-    line_format,
-    mechanism_setting,
-    namespaces_setting,
-    why_setting,
-)
 from nettop.snapshots.connections import EVENTS, LENS
 from nettop.snapshots.schema import OptionValues
 
@@ -28,7 +19,7 @@ INTERVAL_S = 5.0
 
 # fmt: off
 @dataclass(frozen=True, kw_only=True)
-class RunSettings(CommandSettings):
+class RunSettings(shared.CommandSettings):
     """Settings of `nettop run`.
 
     `words` are the command and its arguments. `live` reports each connection as it ends, not all at the end. `output`
@@ -40,13 +31,13 @@ class RunSettings(CommandSettings):
 
     words: tuple[str, ...] = setting((), metavar="-- COMMAND [ARGUMENTS]",
                                      help="Command to run")
-    format: LineFormat = line_format("Report format: text for people, jsonl for programs")
-    why: bool = why_setting()
+    format: LineFormat = shared.line_format("Report format: text for people, jsonl for programs")
+    why: bool = shared.why_setting()
     live: bool = setting(False, "--live", help="Report each connection as it closes, not all at the end")
     output: str | None = setting(None, "--output", metavar="FILE",
                                  help="Write the report to FILE, each connection as it closes")
-    follow_namespaces: bool = namespaces_setting()
-    mechanisms: Mapping[str, str] = mechanism_setting()
+    follow_namespaces: bool = shared.namespaces_setting()
+    mechanisms: Mapping[str, str] = shared.mechanism_setting()
     options: OptionValues = field(default_factory=dict)
     # fmt: on
 
@@ -54,8 +45,8 @@ class RunSettings(CommandSettings):
         """Raise UsageError for a missing command, and reasons without JSON Lines."""
         if not self.words or not self.words[0]:
             raise UsageError("no command to run", "write it after --, like nettop run -- curl https://example.com")
-        check_why(self.why, self.format)
+        shared.check_why(self.why, self.format)
 
-    def watched(self) -> tuple[Sequence[LensView], float]:
+    def watched(self) -> tuple[Sequence[shared.LensView], float]:
         """Return the table of events, and the interval."""
         return self.VIEWS, INTERVAL_S

@@ -3,17 +3,14 @@
 
 from __future__ import annotations
 
-import io
-import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from nettop.engine.session import Session
 from nettop.errors import ExitCode
 from nettop.output.record import run_record
-from nettop.process.interrupts import Requests
 from nettop.recording.chunks import Decompressor, What
 from nettop.recording.reader import RecordedFile
 from nettop.recording.readings import ReadingReader
@@ -22,15 +19,15 @@ from nettop.settings.record import RecordSettings
 from nettop.snapshots.connections import LENS as CONNECTIONS
 from nettop.snapshots.snapshot import Snapshot
 from tests.builders.harness import Script, Step
+from tests.builders.in_thread import DEADLINE_S, InThread, until
 from tests.unit.build import WALL_NS, example_rows
-from tests.unit.logging_run import DEADLINE_S, until
 from tests.unit.scripted import Scripted, steps
 from tests.unit.woken import Woken
 
 Sources = dict[str, Scripted | Script]
 
 
-class Recording:
+class Recording(InThread):
     """`nettop record` in a thread, over scripted sources that are read only at the start and on request."""
 
     def __init__(
@@ -44,10 +41,8 @@ class Recording:
         redaction_key: bytes | None = None,
         **settings: Any,
     ) -> None:
+        super().__init__()
         self._key = redaction_key
-        self.requests = Requests()
-        self.stderr = io.StringIO()
-        self.exit: ExitCode | BaseException | None = None
         self.published: list[Snapshot] = []
         self._sources: Sources = {
             "connections": connections,
@@ -58,26 +53,15 @@ class Recording:
         self._settings = RecordSettings(path=path, lenses=tuple(self._sources), **settings)
         self._stdout = stdout
         self.session: Session | None = None
-        self._thread = threading.Thread(target=self._run, daemon=True)
 
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.requests.end()
-        self._thread.join(DEADLINE_S)
-
-    def _run(self) -> None:
-        try:
-            with Session(MAX_INTERVAL_S, self._sources.__getitem__, together=self._sources) as session:
-                session.bus.subscribe(self._note)
-                self.session = session
-                self.exit = run_record(
-                    self._settings, session, self.requests, self._stdout, self.stderr, redaction_key=self._key
-                )
-        except BaseException as error:  # noqa: BLE001 - the test judges it
-            self.exit = error
+    def run(self) -> ExitCode:
+        """Record until the end."""
+        with Session(MAX_INTERVAL_S, self._sources.__getitem__, together=self._sources) as session:
+            session.bus.subscribe(self._note)
+            self.session = session
+            return run_record(
+                self._settings, session, self.requests, self._stdout, self.stderr, redaction_key=self._key
+            )
 
     def _note(self) -> None:
         assert self.session is not None
@@ -95,12 +79,7 @@ class Recording:
         """Request the end, and return the text of standard error."""
         until(lambda: self.published)
         self.requests.end()
-        return self.wait()
-
-    def wait(self) -> str:
-        """Wait for the end, and return the text of standard error."""
-        self._thread.join(DEADLINE_S)
-        assert not self._thread.is_alive()
+        self.wait()
         return self.stderr.getvalue()
 
 

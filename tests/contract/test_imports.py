@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import importlib
+import inspect
 import json
 import subprocess
 import sys
@@ -13,6 +15,7 @@ import grimp
 import pytest
 
 from nettop.errors import ExitCode
+from nettop.snapshots import lenses
 
 PRINT_MODULES = "import json, sys; sys.stderr.write(json.dumps(sorted(sys.modules)))"
 
@@ -139,3 +142,13 @@ def test_doctor_without_numpy(tmp_path: Path) -> None:
     assert numpy["verdict"] == "bad"
     assert {lens["error"]["what"] for lens in report["lenses"]} == {numpy["value"]}
     assert {lens["error"]["remedy"] for lens in report["lenses"]} == {numpy["remedy"]}
+
+
+# --- self-tests -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("lens", [lens.id for lens in lenses()])
+def test_each_lens_has_a_self_test(lens: str) -> None:
+    """`self_test.run` in the package of its probe takes the source and the paths of the traffic."""
+    run = importlib.import_module(f"nettop.probes.{lens}.self_test").run
+    assert len(inspect.signature(run).parameters) == 2

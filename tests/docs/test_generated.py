@@ -67,13 +67,6 @@ def test_readme_shows_every_screenshot() -> None:
     assert animation.stat().st_size <= 500_000
 
 
-def test_pictures_are_shown() -> None:
-    """Some page shows each picture that scripts/pictures.py draws."""
-    pictures = runpy.run_path(str(ROOT / "scripts" / "pictures.py"))["PICTURES"]
-    shown = re.findall(r"screenshots/(\w+)\.", "".join(page.read_text() for page in PAGES))
-    assert pictures.keys() <= set(shown)
-
-
 def test_tour_shows_every_screenshot_within_three_keys() -> None:
     """The tour shows each screenshot that scripts/tour.py draws, and each incident is explained by three keys."""
     tour = runpy.run_path(str(ROOT / "scripts" / "tour.py"))
@@ -96,3 +89,36 @@ def test_the_kernels_page_has_every_lens() -> None:
         listed = re.findall(r"^\| `(\w+)` \|", parts[lens.title], re.MULTILINE)
         assert listed == [hook.name for hook in lens.hooks]
         assert len({line.count("|") for line in parts[lens.title].strip().splitlines()}) == 1
+
+
+# --- findings that documents quote ----------------------------------------------------------------------------
+
+DOCS = Path(__file__).parents[2] / "docs"
+IN_BLOCK = re.compile(
+    r"(?:▲ (?:warning: |hint: )?|^(?:problem|warning|hint|  explains): )(.+?)(?:  |$)", re.MULTILINE
+)
+IN_TEXT = re.compile(r"`([^`\n]+)`")
+BLOCK = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
+WORDS_MIN = 6
+"""Shorter quotes are names, keys and commands."""
+
+
+def pattern(template: str) -> str:
+    """Return a pattern for the sentences of a rule."""
+    literal = re.sub(r"\\\{\w+\\\}", r"\\S.*?", re.escape(template))
+    return literal.replace(r"\[", "(?:").replace(r"\]", ")?")
+
+
+SENTENCES = re.compile(
+    "|".join(pattern(rule.says) for lens in lenses() for table in lens.tables for rule in table.rules)
+)
+
+
+@pytest.mark.parametrize(("page", "least"), [("use/what-is-wrong.md", 6), ("tour.md", 13)])
+def test_quoted_findings_are_sentences_of_rules(page: str, least: int) -> None:
+    """In the lines above the rows, in what `nettop check` prints, and in the text."""
+    text = (DOCS / page).read_text()
+    in_blocks = [found for block in BLOCK.findall(text) for found in IN_BLOCK.findall(block)]
+    in_text = [each for each in IN_TEXT.findall(BLOCK.sub("", text)) if len(each.split()) >= WORDS_MIN]
+    assert len(in_blocks) + len(in_text) >= least
+    assert [each for each in (*in_blocks, *in_text) if not SENTENCES.fullmatch(each)] == []

@@ -7,7 +7,7 @@ import pytest
 
 from nettop.cli import run
 from nettop.errors import ExitCode
-from nettop.recording.findings import findings_between
+from nettop.output.check import findings_between
 from nettop.recording.recording import open_recording
 from nettop.snapshots.schema import Lens
 from tests.builders.demo import DEMO, RECORDED, playing

@@ -3,36 +3,19 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
-import threading
-import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any
 
 from nettop.engine.session import Session
 from nettop.errors import ExitCode
 from nettop.output.log import run_log
-from nettop.process.interrupts import Requests
 from nettop.settings import MAX_INTERVAL_S, LineFormat
 from nettop.settings.log import LogSettings
 from nettop.snapshots.snapshot import Frame
+from tests.builders.in_thread import DEADLINE_S, InThread, until  # noqa: F401 - others take them from here
 from tests.unit.woken import Woken
-
-DEADLINE_S = 60
-"""Only a test that fails waits so long: a busy machine is slow."""
-Value = TypeVar("Value")
-
-
-def until(condition: Callable[[], Value | None]) -> Value:
-    """Return the first true value of the condition, tried again every few milliseconds."""
-    end = time.monotonic() + DEADLINE_S
-    while not (value := condition()):
-        assert time.monotonic() < end, "not in time"
-        threading.Event().wait(0.005)
-    return value
 
 
 def settings(**kwargs: Any) -> LogSettings:
@@ -41,7 +24,7 @@ def settings(**kwargs: Any) -> LogSettings:
     return LogSettings(**(usual | kwargs))
 
 
-class Logging:
+class Logging(InThread):
     """The log, whose interval of an hour means that it reads its source only at the start and on request.
 
     `others` are sources of lenses by name.
@@ -50,9 +33,7 @@ class Logging:
     def __init__(
         self, settings: LogSettings, source: Woken, interval_s: float = MAX_INTERVAL_S, **others: Woken
     ) -> None:
-        self.requests = Requests()
-        self.stderr = io.StringIO()
-        self.exit: ExitCode | BaseException | None = None
+        super().__init__()
         self._session: Session | None = None
         self._settings = settings
         self._source = source
@@ -61,25 +42,15 @@ class Logging:
         reader, writer = os.pipe()
         self._stdout = os.fdopen(writer, "w", encoding="utf-8")
         self._console = os.fdopen(reader, encoding="utf-8")
-        self._thread = threading.Thread(target=self._run, daemon=True)
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
 
     def __exit__(self, *error: object) -> None:
-        self.leave()
-        self._thread.join(DEADLINE_S)
+        super().__exit__(*error)
         self._stdout.close()
 
-    def _run(self) -> None:
-        try:
-            with Session(
-                self._interval_s, lambda lens: self._others.get(lens, self._source)
-            ) as self._session:
-                self.exit = run_log(self._settings, self._session, self.requests, self._stdout, self.stderr)
-        except BaseException as error:  # noqa: BLE001 - the test judges it
-            self.exit = error
+    def run(self) -> ExitCode:
+        """Log until the end."""
+        with Session(self._interval_s, lambda lens: self._others.get(lens, self._source)) as self._session:
+            return run_log(self._settings, self._session, self.requests, self._stdout, self.stderr)
 
     def frame(self) -> Frame:
         """Return the newest frame, once there is one."""
@@ -111,18 +82,6 @@ class Logging:
     def leave(self) -> None:
         """Close the reading end."""
         self._console.close()
-
-    def end(self) -> str:
-        """Request the end; return the text of standard error."""
-        self.requests.end()
-        assert self.wait() is ExitCode.DONE
-        return self.stderr.getvalue()
-
-    def wait(self) -> ExitCode | BaseException | None:
-        """Wait for the log's end and return its exit code."""
-        self._thread.join(DEADLINE_S)
-        assert not self._thread.is_alive()
-        return self.exit
 
 
 def rows_of(path: Path) -> list[dict[str, Any]]:

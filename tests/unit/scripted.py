@@ -7,21 +7,18 @@ import io
 import os
 import threading
 from collections.abc import Sequence
-from typing import Any, Self
+from typing import Any
 
 from nettop.engine.bus import Bus
 from nettop.engine.session import Session
 from nettop.errors import ExitCode, NettopError
 from nettop.output.text import run_text
-from nettop.process.interrupts import Requests
 from nettop.settings import MAX_INTERVAL_S, Settings
 from nettop.snapshots.snapshot import Frame, Snapshot
 from nettop.snapshots.source import SourceOptions
 from nettop.writing import has_room
+from tests.builders.in_thread import DEADLINE_S, InThread  # noqa: F401 - others take them from here
 from tests.unit.build import Row, make_frame
-
-DEADLINE_S = 60
-"""Only a test that fails waits so long: a busy machine is slow."""
 
 
 class Scripted:
@@ -60,13 +57,11 @@ def steps(*tables: Sequence[Row], **kwargs: Any) -> list[Snapshot]:
     return [make_frame(rows, None, float(at), **kwargs).now for at, rows in enumerate(tables)]
 
 
-class Running:
+class Running(InThread):
     """Plain output in a thread, with pipes at both ends. It refreshes only on Enter: the interval is an hour."""
 
     def __init__(self, settings: Settings, source: Scripted) -> None:
-        self.stderr = io.StringIO()
-        self.exit: ExitCode | BaseException | None = None
-        self.requests = Requests()
+        super().__init__()
         self._bus = Bus()
         self._settings = settings
         self._source = source
@@ -75,33 +70,18 @@ class Running:
         self._stdin = os.fdopen(in_reader)
         self._stdout = os.fdopen(out_writer, "w", encoding="utf-8")
         self._reader = os.fdopen(self._out, encoding="utf-8")
-        self._thread = threading.Thread(target=self._run, daemon=True)
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
 
     def __exit__(self, *error: object) -> None:
-        self.leave()
-        self._thread.join(DEADLINE_S)
+        super().__exit__(*error)
         self.end_input()
         for stream in (self._stdin, self._stdout):
             stream.close()
 
-    def _run(self) -> None:
-        try:
-            with Session(MAX_INTERVAL_S, lambda lens: self._source) as session:
-                session.bus = self._bus
-                self.exit = run_text(
-                    self._settings,
-                    session,
-                    self._stdout,
-                    self._stdin,
-                    self.stderr,
-                    requests=self.requests,
-                )
-        except BaseException as error:  # noqa: BLE001 - the test judges it
-            self.exit = error
+    def run(self) -> ExitCode:
+        """Print until the end."""
+        with Session(MAX_INTERVAL_S, lambda lens: self._source) as session:
+            session.bus, streams = self._bus, (self._stdout, self._stdin, self.stderr)
+            return run_text(self._settings, session, *streams, requests=self.requests)
 
     def lines(self, count: int) -> list[str]:
         """Return the next `count` lines of the output."""
@@ -137,12 +117,6 @@ class Running:
     def leave(self) -> None:
         """Close the reading end."""
         self._reader.close()
-
-    def wait(self) -> ExitCode | BaseException | None:
-        """Wait for the end of plain output and return its exit code."""
-        self._thread.join(DEADLINE_S)
-        assert not self._thread.is_alive()
-        return self.exit
 
 
 class Unhurried(Bus):

@@ -18,9 +18,9 @@ from hypothesis import strategies as st
 from nettop.cli import run
 from nettop.commands import bundle as command
 from nettop.errors import ExitCode
-from nettop.recording import cut, writer
+from nettop.output.bundle import Cutter
+from nettop.recording import writer
 from nettop.recording.chunks import Group
-from nettop.recording.cut import Cutter
 from nettop.recording.reader import Readings
 from nettop.recording.recording import Recording
 from nettop.recording.redaction.redactor import Redactor
@@ -267,7 +267,7 @@ def test_a_part_of_a_bundle_is_removed(path: Path, monkeypatch: pytest.MonkeyPat
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cut.Cutter, "copy_to", interrupt)
+    monkeypatch.setattr(Cutter, "copy_to", interrupt)
     with pytest.raises(KeyboardInterrupt):
         run(["bundle", str(path), "-o", "b.tar.gz"], no_probes)
     assert not Path("b.tar.gz").exists()

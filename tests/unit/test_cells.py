@@ -14,8 +14,7 @@ from hypothesis import strategies as st
 from nettop.formats.cells import join_rows, only_where, take_texts
 from nettop.formats.jsonl import JsonLines
 from nettop.output.log_lines import TextLines
-from nettop.output.plan import whole_columns
-from nettop.output.table import word
+from nettop.output.table import whole_columns, word
 from nettop.query.query import text_query
 from nettop.query.units import UNKNOWN, human, human_spread
 from nettop.query.view import View

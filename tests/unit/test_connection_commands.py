@@ -49,7 +49,9 @@ def test_commands(row: dict[str, Any], ss: str, tcpdump: str | None) -> None:
     made = commands_for(row)
     assert made["ss"] == ss
     assert tcpdump is None or made["tcpdump"] == tcpdump
-    assert set(shlex.split(made["ss"])) >= {"ss"}
+    if not made["ss"].startswith("nsenter"):
+        done = subprocess.run(shlex.split(made["ss"]), capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stderr) == (0, "")
 
 
 @pytest.mark.parametrize(
@@ -70,12 +72,3 @@ def test_no_command_enters_a_process_of_another_machine() -> None:
     """In a replay, and of other hosts, a PID names nothing here; the own namespace needs none."""
     assert commands_for(TCP | {"namespace": "web"}, are_processes_here=False) == {}
     assert commands_for(TCP, are_processes_here=False) == commands_for(TCP)
-
-
-@pytest.mark.parametrize(
-    "row", [TCP, V6, V6 | {"protocol": "udp"}, LISTENER], ids=["v4", "v6", "udp", "listener"]
-)
-def test_ss_takes_them(row: dict[str, Any]) -> None:
-    """It knows the options and the filter."""
-    done = subprocess.run(shlex.split(commands_for(row)["ss"]), capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stderr) == (0, "")

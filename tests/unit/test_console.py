@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from nettop.output import console
-from nettop.output.console import Console
-from tests.unit.logging_run import DEADLINE_S, until
+from nettop.output import log_sinks
+from nettop.output.log_sinks import Console
+from tests.builders.in_thread import DEADLINE_S, until
 
 BLOCK = b"0123456789abcde\n" * 1024
 
@@ -41,7 +41,7 @@ class Piped:
 @pytest.fixture
 def piped(monkeypatch: pytest.MonkeyPatch) -> Iterator[Piped]:
     """Yield a console whose end waits for its thread, however busy the machine is."""
-    monkeypatch.setattr(console, "_END_WAIT_S", DEADLINE_S)
+    monkeypatch.setattr(log_sinks, "_END_WAIT_S", DEADLINE_S)
     made = Piped()
     yield made
     os.close(made.reader)
@@ -56,38 +56,33 @@ def test_blocks_come_in_their_order(piped: Piped) -> None:
     for block in blocks:
         piped.console.write(block)
     assert piped.read(20_000) == b"".join(blocks)
+    piped.console.write(b"line\n")
+    piped.console.close()
+    assert piped.read(5) == b"line\n"
     assert piped.console.lost.total == 0
 
 
 def test_a_slow_reader_misses_blocks_and_is_reported(piped: Piped, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Beyond its bound nothing more waits; the lines dropped are counted, and reported when there is room again."""
-    monkeypatch.setattr(console, "QUEUED_BYTES", len(BLOCK))
+    """Beyond its bound nothing more waits; the lines dropped are counted, and reported when there is room again.
+    A writer that waits for room continues when the reader has read, or when it is given up.
+    """
+    monkeypatch.setattr(log_sinks, "QUEUED_BYTES", len(BLOCK))
     piped.console.write(BLOCK)
     until(lambda: piped.console._rest)  # being written
     for _ in range(3):
         piped.console.write(BLOCK)  # the first of these waits
     assert piped.console.lost.total == 2048
+    piped.console.wait(lambda: True)
     assert piped.read(2 * len(BLOCK)) == 2 * BLOCK
+    piped.console.wait(lambda: False)
     piped.console.write(b"after\n")
     gap = b"lost ('console too slow', 2048, 2048)\n"
     assert piped.read(len(gap) + 6) == gap + b"after\n"
 
 
-def test_waiting_for_room(piped: Piped, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A waiting writer continues when the reader has read, or when it is given up."""
-    monkeypatch.setattr(console, "QUEUED_BYTES", len(BLOCK))
-    piped.console.write(BLOCK)
-    until(lambda: piped.console._rest)
-    piped.console.write(BLOCK)
-    piped.console.wait(lambda: True)
-    piped.read(2 * len(BLOCK))
-    piped.console.wait(lambda: False)
-    assert piped.console.lost.total == 0
-
-
 def test_the_end_does_not_wait_for_ever(piped: Piped, monkeypatch: pytest.MonkeyPatch) -> None:
     """Blocks unread at the end count as lost, a partial one as a whole."""
-    monkeypatch.setattr(console, "_END_WAIT_S", 0.2)
+    monkeypatch.setattr(log_sinks, "_END_WAIT_S", 0.2)
     piped.console.write(BLOCK * 2)
     until(lambda: piped.console._rest)
     piped.console.close()
@@ -96,22 +91,13 @@ def test_the_end_does_not_wait_for_ever(piped: Piped, monkeypatch: pytest.Monkey
 
 def test_the_end_cuts_no_line(piped: Piped, monkeypatch: pytest.MonkeyPatch) -> None:
     """A reader who has taken nothing when the end is given up has whole lines."""
-    monkeypatch.setattr(console, "_END_WAIT_S", 0.0)
+    monkeypatch.setattr(log_sinks, "_END_WAIT_S", 0.0)
     piped.console.write(b"0123456789\n" * 1000)
     waiting = select.poll()
     waiting.register(piped.reader, select.POLLIN)
     until(lambda: bool(waiting.poll(0)))
     piped.console.close()
     assert os.read(piped.reader, 4096).endswith(b"9\n")
-
-
-def test_the_end_writes_what_waits(piped: Piped) -> None:
-    """With a reader, or room, nothing is lost at the end."""
-    for _ in range(3):
-        piped.console.write(b"line\n")
-    piped.console.close()
-    assert piped.read(15) == b"line\n" * 3
-    assert piped.console.lost.total == 0
 
 
 def test_a_reader_who_has_gone(piped: Piped) -> None:

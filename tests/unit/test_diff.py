@@ -20,8 +20,7 @@ from nettop.cli import run
 from nettop.errors import ExitCode, UsageError
 from nettop.preferences import LoadedPreferences, Preferences
 from nettop.query.filter import parse_filter
-from nettop.recording.compared import MEASURES, PRESENCE, ROWS
-from nettop.recording.diff import PARTS, Change, Span, _certainty, differences
+from nettop.recording.diff import MEASURES, PARTS, PRESENCE, ROWS, Change, Span, _certainty, differences
 from nettop.recording.moments import exact_text, parse_length
 from nettop.recording.player import Player
 from nettop.recording.recording import open_recording
@@ -419,7 +418,7 @@ def test_what_cannot_be_compared(
     words: list[str], code: int, said: str, path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """Each has a cause and its exit code."""
-    arguments = words if words[0] in ("begin", "-", DEMO) else [str(path), *words]
+    arguments = words if words == ["begin"] or words[0] in ("-", DEMO) else [str(path), *words]
     assert run(["diff", *arguments], no_probes) == code
     assert said in capfd.readouterr().err
 

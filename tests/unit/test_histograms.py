@@ -22,8 +22,7 @@ from nettop.errors import UsageError
 from nettop.formats.jsonl import JsonLines
 from nettop.formats.separated import Separated
 from nettop.output.log_lines import TextLines
-from nettop.output.plan import whole_columns
-from nettop.output.table import AlignedTable
+from nettop.output.table import AlignedTable, whole_columns
 from nettop.query.columns import FEW_COUNTS
 from nettop.query.filter import parse_filter
 from nettop.query.query import parse_sort

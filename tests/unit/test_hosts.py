@@ -21,8 +21,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nettop import cli
-from nettop.commands.hosts import checked_hosts
-from nettop.commands.view import recorded_arguments
+from nettop.commands.view import checked_hosts, recorded_arguments
 from nettop.errors import SourceFailed, UsageError
 from nettop.hosts import stream as stream_module
 from nettop.hosts.hosts import LATE_AFTER_S, Hosts

@@ -12,7 +12,17 @@ from pathlib import Path
 
 import pytest
 
-from nettop.errors import SourceFailed, TooManyFiles, Unsupported, failure_of, limit_reached
+from nettop.errors import (
+    NettopError,
+    PermissionMissing,
+    SourceFailed,
+    TooManyFiles,
+    Unsupported,
+    UsageError,
+    failure_of,
+    limit_reached,
+    unknown_word,
+)
 from nettop.process import limits
 
 UNLIMITED = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
@@ -133,6 +143,22 @@ def test_the_limits_of_the_process(groups: Path, monkeypatch: pytest.MonkeyPatch
         assert word in error.what
 
 
+@pytest.mark.parametrize(
+    ("word", "known", "remedy"),
+    [
+        ("pids", ["pid", "process", "state"], "did you mean pid"),
+        ("PID", ["pid", "process", "state"], "did you mean pid"),
+        ("--vieww", ["--view", "--times", "--service", "-t"], "did you mean --view?"),
+        ("zzz", ["state", "pid"], "choose from: pid, state"),
+    ],
+)
+def test_an_unknown_word_suggests_the_nearest(word: str, known: list[str], remedy: str) -> None:
+    """A typo, or a wrong case, is answered with the intended word, dashes aside; without one, with all words."""
+    error = unknown_word("field", word, known)
+    assert error.what == f"unknown field {word!r}"
+    assert error.remedy.startswith(remedy)
+
+
 def test_open_files_by_words_and_by_number(groups: Path) -> None:
     """The cause is the same whether bcc describes the error or an exception has an errno."""
     written = "could not open bpf map: hook_check, error: Too many open files"
@@ -144,6 +170,9 @@ def test_open_files_by_words_and_by_number(groups: Path) -> None:
         error = limit_reached("cannot load the programs", why)
         assert isinstance(error, TooManyFiles)
         assert "RLIMIT_NOFILE" in error.what
+    failure = failure_of("drops", OSError(errno.ENFILE, "bpf(2)"))
+    assert failure.what.startswith("the drops source failed: too many open files in system: ")
+    assert "fs.file-max" in failure.remedy
 
 
 @pytest.mark.parametrize(
@@ -185,3 +214,15 @@ def test_freed_arrays_are_returned_to_the_kernel() -> None:
         [sys.executable, "-c", _RESIDENT_AFTER], capture_output=True, text=True, check=True, timeout=60
     )
     assert int(child.stdout) < 26 << 20
+
+
+# --- errors ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("kind", "code"),
+    [(NettopError, 1), (UsageError, 2), (Unsupported, 3), (PermissionMissing, 4), (SourceFailed, 5)],
+)
+def test_each_error_has_its_documented_exit_code(kind: type[NettopError], code: int) -> None:
+    """Scripts rely on the exit codes, so the test repeats them."""
+    assert kind("what").exit_code == code

@@ -17,15 +17,16 @@ import pytest
 
 from nettop.engine import bus
 from nettop.errors import SourceFailed, UsageError
-from nettop.output import console, log, log_files
-from nettop.output.log_plan import make_log_plan
-from nettop.output.plan import whole_columns
+from nettop.output import log, log_files, log_sinks
+from nettop.output.log import make_log_plan
+from nettop.output.table import whole_columns
 from nettop.settings import MAX_INTERVAL_S, LineFormat
 from nettop.snapshots.connections import EVENTS, GROUPS, RING_SIZE, SOCKETS
 from nettop.snapshots.drops import PACKETS as DROPS
+from tests.builders.in_thread import DEADLINE_S, until
 from tests.options import source_options
 from tests.unit.build import make_frame
-from tests.unit.logging_run import DEADLINE_S, Logging, rows_of, settings, until
+from tests.unit.logging_run import Logging, rows_of, settings
 from tests.unit.scripted import steps
 from tests.unit.woken import CLOSE, CONNECT, FAIL, Woken
 
@@ -316,7 +317,7 @@ def test_lost_in_the_queue(monkeypatch: pytest.MonkeyPatch) -> None:
 
     Every event is either shown or counted.
     """
-    monkeypatch.setattr(console, "QUEUED_BYTES", 1)
+    monkeypatch.setattr(log_sinks, "QUEUED_BYTES", 1)
     monkeypatch.setattr(bus, "QUEUED_ROWS", 150)
     source = nothing()
     with Logging(settings(), source) as logging:
@@ -353,8 +354,8 @@ def test_a_console_that_nobody_reads_keeps_no_file_waiting(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The file has every event while the console's reader sleeps; lines that it missed are counted and reported."""
-    monkeypatch.setattr(console, "QUEUED_BYTES", 1 << 16)
-    monkeypatch.setattr(console, "_END_WAIT_S", DEADLINE_S)  # the reader reads by then
+    monkeypatch.setattr(log_sinks, "QUEUED_BYTES", 1 << 16)
+    monkeypatch.setattr(log_sinks, "_END_WAIT_S", DEADLINE_S)  # the reader reads by then
     source = nothing()
     lines: list[str] = []
     with Logging(settings(directory=str(tmp_path)), source) as logging:

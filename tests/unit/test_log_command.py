@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 
+from tests.builders.in_thread import until
 from tests.unit.children import DEADLINE_S, Child
-from tests.unit.logging_run import rows_of, until
+from tests.unit.logging_run import rows_of
 
 SCRIPT = """
 import sys, threading

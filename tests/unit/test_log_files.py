@@ -9,7 +9,7 @@ import random
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -179,37 +179,27 @@ def test_reopening_after_logrotate(log: Log) -> None:
 # --- what is refused ------------------------------------------------------------------------------------------
 
 
-def refused(directory: Path) -> NettopError:
-    """Return the reason why the log cannot be opened."""
-    with pytest.raises(NettopError) as caught:
-        Log(directory)
-    assert caught.value.remedy == "set --log-dir to another directory, or to none for the console only"
-    return caught.value
-
-
-def test_a_link_is_not_followed(tmp_path: Path) -> None:
-    """A symbolic link in the file's place is refused, and its target is left alone."""
-    target = tmp_path / "precious"
-    target.write_text("precious")
-    (tmp_path / "events.log").symlink_to(target)
-    assert "it is a symbolic link" in refused(tmp_path).what
-    assert target.read_text() == "precious"
-
-
-def test_special_files_are_refused(tmp_path: Path) -> None:
-    """A FIFO, which could block nettop for ever, and a directory are refused at once."""
-    for make in (os.mkfifo, os.mkdir):
-        path = tmp_path / make.__name__
-        path.mkdir()
-        make(path / "events.log")
-        assert "events.log cannot be written: " in refused(path).what
-
-
-def test_two_do_not_write_one_file(log: Log) -> None:
-    """A second nettop is refused until the first has ended."""
-    assert "another nettop log is writing it" in refused(log.directory).what
-    log.file.close()
-    Log(log.directory).file.close()
+@pytest.mark.parametrize(
+    ("make", "why"),
+    [
+        (lambda path: path.symlink_to("precious"), "it is a symbolic link"),
+        (os.mkfifo, "it is not a regular file"),
+        (os.mkdir, "Is a directory"),
+        (lambda path: Log(path.parent), "another nettop log is writing it"),
+    ],
+    ids=["link", "fifo", "directory", "another nettop"],
+)
+def test_what_is_refused(make: Callable[[Path], object], why: str, tmp_path: Path) -> None:
+    """Refuse a link, whose target is left alone, other kinds of files, and a file that another log writes."""
+    (tmp_path / "precious").write_text("precious")
+    kept = make(tmp_path / "events.log")
+    with pytest.raises(NettopError, match=why) as refused:
+        Log(tmp_path)
+    assert refused.value.remedy == "set --log-dir to another directory, or to none for the console only"
+    assert (tmp_path / "precious").read_text() == "precious"
+    if isinstance(kept, Log):
+        kept.file.close()
+        Log(tmp_path).file.close()
 
 
 # --- trouble --------------------------------------------------------------------------------------------------

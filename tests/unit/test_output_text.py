@@ -22,8 +22,8 @@ from nettop.settings import MAX_INTERVAL_S, MIN_INTERVAL_S, Format, Settings, Te
 from nettop.snapshots.connections import SOCKETS
 from nettop.snapshots.hosts import LOST_HOST
 from nettop.snapshots.snapshot import PARTLY_SEEN, Ended, Snapshot
+from tests.builders.in_thread import until
 from tests.unit.build import WALL_NS, make_frame, make_rows
-from tests.unit.logging_run import until
 from tests.unit.scripted import Running, Scripted, printed, steps
 from tests.unit.test_consumer import Blocking
 from tests.unit.woken import CONNECT, Woken

@@ -16,13 +16,12 @@ import pytest
 
 from nettop.engine import session as session_module
 from nettop.engine.bus import Bus
-from nettop.engine.own_cost import OwnCost, Steps, kernel_bytes_of, programs_of
+from nettop.engine.own_cost import OwnCost, Steps
 from nettop.engine.own_cost_table import OwnCostSource
 from nettop.engine.pace import Pace
 from nettop.engine.session import Session
 from nettop.query.query import screen_query
 from nettop.query.view import View
-from nettop.snapshots import find_table, lenses, views
 from nettop.snapshots.own_cost import COSTS, SELF
 from nettop.snapshots.snapshot import Frame, Snapshot
 from tests.builders.harness import Script
@@ -45,18 +44,6 @@ class Measured(Script):
     def kernel_bytes(self) -> int:
         """Return 4 KiB."""
         return 4096
-
-
-class Hidden(Measured):
-    """A source whose programs the kernel hides."""
-
-    def programs(self) -> Mapping[str, tuple[int, int]]:
-        """Refuse."""
-        raise PermissionError(1, REFUSED)
-
-    def kernel_bytes(self) -> int:
-        """Refuse."""
-        raise PermissionError(1, REFUSED)
 
 
 class Statistics:
@@ -126,13 +113,6 @@ def burnt(check: Callable[[], bool]) -> None:
         assert time.monotonic() < deadline
 
 
-def test_it_has_a_view_but_no_tab() -> None:
-    """--view, help and completion know the table `self`, but it is no lens."""
-    assert find_table("self") == (SELF, COSTS)
-    assert "self" in views()
-    assert SELF not in lenses()
-
-
 def test_total_is_what_the_process_and_its_ended_children_used() -> None:
     """The total is exact to the nanosecond, and includes children when they end."""
     cost = Sampled(Measured()).cost
@@ -164,7 +144,7 @@ def test_programs_in_other_peoples_time_count_and_iterators_do_not() -> None:
 def test_rows_of_programs() -> None:
     """Programs have their usual hook names, and the kernel's runs and time."""
     probe = Measured({"tp_btf__x": (4, 1000), "bpf_iter__tcp": (2, 500)})
-    engine = Sampled(probe, Statistics())
+    engine = Sampled(probe, Statistics(), bound=0.02)
     cost, source = engine.cost, engine.source
     source.start()
     snapshot = read(source, cost)
@@ -175,6 +155,7 @@ def test_rows_of_programs() -> None:
     assert row(snapshot, "total", "nettop")["late"] == 7
     assert row(snapshot, "total", "nettop")["lost"] == 3
     assert snapshot.via == {"programs": "BPF statistics"}
+    assert row(snapshot, "limit", "--max-overhead 2%")["note"] == "interval 1.0 s, as chosen"
     source.close()
 
 
@@ -212,20 +193,6 @@ def test_without_statistics_programs_say_why_and_the_rest_works(
     assert why in snapshot.via["programs"]
     source.close()
     source.close()
-
-
-def test_hidden_costs_are_left_out() -> None:
-    """Older kernels show programs only with CAP_BPF."""
-    assert not programs_of(Hidden())
-    assert kernel_bytes_of(Hidden()) is None
-
-
-def test_a_row_for_the_bound() -> None:
-    """The table has a row on --max-overhead if it is set."""
-    bound = Sampled(Measured(), bound=0.02)
-    assert row(bound.source.read(0), "limit", "--max-overhead 2%")["note"] == "interval 1.0 s, as chosen"
-    free = Sampled(Measured())
-    assert "limit" not in {row["kind"] for row in rows_of(free.source.read(0))}
 
 
 def test_statistics_are_on_while_somebody_looks() -> None:

@@ -30,10 +30,10 @@ from nettop.snapshots.cpu import FREQUENCY
 from nettop.snapshots.findings import LATE
 from nettop.snapshots.snapshot import Snapshot
 from tests.builders.harness import Script
+from tests.builders.in_thread import DEADLINE_S, until
 from tests.builders.limits import files_of_at_most
 from tests.builders.recording import Recording, ids, opened, readings, record_to, three_readings
 from tests.unit.build import WALL_NS, example_rows
-from tests.unit.logging_run import DEADLINE_S, until
 from tests.unit.scripted import steps
 from tests.unit.woken import CLOSE, CONNECT, Woken
 from tests.words import settings_of
@@ -170,7 +170,8 @@ def test_a_full_disk_ends_it(tmp_path: Path) -> None:
         size = path.stat().st_size
         with files_of_at_most(size + 100):
             recording.refresh()
-            text = recording.wait()
+            recording.wait()
+            text = recording.stderr.getvalue()
     assert isinstance(recording.exit, NettopError)
     assert recording.exit.what == f"{path} cannot be written: File too large"
     assert "nettop replay" in recording.exit.remedy

@@ -30,11 +30,10 @@ from nettop.recording.chunks import (
     What,
     read_head,
 )
-from nettop.recording.numbers import Damaged, TooLarge, write_number
+from nettop.recording.numbers import JSON_MAX, Damaged, TooLarge, write_json, write_number
 from nettop.recording.reader import Readings, RecordedFile
 from nettop.recording.readings import ReadingReader, ReadingWriter
 from nettop.recording.tables import ROWS_MAX
-from nettop.recording.texts import JSON_MAX, write_json
 from nettop.recording.writer import RecordingWriter, Sink
 from nettop.snapshots import own_lenses
 from nettop.snapshots.own_cost import SELF

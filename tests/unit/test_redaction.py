@@ -30,10 +30,9 @@ from nettop.recording.chunks import Decompressor, Group
 from nettop.recording.files import OneFile
 from nettop.recording.reader import RecordedFile
 from nettop.recording.redaction import findings, texts
-from nettop.recording.redaction.fields import is_replaced_id, treatment_of
 from nettop.recording.redaction.pseudonyms import KEY_BYTES, Pseudonyms
 from nettop.recording.redaction.redactor import Redactor
-from nettop.recording.redaction.texts import Texts
+from nettop.recording.redaction.texts import Texts, is_replaced_id, treatment_of
 from nettop.recording.writer import RecordingWriter, Sink
 from nettop.settings.shared import Redacting
 from nettop.snapshots import all_views, bandwidth, drops, lenses, own_lenses, view_name

@@ -16,7 +16,7 @@ import pytest
 from nettop.cli import run
 from nettop.engine.session import Session
 from nettop.errors import ExitCode, UsageError
-from nettop.output.plan import make_plan
+from nettop.output.table import make_plan
 from nettop.recording import writer
 from nettop.recording.marks import FAILURES
 from nettop.recording.moments import parse_moment, time_text

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import pty
 import select
@@ -10,11 +11,13 @@ import subprocess
 import sys
 import termios
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import pytest
 
-from nettop.output.standard_streams import StandardStreams, may_read
+from nettop import diagnostics
+from nettop.diagnostics import Diagnostics
+from nettop.output.text import StandardStreams, may_read
 from nettop.process.wake_event import WakeEvent
 
 DEADLINE_S = 60
@@ -39,16 +42,8 @@ def wait(streams: StandardStreams, event: WakeEvent) -> bool:
     return streams.entered(event.wait(streams.descriptors(), DEADLINE_S))
 
 
-def test_set_ends_the_wait() -> None:
-    """A publication ends the wait, even one that came before it, and is not Enter."""
-    with WakeEvent() as event:
-        event.set()
-        event.set()
-        assert wait(StandardStreams(None, None), event) is False
-
-
 def test_enter() -> None:
-    """A newline is Enter; other letters are not."""
+    """A newline is Enter; other letters are not, nor is the end of a pipe, which is left alone from then on."""
     with pipe() as (reader, writer), WakeEvent() as event:
         streams = StandardStreams(reader, None)
         os.write(writer, b"abc")
@@ -56,13 +51,7 @@ def test_enter() -> None:
         assert wait(streams, event) is True
         os.write(writer, b"q")
         assert wait(streams, event) is False
-
-
-def test_end_of_input_is_no_enter() -> None:
-    """A pipe at its end is left alone from then on."""
-    with pipe() as (reader, writer), WakeEvent() as event:
         os.close(writer)
-        streams = StandardStreams(reader, None)
         assert wait(streams, event) is False
         assert streams.descriptors() == {}
 
@@ -112,7 +101,7 @@ def test_raw_terminal_is_a_pagers() -> None:
 BACKGROUND = """
 import os, pty, select, signal, sys
 from nettop.process.wake_event import WakeEvent
-from nettop.output.standard_streams import StandardStreams, may_read
+from nettop.output.text import StandardStreams, may_read
 
 pid, terminal = pty.fork()
 if pid:
@@ -135,3 +124,35 @@ def test_background_job_is_not_stopped() -> None:
     """A job in the background does not read the terminal, which would stop it, though somebody presses Enter."""
     done = subprocess.run([sys.executable, "-c", BACKGROUND], timeout=60, check=False)
     assert done.returncode == 0
+
+
+# --- messages -------------------------------------------------------------------------------------------------
+
+
+def test_a_reader_who_reads_nothing_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What finds no room is counted, and the first message that finds room again says so."""
+    monkeypatch.setattr(diagnostics, "_WAIT_MS", 0)
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    with suppress(BlockingIOError):
+        while True:
+            os.write(writing, bytes(4096))
+    os.set_blocking(writing, True)
+    with open(reading, "rb", buffering=0) as reader, open(writing, "w") as stderr:
+        report = Diagnostics(stderr)
+        report("one")
+        report("two")
+        assert reader.read(4096) == bytes(4096)
+        report("three")
+        stderr.close()
+        text = b"".join(iter(lambda: reader.read(4096), b"")).strip(b"\0").decode()
+    assert text == "nettop: 2 messages dropped because nobody read them\nnettop: three\n"
+
+
+def test_lines_stay_lines_and_are_safe() -> None:
+    """A bug keeps its traceback's lines; what else comes in a message cannot begin one."""
+    stderr = io.StringIO()
+    report = Diagnostics(stderr)
+    report("one\ntwo")
+    report.report_lines("three\nfour\x1b[31m")
+    assert stderr.getvalue() == "nettop: one␊two\nnettop: three\nfour␛[31m\n"

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from nettop.process.wake_event import WakeEvent
-from tests.unit.logging_run import until
+from tests.builders.in_thread import until
 
 POLLING = {"7", "73", "271"}
 """The numbers of poll(2) and ppoll(2) on x86-64 and arm64."""

@@ -13,8 +13,7 @@ from nettop.errors import NettopError
 from nettop.query.filter import replace_values
 from nettop.query.units import UNKNOWN
 from nettop.recording.redaction import texts as treatments
-from nettop.recording.redaction.fields import treatment_of
-from nettop.recording.redaction.texts import Texts, Treatment
+from nettop.recording.redaction.texts import Texts, Treatment, treatment_of
 from nettop.snapshots import all_rules, find_table, views
 from nettop.snapshots.connections import UNATTRIBUTED
 from nettop.snapshots.findings import FINDINGS

@@ -12,9 +12,8 @@ import numpy as np
 from nettop.query.address import distinct_addresses
 from nettop.recording.chunks import Group
 from nettop.recording.redaction import findings, texts
-from nettop.recording.redaction.fields import is_replaced_id, treatment_of
 from nettop.recording.redaction.pseudonyms import Pseudonyms
-from nettop.recording.redaction.texts import Texts
+from nettop.recording.redaction.texts import Texts, is_replaced_id, treatment_of
 from nettop.snapshots.arrays import Array, as_list, take_rows
 from nettop.snapshots.findings import FINDINGS
 from nettop.snapshots.findings import LENS as FINDINGS_LENS

@@ -22,7 +22,7 @@ from nettop.snapshots import bandwidth, connections, cpu, drops, left_rows, lens
 from nettop.snapshots.findings import LATE, LOCAL_PORTS_TO
 from nettop.snapshots.ip_protocols import IP_PROTOCOLS
 from nettop.snapshots.own_cost import SELF
-from nettop.snapshots.schema import OWN_NAMESPACE, Lens, Table
+from nettop.snapshots.schema import OWN_NAMESPACE, Field, Kind, Lens, Table
 from nettop.snapshots.snapshot import NAMESPACES_PARTLY_SEEN, PARTLY_SEEN
 
 _OWN_NAMES = frozenset({
@@ -312,3 +312,69 @@ def symbols(texts: Texts, text: str) -> str:
         _BPF_PROGRAM.sub(r"\1", part) if _SYMBOL.fullmatch(part) else texts.scrubbed(part)
         for part in text.split(";")
     )
+
+
+# --- texts and ids of tables ----------------------------------------------------------------------------------
+
+_BY_NAME: dict[str, Treatment] = {
+    "process": process,
+    "container": container,
+    "cgroup": cgroup,
+    "namespace": namespace,
+    "interface": interface,
+    "device": interface,
+}
+"""Names in any table."""
+
+_BY_PLACE: dict[str, Treatment] = {
+    place: treatment
+    for treatment, places in {
+        place: "connections.groups.group",
+        symbols: "cpu.stacks.stack drops.packets.place",
+        scrubbed: """
+            cpu.categories.note findings.findings.kind findings.findings.peer findings.findings.finding
+            findings.findings.view findings.findings.filter findings.findings.advice findings.findings.explains
+            self.costs.name self.costs.note
+        """,
+        declared: """
+            bandwidth.interfaces.kind bandwidth.flows.protocol drops.packets.meaning drops.packets.protocol
+            drops.packets.family drops.counters.counter drops.counters.name collector.ledger.of collector.ledger.term
+            findings.limits.setting findings.limits.when_full findings.firewall.protocol findings.losses.lens
+            findings.losses.what findings.losses.meaning self.costs.lens
+        """,
+        service: "bandwidth.services.service",
+        tcp_flags: "bandwidth.flows.tcp_flags",
+        reason: "drops.packets.reason",
+        resource: "findings.limits.resource",
+        interface: "findings.cpus.queue",
+        nft: """
+            findings.firewall.family findings.firewall.table findings.firewall.chain findings.firewall.hook
+            findings.firewall.comment
+        """,
+    }.items()
+    for place in places.split()
+}  # fmt: skip
+"""Texts of single tables; nettop.recording.redaction.findings knows more of those in findings."""
+
+_PLAIN_IDS = frozenset({
+    "connections.sockets.id", "connections.events.event_id", "connections.events.id", "connections.failures.id",
+    "connections.groups.id",
+    "cpu.cpus.cpu", "cpu.stacks.id", "cpu.categories.id", "cpu.processes.id",
+    "latency.stages.id", "latency.protocols.id", "latency.buckets.id",
+    "collector.ledger.id",
+    "services.connections.id", "services.waiting.id",
+    "findings.cpus.id", "findings.firewall.handle",
+    "self.costs.id",
+})  # fmt: skip
+"""Ids that are counted, or the kernel's. All others may be hashes of what is replaced, which could be guessed."""
+
+
+def treatment_of(lens: str, table: str, field: Field) -> Treatment:
+    """Return what is done with a text."""
+    return _BY_PLACE.get(f"{lens}.{table}.{field.name}") or _BY_NAME.get(field.name, name)
+
+
+def is_replaced_id(lens: str, table: str, field: Field) -> bool:
+    """Return whether a number is an id that is replaced: a row's, or that of a row that it refers to."""
+    is_id = field.kind is Kind.KEY or (field.kind is Kind.LABEL and field.dtype == "u8")
+    return is_id and f"{lens}.{table}.{field.name}" not in _PLAIN_IDS
