@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, cast
 import typer
 
 from nettop.commands.invoker import invoking_user
-from nettop.commands.options import WIDTH, SourceOf, parser_of
+from nettop.commands.options import WIDTH, SourceOf, epilog, parser_of
 from nettop.commands.view import LiveSettings, start_view
 from nettop.errors import (
     ExitCode,
@@ -42,42 +42,21 @@ _INTERRUPTED = 130
 """Exit code that typer returns instead of raising KeyboardInterrupt."""
 
 _SUBCOMMANDS = (
-    "check",
-    "doctor",
-    "compile",
-    "log",
-    "record",
-    "replay",
-    "diff",
-    "bundle",
-    "serve",
-    "collect",
-    "flows",
-    "export",
-    "config",
-    "run",
-    "help",
-)
+    "check", "doctor", "compile", "log", "record", "replay", "diff", "bundle", "serve", "collect", "flows", "export",
+    "config", "run", "help",
+)  # fmt: skip
 """Modules of nettop.commands, in the order of --help. Each declares HELP, EXAMPLES, its settings, such as LogSettings,
 and its start, such as start_log; and CONTEXT, if its arguments are parsed in another way."""
 
-EXAMPLES = """[bold]Examples[/bold]
-
-nettop  [dim]everything, live[/dim]
-
-nettop services  [dim]one lens: response times[/dim]
-
-nettop --filter 'nginx rtt_us>10ms'  [dim]nginx's slow connections[/dim]
-
-nettop --table -d --once --limit 10  [dim]the ten largest senders[/dim]
-
-nettop --table --port 443 --deltas -t 5  [dim]traffic of port 443, every 5 s[/dim]
-
-nettop --format jsonl --once --all | jq .process  [dim]every socket, as JSON[/dim]
-
+EXAMPLES = """\
+nettop  # everything, live
+nettop services  # one lens: response times
+nettop --filter 'nginx rtt_us>10ms'  # nginx's slow connections
+nettop --table -d --once --limit 10  # the ten largest senders
+nettop --table --port 443 --deltas -t 5  # traffic of port 443, every 5 s
+nettop --format jsonl --once --all | jq .process  # every socket, as JSON
 nettop --table --columns process,remote,bytes_sent_per_s --sort -bytes_sent_per_s
-
-nettop export cpu.stacks cpu.svg  [dim]CPU time of the network stack as a flame graph[/dim]
+nettop export cpu.stacks cpu.svg  # CPU time of the network stack as a flame graph
 
 A lens answers one question and has its own screen and tables; nettop help LENS explains it. Without --view,
 LENS names its view too: nettop drops; but nettop flows is the command of that name. A hook is something a
@@ -112,7 +91,7 @@ def _parser_of(name: str) -> Any:
     _STARTS[settings] = _start_help if name == "help" else getattr(module, f"start_{name}")
     alone = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich")
     context = getattr(module, "CONTEXT", None)
-    alone.command(name, help=module.HELP, epilog=module.EXAMPLES, context_settings=context)(
+    alone.command(name, help=module.HELP, epilog=epilog(module.EXAMPLES), context_settings=context)(
         parser_of(settings)
     )
     return typer.main.get_command(alone)
@@ -167,7 +146,7 @@ class _TopLevel(typer.core.TyperGroup):
 app = typer.Typer(
     name="nettop",
     help="Show live who uses the network, how each connection performs and how much CPU time it takes.",
-    epilog=EXAMPLES,
+    epilog=epilog(EXAMPLES),
     cls=_TopLevel,
     subcommand_metavar="[COMMAND]",
     pretty_exceptions_enable=False,

@@ -34,15 +34,11 @@ if TYPE_CHECKING:
 
 HELP = "Put the last minutes of a recording, its findings and doctor's report into one file."
 
-EXAMPLES = """[bold]Examples[/bold]
-
-nettop bundle incident.nettop  [dim]its last ten minutes, to nettop-HOST-TIME.tar.gz[/dim]
-
-sudo nettop bundle --redact --last 30m  [dim]for a ticket, from what nettop-record.service has kept[/dim]
-
+EXAMPLES = """\
+nettop bundle incident.nettop  # its last ten minutes, to nettop-HOST-TIME.tar.gz
+sudo nettop bundle --redact --last 30m  # for a ticket, from what nettop-record.service has kept
 nettop bundle incident.nettop --at 14:32 --last 5m -o ticket.tar.gz
-
-nettop replay ticket.tar.gz  [dim]wherever nettop is installed[/dim]
+nettop replay ticket.tar.gz  # wherever nettop is installed
 
 The bundle has recording.nettop, findings.txt, doctor.txt if the recording is from this host, and README.txt. Only its
 owner may read it. An existing file is not replaced.

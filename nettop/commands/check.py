@@ -18,17 +18,12 @@ from nettop.settings.check import WATCHED_S, CheckSettings
 
 HELP = "Say what is wrong, who and since when, how sure that is, and what to try."
 
-EXAMPLES = f"""[bold]Examples[/bold]
-
-nettop check  [dim]watch for {WATCHED_S:g} seconds[/dim]
-
-nettop check --for 30s || mail -s 'network' ops < /dev/null  [dim]in cron[/dim]
-
-nettop check --format jsonl | jq -r .finding  [dim]only the sentences[/dim]
-
+EXAMPLES = f"""\
+nettop check  # watch for {WATCHED_S:g} seconds
+nettop check --for 30s || mail -s 'network' ops < /dev/null  # in cron
+nettop check --format jsonl | jq -r .finding  # only the sentences
 nettop check --ignore 'connects fail' --ignore retransmitting
-
-nettop check --from incident.nettop  [dim]everything that was wrong in a recording[/dim]
+nettop check --from incident.nettop  # everything that was wrong in a recording
 
 Exit code 1 if there are problems or warnings, 0 if there are none, or only hints, 128 + N if interrupted by signal N;
 3, 4 or 5 if there are none, but not everything was watched: 3 this host cannot, 4 a permission is missing, 5 a lens

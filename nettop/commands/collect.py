@@ -32,32 +32,18 @@ from nettop.reading import read_file
 from nettop.settings import DEFAULT_QUERY_LISTEN, FLOW_PORTS
 from nettop.settings.collect import CollectSettings
 
-_PACKAGES = (
-    "google.protobuf",
-    "httptools",
-    "prometheus_client",
-    "starlette",
-    "uvicorn",
-    "uvloop",
-)
+_PACKAGES = ("google.protobuf", "httptools", "prometheus_client", "starlette", "uvicorn", "uvloop")
 _URLS_MOST_BYTES = 1 << 16
 
 HELP = "Receive and store the flows that routers and switches export (sFlow, NetFlow, IPFIX)."
 
-EXAMPLES = f"""[bold]Examples[/bold]
-
-nettop collect  [dim]any protocol on UDP ports {", ".join(FLOW_PORTS)}, stored on this host[/dim]
-
+EXAMPLES = f"""\
+nettop collect  # any protocol on UDP ports {", ".join(FLOW_PORTS)}, stored on this host
 nettop collect --listen 2055 --listen '[::1]:4739' --data-dir /srv/flows --retention raw=3d,1h=5y
-
 nettop collect --networks GeoLite2-ASN.mmdb --networks offices.csv --own-network 192.0.2.0/24
-
-nettop collect --interface eth1 --sampling 500  [dim]also packets that this host sees[/dim]
-
+nettop collect --interface eth1 --sampling 500  # also packets that this host sees
 nettop collect --clickhouse http://ch1:8123 --clickhouse http://ch2:8123 --cluster flows
-
-nettop flows --top src,dst --since 1h  [dim]largest senders and receivers[/dim]
-
+nettop flows --top src,dst --since 1h  # largest senders and receivers
 curl 'http://{DEFAULT_QUERY_LISTEN}/?query=SELECT+count()+FROM+flows_raw'
 
 Unprivileged processes read the datagrams. On SIGTERM, nettop stores what was received, then exits."""

@@ -21,9 +21,8 @@ from nettop.writing import write_output
 
 HELP = "Compile all programs for this kernel, so that every lens starts at once."
 
-EXAMPLES = """[bold]Examples[/bold]
-
-nettop compile  [dim]as root, after a new kernel was booted; the installer has done it for the first one[/dim]
+EXAMPLES = """\
+nettop compile  # as root, after a new kernel was booted; the installer has done it for the first one
 
 Programs are kept in /var/cache/nettop; nettop doctor says whether they are used. Without this command, each lens takes
 seconds to start until sudo nettop has compiled all of them in the background.

@@ -31,11 +31,9 @@ from nettop.writing import write_output
 
 HELP = "Show the preferences: columns, theme, unit, and what counts as a finding."
 
-EXAMPLES = """[bold]Examples[/bold]
-
-nettop config --show  [dim]every setting in effect and its origin, file or default[/dim]
-
-nettop config --show | grep '# file'  [dim]only settings from the file[/dim]
+EXAMPLES = """\
+nettop config --show  # every setting in effect and its origin, file or default
+nettop config --show | grep '# file'  # only settings from the file
 
 The file is $XDG_CONFIG_HOME/nettop/config.toml or ~/.config/nettop/config.toml; under sudo, that of the user who called
 it. What it does not say is taken from /etc/nettop/config.toml, which services read too. The screens write it when you

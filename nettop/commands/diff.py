@@ -27,18 +27,12 @@ if TYPE_CHECKING:
 
 HELP = "Say what changed between two moments of a recording, or between two recordings."
 
-EXAMPLES = """[bold]Examples[/bold]
-
-nettop diff incident.nettop 14:02 14:12  [dim]the minutes from 14:02 and from 14:12 on; → shows the rows[/dim]
-
+EXAMPLES = """\
+nettop diff incident.nettop 14:02 14:12  # the minutes from 14:02 and from 14:12 on; → shows the rows
 nettop diff incident.nettop begin '10 minutes ago' --span 5m
-
 nettop diff monday.nettop tuesday.nettop 09:00 09:00 --span 1h
-
-nettop diff before.nettop after.nettop  [dim]all of both[/dim]
-
-nettop diff incident.nettop 14:02 14:12 --open 2  [dim]the second change, on the screen[/dim]
-
+nettop diff before.nettop after.nettop  # all of both
+nettop diff incident.nettop 14:02 14:12 --open 2  # the second change, on the screen
 nettop diff incident.nettop 14:02 14:12 --format jsonl | jq -r .sentence
 
 Moments are UTC, and written as for nettop replay --at; one less than a span before the end means the last span. The

@@ -21,14 +21,10 @@ if TYPE_CHECKING:
 
 HELP = "Report what works on this host and why the rest does not, and verify the numbers."
 
-EXAMPLES = """[bold]Examples[/bold]
-
-nettop doctor  [dim]check the host and each lens, and run the self-test[/dim]
-
-nettop doctor --bundle report.tar.gz  [dim]for a bug report, with addresses and names replaced[/dim]
-
-nettop doctor --format json | jq .lenses  [dim]for programs[/dim]
-
+EXAMPLES = """\
+nettop doctor  # check the host and each lens, and run the self-test
+nettop doctor --bundle report.tar.gz  # for a bug report, with addresses and names replaced
+nettop doctor --format json | jq .lenses  # for programs
 nettop doctor --only host --only drops --no-traffic
 
 Exit codes: 0 every lens works, 1 the self-test found a difference, 3 a lens cannot work or a host check failed,

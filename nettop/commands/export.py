@@ -22,16 +22,11 @@ INTERVAL_S = 1.0
 
 HELP = "Sample stacks for a while and write them as a flame graph, for speedscope, or folded."
 
-EXAMPLES = """[bold]Examples[/bold]
-
-nettop export cpu.stacks cpu.svg  [dim]10 seconds as a flame graph for any browser[/dim]
-
-nettop export cpu.stacks --duration 60 cpu.json  [dim]for https://www.speedscope.app[/dim]
-
-nettop export cpu.stacks --filter 'entry="RX softirq" cpu=3' rx.svg  [dim]only matching stacks[/dim]
-
+EXAMPLES = """\
+nettop export cpu.stacks cpu.svg  # 10 seconds as a flame graph for any browser
+nettop export cpu.stacks --duration 60 cpu.json  # for https://www.speedscope.app
+nettop export cpu.stacks --filter 'entry="RX softirq" cpu=3' rx.svg  # only matching stacks
 nettop export cpu.stacks --format folded - | flamegraph.pl > cpu.svg
-
 nettop export cpu.stacks --from incident.nettop --at 14:32 --duration 60 cpu.svg
 
 Ctrl-C stops early and writes the samples so far. An existing file is replaced only once the new one is complete."""

@@ -24,17 +24,12 @@ from nettop.settings.values import one_of, parse_count, parse_duration, parse_na
 
 HELP = "Query the flows stored by nettop collect: show the top talkers, or run SQL."
 
-EXAMPLES = """[bold]Examples[/bold]
-
-nettop flows  [dim]top pairs of hosts in the last hour[/dim]
-
+EXAMPLES = """\
+nettop flows  # top pairs of hosts in the last hour
 nettop flows --top service_port,protocol --since 1d --limit 20
-
 nettop flows --top src_as --by packets --since 4w --format csv
-
 nettop flows sql 'SELECT src, sum(bytes) FROM flows_raw GROUP BY src ORDER BY 2 DESC LIMIT 5'
-
-nettop flows sql 'DESCRIBE flows_raw'  [dim]list the columns; SHOW TABLES lists the tables[/dim]
+nettop flows sql 'DESCRIBE flows_raw'  # list the columns; SHOW TABLES lists the tables
 
 BYTES and PACKETS are multiplied by the sampling rate where it is known. Queries are read-only."""
 

@@ -18,13 +18,10 @@ from nettop.snapshots.schema import RATE, Field, Kind, Lens, Table
 
 HELP = "Explain a lens, a table or a command: its question, columns and options."
 
-EXAMPLES = """[bold]Examples[/bold]
-
-nettop help services  [dim]its tables, columns, options and hooks[/dim]
-
-nettop help services.waiting  [dim]the columns of one table[/dim]
-
-nettop help serve  [dim]the same as nettop serve --help[/dim]
+EXAMPLES = """\
+nettop help services  # its tables, columns, options and hooks
+nettop help services.waiting  # the columns of one table
+nettop help serve  # the same as nettop serve --help
 
 Without a name it prints what nettop --help prints; nettop --help-all prints every option of the screens.
 
@@ -123,10 +120,7 @@ def _write_view(view: str, formatter: Formatter) -> None:
 
 def _lens_options(lens: Lens, table: Table) -> list[tuple[str, str]]:
     return [
-        (
-            f"{', '.join(filter(None, (each.short, each.flag)))} {each.metavar}",
-            each.help_with(each.default),
-        )
+        (f"{', '.join(filter(None, (each.short, each.flag)))} {each.metavar}", each.help_with(each.default))
         for each in lens.options
         if each.concerns(table)
     ]

@@ -164,8 +164,7 @@ def open_files_as(user: User | None) -> Iterator[None]:
             acting.enter_context(acting_as(user))
         except OSError as error:
             raise PermissionMissing(
-                f"nettop cannot open files as another user: {error.strerror}",
-                "add CAP_SETUID and CAP_SETGID",
+                f"nettop cannot open files as another user: {error.strerror}", "add CAP_SETUID and CAP_SETGID"
             ) from None
         yield
 
@@ -275,8 +274,7 @@ def _refuse_untrusted(path: Path, trusted: Container[int], makers: Container[int
                 )
             if status.st_uid not in trusted and not is_made and (stat.S_ISLNK(status.st_mode) or is_shared):
                 raise NettopError(
-                    f"{place} was created by another user (uid {status.st_uid})",
-                    "write to another directory",
+                    f"{place} was created by another user (uid {status.st_uid})", "write to another directory"
                 )
 
 

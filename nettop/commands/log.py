@@ -17,16 +17,11 @@ from nettop.snapshots.own_cost import SELF
 
 HELP = "Log connection events as they happen, and metrics of open connections at an interval."
 
-EXAMPLES = """[bold]Examples[/bold]
-
-nettop log  [dim]events and metrics, to the console and to log/[/dim]
-
-nettop log --events-only --log-dir none --filter 'event=fail'  [dim]failures, to the console only[/dim]
-
-nettop log --format jsonl --log-dir /var/log/nettop --no-console  [dim]as a service[/dim]
-
+EXAMPLES = """\
+nettop log  # events and metrics, to the console and to log/
+nettop log --events-only --log-dir none --filter 'event=fail'  # failures, to the console only
+nettop log --format jsonl --log-dir /var/log/nettop --no-console  # as a service
 nettop log --lens connections --lens drops --metrics-interval 10
-
 nettop log --events-only --columns event,reason,remote
 
 On SIGHUP, nettop reopens the files; on SIGTERM, it flushes what is left, then exits."""

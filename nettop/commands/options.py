@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
@@ -56,6 +57,14 @@ def settings_from(kind: type[_Settings], given: Mapping[str, Any]) -> _Settings:
         options = parse_lens_options(given, interval_s, views, log=kind.IS_LOG, unattended=kind.IS_UNATTENDED)
         settings = replace(settings, options=options)  # type: ignore[type-var]
     return settings
+
+
+def epilog(examples: str) -> str:
+    """Return the end of a command's help from its EXAMPLES: one a line, with what it does behind ` #`; then the rest,
+    after an empty line."""
+    lines, _, rest = examples.partition("\n\n")
+    marked = re.sub(r"  # (.*)$", r"  [dim]\1[/dim]", lines, flags=re.MULTILINE)
+    return "\n\n".join(["[bold]Examples[/bold]", *marked.split("\n"), *([rest] if rest else [])])
 
 
 def _parameter(kind: type[CommandSettings], name: str, declared: Declared, is_required: bool) -> Parameter:

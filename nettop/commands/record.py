@@ -17,19 +17,13 @@ from nettop.settings.record import RecordSettings
 
 HELP = "Record every lens to a file, to replay it later or on another host."
 
-EXAMPLES = """[bold]Examples[/bold]
-
-nettop record  [dim]to nettop-HOST-TIME.nettop, until Ctrl-C[/dim]
-
+EXAMPLES = """\
+nettop record  # to nettop-HOST-TIME.nettop, until Ctrl-C
 nettop record --for 10m before-the-change.nettop
-
-nettop record /var/lib/nettop/  [dim]for months: a file for each hour, the oldest are removed[/dim]
-
+nettop record /var/lib/nettop/  # for months: a file for each hour, the oldest are removed
 nettop record --lenses connections,drops --interval 5 --max-size 100M FILE
-
 ssh web1 sudo nettop record - > web1.nettop
-
-nettop record --redact --for 10m for-a-ticket.nettop  [dim]with addresses and names replaced[/dim]
+nettop record --redact --for 10m for-a-ticket.nettop  # with addresses and names replaced
 
 A recording that is there already is continued. A full disk ends the recording; what was recorded until then can be
 replayed. Ctrl-C and SIGTERM take a last reading, then end it."""

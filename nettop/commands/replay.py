@@ -29,17 +29,12 @@ if TYPE_CHECKING:
 
 HELP = "Show a recording as if it happened now: every screen and every text output."
 
-EXAMPLES = """[bold]Examples[/bold]
-
-nettop replay incident.nettop  [dim]space pauses, . and , step, [ ] change the speed, : jumps[/dim]
-
-nettop replay --at '2 hours ago'  [dim]what nettop-record.service has kept[/dim]
-
-ssh web1 sudo nettop record - | nettop replay -  [dim]a host without your nettop, as it happens[/dim]
-
+EXAMPLES = """\
+nettop replay incident.nettop  # space pauses, . and , step, [ ] change the speed, : jumps
+nettop replay --at '2 hours ago'  # what nettop-record.service has kept
+ssh web1 sudo nettop record - | nettop replay -  # a host without your nettop, as it happens
 nettop replay incident.nettop --at 14:32 --view drops --table --once
-
-nettop replay incident.nettop --format jsonl --view services | jq .port  [dim]every reading, without waiting[/dim]
+nettop replay incident.nettop --format jsonl --view services | jq .port  # every reading, without waiting
 
 It needs neither root nor Linux's BPF. Times are UTC. Text has every reading from the moment on, as fast as it can be
 printed.

@@ -21,12 +21,9 @@ from nettop.writing import LineFile, open_to_write, writing
 
 HELP = "Run a command and report the connections that it and its children open."
 
-EXAMPLES = """[bold]Examples[/bold]
-
+EXAMPLES = """\
 nettop run -- curl -s https://example.com -o /dev/null
-
-nettop run --live -- make test  [dim]each connection as it closes[/dim]
-
+nettop run --live -- make test  # each connection as it closes
 nettop run --format jsonl --output report.jsonl -- ./deploy.sh
 
 Exit codes: that of the command; 128 + N if killed by signal N; 127 command not found, 126 command cannot run."""

@@ -32,18 +32,12 @@ _UNIX = "unix:"
 
 HELP = "Serve metrics for Prometheus, a REST API, an event stream and a dashboard over HTTP."
 
-EXAMPLES = f"""[bold]Examples[/bold]
-
-nettop serve  [dim]dashboard at http://{DEFAULT_LISTEN}/, metrics at /metrics[/dim]
-
+EXAMPLES = f"""\
+nettop serve  # dashboard at http://{DEFAULT_LISTEN}/, metrics at /metrics
 nettop serve --listen 0.0.0.0:9471 --token-file /etc/nettop/token --cert chain.pem --key key.pem
-
 nettop serve --listen unix:/run/nettop/http.sock --lenses connections,drops
-
-nettop serve --top process=50 --top pair=0 --interval 5  [dim]metrics of 50 processes, none of pairs of hosts[/dim]
-
-nettop serve --from incident.nettop --at 14:32  [dim]a recording, to any user; it plays from there to its end[/dim]
-
+nettop serve --top process=50 --top pair=0 --interval 5  # metrics of 50 processes, none of pairs of hosts
+nettop serve --from incident.nettop --at 14:32  # a recording, to any user; it plays from there to its end
 curl -s 'http://{DEFAULT_LISTEN}/api/v1/connections?filter=:443&sort=-bytes_per_s&limit=10'
 
 On SIGHUP, nettop rereads the token and the certificate; on SIGTERM, it answers pending requests, then exits."""

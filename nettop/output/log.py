@@ -81,13 +81,7 @@ def make_log_plan(settings: LogSettings) -> tuple[list[LogStream], list[str]]:
 
 
 def lines_of(
-    form: LineFormat,
-    kind: str,
-    view: str,
-    table: Table,
-    columns: tuple[str, ...] | None = None,
-    *,
-    why: bool,
+    form: LineFormat, kind: str, view: str, table: Table, columns: tuple[str, ...] | None = None, *, why: bool
 ) -> LineMaker:
     """Return a formatter of the table `view` as lines of this kind; `columns` None means its default columns.
 
@@ -149,11 +143,7 @@ BLOCK_ROWS = 4096
 
 
 def run_log(
-    settings: LogSettings,
-    session: Session,
-    requests: Requests,
-    stdout: TextIO | None,
-    stderr: TextIO | None,
+    settings: LogSettings, session: Session, requests: Requests, stdout: TextIO | None, stderr: TextIO | None
 ) -> ExitCode:
     """Log until requested to end, then flush the events so far.
 
@@ -261,10 +251,7 @@ class _Log:
             f"{total} {what}{f' ({cause})' if cause else ''}" for (what, cause), total in totals.items()
         ]
         lost = ", ".join([*losses, *self.sinks.lost()])
-        words = [
-            f"logged {', '.join(part.written() for part in self.parts)}",
-            f"lost {lost or 'nothing'}",
-        ]
+        words = [f"logged {', '.join(part.written() for part in self.parts)}", f"lost {lost or 'nothing'}"]
         counted = ", ".join(count for part in self.parts for count in part.counted())
         words += [f"the kernel counted {counted}"] if counted else []
         return "; ".join([*words, *self.sinks.places()])

@@ -446,10 +446,7 @@ def _change(before: Measured, now: Measured, key: Key, certainty: Certainty, say
     is_gone = (is_now or 0.0) < (was or 0.0)
     shown = before if is_gone else now
     parts = np.nan_to_num(shown.in_parts(key), nan=-1.0)
-    numbers = {
-        "now": human(is_now, unit_in_sentence(unit)),
-        "before": human(was, unit_in_sentence(unit)),
-    }
+    numbers = {"now": human(is_now, unit_in_sentence(unit)), "before": human(was, unit_in_sentence(unit))}
     table = now.table
     terms = [parse_filter(table, equals(name, value)) for name, value in zip(measure.by, key, strict=True)]
     return Change(

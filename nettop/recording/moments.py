@@ -35,8 +35,7 @@ def parse_moment(text: str, *, begin_ns: int, end_ns: int, here_ns: int, now_ns:
         ):
             side = "not in it"  # today's is after its end, yesterday's before its beginning
         raise UsageError(
-            f"{text!r} is {side}",
-            f"it is from {time_text(begin_ns)} to {time_text(end_ns)} UTC",
+            f"{text!r} is {side}", f"it is from {time_text(begin_ns)} to {time_text(end_ns)} UTC"
         )
     return max(begin_ns, min(wanted, end_ns))
 

@@ -51,7 +51,9 @@ def test_no_circles() -> None:
     ).prepare()
 
 
-@pytest.mark.parametrize("option", ["--help", "--help-all", "--version"])
+@pytest.mark.parametrize(
+    "option", ["--help", "--help-all", "--version", "log', '--help", "collect', '--help"]
+)
 def test_help_is_light(option: str) -> None:
     """--help and --version load neither Textual nor numpy nor the engine."""
     loaded = loaded_by(f"sys.argv = ['nettop', '{option}']; from nettop.cli import main; main()")
@@ -117,11 +119,7 @@ def without_numpy(folder: Path, *words: str) -> subprocess.CompletedProcess[str]
 
 @pytest.mark.parametrize(
     "words",
-    [
-        ("--table", "--once"),
-        ("serve", "--listen", "127.0.0.1:0"),
-        ("collect",),
-    ],
+    [("--table", "--once"), ("serve", "--listen", "127.0.0.1:0"), ("collect",)],
     ids=lambda words: words[0],
 )
 def test_a_command_without_numpy(tmp_path: Path, words: tuple[str, ...]) -> None:

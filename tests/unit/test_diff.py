@@ -18,13 +18,11 @@ import pytest
 
 from nettop.cli import run
 from nettop.errors import ExitCode, UsageError
-from nettop.preferences import LoadedPreferences, Preferences
 from nettop.query.filter import parse_filter
 from nettop.recording.diff import MEASURES, PARTS, PRESENCE, ROWS, Change, Span, _certainty, differences
 from nettop.recording.moments import exact_text, parse_length
 from nettop.recording.player import Player
 from nettop.recording.recording import open_recording
-from nettop.screens.changes import ChangesApp
 from nettop.settings import Settings
 from nettop.snapshots import find_table
 from nettop.snapshots.schema import Certainty
@@ -149,11 +147,7 @@ def compared(
         return differences(*spans).changes
 
 
-SAID = {
-    slower: "webapp :8080 answers in ",
-    talks: "exfild ",
-    drops: "SOCKET_RCVBUFF drops ",
-}
+SAID = {slower: "webapp :8080 answers in ", talks: "exfild ", drops: "SOCKET_RCVBUFF drops "}
 
 
 @pytest.mark.parametrize("change", SAID, ids=lambda change: change.__name__)
@@ -348,27 +342,6 @@ def test_an_interrupt_ends_the_list(path: Path, keys: bytes, end: int | None) ->
             os.kill(terminal.pid, end)
         assert terminal.wait() == ExitCode.FAILURE
         assert terminal.settings() == before
-
-
-def test_the_list_has_the_theme_chosen_in_the_rows(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Use the theme that was chosen in the rows, as it is stored for the next start."""
-    themes, shown = iter(("dark", "light")), list[str]()
-
-    def remembered() -> LoadedPreferences:
-        return LoadedPreferences(preferences=Preferences(theme=next(themes)))
-
-    def choose_once(app: ChangesApp) -> None:
-        app.chosen = None if shown else 0
-        shown.append(app.theme)
-
-    monkeypatch.delenv("NO_COLOR", raising=False)
-    monkeypatch.setenv("TERM", "xterm-256color")
-    monkeypatch.setattr(ChangesApp, "run_until_ended", choose_once)
-    monkeypatch.setattr("nettop.commands.config.load_own_preferences", remembered)
-    monkeypatch.setattr("nettop.commands.diff.can_show_screens", lambda: True)
-    monkeypatch.setattr("nettop.commands.diff.play", lambda *_, **__: ExitCode.DONE)
-    assert run(["diff", str(path), "14:00", "14:15", "--span", "15m"], no_probes) == ExitCode.FAILURE
-    assert shown == ["nettop-dark", "nettop-light"]
 
 
 def test_jsonl(path: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -28,14 +28,7 @@ from nettop.query.query import text_query
 from nettop.query.values import values_of
 from nettop.query.view import View
 from nettop.snapshots.arrays import Array
-from nettop.snapshots.connections import (
-    DIRECTIONS,
-    GROUPINGS,
-    GROUPS,
-    NOT_KEPT,
-    OTHER_GROUPS,
-    SOCKETS,
-)
+from nettop.snapshots.connections import DIRECTIONS, GROUPINGS, GROUPS, NOT_KEPT, OTHER_GROUPS, SOCKETS
 from nettop.snapshots.snapshot import Frame, Rows, Snapshot, unknown_value
 
 OUTBOUND = next(number for number, name in DIRECTIONS.items() if name == "outbound")
@@ -323,12 +316,7 @@ def test_an_older_row_of_what_has_ended_does_not_come_back() -> None:
     stale = Connection(connection.id, 1009)
     source.open.append(stale)
     snapshots = [first, *(source.read() for _ in range(4))]
-    assert [difference(now, then) for then, now in itertools.pairwise(snapshots)] == [
-        1009,
-        0,
-        0,
-        0,
-    ]
+    assert [difference(now, then) for then, now in itertools.pairwise(snapshots)] == [1009, 0, 0, 0]
     source.open.remove(stale)
     assert difference(source.read(), snapshots[-1]) == 0
 

@@ -153,23 +153,6 @@ def test_a_cancelled_request_ends_nothing() -> None:
     assert source.calls.count("describe") == 1
 
 
-def test_slow_attaching_does_not_shorten_the_first_interval() -> None:
-    """However long a source takes to start, its second reading is a whole interval after the first."""
-    source, now = Source(), [0.0]
-    engine = Session(5.0, lambda lens: source)
-    source.start = lambda: now.__setitem__(0, now[0] + 60)  # type: ignore[method-assign]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(session_module.time, "monotonic", lambda: now[0])
-        engine._attach("connections", SourceOptions())
-        assert engine._start is not None
-        engine._start.started.result(DEADLINE_S)
-        engine._run_tasks()
-        assert engine._deadline == 65.0
-        now[0] = 66.0
-        assert engine._next_deadline() == 70.0
-    assert engine.late == 0
-
-
 def test_missed_deadlines_lengthen_the_interval_that_is_kept() -> None:
     """The interval kept is a multiple of the one asked for, until a deadline is met again."""
     engine, now = Session(5.0, lambda lens: Source()), [0.0]

@@ -229,11 +229,7 @@ def test_preferences_and_exports_of_screens(
 
 @pytest.mark.parametrize(("step", "number"), FAULTS)
 def test_export(
-    step: str,
-    number: int,
-    folder: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    step: str, number: int, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The error names path and cause, and the exit code reports the failure."""
     file = folder / "a.svg"
@@ -333,13 +329,6 @@ def test_a_log_whose_close_fails(folder: Path, monkeypatch: pytest.MonkeyPatch) 
     file.close()
 
 
-def test_a_full_device() -> None:
-    """With /dev/full the command's exit code is kept."""
-    done = nettop("--output", "/dev/full", "--", "sh", "-c", "exit 3")
-    assert done.returncode == 3
-    assert done.stderr == "nettop: /dev/full cannot be written: No space left on device; it is incomplete\n"
-
-
 @pytest.mark.parametrize("words", [["config", "--show"], ["--help"]])
 def test_full_standard_output(words: list[str]) -> None:
     """Every command says that its output cannot be written."""
@@ -406,12 +395,7 @@ def test_a_long_line_is_ended() -> None:
 
 
 @pytest.mark.parametrize(
-    "words",
-    [
-        ["--table", "--once"],
-        ["collect", "--data-dir", "flows"],
-        ["run", "--", "true"],
-    ],
+    "words", [["--table", "--once"], ["collect", "--data-dir", "flows"], ["run", "--", "true"]]
 )
 @pytest.mark.usefixtures("folder")
 def test_hardly_any_files(words: list[str]) -> None:

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import errno
 import io
 import json
 import os
@@ -226,20 +225,6 @@ def test_failure_after_some_refreshes(monkeypatch: pytest.MonkeyPatch) -> None:
         f"nettop: connections: the ring broke; not read since {rfc3339(WALL_NS)[:19]}Z",
         "nettop: connections is read again",
     ]
-
-
-def test_full_disk_is_one_clear_line() -> None:
-    """Output that cannot be written is an error of ours with the system's words."""
-
-    class Full(io.BytesIO):
-        def write(self, data: object) -> int:
-            raise OSError(errno.ENOSPC, "No space left on device")
-
-    with (
-        Session(MAX_INTERVAL_S, lambda lens: sent(5)) as session,
-        pytest.raises(NettopError, match="No space left"),
-    ):
-        run_text(Settings(view=NARROW, text=ONCE), session, io.TextIOWrapper(Full()))
 
 
 def test_banner_goes_to_standard_error_for_the_table_only() -> None:

@@ -254,13 +254,7 @@ def test_a_shorter_interval_waits_while_it_is_stretched() -> None:
     noise=st.lists(st.floats(0.95, 1.05), min_size=1, max_size=7),
 )
 def test_it_keeps_still_and_keeps_the_bound(
-    *,
-    bound: float,
-    chosen_s: float,
-    reading_s: float,
-    always: float,
-    hooks: float,
-    noise: list[float],
+    *, bound: float, chosen_s: float, reading_s: float, always: float, hooks: float, noise: list[float]
 ) -> None:
     """At a steady cost the bound is kept if possible, and changes become rare."""
     always *= bound  # half of it at most: what the interval cannot lower must leave room

@@ -205,14 +205,6 @@ def test_a_speed_from_the_beginning(speed: str, interval_s: float, monkeypatch: 
     assert shown == [interval_s]
 
 
-@pytest.mark.parametrize("moments", [("-60s", "-20s"), ("+20s", "+60s")])
-def test_distances_are_moments(moments: tuple[str, str], capfd: pytest.CaptureFixture[str]) -> None:
-    """Accept distances from the end or the beginning as moments."""
-    code, out, _ = said(capfd, "diff", "--span", "20s", DEMO, *moments)
-    assert code in (ExitCode.DONE, ExitCode.FAILURE)
-    assert "webapp" in out
-
-
 def test_the_second_recording_may_be_standard_input(
     capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -21,15 +21,7 @@ import numpy as np
 import pytest
 
 from nettop.recording.bundle import recording_in
-from nettop.recording.chunks import (
-    HEAD_BYTES,
-    PAYLOAD_MAX,
-    Chunk,
-    Compressor,
-    Decompressor,
-    What,
-    read_head,
-)
+from nettop.recording.chunks import HEAD_BYTES, PAYLOAD_MAX, Chunk, Compressor, Decompressor, What, read_head
 from nettop.recording.numbers import JSON_MAX, Damaged, TooLarge, write_json, write_number
 from nettop.recording.reader import Readings, RecordedFile
 from nettop.recording.readings import ReadingReader, ReadingWriter

@@ -16,15 +16,7 @@ from nettop.snapshots.connections import LENS, SOCKETS
 from nettop.snapshots.schema import Field, Kind, Table
 from nettop.snapshots.snapshot import unknown_value
 from tests.unit.build import WALL_NS
-from tests.unit.recorded import (
-    OTHER,
-    SECOND_NS,
-    WEATHER,
-    Taken,
-    opened,
-    other_readings,
-    recorded,
-)
+from tests.unit.recorded import OTHER, SECOND_NS, WEATHER, Taken, opened, other_readings, recorded
 
 FORMAT_1 = Path(__file__).parent / "recordings" / "format-1.nettop"
 """Made by `python -m tests.unit.recorded`."""
@@ -109,11 +101,7 @@ def test_format_1() -> None:
         reading = readings.at(WALL_NS + 5 * SECOND_NS)
     assert file.groups[-1].group.lenses == ("connections", "weather")
     assert file.groups[-1].group.host == {"kernel": "6.1.0"}
-    assert file.unread == {
-        "connections.dreams",
-        "connections.sockets.mood",
-        "connections.sockets.rtt_us",
-    }
+    assert file.unread == {"connections.dreams", "connections.sockets.mood", "connections.sockets.rtt_us"}
     assert file.damage == {}
     assert reading is not None
     assert (list(reading.now.tables), reading.now.ended) == (["sockets"], {})

@@ -400,14 +400,7 @@ def test_the_same_name_is_the_same_everywhere() -> None:
     rule = next(rule for rule in SOCKETS.rules if rule.name == "CLOSE_WAIT")
     said = filled(rule.says, {"process": "acme", "rows": "3"})
     rows = [
-        {
-            "id": 5,
-            "kind": rule.name,
-            "process": "acme",
-            "finding": said,
-            "cause": 9,
-            "advice": "",
-        },
+        {"id": 5, "kind": rule.name, "process": "acme", "finding": said, "cause": 9, "advice": ""},
         {"id": 9, "kind": rule.name, "process": "acme", "finding": said, "explains": said, "advice": ""},
     ]
     found = rows_from(FINDINGS, rows, 1)

@@ -300,12 +300,7 @@ def test_where_nobody_recorded_nothing_is_shown(tmp_path: Path, capfd: pytest.Ca
 
 @pytest.mark.parametrize(
     "words",
-    [
-        "replay {} --table",
-        "check --from {}",
-        "diff {} 14:00:00 14:00:25 --span 15s",
-        "bundle {} -o b.tar.gz",
-    ],
+    ["replay {} --table", "check --from {}", "diff {} 14:00:00 14:00:25 --span 15s", "bundle {} -o b.tar.gz"],
 )
 def test_every_command_says_what_is_damaged(
     tmp_path: Path, words: str, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch

@@ -6,7 +6,6 @@ from __future__ import annotations
 import gzip
 import json
 import os
-import resource
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -129,8 +128,7 @@ def test_one_that_becomes_too_large(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("size", "why"),
-    [(0, "it has no reading"), (4, "it has no reading"), (-4, "there is no chunk")],
+    ("size", "why"), [(0, "it has no reading"), (4, "it has no reading"), (-4, "there is no chunk")]
 )
 def test_what_is_none(size: int, why: str) -> None:
     """Refuse other content at once, and the beginning of a recording once the pipe ends."""
@@ -196,18 +194,6 @@ def test_what_needs_the_whole(words: tuple[str, ...], code: int, said: str) -> N
         out, err = child.communicate(timeout=DEADLINE_S)
         assert child.returncode == code, err
         assert said in out + err
-
-
-def test_a_full_disk() -> None:
-    """Show what was stored, then report why there is no more."""
-    size = len(WHOLE) - 10
-    limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))  # noqa: E731
-    with started("replay", "-", "--format", "jsonl", "--columns", "process", preexec_fn=limit) as child:
-        send(child, WHOLE)
-        out, err = child.communicate(timeout=DEADLINE_S)
-        assert child.returncode == ExitCode.SOURCE
-        assert len(out.splitlines()) == READINGS - 1
-        assert "the recording on standard input was cut short: File too large" in err
 
 
 def test_screens_read_keys_from_the_terminal(tmp_path: Path) -> None:

@@ -84,11 +84,7 @@ def environment() -> dict[str, str]:
 
 @pytest.mark.parametrize(
     ("words", "code"),
-    [
-        (["true"], 0),
-        (["sh", "-c", "exit 7"], 7),
-        (["sh", "-c", "kill -KILL $$"], 128 + signal.SIGKILL),
-    ],
+    [(["true"], 0), (["sh", "-c", "exit 7"], 7), (["sh", "-c", "kill -KILL $$"], 128 + signal.SIGKILL)],
 )
 def test_exit_code_is_the_commands(words: list[str], code: int) -> None:
     """The exit code is the command's, or 128 and the signal that ended it; the report says it too."""

@@ -68,32 +68,21 @@ _CAPABILITY = re.compile(r"CAP_[A-Z_]+")
 _ON_EVERY_HOST = frozenset({"nettop", "sudo", "root", "kernel"})
 """Names that say nothing about a host, and are in many remedies."""
 _MORE_WORDS = """
-    a aarch64 able above access add adjust allowed already an and another any armv7l arrived as at attach attached
-    available bcc be because been before boot bpf btf buffers bug built busy but by can cannot capabilities capability
-    cgroup cgroups changed checked chosen code compile compiled compiler confidentiality consume container containers
-    context copy could cpu cpus create csk debian debugfs declares decoded def default denied denies describe
-    descriptor descriptors did different disabled distribution dmesg do doctor does done dropped effective enabled
-    enter entered entries error exist exists exit expected failed failure fentry fexit file files filtered firewall for
-    forgotten forwarded found from full function functions gc had has have held help hidden hit hook hooked hooks host
-    hosts hz i686 if image import imported in inet install installed integrity interface interfaces interrupted into
-    invalid iovec ipv4 ipv6 is it iter its kallsyms kernel kfree kprobe kprobes kretprobe kubernetes lacks length lens
-    lenses libbpf limit linux listen listing load loaded lockdown locked logs loopback lost lower lsm malformed matches
-    may mechanism mem member memlock missing modified module modules more mount mounted must namespace namespaces need
-    needs neigh neighbours neither netlink nettop network new newer nf no none nor not number numpy of off old on one
-    only open opened operation option options or orphans other others out outside overflows owners pages parse pending
-    perf perf_event perf_event_open permission permitted pip policy post ppc64le pressure privileges probe probes proc
-    process processes program programs python queued raise reached read readable reading readings ready reason received
-    refused refuses regular release released reported required requires restart riscv64 root rootless rtnetlink run
-    running s390x sampled sandbox seccomp security see seen sendmsg set sets setting share show shrink since sk so
-    sock_diag socket sockets softirq_exit some source spans spool started starts status stopped storage stored struct
-    subset such sudo supported symbol sys sysctl sysfs system tcp_diag tcp_info template than that the their them then
-    there these they this those thresh3 through time timed to too took tp_btf trace tracefs tracepoint tracepoints true
-    truncated try tw type types udp_diag udpv6 ulimit unable unconfined unexpected uninstall unit unknown unlimited
-    unprivileged unrecorded unresolved unsent unshare unsupported until upgrade use used user users v4 v6 verifier
-    verifies version wait waiting walked was were what when where which while who why will window windows with without
-    written wrong x86_64 xmit yet you
+    aarch64 able above adjust allowed armv7l attach bcc boot btf buffers built capabilities capability cgroups checked
+    chosen code compile compiled compiler confidentiality consume container containers context copy create csk debian
+    debugfs declares decoded def default denies describe different disabled distribution dmesg do doctor done effective
+    enter entries error exist exit expected failed fentry fexit filtered forwarded found gc held hidden hit hook hooked
+    hooks hosts hz i686 image import imported inet install integrity iovec iter kallsyms kernel kfree kprobe kprobes
+    kretprobe kubernetes lacks length libbpf limit listing loaded lockdown locked logs loopback lsm mechanism mem
+    member modified module mounted must need neighbours neither netlink new newer nf nor not numpy old option orphans
+    outside overflows owners pages parse pending perf perf_event perf_event_open permission pip post ppc64le pressure
+    privileges probe python readable ready refuses regular release requires restart riscv64 root rootless rtnetlink run
+    s390x sandbox seccomp sendmsg set shrink sk softirq_exit some spans spool starts status storage stored struct
+    subset sudo symbol sysfs tcp_info thresh3 through tp_btf trace tracefs tracepoint tracepoints true truncated tw
+    types udpv6 ulimit unable unconfined unexpected uninstall unlimited unprivileged unrecorded unresolved unsent
+    unshare unsupported upgrade use v4 v6 verifier verifies walked windows written x86_64 xmit you
 """
-"""Words of errors."""
+"""Words of errors that are not among those of help."""
 
 Treatment = Callable[["Texts", str], str]
 """Returns a text in place of another."""
