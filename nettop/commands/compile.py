@@ -7,12 +7,11 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 
 from nettop.commands.options import SourceOf
-from nettop.diagnostics import Diagnostics
+from nettop.diagnostics import Diagnostics, StatusLine
 from nettop.errors import ExitCode, PermissionMissing
 from nettop.process.interrupts import delay_interrupts
 from nettop.settings.declared import setting
@@ -41,7 +40,7 @@ class CompileSettings(CommandSettings):
 
 
 def start_compile(settings: CompileSettings, _source_of: SourceOf) -> ExitCode:
-    """Compile what the cache lacks, with a progress bar on a terminal, and print a summary."""
+    """Compile what the cache lacks, with its progress on a terminal, and print a summary."""
     if os.geteuid():
         raise PermissionMissing("only root may keep compiled programs", "run it as root: sudo nettop compile")
     with delay_interrupts():
@@ -54,29 +53,15 @@ def start_compile(settings: CompileSettings, _source_of: SourceOf) -> ExitCode:
     privileges.keep_only(privileges.for_loading(privileges.LOADER))
     if settings.background:
         threading.Thread(target=_end_with_standard_input, daemon=True).start()
-    with _progress() as show:
-        done = precompile(show)
+    status = StatusLine(sys.stderr)
+    done = precompile(lambda count, every: status.show(f"compiling programs: {count} of {every}"))
+    status.show("")
     for lens, error in done.refused.items():
         Diagnostics(sys.stderr)(f"{lens}: {error.what}; {error.remedy}")
     if sys.stdout is not None:
         summary = f"{done.found + done.added} programs in {DIRECTORY}, {done.added} of them compiled now"
         write_output(sys.stdout, f"{summary} for Linux {os.uname().release}\n")
     return ExitCode.UNSUPPORTED if done.refused else ExitCode.DONE
-
-
-@contextmanager
-def _progress() -> Iterator[Callable[[int, int], None]]:
-    """Show a progress bar on a terminal; yield its update function."""
-    if sys.stderr is None or not sys.stderr.isatty():
-        yield lambda _done, _all: None
-        return
-    with delay_interrupts():
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-    columns = (TextColumn("compiling"), BarColumn(), MofNCompleteColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("")
-        yield lambda done, every: bar.update(task, completed=done, total=every)
 
 
 # --- in the background ---------------------------------------------------------------------------------------------

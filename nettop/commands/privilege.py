@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from nettop.commands.compile import compile_in_background
 from nettop.commands.invoker import (
@@ -87,14 +87,7 @@ def open_session(
         if program_statistics or options.get("max_overhead") is not None:
             options["open_statistics"] = _open_statistics(resources)
         become_user(user)
-        options["drop_privileges"] = partial(
-            _drop_privileges,
-            host=host,
-            resources=resources,
-            later_lenses=on_screen,
-            follow_namespaces=follow_namespaces,
-            ask_firewall=ask_firewall,
-        )
+        options["drop_privileges"] = _Drop(host, resources, on_screen, follow_namespaces, ask_firewall)
         with Session(interval_s, partial(probe_of, host=host), **options) as session:
             privileges.keep_only(privileges.NOTHING)
             try:
@@ -218,41 +211,41 @@ def become_user(user: User | None) -> None:
     privileges.keep_only(privileges.STARTING)
 
 
-def _drop_privileges(
-    needed: frozenset[int],
-    *,
-    host: Host,
-    resources: ExitStack,
-    later_lenses: bool,
-    follow_namespaces: bool,
-    ask_firewall: bool,
-) -> None:
-    """Open privileged descriptors, then drop the capabilities that the sampler thread no longer needs.
+class _Drop(NamedTuple):
+    """Opens privileged descriptors, then drops the capabilities that the sampler thread no longer needs.
 
-    `needed` are the capabilities that the lens needs for reading; `host` keeps the descriptors until `resources` are
-    closed.
+    `host` keeps the descriptors until `resources` are closed.
     """
-    from nettop.kernel.bpf.perf_events import open_clocks
-    from nettop.kernel.bpf.program import open_net_loader
-    from nettop.kernel.bpf.symbols import open_symbols
-    from nettop.kernel.host import privileges
-    from nettop.kernel.net.entered_namespaces import shared_namespaces
-    from nettop.kernel.net.nf_rules import open_asker
 
-    kept = privileges.for_reading() | needed
-    if later_lenses:
-        kept |= privileges.for_loading()
-        host.kept.clocks = resources.enter_context(open_clocks())
-        resources.enter_context(open_net_loader(host))
-    if ask_firewall:
-        resources.enter_context(open_asker(host))
-    if follow_namespaces:
-        kept |= privileges.ENTERING
-    namespaces = shared_namespaces(host)  # kept until the end: all lenses share these threads
-    resources.callback(namespaces.close)
-    namespaces.enter()
-    open_symbols(host)
-    if not follow_namespaces:
-        namespaces.stop_entering()
-    namespaces.watch(kept)
-    privileges.keep_only(kept)
+    host: Host
+    resources: ExitStack
+    later_lenses: bool
+    follow_namespaces: bool
+    ask_firewall: bool
+
+    def __call__(self, needed: frozenset[int]) -> None:
+        """Drop them, but those that the lens needs for reading."""
+        from nettop.kernel.bpf.perf_events import open_clocks
+        from nettop.kernel.bpf.program import open_net_loader
+        from nettop.kernel.bpf.symbols import open_symbols
+        from nettop.kernel.host import privileges
+        from nettop.kernel.net.entered_namespaces import shared_namespaces
+        from nettop.kernel.net.nf_rules import open_asker
+
+        kept = privileges.for_reading() | needed
+        if self.later_lenses:
+            kept |= privileges.for_loading()
+            self.host.kept.clocks = self.resources.enter_context(open_clocks())
+            self.resources.enter_context(open_net_loader(self.host))
+        if self.ask_firewall:
+            self.resources.enter_context(open_asker(self.host))
+        if self.follow_namespaces:
+            kept |= privileges.ENTERING
+        namespaces = shared_namespaces(self.host)  # kept until the end: all lenses share these threads
+        self.resources.callback(namespaces.close)
+        namespaces.enter()
+        open_symbols(self.host)
+        if not self.follow_namespaces:
+            namespaces.stop_entering()
+        namespaces.watch(kept)
+        privileges.keep_only(kept)

@@ -19,7 +19,7 @@ from functools import partial
 from typing import NamedTuple, Self, TypeVar
 
 from nettop.engine.bus import Bus
-from nettop.engine.own_cost import DRAIN, READ, START, OpenStatistics, OwnCost, Steps
+from nettop.engine.own_cost import DRAIN, READ, START, OpenStatistics, OwnCost
 from nettop.engine.own_cost_table import OwnCostSource
 from nettop.engine.pace import OverheadLimit, Pace
 from nettop.engine.source import probe_of
@@ -133,6 +133,8 @@ class Session:
         self.bus = Bus()
         self.is_local = is_local
         self._cost = OwnCost(self._sources, open_statistics)
+        self.steps = self._cost.steps
+        """The steps, in which frontends measure their own."""
         self._pace = Pace(checked_seconds("--interval", interval_s), self._cost, max_overhead)
         self._source_of = source_of
         self._drop_privileges = drop_privileges
@@ -181,11 +183,6 @@ class Session:
     def overhead_limit(self) -> OverheadLimit | None:
         """The current effect of --max-overhead; None without that option."""
         return self._pace.limit
-
-    @property
-    def steps(self) -> Steps:
-        """The steps, in which frontends measure their own."""
-        return self._cost.steps
 
     def cost(self) -> float | None:
         """Return nettop's recent share of one CPU, including its programs if `counts_programs`."""
