@@ -255,17 +255,10 @@ _LOSSES = {
 }
 """Explanation of each loss, by name in snapshots."""
 _SOURCE_FIELDS: Mapping[str, tuple[str, ...]] = {
-    "opened": ("event",),
-    "accepted": ("event", "direction"),
-    "still_open": ("event",),
-    "failed": ("event", "reason"),
-    "broken": ("event", "reason"),
-    "bytes_sent": ("bytes_sent",),
-    "bytes_received": ("bytes_received",),
-    "retransmits": ("retransmits",),
-    "slowest": ("handshake_us",),
-    "remotes": ("remote_address", "remote_port"),
-}
+    "opened": ("event",), "accepted": ("event", "direction"), "still_open": ("event",),
+    "failed": ("event", "reason"), "broken": ("event", "reason"), **{name: (name,) for name in _MOVED},
+    "slowest": ("handshake_us",), "remotes": ("remote_address", "remote_port"),
+}  # fmt: skip
 """Fields of events that each part of the summary is computed from; without them it is null."""
 
 

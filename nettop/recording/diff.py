@@ -73,19 +73,19 @@ _CALLED = "[{process}] :{local_port} has a new client {remote_address}: {now}, {
 _LEFT = "[{process}] :{local_port} has lost its client {remote_address}: {now}, {before} before"
 
 MEASURES = (
-    Measure("services", "services", _SERVICE, "p99", 20_000,
-            "{process} :{port} answers in {now} (p99), {before} before", filter="side=served", is_bad=True),
-    Measure("services", "services", _SERVICE, "p50", 20_000,
-            "{process} :{port} answers in {now} (median), {before} before", filter="side=served", is_bad=True),
+    *(
+        Measure(topic, "services", _SERVICE, name, 20_000, f"{who} in {{now}} ({called}), {{before}} before",
+                filter=f"side={side}", is_bad=True)
+        for topic, side, who in (
+            ("services", "served", "{process} :{port} answers"),
+            ("used services", "used", "{process} gets answers of port {port}"),
+        )
+        for name, called in (("p99", "p99"), ("p50", "median"))
+    ),
     Measure("services", "services", _SERVICE, "answers", 0.5,
             "{process} :{port} answers {now} requests/s, {before}/s before", filter="side=served"),
     Measure("services", "services", _SERVICE, "unanswered", 0.2,
             "{process} :{port} leaves {now} requests/s unanswered, {before}/s before", filter="side=served",
-            is_bad=True),
-    Measure("used services", "services", _SERVICE, "p99", 20_000,
-            "{process} gets answers of port {port} in {now} (p99), {before} before", filter="side=used", is_bad=True),
-    Measure("used services", "services", _SERVICE, "p50", 20_000,
-            "{process} gets answers of port {port} in {now} (median), {before} before", filter="side=used",
             is_bad=True),
     Measure("used services", "services", _SERVICE, "unanswered", 0.2,
             "{process} gets no answer of port {port}: {now} requests/s, {before}/s before", filter="side=used",
@@ -98,10 +98,13 @@ MEASURES = (
             "{counter}[ on {interface}] ({name}): {now} packets/s, {before}/s before", is_bad=True),
     Measure("failures", "connections.failures", ("reason", "process", "port"), "failures", 0.2,
             "{now} connections/s fail[ for {process}][ at port {port}]: {reason}, {before}/s before", is_bad=True),
-    Measure("traffic", "connections", ("process",), "bytes_sent", 2_000,
-            "{process} sends {now}, {before} before"),
-    Measure("traffic", "connections", ("process",), "bytes_received", 2_000,
-            "{process} receives {now}, {before} before"),
+    *(
+        Measure(topic, view, (by,), f"bytes_{done}", least, f"{{{by}}} {does} {{now}}, {{before}} before")
+        for topic, view, by, least in (
+            ("traffic", "connections", "process", 2_000), ("interfaces", "bandwidth", "interface", 10_000),
+        )
+        for done, does in (("sent", "sends"), ("received", "receives"))
+    ),
     Measure("traffic", "connections", ("process",), ROWS, 5,
             "{process} has {now} connections, {before} before", filter="state=ESTABLISHED"),
     Measure("traffic", "connections", ("process", "remote_address", "remote_port"), "bytes", 2_000,
@@ -114,10 +117,6 @@ MEASURES = (
             "{category} takes {now} of a CPU, {before} before"),
     Measure("CPU of processes", "cpu.processes", ("process",), "network_ns", 5e6,
             "the network stack takes {now} of a CPU for {process}, {before} before"),
-    Measure("interfaces", "bandwidth", ("interface",), "bytes_sent", 10_000,
-            "{interface} sends {now}, {before} before"),
-    Measure("interfaces", "bandwidth", ("interface",), "bytes_received", 10_000,
-            "{interface} receives {now}, {before} before"),
     Measure("interface errors", "bandwidth", ("interface",), "errors", 0.2,
             "{interface} has {now} errors/s, {before}/s before", is_bad=True),
     Measure("latency", "latency", ("stage",), "p99", 50_000,
