@@ -14,17 +14,10 @@ from nettop.commands.privilege import open_session
 from nettop.engine.session import Session
 from nettop.errors import NettopError, SourceFailed
 from nettop.settings import MAX_INTERVAL_S
+from tests.builders.in_thread import DEADLINE_S
+from tests.builders.sources import Source, failing
 
-from .test_engine import DEADLINE_S, Source, published
-
-
-class Broken(Source):
-    """A source that does not start."""
-
-    def start(self) -> None:
-        """Fail."""
-        super().start()
-        raise SourceFailed("it does not start")
+from .test_engine import published
 
 
 def attached(session: Session, lens: str = "connections") -> NettopError | None:
@@ -66,7 +59,8 @@ def test_privileges_are_dropped_after_the_start_and_before_anything_is_read() ->
 @pytest.mark.parametrize("exists", [True, False], ids=["does not start", "has no probe"])
 def test_privileges_are_dropped_after_a_start_that_failed(exists: bool) -> None:
     """A lens that does not start leaves no privileges behind."""
-    source, dropped = Broken(), threading.Event()
+    source = failing("start", lambda number: True, SourceFailed("it does not start"))
+    dropped = threading.Event()
 
     def source_of(lens: str) -> Source:
         if not exists:

@@ -7,9 +7,10 @@ import errno
 import gc
 import threading
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -21,86 +22,19 @@ from nettop.errors import SourceFailed, TooManyFiles
 from nettop.settings import MAX_INTERVAL_S
 from nettop.snapshots.snapshot import Snapshot
 from nettop.snapshots.source import SourceOptions
+from tests.builders.in_thread import DEADLINE_S
+from tests.builders.sources import Source, failing
 from tests.unit.build import make_rows
-
-DEADLINE_S = 60
-
-
-class Source:
-    """A source that counts the engine's calls; the next read raises `broken`."""
-
-    def __init__(self) -> None:
-        self.calls: list[str] = []
-        self.threads: set[int] = set()
-        self.options: SourceOptions | None = None
-        self.broken: Exception | None = None
-        self.read_once = threading.Event()
-
-    def start(self) -> None:
-        """Note the call."""
-        self._note("start")
-
-    def read(self, taken_ns: int) -> Snapshot:
-        """Return a snapshot without tables, or what is broken."""
-        self._note("read")
-        self.read_once.set()
-        if self.broken is not None:
-            raise self.broken
-        return snapshot(taken_ns)
-
-    def configure(self, options: SourceOptions) -> None:
-        """Store the options."""
-        self._note("configure")
-        self.options = options
-
-    def describe(self, key: int) -> dict[str, str]:
-        """Return the requested key."""
-        self._note("describe")
-        return {"Key": str(key)}
-
-    def close(self) -> None:
-        """Note the call."""
-        self._note("close")
-
-    def _note(self, call: str) -> None:
-        self.calls.append(call)
-        self.threads.add(threading.get_ident())
-
-
-class Blocked(Source):
-    """A source whose readings block until allowed."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.may_read = threading.Event()
-
-    def read(self, taken_ns: int) -> Snapshot:
-        """Read once allowed."""
-        read = super().read(taken_ns)
-        assert self.may_read.wait(DEADLINE_S)
-        return read
-
-
-class Joining(Source):
-    """A source that records the lenses whose snapshots it gets."""
-
-    def __init__(self, lens: str) -> None:
-        super().__init__()
-        self.lens = lens
-        self.joined: list[list[str]] = []
-
-    def join(self, snapshots: Mapping[str, Snapshot]) -> None:
-        """Note their names."""
-        self.joined.append(list(snapshots))
-
-    def read(self, taken_ns: int) -> Snapshot:
-        """Return a snapshot of its lens."""
-        return replace(super().read(taken_ns), lens=self.lens)
 
 
 def snapshot(boot_ns: int) -> Snapshot:
     """Return a snapshot that holds nothing but its time."""
     return Snapshot("connections", boot_ns, boot_ns, {})
+
+
+def slow_to_start(is_starting: threading.Event, may_start: threading.Event) -> Source:
+    """Return a source of drops that says that it starts, and does once it may."""
+    return Source("drops", start=lambda: (is_starting.set(), may_start.wait(DEADLINE_S)))
 
 
 def published(session: Session, wanted: Callable[[], object] = lambda: True) -> threading.Event:
@@ -129,8 +63,8 @@ def test_the_lenses_that_a_table_uses_are_attached_with_it(table: str, used: lis
     """A source gets the snapshots of lenses that its table uses before its first reading; otherwise none
     are attached.
     """
-    sources: dict[str, Joining] = {}
-    with Session(MAX_INTERVAL_S, lambda lens: sources.setdefault(lens, Joining(lens))) as session:
+    sources: dict[str, Source] = {}
+    with Session(MAX_INTERVAL_S, lambda lens: sources.setdefault(lens, Source(lens))) as session:
         event = published(session, lambda: session.bus.frame("drops"))
         session.enable("drops", SourceOptions(frozenset({table})))
         assert event.wait(DEADLINE_S)
@@ -140,14 +74,15 @@ def test_the_lenses_that_a_table_uses_are_attached_with_it(table: str, used: lis
 
 def test_a_cancelled_request_ends_nothing() -> None:
     """A waiting client may cancel its request for a reading or for details."""
-    source = Blocked()
+    may_read = threading.Event()
+    source = Source(read=partial(may_read.wait, DEADLINE_S))
     with Session(MAX_INTERVAL_S, lambda lens: source) as session:
         session.enable("connections")
         assert source.read_once.wait(DEADLINE_S)
         reading, details = session.sample_now(), session.describe("connections", 7)
         assert reading.cancel()
         assert details.cancel()
-        source.may_read.set()
+        may_read.set()
         session.sample_now().result(DEADLINE_S)
         assert session.describe("connections", 8).result(DEADLINE_S) == {"Key": "8"}
     assert source.calls.count("describe") == 1
@@ -182,21 +117,9 @@ def test_a_lens_that_is_not_shown_does_not_hold_back_the_others() -> None:
     assert read(1) == [3, 4]
 
 
-class Told(Source):
-    """A source that notes how many readings were skipped."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.skipped: list[int] = []
-
-    def note_skipped(self, readings: int) -> None:
-        """Note the number."""
-        self.skipped.append(readings)
-
-
 def test_a_source_is_told_of_skipped_readings() -> None:
     """Before each reading, with those skipped since the start."""
-    source = Told()
+    source = Source()
     with Session(60.0, lambda lens: source) as session:
         session.enable("connections")
         assert source.read_once.wait(DEADLINE_S)
@@ -208,32 +131,15 @@ def test_a_source_is_told_of_skipped_readings() -> None:
     assert len(source.skipped) == source.calls.count("read")
 
 
-class SlowToStart(Source):
-    """A source that starts only when allowed."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.is_starting, self.may_start = threading.Event(), threading.Event()
-
-    def start(self) -> None:
-        """Start once allowed."""
-        self.is_starting.set()
-        assert self.may_start.wait(DEADLINE_S)
-        super().start()
-
-    def read(self, taken_ns: int) -> Snapshot:
-        """Return a snapshot of another lens."""
-        return replace(super().read(taken_ns), lens="drops")
-
-
 def test_attaching_a_lens_does_not_delay_the_readings_of_others() -> None:
     """While one lens starts, however long that takes, the other is read at its deadlines and on request."""
-    fast, slow = Source(), SlowToStart()
+    is_starting, may_start = threading.Event(), threading.Event()
+    fast, slow = Source(), slow_to_start(is_starting, may_start)
     with Session(0.1, lambda lens: slow if lens == "drops" else fast) as session:
         session.enable("connections")
         assert fast.read_once.wait(DEADLINE_S)
         session.enable("drops")
-        assert slow.is_starting.wait(DEADLINE_S)
+        assert is_starting.wait(DEADLINE_S)
         before = fast.calls.count("read")
         thrice = published(session, lambda: fast.calls.count("read") >= before + 3)
         assert thrice.wait(DEADLINE_S)
@@ -244,7 +150,7 @@ def test_attaching_a_lens_does_not_delay_the_readings_of_others() -> None:
         session.change("drops", lambda options: options | SourceOptions(frozenset({"packets"})))
         assert session.bus.frame("drops") is None
         assert "read" not in slow.calls
-        slow.may_start.set()
+        may_start.set()
         request.result(DEADLINE_S)
         assert details.result(DEADLINE_S) == {"Key": "8"}
         assert session.bus.frame("drops") is not None
@@ -254,20 +160,20 @@ def test_attaching_a_lens_does_not_delay_the_readings_of_others() -> None:
 
 def test_a_lens_that_starts_is_closed_at_the_end() -> None:
     """A lens that is still starting when nettop exits leaves nothing."""
-    slow = SlowToStart()
+    is_starting, may_start = threading.Event(), threading.Event()
+    slow = slow_to_start(is_starting, may_start)
     with Session(MAX_INTERVAL_S, lambda lens: slow) as session:
         session.enable("drops")
-        assert slow.is_starting.wait(DEADLINE_S)
+        assert is_starting.wait(DEADLINE_S)
         session._stopping = True
-        slow.may_start.set()
+        may_start.set()
     assert slow.calls == ["configure", "start", "close"]
 
 
 @pytest.mark.parametrize("error", [ValueError("a bug")])
 def test_a_failure_detaches_and_is_reported(error: Exception) -> None:
     """A source that fails, even by a bug, is closed, and the bus says why."""
-    source = Source()
-    source.broken = error
+    source = failing("read", lambda number: True, error)
     with Session(MAX_INTERVAL_S, lambda lens: source) as session:
         event = published(session)
         session.enable("connections")

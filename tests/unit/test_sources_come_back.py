@@ -13,52 +13,11 @@ from nettop.engine import session as session_module
 from nettop.engine.session import Session
 from nettop.errors import NettopError, PermissionMissing, SourceFailed, Unsupported
 from nettop.settings import MIN_INTERVAL_S
-from nettop.snapshots.snapshot import Rows, Snapshot
 from nettop.snapshots.source import SourceOptions
-
-from .test_engine import DEADLINE_S, Source
+from tests.builders.in_thread import DEADLINE_S
+from tests.builders.sources import Source, failing
 
 LENS = "connections"
-
-
-class Failing(Source):
-    """A source of which some calls of a method fail: those whose numbers, from 0, are in `when`."""
-
-    def __init__(self, method: str, when: Callable[[int], bool], error: Exception) -> None:
-        super().__init__()
-        self._fails = method, when, error
-
-    def _note(self, call: str) -> None:
-        super()._note(call)
-        method, when, error = self._fails
-        if call == method and when(self.calls.count(call) - 1):
-            raise error
-
-    def join(self, frames: object) -> None:
-        """Note the call."""
-        self._note("join")
-
-    def wakeups(self) -> tuple[int, ...]:
-        """Return none: nothing wakes it."""
-        return ()
-
-    def is_filling(self) -> bool:
-        """Return False: nothing fills up."""
-        return False
-
-    def drain(self, taken_ns: int) -> tuple[Rows, ...]:
-        """Note the call."""
-        self._note("drain")
-        return ()
-
-
-class Healthy(Source):
-    """A source of another lens, whose readings show that the sampler goes on."""
-
-    def read(self, taken_ns: int) -> Snapshot:
-        """Return a snapshot of its lens."""
-        super().read(taken_ns)
-        return Snapshot("drops", taken_ns, taken_ns, {})
 
 
 @pytest.fixture(autouse=True)
@@ -112,7 +71,7 @@ def error(request: pytest.FixtureRequest) -> Iterator[Exception]:
 @pytest.mark.parametrize("fails", [1, 3], ids=["once", "for a while"])
 def test_a_source_comes_back(method: str, fails: int, error: Exception) -> None:
     """A source of which a reading fails is read again, at the first try that works; readings say nothing else."""
-    source = Failing(method, lambda number: 2 <= number < 2 + fails, error)
+    source = failing(method, lambda number: 2 <= number < 2 + fails, error)
     watched = Watched(lambda lens: source)
     with watched.session as session:
         session.enable(LENS)
@@ -130,7 +89,7 @@ def test_a_source_comes_back(method: str, fails: int, error: Exception) -> None:
 
 def test_a_source_that_always_fails_leaves_the_others() -> None:
     """The other lenses are read on time while a source is tried again and again; both are closed at the end."""
-    broken, healthy = Failing("read", lambda number: True, IndexError("broken")), Healthy()
+    broken, healthy = failing("read", lambda number: True, IndexError("broken")), Source("drops")
     watched = Watched({LENS: broken, "drops": healthy}.__getitem__)
     with watched.session as session:
         session.enable(LENS)
@@ -144,7 +103,7 @@ def test_a_source_that_always_fails_leaves_the_others() -> None:
 def test_pauses_grow(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each failure in a row is followed by the next pause."""
     monkeypatch.setattr(session_module, "RETRY_S", (0.0, 0.0, 1e9))
-    broken, healthy = Failing("read", lambda number: True, IndexError("broken")), Healthy()
+    broken, healthy = failing("read", lambda number: True, IndexError("broken")), Source("drops")
     watched = Watched({LENS: broken, "drops": healthy}.__getitem__)
     with watched.session as session:
         session.enable(LENS)
@@ -157,7 +116,7 @@ def test_pauses_grow(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_start_that_fails_is_tried_again() -> None:
     """A lens whose start fails for a reason that may pass is attached later, with its options."""
-    source = Failing("start", lambda number: number < 2, SourceFailed("the loader exited"))
+    source = failing("start", lambda number: number < 2, SourceFailed("the loader exited"))
     watched = Watched(lambda lens: source)
     with watched.session as session:
         session.enable(LENS, SourceOptions(all_rows=True))
@@ -169,7 +128,7 @@ def test_a_start_that_fails_is_tried_again() -> None:
 @pytest.mark.parametrize("refusal", [PermissionMissing("may not"), Unsupported("cannot")])
 def test_a_start_that_is_refused_is_final(refusal: NettopError) -> None:
     """What the host or the user does not allow is tried again only for another lease."""
-    source, healthy = Failing("start", lambda number: True, refusal), Healthy()
+    source, healthy = failing("start", lambda number: True, refusal), Source("drops")
     watched = Watched({LENS: source, "drops": healthy}.__getitem__)
     with watched.session as session:
         session.enable(LENS)
@@ -184,13 +143,11 @@ def test_a_lens_that_lost_its_privileges_says_so() -> None:
     """A lens that would be attached again but for privileges dropped meanwhile keeps its cause, and the remedy is to
     start nettop again."""
     errors = [SourceFailed("the loader exited"), PermissionMissing("needs CAP_BPF")]
-    source = Failing("start", lambda number: True, errors[0])
 
-    def source_of(lens: str) -> Source:
-        source._fails = "start", lambda number: True, errors[min(1, source.calls.count("start"))]
-        return source
+    def fail() -> None:
+        raise errors.pop(0) if len(errors) > 1 else errors[0]
 
-    watched = Watched(source_of, drop_privileges=lambda needed: None)
+    watched = Watched(lambda lens: Source(start=fail), drop_privileges=lambda needed: None)
     with watched.session as session:
         session.enable(LENS)
         watched.until(lambda: len(watched.failures) == 2)
@@ -204,7 +161,7 @@ def test_a_lens_that_nobody_leases_is_not_tried_again(monkeypatch: pytest.Monkey
     """A failed lens whose last lease ends is closed. The next lease attaches it, and what it counts from then on is not
     compared with what it counted before."""
     monkeypatch.setattr(session_module, "RETRY_S", (1e9,))
-    source, healthy = Failing("read", lambda number: number == 2, SourceFailed("broken")), Healthy()
+    source, healthy = failing("read", lambda number: number == 2, SourceFailed("broken")), Source("drops")
     watched = Watched({LENS: source, "drops": healthy}.__getitem__)
     with watched.session as session:
         lease = session.enable(LENS)
@@ -225,7 +182,7 @@ def test_a_lens_that_nobody_leases_is_not_tried_again(monkeypatch: pytest.Monkey
 def test_another_lease_tries_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """A new lease does not wait for the pause."""
     monkeypatch.setattr(session_module, "RETRY_S", (1e9,))
-    source = Failing("read", lambda number: number == 1, SourceFailed("broken"))
+    source = failing("read", lambda number: number == 1, SourceFailed("broken"))
     watched = Watched(lambda lens: source)
     with watched.session as session:
         session.enable(LENS)
@@ -239,7 +196,7 @@ def test_another_lease_tries_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("method", ["describe", "configure"])
 def test_a_request_that_fails_does_not_end_the_sampler(method: str) -> None:
     """A bug in a source's answer to a request is an error of that request or lens."""
-    source = Failing(method, lambda number: number == (method == "configure"), IndexError("broken"))
+    source = failing(method, lambda number: number == (method == "configure"), IndexError("broken"))
     watched = Watched(lambda lens: source)
     with watched.session as session:
         session.enable(LENS)
