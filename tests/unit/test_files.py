@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import io
 import os
 import resource
 import signal
@@ -15,7 +14,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import cast
 
 import pytest
 
@@ -23,7 +22,6 @@ from nettop.cli import run
 from nettop.collector.enrichment.interfaces import InterfaceNames
 from nettop.collector.enrichment.sources import read_source
 from nettop.commands import collect
-from nettop.doctor.command import DoctorSettings, run_doctor
 from nettop.errors import ExitCode, NettopError
 from nettop.output.log_files import LogFile
 from nettop.preferences import load_preferences, remember
@@ -33,7 +31,6 @@ from nettop.serve.http.credentials import read_credentials
 from nettop.settings.serve import ServeSettings
 from tests.unit.children import DEADLINE_S, Child
 from tests.unit.example_stacks import StackSource
-from tests.unit.scripted import Scripted, steps
 from tests.unit.test_run import environment, nettop
 
 # --- read -------------------------------------------------------------------------------------------------------
@@ -261,34 +258,6 @@ Faults(pytest.MonkeyPatch(), Path({str(folder)!r}), {step!r}, {number})
     why = f"nettop: {folder}/report cannot be written: {os.strerror(number)}"
     assert [line for line in done.stderr.splitlines() if line.startswith(why)]
     assert "Traceback" not in done.stderr
-
-
-@pytest.mark.parametrize("step", ["write", "close"])
-@pytest.mark.parametrize("number", NUMBERS)
-def test_bundle(step: str, number: int) -> None:
-    """The error for an unwritable bundle names it and the cause."""
-
-    class Refusing(io.RawIOBase):
-        name = "report.tar.gz"
-
-        def writable(self) -> bool:
-            return True
-
-        def write(self, data: object) -> int:
-            if step == "write":
-                raise OSError(number, os.strerror(number))
-            return len(cast("bytes", data))
-
-        def close(self) -> None:
-            if not self.closed:
-                super().close()
-                if step == "close":
-                    raise OSError(number, os.strerror(number))
-
-    settings = DoctorSettings(parts=("drops",), traffic=False, format="json")
-    bundle = cast("BinaryIO", io.BufferedWriter(Refusing()))
-    with pytest.raises(NettopError, match=rf"report.tar.gz cannot be written: {os.strerror(number)}"):
-        run_doctor(settings, lambda _: Scripted(steps([])), io.StringIO(), bundle)
 
 
 @pytest.mark.parametrize("kind", ["fifo", "socket", "directory", "loop"])
