@@ -7,7 +7,7 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 from nettop.errors import UsageError
@@ -141,9 +141,9 @@ class CollectSettings(Access):
         if self.cluster and not self.clickhouse:
             raise UsageError("--cluster requires --clickhouse", "add the URL of at least one of its servers")
 
-    @property
+    @cached_property
     def directory(self) -> str:
-        """The absolute path of the directory."""
+        """The absolute path of the directory, whose default is that of the user who starts the collector."""
         return os.path.abspath(self.data_dir or default_flows_dir())
 
     @property

@@ -16,7 +16,7 @@ from nettop.commands.flows import FlowsSettings, start_flows
 from nettop.commands.invoker import SERVICE_USERS, first_closed_directory, named_user, owner_of_directory
 from nettop.errors import ExitCode, NettopError, UsageError
 from nettop.process.interrupts import Requests
-from nettop.settings import default_flows_dir
+from nettop.settings import SYSTEM_FLOWS_DIR, default_flows_dir
 from nettop.settings.collect import CollectSettings
 from tests.words import settings_of
 
@@ -98,6 +98,15 @@ def test_options_become_settings(tmp_path: Path) -> None:
         cert="chain.pem",
         key="key.pem",
     )
+
+
+def test_the_default_directory_is_that_of_who_starts_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Root's directory stays the default when the collector becomes another user."""
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    collector = settings()
+    assert collector.directory == SYSTEM_FLOWS_DIR
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    assert collector.directory == SYSTEM_FLOWS_DIR
 
 
 @pytest.mark.parametrize(
