@@ -18,8 +18,8 @@ development_packages() {
     # Tools that build and check the image, the packages and the units in deploy/.
     say buildah uidmap debhelper dpkg-dev fakeroot lintian systemd
     # Servers and load generators to compare the services lens with.
-    say nginx-light wrk redis-server postgresql nghttp2-client nghttp2-server memcached libmemcached-tools
-    say mosquitto mosquitto-clients mariadb-server-core mariadb-client python3-grpcio python3-websockets
+    say nginx-light wrk redis-server postgresql nghttp2-client nghttp2-server
+    say mosquitto mosquitto-clients python3-grpcio python3-websockets
     # Hosts of `nettop --host`.
     say openssh-server
   fi

@@ -13,7 +13,6 @@ REASONS = {
     r"^this kernel has no (vlan|qinq|gre|ipip|sit|ip6tnl|geneve) device": "it is built without; others have them",
     r"^unowned: the kernel refuses it": "a machine may forbid the walk over socket storage; a virtual machine has it",
     r"^routes: the kernel refuses it": "no functions can be hooked; in a virtual machine they can",
-    r"^this kernel has no netem": "it is built without it; a virtual machine has it",
     r"\b(fexit|fentry|kretprobe|kprobe)/|^syscalls=": "no functions can be hooked; in a virtual machine they can",
     r"^this kernel lets no program see (UDP's reads|who sends)": "as above",
     r"CONFIG_IRQ_TIME_ACCOUNTING|PREEMPT_RT": "few kernels are built with it",

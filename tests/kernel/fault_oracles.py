@@ -116,14 +116,12 @@ def grows(namespace: Namespace, name: str, at_least: float) -> bool:
 
 def link_flags(namespace: Namespace, device: str) -> set[str]:
     """Return the flags that iproute2 shows of a device."""
-    (shown,) = json.loads(namespace.ip("-j", "link", "show", device))
-    return set(shown["flags"])
+    return set(namespace.link(device)["flags"])
 
 
 def transmit_drops(namespace: Namespace, device: str) -> int:
     """Return the device's counter of packets dropped on the way out."""
-    (shown,) = json.loads(namespace.ip("-j", "-s", "link", "show", device))
-    return int(shown["stats64"]["tx"]["dropped"])
+    return int(namespace.link(device)["stats64"]["tx"]["dropped"])
 
 
 def queue_drops(namespace: Namespace, device: str) -> int:

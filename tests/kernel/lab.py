@@ -132,6 +132,10 @@ class Namespace:
         """Run iproute2 in this namespace."""
         return ip("-n", self.name, *words)
 
+    def link(self, device: str) -> dict[str, Any]:
+        """Return what iproute2 says of a device, with its counters."""
+        return dict(json.loads(self.ip("-j", "-s", "-s", "link", "show", device))[0])
+
     def run(self, *command: str) -> str:
         """Run a command in this namespace and return its output; raise RuntimeError with its message."""
         words = ["ip", "netns", "exec", self.name, *command]
@@ -166,6 +170,10 @@ class End:
             return f"10.{80 + self.side}.{number >> 8}.{number & 255}"
         return f"fd8{self.side}::{number:x}"
 
+    def link(self) -> dict[str, Any]:
+        """Return what iproute2 says of this device."""
+        return self.namespace.link(self.device)
+
     def configure(self, peer: "End") -> None:
         """Set addresses and routes, and switch off segmentation offload, so that one packet is one segment.
 
@@ -188,48 +196,16 @@ class End:
 
     def initial_window(self, peer: "End", number: int, segments: int) -> None:
         """Set the initial congestion window of connections to that address of the peer."""
-        self.namespace.ip(
-            "route",
-            "add",
-            f"{peer.address(number)}/32",
-            "dev",
-            self.device,
-            "via",
-            peer.v4,
-            "rto_min",
-            "5ms",
-            "initcwnd",
-            str(segments),
-        )
+        route = f"{peer.address(number)}/32 dev {self.device} via {peer.v4} rto_min 5ms initcwnd {segments}"
+        self.namespace.ip("route", "add", *route.split())
 
     def queue_up(self, rate: str) -> None:
         """Queue packets before this device at this rate, so that each connection has its own round-trip time."""
-        tc = ["tc", "-n", self.namespace.name, "qdisc", "replace", "dev", self.device, "root", "tbf"]
-        subprocess.run(
-            [*tc, "rate", rate, "burst", "3000", "limit", "50000000"], check=True, capture_output=True
-        )
+        self.limit("rate", rate, "burst", "3000", "limit", "50000000")
 
-    def delay(self, duration: str) -> str | None:
-        """Delay packets from now on; return the reason if the kernel has no netem."""
-        try:
-            self.namespace.run(
-                *(
-                    "tc",
-                    "qdisc",
-                    "add",
-                    "dev",
-                    self.device,
-                    "root",
-                    "netem",
-                    "delay",
-                    duration,
-                    "limit",
-                    "9999",
-                )
-            )
-        except RuntimeError as error:
-            return f"this kernel has no netem: {error}"
-        return None
+    def limit(self, *words: str) -> None:
+        """Limit the queue of this device (tc-tbf)."""
+        self.namespace.run("tc", "qdisc", "replace", "dev", self.device, "root", "tbf", *words)
 
 
 class Lab:
@@ -262,12 +238,7 @@ class Lab:
         second.configure(first)
         for end in (first, second):
             self._exit.callback(end.namespace.remove)
-            until(
-                lambda end=end: (
-                    "lowerup" in end.namespace.ip("-j", "link", "show", end.device).lower().replace("_", "")
-                ),
-                f"{end.device} is up",
-            )
+            until(lambda end=end: "LOWER_UP" in end.link()["flags"], f"{end.device} is up")
         return first, second
 
     def routed_pair(self) -> tuple[Namespace, Namespace, Namespace]:
@@ -418,15 +389,13 @@ class Dropper:
 
     def __init__(self, end: End) -> None:
         command = [sys.executable, str(Path(__file__).with_name("drop.py")), end.namespace.name, end.device]
-        environment = {**os.environ, "BCC_KERNEL_SOURCE": os.environ.get("BCC_KERNEL_SOURCE", str(HEADERS))}
-        self._child = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env=environment,
-            start_new_session=True,
-        )
+        how: Any = {
+            "stdin": subprocess.PIPE,
+            "stdout": subprocess.PIPE,
+            "text": True,
+            "start_new_session": True,
+        }
+        self._child = subprocess.Popen(command, env={"BCC_KERNEL_SOURCE": str(HEADERS), **os.environ}, **how)
         self._request({})
 
     def rule(
@@ -439,15 +408,8 @@ class Dropper:
         port: int = 0,
     ) -> None:
         """Drop every Nth TCP packet with these flags (with or without data, and with that port on either side)."""
-        self._request(
-            {
-                "every": every,
-                "mask": with_flags | without_flags,
-                "value": with_flags,
-                "data": {None: 0, True: 1, False: 2}[data],
-                "port": port,
-            }
-        )
+        flags = {"mask": with_flags | without_flags, "value": with_flags}
+        self._request({"every": every, **flags, "data": {None: 0, True: 1, False: 2}[data], "port": port})
 
     def nothing(self) -> None:
         """Stop dropping."""

@@ -70,9 +70,6 @@ def finish(memory: Memory) -> dict[str, float]:
     return means.by_name()
 
 
-# --- the path -------------------------------------------------------------------------------------------------
-
-
 class SlowPath:
     """Two namespaces, and the worker that forwards between them and holds each packet for `delay_s`."""
 
@@ -119,9 +116,6 @@ def forward(memory: Memory, delay_ns: int) -> None:
                 os.write(other, packet)
 
     memory["thread"] = in_real_time(run)
-
-
-# --- the ends -------------------------------------------------------------------------------------------------
 
 
 def ask_again(memory: Memory, name: object, pause_s: float) -> None:

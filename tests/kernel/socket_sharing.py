@@ -49,15 +49,6 @@ def accept_share(listener: socket.socket, count: int, report: Connection) -> Non
     threading.Event().wait()
 
 
-def fork_and_end(memory: Memory, count: int) -> None:
-    """Fork `count` short-lived children, each of which briefly holds all sockets of its parent."""
-    for _ in range(count):
-        child = os.fork()
-        if child == 0:
-            os._exit(0)
-        os.waitpid(child, 0)
-
-
 def serve_by_fork(memory: Memory, listener: str, count: int) -> dict[int, int]:
     """Accept `count` connections and leave each to a new child; return PIDs of the children by the peer's port."""
     served = {}
@@ -168,6 +159,19 @@ def keep_in_ring(memory: Memory, name: object) -> bool:
 def rename(memory: Memory, name: bytes) -> None:
     """Rename the thread group's leader."""
     set_name(name)
+
+
+def rename_other_thread(memory: Memory, name: bytes) -> None:
+    """Start a thread with this name that keeps running."""
+    named = threading.Event()
+
+    def run() -> None:
+        set_name(name)
+        named.set()
+        threading.Event().wait()
+
+    threading.Thread(target=run, daemon=True).start()
+    named.wait()
 
 
 def fork_to(run: Callable[[], object], name: str) -> int:

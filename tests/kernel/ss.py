@@ -28,19 +28,9 @@ STATES = {
 FIN_ARRIVED = ("CLOSE_WAIT", "LAST_ACK", "CLOSING")
 FIN_QUEUED = ("FIN_WAIT1", "LAST_ACK", "CLOSING")
 COUNTERS = (
-    "bytes_sent",
-    "bytes_retrans",
-    "bytes_acked",
-    "bytes_received",
-    "segs_out",
-    "segs_in",
-    "data_segs_out",
-    "data_segs_in",
-    "unacked",
-    "notsent",
-    "cwnd",
-    "mss",
-)
+    "bytes_sent", "bytes_retrans", "bytes_acked", "bytes_received", "segs_out", "segs_in", "data_segs_out",
+    "data_segs_in", "unacked", "notsent", "cwnd", "mss",
+)  # fmt: skip
 HEAD = re.compile(
     r"(?:(?:tcp|udp)\s+)?(?P<state>[A-Z0-9-]+)\s+(?P<receive>\d+)\s+(?P<send>\d+)\s+"
     r"(?P<local>\S+)\s+(?P<remote>\S+)\s*(?P<rest>.*)",

@@ -16,7 +16,6 @@ from . import bpf_objects, traffic
 from .command import (
     AS_NOBODY,
     JSON,
-    Row,
     Running,
     bcc_folder,
     by_cookie,
@@ -112,33 +111,6 @@ def test_compiler_killed(nothing_cached: None, left_clean: None) -> None:
         until(running.gone, "every process of nettop has ended")
         assert "nettop: " in running.errors()
         no_traceback(running.errors())
-
-
-def test_two_at_once(lab: Lab, left_clean: None) -> None:
-    """Two nettops show the same sockets, and the end of one does not touch the other."""
-    home = lab.namespace()
-    worker = lab.worker(home)
-    port = worker.call(traffic.listen, "listener", "127.0.0.1")
-    worker.call(traffic.connect_at_once, [Call(("127.0.0.1", port))] * 10)
-
-    def listed(running: Running) -> list[Row]:
-        return [row for refresh in running.refreshes() for row in in_namespaces(refresh, home.inode)]
-
-    with (
-        Running(*JSON, "--all", "--interval", "3600") as first,
-        Running(*JSON, "--all", "--interval", "3600") as other,
-    ):
-        until(lambda: len(listed(first)) == 21, "the first one has written all rows")
-        other.first_rows()
-        assert first.end(signal.SIGKILL) == -signal.SIGKILL
-        assert other.end() == DONE  # after a last reading
-        shown = [in_namespaces(refresh, home.inode) for refresh in (*first.refreshes(), *other.refreshes())]
-    counts = [
-        {row["id"]: (row["pid"], row["bytes_sent"], row["state"]) for row in listed} for listed in shown
-    ]
-    assert len(counts) == 3
-    assert len(counts[0]) == 21
-    assert counts[0] == counts[1] == counts[2]
 
 
 def test_burst_of_connections(lab: Lab, left_clean: None) -> None:

@@ -97,8 +97,6 @@ def durations(text: str) -> list[float]:
     return [float(number) * 1e9 / TIMES[unit.replace("µ", "u")] for number, unit in words]
 
 
-# --- where the time goes --------------------------------------------------------------------------------------
-
 DELAYS_S = {"client": 0.02, "path": 0.005, "queue": 0.008, "service": 0.012}
 """What each part takes unless it is the large one; the path each way."""
 ANSWERS = 40
@@ -150,8 +148,6 @@ def connect(client: Worker, server: Worker, address: str) -> int:
     server.call(accept_each, 1)
     return port
 
-
-# --- sequence numbers -----------------------------------------------------------------------------------------
 
 SO_RCVBUFFORCE = 33
 MANY, OUTSIDE_PORT, PORT = 200, 7100, 7200
@@ -331,9 +327,6 @@ def test_fast_open(lenses: BothLenses, lab: Lab) -> None:
     server.call(exchange, {0: 90_001}, {0: 101 + 70_001})
     client.result()
     made.check(lenses, expected)
-
-
-# --- who waits ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("was_read", [False, True])

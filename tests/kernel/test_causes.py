@@ -6,7 +6,6 @@ import json
 import os
 import re
 import resource
-import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache
@@ -22,6 +21,7 @@ from nettop.probes.connections.programs import table_text
 from .command import complaints, mounted, nettop
 from .command import without as without_capabilities
 from .lab import Lab
+from .test_privileges import crowd
 
 pytestmark = pytest.mark.kernel
 
@@ -99,9 +99,6 @@ def reports_of(starts: Mapping[Start, Sequence[str]]) -> Iterator[Reports]:
     with ThreadPoolExecutor(3) as pool:
         yield {start: pool.submit(report_of, *words) for start, words in starts.items()}
         pool.shutdown(cancel_futures=True)
-
-
-# --- capabilities ---------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -254,22 +251,6 @@ def test_memory_of_a_control_group(nothing_cached: None, namespace: None) -> Non
         assert_named(report, f"may use 83,886,080 bytes of memory ({group}/{name})")
     (memory,) = (check for check in report["checks"] if check["name"] == "memory")
     assert "83,886,080 bytes" in memory["value"]
-
-
-@contextlib.contextmanager
-def crowd(many: int) -> Iterator[None]:
-    """Yield `count` network namespaces, each with a process."""
-    command = ["unshare", "--net", "sh", "-c", "echo && exec sleep 300"]
-    everyone = [subprocess.Popen(command, stdout=subprocess.PIPE) for _ in range(many)]
-    try:
-        for process in everyone:
-            assert process.stdout is not None
-            process.stdout.readline()
-        yield
-    finally:
-        for process in everyone:
-            process.kill()
-            process.communicate()
 
 
 def test_fewer_threads_than_namespaces(namespace: None) -> None:

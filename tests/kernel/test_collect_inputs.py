@@ -60,21 +60,3 @@ def test_packets_of_an_interface(lab: Lab, flows_dir: Path, version: int) -> Non
         ) == [[MIRRORED, 17, source, 1]]
         assert running.rows(f"SELECT count() FROM flows_raw WHERE dst_port = {PORT}") == [[0]]
         assert running.state()["ledger"]["mirrored_packets"] >= len(SIZES)
-
-
-def test_some_of_the_packets_of_an_interface(lab: Lab, flows_dir: Path) -> None:
-    """nettop samples one packet in four, and counts it as four."""
-    near, far = lab.pair()
-    here = lab.worker(near.namespace)
-    options = ("--interface", far.device, "--sampling", "4")
-    with Running(flows_dir, *options, around=inside(far.namespace)) as running:
-        here.call(send, (far.v4, PORT), [100] * 4000)
-        running.stored_at_least(800)
-        assert running.end() == 0
-    with Running(flows_dir) as running:
-        ((taken, rate),) = running.rows(
-            f"SELECT count(), any(sampling_rate) FROM flows_raw WHERE dst_port = {PORT}"
-        )
-        # Of a binomial distribution with 4000 and 1/4 the deviation is 27.
-        assert 800 < int(taken) < 1200
-        assert rate == 4

@@ -371,15 +371,6 @@ def listen_without_leader(memory: traffic.Memory) -> int:
     return pid
 
 
-def test_namespace_that_appears(tables: Tables, lab: Lab) -> None:
-    """The sockets of a new namespace appear at the next reading."""
-    tables.second.read()
-    home = lab.namespace()
-    worker = lab.worker(home)
-    worker.call(traffic.listen, "listener", "127.0.0.1")
-    assert {row["pid"] for row in tables.second.read(home).values()} == {worker.pid}
-
-
 def test_protocol_without_a_module() -> None:
     """A protocol that the kernel cannot list gives an error and a remedy, without naming other protocols' sockets."""
     with pytest.raises(Unsupported) as caught:

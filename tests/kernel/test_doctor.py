@@ -10,7 +10,6 @@ import signal
 import subprocess
 import tarfile
 from collections.abc import Iterator
-from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -19,15 +18,9 @@ import pytest
 
 import nettop as nettop_package
 from nettop.doctor.capabilities import USED
-from nettop.doctor.command import DoctorSettings, make_report
-from nettop.engine.source import probe_of
 from nettop.errors import ExitCode
-from nettop.kernel.bpf.mechanisms import DISABLED
 from nettop.kernel.host.privileges import name_of
 from nettop.kernel.net.namespaces import find_namespaces
-from nettop.selftest.result import REPORT_IT
-from nettop.snapshots.snapshot import Rows, Snapshot
-from nettop.snapshots.source import Source
 
 from .command import AS_NOBODY, Running, denied, mounted, nettop, without
 from .lab import Lab, until
@@ -137,26 +130,6 @@ def test_here(nothing_left: None) -> None:
     assert expected["veth IPv4 UDP to a closed port"] == 997
 
 
-def test_kprobes_and_fentry_as_this_kernel_has_them() -> None:
-    """On a kernel without kprobes, the report says that this is why it refuses them."""
-    report = report_here()
-    has_kprobes = Path("/sys/bus/event_source/devices/kprobe/type").exists()
-    assert report["host"]["kprobes"] is has_kprobes
-    refused = [refusal for hook in hooks(report).values() for refusal in hook["refused"]]
-    if not has_kprobes:
-        assert any("kprobe" in refusal["mechanism"] and "kprobe" in refusal["why"] for refusal in refused)
-
-
-def test_as_text() -> None:
-    """Numbers have thousands separators for people; a pipe gets no colours and no progress."""
-    done = nettop("doctor", deadline_s=DEADLINE_S)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert "loopback IPv4 TCP " in done.stdout
-    assert "1,000,003 of 1,000,003 bytes" in done.stdout
-    assert "\x1b" not in done.stdout
-    assert done.stdout.rstrip().splitlines()[-1].startswith("Every lens works, and the self-test is exact")
-
-
 def test_without_traffic(nothing_left: None) -> None:
     """Nothing is forked or attached, yet the mechanisms are listed."""
     done = nettop("doctor", "--no-traffic", "--format", "json", deadline_s=DEADLINE_S)
@@ -176,35 +149,6 @@ def test_tracefs_unmounted() -> None:
     assert report["host"]["tracefs"] == []
     assert "not needed by nettop" in checks(report)["tracefs"]["value"]
     assert any("veth" in trial["what"] for trial in tried(report))
-
-
-@pytest.mark.parametrize(
-    "missing",
-    [
-        ("CAP_BPF", "CAP_SYS_ADMIN"),
-        ("CAP_SYSLOG",),
-        ("CAP_NET_ADMIN",),
-    ],
-    ids="-".join,
-)
-def test_capabilities_removed(missing: tuple[str, ...], nothing_left: None) -> None:
-    """The report names only what is missing, its purpose, and how to get it."""
-    report = report_of(*without(*missing))
-    check = checks(report)["capabilities"]
-    assert check["verdict"] == ("bad" if {"CAP_BPF", "CAP_PERFMON"} & set(missing) else "note")
-    assert set(report["host"]["capabilities_missing"]) == set(missing)
-    for name in RIGHTS:
-        assert (name in check["value"]) == (name in missing)
-        assert (name in check["remedy"]) == (name in missing)
-    untried = [trial["remedy"] for trial in report["self_test"] if trial["ok"] is None]
-    for name in {"CAP_SYS_ADMIN", "CAP_NET_ADMIN"} & set(missing):
-        assert any(name in why for why in untried)
-    if missing == ("CAP_SYSLOG",) and not hooks(report)["places"]["mechanism"]:
-        done = nettop("doctor", "--only", "drops", "--no-traffic", around=without(*missing))
-        assert "add CAP_SYSLOG" in done.stdout
-    if len(missing) == 1:  # programs load all the same
-        assert report["ok"]
-        assert any("loopback" in trial["what"] for trial in tried(report))
 
 
 def test_in_a_network_namespace_of_its_own(nothing_left: None) -> None:
@@ -294,15 +238,6 @@ def test_the_cause(
     assert (table.returncode, doctors_code) == (code, code)
 
 
-def test_root_that_becomes_who_called_it() -> None:
-    """A confined root is not advised to become root, even after becoming the user who called sudo."""
-    around = (*without("CAP_BPF", "CAP_SYS_ADMIN"), "env", "SUDO_UID=65534", "SUDO_GID=65534")
-    table = cpu_table_of(around)
-    assert (table.returncode, table.stdout) == (ExitCode.PERMISSION, "")
-    assert "--cap-add BPF" in table.stderr
-    assert "sudo" not in table.stderr
-
-
 def test_a_filter_of_perf_events(nothing_left: None) -> None:
     """Samples are unavailable, with the reason and the remedy; the rest is still measured."""
     around = denied("perf_event_open", "EPERM")
@@ -318,54 +253,6 @@ def test_a_filter_of_perf_events(nothing_left: None) -> None:
     assert f"samples n/a: {check['value']}" in table.stderr
 
 
-def host_of(*around: str) -> dict[str, Report]:
-    """Return the facts of the host by name, as found by a doctor started with these words."""
-    done = nettop(*REPORT, "--only", "host", around=around, deadline_s=DEADLINE_S)
-    report = json.loads(done.stdout)
-    assert done.returncode == (ExitCode.PERMISSION if bad(report) else ExitCode.DONE)
-    return checks(report)
-
-
-def in_pid_namespace(options: str) -> tuple[str, ...]:
-    """Return a command that starts another with the /proc of its own PID namespace, mounted with these options."""
-    script = f'mount -o remount,{options} /proc && exec "$0" "$@"'
-    return "unshare", "--pid", "--fork", "--kill-child", "--mount-proc", "sh", "-c", script
-
-
-def test_in_a_pid_namespace_of_its_own() -> None:
-    """Processes outside have a name of their own, and the report says so."""
-    host = host_of(*in_pid_namespace("rw"))
-    assert host["PID namespace"]["verdict"] == "note"
-    assert "(outside)" in host["PID namespace"]["value"]
-    assert host["processes"]["verdict"] == "ok"
-
-
-def test_processes_hidden() -> None:
-    """The report names the option that hides them, what is missing, and for whom."""
-    host = host_of(*in_pid_namespace("hidepid=2"))
-    assert "hidepid=" in host["processes"]["value"]
-    assert "visible only as root" in host["processes"]["value"]
-    assert "remount" in host["processes"]["remedy"]
-    host = host_of(*in_pid_namespace("hidepid=2"), *AS_NOBODY)
-    assert "and the sockets they own are not visible" in host["processes"]["value"]
-    assert "subset=pid" in host_of(*in_pid_namespace("subset=pid"))["processes"]["value"]
-
-
-def test_parts_left_out_by_the_user() -> None:
-    """Features that the user left out have no remedy, nor do features that depend on them."""
-    chosen = ("events=none", "sockets=sock_diag", "ip=none", "collector=none", "unowned=none")
-    words = [f"--mechanism={choice}" for choice in chosen]
-    done = nettop("doctor", "--no-traffic", *words, deadline_s=DEADLINE_S)
-    assert done.returncode == 0
-    assert DISABLED in done.stdout
-    lenses = done.stdout.partition("CONNECTIONS")[2]
-    assert "→" not in lenses
-    done = nettop("doctor", "--no-traffic", "--mechanism", "sockets=none", "--only", "connections")
-    assert done.returncode == ExitCode.UNSUPPORTED
-    assert DISABLED in done.stdout
-    assert "→" not in done.stdout
-
-
 def test_as_a_user_without_root(nothing_left: None) -> None:
     """Everything that root would add is named once."""
     report = report_of(*AS_NOBODY)
@@ -375,51 +262,6 @@ def test_as_a_user_without_root(nothing_left: None) -> None:
     assert all(name in remedy for name in RIGHTS)
     assert any("CAP_SYS_ADMIN" in trial["remedy"] for trial in report["self_test"])
     assert "are not attributed" in checks(report)["processes"]["value"]
-
-
-# --- a self-test that can fail --------------------------------------------------------------------------------
-
-
-class Liar:
-    """A probe whose rows have one byte, one packet and much CPU time too many."""
-
-    def __init__(self, lens: str) -> None:
-        self._probe = probe_of(lens)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._probe, name)
-
-    def read(self, taken_ns: int) -> Snapshot:
-        """Return the probe's snapshot with the surplus."""
-        snapshot = self._probe.read(taken_ns)
-        tables = {name: self._twisted(rows) for name, rows in snapshot.tables.items()}
-        return replace(snapshot, tables=tables)
-
-    def _twisted(self, rows: Rows) -> Rows:
-        array = rows.array.copy()
-        for name, more in {"bytes_sent": 1, "packets": 1, "tx_syscalls_ns": 10**12}.items():
-            if name in (array.dtype.names or ()):
-                array[name] += more
-        return replace(rows, array=array)
-
-
-def test_a_wrong_probe_is_detected(nothing_left: None) -> None:
-    """One surplus byte gives exit code 1, both numbers, and what to do."""
-
-    def source_of(lens: str) -> Source:
-        liar: Any = Liar(lens)
-        return liar  # type: ignore[no-any-return]
-
-    report = make_report(DoctorSettings(), source_of)
-    assert report.exit_code is ExitCode.FAILURE, [lens.error for lens in report.lenses]
-    wrong = {trial.what: trial for trial in report.disagreements}
-    assert wrong["loopback IPv4 TCP"].measured == 1_000_004
-    assert wrong["veth IPv4 UDP to a closed port"].measured == 998
-    assert wrong["loopback IPv4 UDP, TX SYS within the sender's CPU time"].measured == 0
-    assert all(trial.remedy == REPORT_IT for trial in wrong.values())
-
-
-# --- the way out ----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
@@ -436,16 +278,6 @@ def test_ended_in_the_middle(number: int, nothing_left: None) -> None:
             -number if number == signal.SIGKILL else 128 + number, "", ""
         )  # fmt: skip
 
-
-def test_a_full_output() -> None:
-    """A full output gives an error of one line."""
-    with open("/dev/full", "w") as full:
-        done = nettop("doctor", "--only", "host", stdout=full)
-    assert done.stderr == "nettop: the output cannot be written: No space left on device\n"
-    assert done.returncode == ExitCode.FAILURE
-
-
-# --- the bundle -----------------------------------------------------------------------------------------------
 
 _MARKERS = {
     "host": "markerhost",

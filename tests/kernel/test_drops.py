@@ -2,10 +2,8 @@
 """Packets that the kernel is made to drop are counted with their reason, device and namespace."""
 
 import contextlib
-import json
 import os
 import socket
-import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -13,11 +11,8 @@ from typing import Any, TypeVar
 
 import pytest
 
-from nettop.errors import Unsupported
-from nettop.kernel.bpf.btf import Btf, MissingInKernel
 from nettop.kernel.bpf.drop_reasons import NO_REASON, DropReasons, read_drop_reasons
 from nettop.kernel.bpf.program import Loader
-from nettop.kernel.bpf.symbols import Symbols
 from nettop.probes.drops import probe
 from nettop.probes.drops.probe import HEADER_PORTS_MAX, DropCount, Drops
 from nettop.snapshots.drops import ORDINARY, REASONS, TROUBLE
@@ -25,8 +20,9 @@ from nettop.snapshots.snapshot import Rows, Snapshot, known
 
 from . import traffic
 from .command import HOUR, JSON, Running
-from .lab import Dropper, End, Lab, Namespace, Worker, until
-from .traffic import Memory
+from .fault_oracles import nstat
+from .lab import Dropper, Lab, Namespace, Worker, until
+from .traffic import Memory, two_workers
 
 pytestmark = pytest.mark.kernel
 
@@ -50,13 +46,19 @@ Row = dict[str, Any]
 Value = TypeVar("Value")
 
 
+@contextlib.contextmanager
+def attached(**how: int) -> Iterator[Drops]:
+    """Yield the probe, attached."""
+    with contextlib.closing(Drops(**how)) as source:
+        source.start()
+        yield source
+
+
 @pytest.fixture
 def drops() -> Iterator[Drops]:
     """Yield the probe, attached."""
-    source = Drops()
-    source.start()
-    yield source
-    source.close()
+    with attached() as source:
+        yield source
 
 
 # --- what workers do ------------------------------------------------------------------------------------------
@@ -128,38 +130,22 @@ def send_frames(memory: Memory, device: str, frames: int, directly: bool = False
 # --- oracles --------------------------------------------------------------------------------------------------
 
 
-def inside(namespace: Namespace, *words: str) -> str:
-    """Run a program in a namespace and return its output."""
-    command = ["ip", "netns", "exec", namespace.name, *words]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
-
-
 def drop_by_rule(namespace: Namespace, rule: str, hook: str = "input") -> None:
     """Have nftables drop and count matching packets: incoming ones, or those it forwards."""
     chain = f"add chain inet t c {{ type filter hook {hook} priority 0; }}"
-    inside(namespace, "nft", f"add table inet t; {chain}")
-    inside(namespace, "nft", f"add rule inet t c {rule} counter drop")
+    namespace.run("nft", f"add table inet t; {chain}; add rule inet t c {rule} counter drop")
 
 
 def dropped_by_rule(namespace: Namespace) -> int:
     """Return that rule's counter."""
-    words = inside(namespace, "nft", "list chain inet t c").split()
+    words = namespace.run("nft", "list chain inet t c").split()
     return int(words[words.index("packets") + 1])
-
-
-def nstat(namespace: Namespace, name: str) -> int:
-    """Return one counter of a namespace, as nstat reads it."""
-    return int(json.loads(inside(namespace, "nstat", "-aszj", name))["kernel"][name])
 
 
 def device_counters(namespace: Namespace, device: str) -> dict[str, int]:
     """Return iproute2's counters of a device, by the kernel's field names."""
-    counters = json.loads(namespace.ip("-j", "-s", "-s", "link", "show", device))[0]["stats64"]
-    return {
-        f"{direction}_{name}": packets
-        for direction in ("rx", "tx")
-        for name, packets in counters[direction].items()
-    }
+    counters = namespace.link(device)["stats64"]
+    return {f"{way}_{name}": packets for way in ("rx", "tx") for name, packets in counters[way].items()}
 
 
 def softnet_drops() -> dict[int, int]:
@@ -222,12 +208,6 @@ def counted(source: Drops, namespace: Namespace, reason: str) -> int:
 def what(row: Row) -> tuple[Any, ...]:
     """Return a row without its number, place, bytes and time."""
     return row["reason"], row["protocol"], row["family"], row["interface"], row["packets"]
-
-
-def two_workers(lab: Lab) -> tuple[End, End, Worker, Worker]:
-    """Return two namespaces joined by a veth pair, and a worker in each."""
-    near, far = lab.pair()
-    return near, far, lab.worker(near.namespace), lab.worker(far.namespace)
 
 
 # --- reasons --------------------------------------------------------------------------------------------------
@@ -520,9 +500,7 @@ def test_a_full_map(lab: Lab) -> None:
 def test_a_map_makes_room(lab: Lab) -> None:
     """Rows seen least recently are evicted; the total keeps all."""
     oldest, newer, newest = lab.namespace(), lab.namespace(), lab.namespace()
-    source = Drops(kinds_max=256)
-    source.start()
-    try:
+    with attached(kinds_max=256) as source:
         drop_kinds(lab.worker(oldest), oldest, KINDS)
         until(lambda: kinds_in(take(source), oldest) == KINDS, "all kinds have a row")
         drop_kinds(lab.worker(newer), newer, FEW)
@@ -533,8 +511,6 @@ def test_a_map_makes_room(lab: Lab) -> None:
         until(lambda: forgotten(take(source)) > KINDS // 2, "more of the oldest rows leave")
         assert kinds_in(take(source), newest) == FEW // 2
         assert snapshot.lost["untracked"] == 0
-    finally:
-        source.close()
 
 
 def drop_kinds(worker: Worker, namespace: Namespace, count: int) -> None:
@@ -558,9 +534,6 @@ def send_raw(memory: Memory, protocol: int) -> None:
     """Send one IP packet of that protocol to loopback."""
     with socket.socket(socket.AF_INET, socket.SOCK_RAW, protocol) as sender:
         sender.sendto(b"n", ("127.0.0.1", 0))
-
-
-# --- the kernel's own counters ----------------------------------------------------------------------------------
 
 
 def test_devices_count(lab: Lab, drops: Drops) -> None:
@@ -604,9 +577,6 @@ def test_cpus_count(drops: Drops) -> None:
     assert {row["cpu"]: row["packets"] for row in rows if row["name"] == "softnet_dropped"} == expected
 
 
-# --- names that come and go ---------------------------------------------------------------------------------------
-
-
 def test_a_device_that_has_gone_keeps_its_name(lab: Lab, drops: Drops) -> None:
     """Rows of a removed device keep its name; a device that came and went between two refreshes has its number."""
     _, far, sender, _ = two_workers(lab)
@@ -633,9 +603,7 @@ def test_without_reasons(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     """On a kernel whose tracepoint gives no reason, expected drops are recognized by place, and the lens says so."""
     monkeypatch.setattr(probe, "read_drop_reasons", lambda: DropReasons(arguments=2))
     home = lab.namespace()
-    source = Drops()
-    source.start()
-    try:
+    with attached() as source:
         worker = lab.worker(home)
         worker.call(send, ("127.0.0.1", 9), SOME)
         worker.call(refused, ("127.0.0.1", 9), FEW)
@@ -645,48 +613,6 @@ def test_without_reasons(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
         assert (rows["tcp"]["packets"], rows["udp"]["packets"]) == (FEW, SOME)
         assert rows["tcp"]["place"] != rows["udp"]["place"]
         assert list(snapshot.missing) == ["reason", "severity"]
-    finally:
-        source.close()
-
-
-def test_without_the_tracepoint(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
-    """If the kernel takes no program, the counters continue, and the lens says why there are no packets."""
-
-    def refuse() -> DropReasons:
-        raise Unsupported("this kernel has no tracepoint kfree_skb")
-
-    monkeypatch.setattr(probe, "read_drop_reasons", refuse)
-    home = lab.namespace()
-    source = Drops()
-    source.start()
-    try:
-        lab.worker(home).call(send, ("127.0.0.1", 9), SOME)
-        until(lambda: nstat(home, "UdpNoPorts") == SOME, "every packet finds the port closed")
-        snapshot = take(source)
-        assert len(snapshot.tables["packets"]) == 0
-        assert counter(snapshot, home, "UdpNoPorts") == SOME
-        assert set(snapshot.missing.values()) == {"this kernel has no tracepoint kfree_skb"}
-        assert snapshot.via["packets"].startswith("n/a: ")
-    finally:
-        source.close()
-
-
-def test_without_symbols(lab: Lab, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """If the kernel hides its symbols, no address replaces them, and the lens says so."""
-    monkeypatch.setattr(probe, "Symbols", lambda proc, kept: Symbols(tmp_path))
-    home = lab.namespace()
-    source = Drops()
-    source.start()
-    try:
-        lab.worker(home).call(send, ("127.0.0.1", 9), SOME)
-        until(lambda: nstat(home, "UdpNoPorts") == SOME, "every packet finds the port closed")
-        snapshot = take(source)
-        (row,) = packets_in(snapshot, home, "NO_SOCKET")
-        assert (row["place"], row["packets"]) == (None, SOME)
-        assert list(snapshot.missing) == ["place"]
-        assert source.describe(row["id"])["Dropped at"] == "unknown"
-    finally:
-        source.close()
 
 
 @RECEIVING_SOCKETS
@@ -735,21 +661,6 @@ def worker_drops_are_shown(running: Running, worker: Worker, port: int = 9) -> b
     worker.call(send, ("127.0.0.1", port), FEW)
     running.refresh()
     return bool(running.text())
-
-
-def test_names_of_an_enum_and_arguments_of_a_tracepoint() -> None:
-    """Enumerators and counts of arguments are the kernel's own; missing ones are named."""
-    btf = Btf()
-    assert btf.enumerators("bpf_map_type")[1] == "BPF_MAP_TYPE_HASH"  # one that user space relies on
-    assert btf.arguments("inet_sock_set_state") == 3
-    with pytest.raises(MissingInKernel, match="no enum no_such_enum"):
-        btf.enumerators("no_such_enum")
-    with pytest.raises(MissingInKernel, match="no tracepoint no_such_event"):
-        btf.arguments("no_such_event")
-    btf.close()
-
-
-# --- by itself ------------------------------------------------------------------------------------------------------
 
 
 def test_reading_drops_nothing(drops: Drops) -> None:

@@ -26,19 +26,8 @@ pytestmark = pytest.mark.kernel
 CONNECTIONS = 1050
 USERS = 60
 GROUPS = 15
-(
-    PLAIN,
-    UNREAD,
-    CLIENT_FIN,
-    SERVER_FIN,
-    UNREAD_FIN,
-    IN_FLIGHT,
-    FULL,
-    FULL_FIN,
-    FLIGHT_FIN,
-    LAST_ACK,
-    CLOSING,
-) = range(11)
+PLAIN, UNREAD, CLIENT_FIN, SERVER_FIN, UNREAD_FIN, IN_FLIGHT, FULL = range(7)
+FULL_FIN, FLIGHT_FIN, LAST_ACK, CLOSING = range(7, 11)
 LOUD = (PLAIN, 11)  # with a small MSS and much to send: these lose up to some eighty segments
 SILENT = (
     120  # connections that queue up before they begin, and send nothing: each has its own round trip time
@@ -47,29 +36,11 @@ PORT = 4711
 ENOUGH = 50
 FIN_WAIT2, CLOSE, LISTEN, IS_CLOSING = 5, 7, 10, 11  # the kernel's numbers
 VARIED = (
-    "local_address",
-    "local_port",
-    "remote_address",
-    "remote_port",
-    "uid",
-    "bytes_sent",
-    "bytes_acked",
-    "bytes_received",
-    "bytes_in_flight",
-    "send_queue",
-    "receive_queue",
-    "packets_sent",
-    "packets_received",
-    "data_packets_sent",
-    "retransmits",
-    "rtt_us",
-    "rtt_var_us",
-    "rtt_min_us",
-    "cwnd",
-    "mss",
-    "delivery_rate",
-    "id",
-)
+    "local_address", "local_port", "remote_address", "remote_port", "uid", "bytes_sent", "bytes_acked",
+    "bytes_received", "bytes_in_flight", "send_queue", "receive_queue", "packets_sent", "packets_received",
+    "data_packets_sent", "retransmits", "rtt_us", "rtt_var_us", "rtt_min_us", "cwnd", "mss",
+    "delivery_rate", "id",
+)  # fmt: skip
 
 
 @dataclass
@@ -194,13 +165,9 @@ def half_close(client: Worker, server: Worker) -> None:
 def cut_off(client: Worker, server: Worker, dropper: Dropper) -> None:
     """Cut off the server, then have both sides send data that stays unacknowledged."""
     dropper.rule(every=1)
-    client.call(
-        traffic.send, {number: prime_after(number) for number in members(IN_FLIGHT) + members(FLIGHT_FIN)}
-    )
-    client.call(
-        traffic.send,
-        {number: prime_after(40_000 + 97 * number) for number in members(FULL) + members(FULL_FIN)},
-    )
+    few, many = members(IN_FLIGHT) + members(FLIGHT_FIN), members(FULL) + members(FULL_FIN)
+    client.call(traffic.send, {number: prime_after(number) for number in few})
+    client.call(traffic.send, {number: prime_after(40_000 + 97 * number) for number in many})
     client.call(traffic.shut, members(FULL_FIN) + members(FLIGHT_FIN) + members(CLOSING))
     server.call(traffic.send, {number: prime_after(2 * number) for number in members(LAST_ACK)})
     server.call(traffic.shut, members(LAST_ACK) + members(CLOSING))

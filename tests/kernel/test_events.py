@@ -4,7 +4,6 @@
 import contextlib
 import errno
 import ipaddress
-import json
 import os
 import signal
 import socket
@@ -25,7 +24,6 @@ import pytest
 
 from nettop.engine.session import Session
 from nettop.kernel import bpf_syscall as bpf
-from nettop.kernel.host.facts import container_of
 from nettop.probes.connections import events as connection_events
 from nettop.probes.connections import groups as connection_groups
 from nettop.probes.connections import programs as connection_programs
@@ -39,7 +37,7 @@ from nettop.snapshots.snapshot import Rows, Snapshot, unknown_value
 from tests.options import source_options
 
 from . import bpf_objects, oracle, ss, traffic
-from .command import JSON, Row, Running
+from .command import JSON, Row, Running, in_namespaces
 from .lab import PATIENCE, End, Lab, Namespace, NotInTimeError, Worker, until
 from .socket_sharing import (
     accepted_by,
@@ -59,7 +57,6 @@ from .socket_sharing import (
     receive_socket,
     send_by_child,
     send_by_children,
-    serve_by_children,
     serve_by_threads,
     serve_by_workers,
 )
@@ -500,12 +497,8 @@ def test_totals_of_processes(crowd: Crowd, ring: str) -> None:
     expected: dict[int, Counter[str]] = {}
     for number, errand in crowd.errands.items():
         client, server = crowd.owners(number)
-        expected.setdefault(client, Counter()).update(
-            closed=1, bytes_sent=errand.up, bytes_received=errand.down
-        )
-        expected.setdefault(server, Counter()).update(
-            closed=1, bytes_sent=errand.down, bytes_received=errand.up
-        )
+        for pid, (sent, received) in ((client, (errand.up, errand.down)), (server, (errand.down, errand.up))):
+            expected.setdefault(pid, Counter()).update(closed=1, bytes_sent=sent, bytes_received=received)
     for row in crowd.reported.values():
         if row["event"] == "close":
             expected[row["pid"]].update({name: row[name] for name in SUMMED})
@@ -524,10 +517,8 @@ def test_totals_of_processes(crowd: Crowd, ring: str) -> None:
         pid: part(sums, *names) for pid, sums in expected.items()
     }
     assert {part(row, "connections", "failed") for row in actual.values()} == {(0, 0)}
-    assert {row["group"] for row in actual.values()} == {
-        *(f"client-{n}" for n in range(5)),
-        *(f"prefork-{n}" for n in range(5)),
-    }
+    groups = {f"{name}-{number}" for name in ("client", "prefork") for number in range(5)}
+    assert {row["group"] for row in actual.values()} == groups
 
 
 # --- servers of every kind ------------------------------------------------------------------------------------
@@ -545,46 +536,6 @@ def run_each_ending(client: Worker, port: int, host: str = "127.0.0.1", times: i
     }
     ports: dict[int, int] = client.call(traffic.run_errands, errands)
     return {ports[number]: errand for number, errand in errands.items()}
-
-
-@pytest.mark.core
-def test_a_child_for_each_connection(lab: Lab, watch: Watch) -> None:
-    """A connection that one process accepts and its child serves belongs to the child."""
-    home = lab.namespace()
-    client, server = lab.worker(home, "client"), lab.worker(home, "daemon")
-    port = server.call(traffic.listen, "listener", "127.0.0.1")
-    server.start(serve_by_children, "listener", 12)
-    errands = run_each_ending(client, port, times=2)
-    server.result()
-    served = server.call(traffic.served, 12)
-    reported = watch.wait(home, connect=12, accept=12, close=24)
-    children = {
-        (row["event"], row["remote_port"]): part(row, "pid", "process")
-        for row in reported
-        if row["local_port"] == port
-    }
-    names = {pid: f"session-{number}" for number, pid in enumerate(sorted(served.values()))}
-    assert children == {
-        (event, peer): (pid, names[pid]) for (_, peer), pid in served.items() for event in ("accept", "close")
-    }
-    totals = processes(watch.read(), *names)
-    assert {pid: part(totals[pid], "group", "closed", *MOVED) for pid in names} == {
-        pid: (names[pid], 1, errands[peer].down, errands[peer].up) for (_, peer), pid in served.items()
-    }
-
-
-def test_a_thread_for_each_connection(lab: Lab, watch: Watch) -> None:
-    """A connection belongs to the process, under its first thread's name, whichever thread serves it."""
-    home = lab.namespace()
-    client, server = lab.worker(home, "client"), lab.worker(home, "threads")
-    port = server.call(traffic.listen, "listener", "127.0.0.1")
-    server.start(serve_by_threads, "listener", 6)
-    run_each_ending(client, port)
-    server.result()
-    reported = watch.wait(home, connect=6, accept=6, close=12)
-    assert {part(row, "pid", "process") for row in reported if row["local_port"] == port} == {
-        (server.pid, "threads")
-    }
 
 
 def test_nothing_is_reported_twice(lab: Lab, watch: Watch, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -617,74 +568,36 @@ def test_nothing_is_reported_twice(lab: Lab, watch: Watch, monkeypatch: pytest.M
     assert set(served.values()) <= set(workers)
 
 
-def test_the_command_reports_each_event_once(lab: Lab, watch: Watch) -> None:
-    """`nettop --view connections.events --format jsonl` prints each event of the probe once, as it happens."""
+def test_the_command_reports_each_event_once(lab: Lab) -> None:
+    """`nettop --view connections.events --format jsonl` prints each event once, as it happens, from its start on."""
     home = lab.namespace()
     client, server, port = traffic.client_and_server(lab, home)
-    mark = f'"netns":{home.inode},'
-    with Running("--view", "connections.events", *JSON, "--interval", "0.1") as running:
-        until(
-            lambda: client.call(is_refused, 1) and mark in running.text(),
-            "the command reports its first event",
-        )
-        server.start(serve_by_threads, "listener", 120)
-        for _ in range(4):
-            run_each_ending(client, port, times=5)
-        server.result()
-        until(
-            lambda: (
-                sum(mark in line and '"event":"close"' in line for line in running.text().splitlines()) >= 240
-            ),
-            "the command reports the last event of this namespace",
-        )
-        assert (running.end(), running.complaints()) == (0, "")
-        printed = [json.loads(line) for line in running.text().splitlines() if mark in line]
-    early = {row["id"] for row in printed if row["event"] == "accept" and row["pid"] is None}
-    watch.drain()
-    failed = Counter(row["event"] for row in watch.events(home))["fail"]
-    reported = watch.wait(home, connect=120, accept=120, close=240, fail=failed)
-    names = (
-        "event",
-        "reason",
-        "id",
-        "pid",
-        "process",
-        "local_port",
-        "remote_port",
-        "direction",
-        *MOVED,
-        *SUMMED,
-    )
-    for row in reported:
-        if (
-            row["event"] == "accept" and row["id"] in early
-        ):  # a busy server accepted it later than it was reported
-            row |= {"pid": None, "process": None}
-    probes = Counter(part(row, *names) for row in reported if row["event"] != "fail")
-    assert Counter(part(row, *names) for row in printed if row["event"] != "fail") == probes
-    ids = [row["event_id"] for row in printed]
-    assert ids == sorted(set(ids))
-
-
-def test_no_event_is_older_than_its_start(lab: Lab) -> None:
-    """The first reported event happened after the command started, however busy the host is."""
-    home = lab.namespace()
-    client = lab.worker(home, "client")
-    mark = f'"netns":{home.inode},'
-    client.start(refuse_until_reported, 1)
     begun = datetime.now(UTC)
     with Running("--view", "connections.events", *JSON, "--interval", "0.1") as running:
-        until(lambda: running.text().count(mark) >= 20, "the command reports events")
-        running.end()
-        reported = [json.loads(line) for line in running.text().splitlines() if mark in line]
-    client.end()
-    assert min(datetime.fromisoformat(row["time"]) for row in reported) >= begun
 
+        def printed() -> list[Row]:
+            return in_namespaces(running.rows(), home.inode)
 
-def refuse_until_reported(memory: dict[Any, Any], port: int) -> None:
-    """Connect to a closed port repeatedly until the refusal is reported."""
-    while True:
-        is_refused(memory, port)
+        def ends() -> int:
+            return sum(row["event"] == "close" for row in printed())
+
+        until(lambda: client.call(is_refused, 1) and printed(), "the command reports its first event")
+        server.start(serve_by_threads, "listener", 60)
+        errands = run_each_ending(client, port, times=10)
+        server.result()
+        until(lambda: ends() >= 120, "the command reports the last event of this namespace")
+        assert (running.end(), running.complaints()) == (0, "")
+        rows = printed()
+    assert Counter(row["event"] for row in rows if row["event"] != "fail") == Counter(
+        connect=60, accept=60, close=120
+    )
+    mine = [row for row in rows if part(row, "event", "direction") == ("close", "outbound")]
+    assert {row["local_port"]: part(row, "reason", *MOVED) for row in mine} == {
+        port: (ENDED[errand.ending][0], errand.up, errand.down) for port, errand in errands.items()
+    }
+    ids = [row["event_id"] for row in rows]
+    assert ids == sorted(set(ids))
+    assert min(datetime.fromisoformat(row["time"]) for row in rows) >= begun
 
 
 def is_refused(memory: dict[Any, Any], port: int) -> bool:
@@ -882,39 +795,25 @@ def test_accepted_and_closed_without_a_message(lab: Lab, watch: Watch, first: st
 
 
 @pytest.mark.core
-def test_never_accepted(lab: Lab, watch: Watch) -> None:
-    """A connection that stays in its listener's backlog has no owner, from its opening to its end."""
+def test_accepted_late_or_never(lab: Lab, watch: Watch) -> None:
+    """A connection in its listener's backlog has no owner, however often it is read, until it is accepted."""
     home = lab.namespace()
     client, server, port = traffic.client_and_server(lab, home)
-    client.call(traffic.connect_at_once, [Call(("127.0.0.1", port))] * 2)
-    client.call(traffic.send, {0: 101, 1: 103})
-    client.call(traffic.acknowledged, [0, 1])
+    client.call(traffic.connect_at_once, [Call(("127.0.0.1", port))] * 3)
+    client.call(traffic.send, {1: 101, 2: 103})
+    client.call(traffic.acknowledged, [1, 2])
     for _ in range(3):
         watch.read()
-    client.call(traffic.linger, [0])
-    client.call(traffic.close, [0])
-    server.call(traffic.close, ["listener"])
-    reported = watch.wait(home, connect=2, accept=2, close=4)
-    theirs = [row for row in reported if row["direction"] == "inbound"]
-    assert {row["pid"] for row in theirs} == {None}
-    ends = {part(row, "reason", *MOVED) for row in theirs if row["event"] == "close"}
-    assert ends == {("reset by peer", 0, 101), ("reset by us", 0, 103)}
-
-
-def test_accepted_long_after_it_opened(lab: Lab, watch: Watch) -> None:
-    """A connection that waited in the backlog over several readings still gets its owner when accepted."""
-    home = lab.namespace()
-    client, server, port = traffic.client_and_server(lab, home)
-    client.call(traffic.connect_at_once, [Call(("127.0.0.1", port))])
-    for _ in range(4):
-        watch.read()
     server.call(traffic.accept, "listener", 0)
-    move(client, server, 0, 101, 103)
-    client.call(traffic.linger, [0])
-    client.call(traffic.close, [0])
-    reported = watch.wait(home, connect=1, accept=1, close=2)
-    (closed,) = [row for row in reported if row["event"] == "close" and row["direction"] == "inbound"]
-    assert part(closed, "reason", "pid", "process") == ("reset by peer", *process(server.pid))
+    move(client, server, 0, 107, 109)
+    client.call(traffic.linger, [0, 1])
+    client.call(traffic.close, [0, 1])
+    server.call(traffic.close, ["listener"])
+    reported = watch.wait(home, connect=3, accept=3, close=6)
+    theirs = [row for row in reported if row["direction"] == "inbound"]
+    ends = {part(row, "reason", "pid", *MOVED) for row in theirs if row["event"] == "close"}
+    waiting = {("reset by peer", None, 0, 101), ("reset by us", None, 0, 103)}
+    assert ends == {("reset by peer", server.pid, 109, 107), *waiting}
 
 
 def test_a_namespace_that_is_gone_before_anybody_looks(lab: Lab, watch: Watch) -> None:
@@ -962,26 +861,6 @@ def wait_for_end(memory: dict[Any, Any], name: object) -> None:
         assert memory[name].recv(1) == b""
 
 
-def test_control_group_and_container_of_an_event(lab: Lab, watch: Watch) -> None:
-    """Events have their process's control group and its container."""
-    home = lab.namespace()
-    client, server = lab.worker(home, "client"), lab.worker(home, "server")
-    digest = "5e" * 32
-    path = f"lab-{client.pid}.slice/docker-{digest}.scope"
-    with control_group(path) as group:
-        (group / "cgroup.procs").write_text(str(client.pid))
-        port = server.call(traffic.listen, "listener", "127.0.0.1")
-        server.start(serve_by_threads, "listener", 6)
-        run_each_ending(client, port)
-        server.result()
-        reported = watch.wait(home, connect=6, accept=6, close=12)
-        client.end()
-    mine = {part(row, "pid", "cgroup", "container") for row in reported if row["direction"] == "outbound"}
-    assert {names[1:] for names in mine} == {(f"/{path}", f"docker:{digest[:12]}")}
-    theirs = {part(row, "cgroup", "container") for row in reported if row["direction"] == "inbound"}
-    assert theirs == {(oracle.cgroup(server.pid), container_of(oracle.cgroup(server.pid)))}
-
-
 def test_control_group_of_processes_that_are_gone(lab: Lab, watch: Watch) -> None:
     """Twenty processes that end at once keep their control group, which is empty by then."""
     home = lab.namespace()
@@ -1000,7 +879,9 @@ def test_control_group_of_processes_that_are_gone(lab: Lab, watch: Watch) -> Non
         reported = watch.wait(home, connect=20, accept=20, close=40)
     outbound = [row for row in reported if row["direction"] == "outbound"]
     assert len(outbound) == 40
-    assert {part(row, "cgroup", "container") for row in outbound} == {(f"/{path}", "brief.service")}
+    names = ("process", "cgroup", "container")
+    assert {part(row, *names) for row in outbound} == {("brief", f"/{path}", "brief.service")}
+    assert {row["reason"] for row in outbound} == {None, "closed by us"}
 
 
 def test_bytes_of_control_groups_that_are_gone(lab: Lab, watch: Watch) -> None:
@@ -1198,13 +1079,7 @@ def test_why_a_connect_failed(failed: Failed, name: str) -> None:
     attempt = failed.attempts[name]
     assert attempt.error == error, errno.errorcode.get(attempt.error)
     (row,) = [row for row in failed.reported if row["process"] == name]
-    assert part(row, "event", "reason", "pid", "direction", "uid") == (
-        "fail",
-        reason,
-        attempt.pid,
-        "outbound",
-        0,
-    )
+    assert part(row, "reason", "pid", "direction", "uid") == (reason, attempt.pid, "outbound", 0)
     assert part(row, "remote_address", "remote_port") == attempt.target
     assert part(row, *MOVED, "opened_at", "handshake_us") == (0, 0, None, None)
     assert row["family"] == ("IPv6" if ":" in attempt.target[0] else "IPv4")
@@ -1346,28 +1221,21 @@ def test_resets_on_loopback_are_not_the_peers(lab: Lab, watch: Watch) -> None:
     client.call(traffic.linger, list(range(300)))
     client.call(traffic.close, list(early))
     reported = watch.wait(home, connect=300, accept=150, close=300)
-    actual = {
-        row["remote_port"]: row["pid"]
-        for row in reported
-        if part(row, "event", "direction") == ("close", "inbound")
-    }
-    assert actual == dict.fromkeys((ports[number] for number in early), None)
+    assert owners_at_end(reported) == dict.fromkeys((ports[number] for number in early), None)
     watch.read()
     client.call(traffic.close, list(late))
     reported = watch.wait(home, connect=300, accept=300, close=600)
-    actual = {
-        row["remote_port"]: row["pid"]
-        for row in reported
-        if part(row, "event", "direction") == ("close", "inbound")
-    }
-    assert {port: pid for port, pid in actual.items() if pid is not None} == {
+    assert {port: pid for port, pid in owners_at_end(reported).items() if pid is not None} == {
         ports[number]: owners[ports[number]] for number in late
     }
     mine = {part(row, "reason", "pid", "process") for row in reported if row["direction"] == "outbound"}
     assert mine == {(reason, *process(client.pid)) for reason in (None, "reset by us")}
 
 
-# --- what was there before ------------------------------------------------------------------------------------
+def owners_at_end(reported: list[Row]) -> dict[int, int | None]:
+    """Return the owners of inbound connections as their ends name them, by the peer's port."""
+    ends = [row for row in reported if part(row, "event", "direction") == ("close", "inbound")]
+    return {row["remote_port"]: row["pid"] for row in ends}
 
 
 @pytest.mark.parametrize("is_read", [True, False], ids=["read", "not read"])
@@ -1552,7 +1420,7 @@ def test_closed_while_it_is_read(
 
 
 def test_thousands_of_short_lived_processes(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
-    """9,000 processes that each send and exit have exact totals, as long as no group is evicted."""
+    """3,000 processes that each send and exit have exact totals, as long as no group is evicted."""
     monkeypatch.setattr(connection_groups, "FORGET_AFTER_NS", 3_600_000_000_000)
     for _ in range(3):  # the kernel may skip a program that a softirq finds at work; then something is lost
         if not lost_of_short_lived_processes(lab):
@@ -1580,7 +1448,7 @@ def lost_of_short_lived_processes(lab: Lab) -> int:
             received.append(
                 groups_by_pid(watch.read()).get(sink.pid, {"bytes_received": 0})["bytes_received"]
             )
-            assert len(received) < 400, "9,000 processes have not ended within 100 s"
+            assert len(received) < 400, "the processes have not ended within 100 s"
         assert received == sorted(received)
         sent: dict[int, int] = forkers[0].result() | forkers[1].result()
         assert len(sent) == CHILDREN
@@ -1601,7 +1469,7 @@ def lost_of_short_lived_processes(lab: Lab) -> int:
     return 0
 
 
-CHILDREN = 9000
+CHILDREN = 3000
 
 
 def closed(snapshot: Snapshot, pids: set[int]) -> int:
@@ -1634,9 +1502,6 @@ def test_more_connections_than_there_is_room_for(lab: Lab, monkeypatch: pytest.M
             process(client.pid),
             process(server.pid),
         }
-
-
-# --- one process and what it begins ---------------------------------------------------------------------------
 
 
 def test_following_a_process(lab: Lab) -> None:
@@ -1685,9 +1550,6 @@ def test_following_more_than_there_is_room_for(lab: Lab, monkeypatch: pytest.Mon
         reported = watch.wait(home, connect=1, close=1)
         assert watch.read().lost["followed processes"] == 1
     assert {part(row, "pid", "process") for row in reported} == {(leader.pid, "leader")}
-
-
-# --- what the probe leaves, and what it stands ----------------------------------------------------------------
 
 
 def test_a_closed_probe_leaves_nothing(lab: Lab) -> None:

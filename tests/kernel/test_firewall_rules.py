@@ -16,6 +16,7 @@ from nettop.kernel.host import privileges
 from nettop.kernel.net.nf_rules import read_drop_rules
 
 from .command import Row, nettop, rows
+from .fault_programs import every
 from .lab import Lab, Namespace, until
 from .terminal import Terminal
 from .traffic import Memory
@@ -71,15 +72,13 @@ def send_datagrams(memory: Memory, port: int, count: int) -> None:
             sender.sendto(b"n", ("127.0.0.1", port))
 
 
-def connect_again_and_again(memory: Memory, port: int, for_s: float) -> None:
-    """Listen at a port of loopback, and send SYNs to it."""
+def connect_again_and_again(memory: Memory, port: int) -> None:
+    """Listen at a port of loopback, and send SYNs to it until killed."""
     with socket.create_server(("127.0.0.1", port)):
-        end = time.monotonic() + for_s
-        while time.monotonic() < end:
-            client = memory[time.monotonic()] = socket.socket()
+        for number in every(0.1):
+            client = memory[number] = socket.socket()
             client.setblocking(False)
             client.connect_ex(("127.0.0.1", port))
-            time.sleep(0.1)
 
 
 def test_rules_of_nftables_are_listed(lab: Lab) -> None:
@@ -136,7 +135,7 @@ def test_check_names_the_rule(rule: str, policy: str, kind: str, sentence: str, 
     """It explains the packets that a firewall drops, and the connects that nobody answers."""
     head = f"type filter hook input priority 0; policy {policy};"
     namespace = with_rules(lab, f"table inet filter {{ chain input {{ {head} {rule}\n}}\n}}")
-    lab.worker(namespace, "payapi").start(connect_again_and_again, PORT, 60)
+    lab.worker(namespace, "payapi").start(connect_again_and_again, PORT)
 
     def named() -> Mapping[str, Row]:
         done = nettop("check", "--for", "4", "--format", "jsonl", "--follow-namespaces")
@@ -154,7 +153,7 @@ def test_check_names_the_rule(rule: str, policy: str, kind: str, sentence: str, 
 def test_the_screens_name_the_rule(lab: Lab) -> None:
     """They read rules only once there is something to explain, and need no other lens for a rule with a counter."""
     namespace = with_rules(lab, RULES)
-    lab.worker(namespace, "payapi").start(connect_again_and_again, PORT, 60)
+    lab.worker(namespace, "payapi").start(connect_again_and_again, PORT)
     with Terminal("--filter", f"netns={namespace.inode}") as terminal:
         terminal.shows(b"nftables drops")
         terminal.shows(b"for payapi :7008 in table filter, chain input (no pay)")
@@ -165,7 +164,7 @@ def test_the_screens_name_the_rule(lab: Lab) -> None:
 def test_a_recording_names_the_rule(lab: Lab, tmp_path: Path) -> None:
     """Later, nobody can ask for the rules."""
     namespace = with_rules(lab, RULES)
-    lab.worker(namespace, "payapi").start(connect_again_and_again, PORT, 60)
+    lab.worker(namespace, "payapi").start(connect_again_and_again, PORT)
 
     def recorded() -> str:
         path = tmp_path / f"{time.monotonic_ns()}.nettop"

@@ -2,7 +2,6 @@
 """`nettop --host` with real ssh: hosts are network namespaces, each with its own sshd."""
 
 import contextlib
-import json
 import os
 import random
 import re
@@ -11,7 +10,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import time
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -30,10 +28,8 @@ pytestmark = pytest.mark.kernel
 SSHD = shutil.which("sshd", path="/usr/sbin:/usr/local/sbin:/sbin")
 NAMES = ("web", "db", "cache")
 COLUMNS = "host,id,process,namespace,netns,local_port,bytes_sent,bytes_received"
-ROWS = 1_000
 EXCHANGES = 3
 """Exchanges of a connection in a second."""
-BYTES_PER_ROW = 20
 SSHD_CONFIG = """
 ListenAddress {address}
 HostKey {folder}/{name}-key
@@ -271,15 +267,6 @@ def send_all(memory: traffic.Memory, count: int) -> None:
     memory["caller"].sendall(b"n" * count)
 
 
-def test_a_killed_nettop_leaves_nothing_on_the_hosts(fleet: Fleet) -> None:
-    """Its ssh ends with it, and so do sshd's session and nettop there."""
-    with fleet.shown("--view", "connections", "--all") as running:
-        until_shown(running, set(NAMES))
-        os.kill(running.pid, signal.SIGKILL)
-        running.wait()
-        until(lambda: not fleet.processes(), "every session has ended", 10)
-
-
 def test_a_host_dies_and_comes_back(fleet: Fleet) -> None:
     """A finding names it, while the others go on; it is shown again once it is back."""
     words = ("--view", "connections", "--all")
@@ -299,48 +286,6 @@ def test_a_host_dies_and_comes_back(fleet: Fleet) -> None:
 def lost_in(rows: list[Row]) -> list[Row]:
     """Return the findings about hosts without readings."""
     return [row for row in rows if row["kind"] == "host lost"]
-
-
-def test_a_host_that_is_not_there(fleet: Fleet) -> None:
-    """The findings have it from the beginning; without any host that answers, nettop ends with the cause."""
-    fleet.hosts["db"].kill()
-    with fleet.shown("--view", "findings", hosts=("web", "db")) as running:
-        lost = until(lambda: lost_in(latest(running)), "a finding", 60)
-        assert hosts_in(lost) == {"db"}
-        assert "Connection refused" in lost[0]["finding"]
-        assert running.end(signal.SIGINT) == 0
-    with fleet.shown("--view", "connections", hosts=("db",)) as running:
-        assert running.wait(60) == 5, running.errors()
-        assert "Connection refused" in running.errors()
-        assert running.text() == ""
-
-
-@pytest.mark.thorough
-def test_what_ssh_carries(lab: Lab, fleet: Fleet) -> None:
-    """Of a thousand ends of connections, all active a few times a second, 20 kB/s at most, with what TCP and ssh add.
-    Sockets of other programs of the machine, which each host sees too, are allowed as much each."""
-    web = fleet.hosts["web"].namespace
-    lab.worker(web, "talker").start(talk, ROWS // 2)
-    words = ("--view", "connections", "--all", "--columns", "host,process,namespace")
-    with fleet.shown(*words, hosts=("web",)) as running:
-        until(lambda: own_rows(running) >= ROWS, "the connections are shown", 90)
-        refreshes = len(running.refreshes())
-        began, before = time.monotonic(), carried(web)
-        until(lambda: len(running.refreshes()) >= refreshes + 20, "twenty more readings", 60)
-        each_second = (carried(web) - before) / (time.monotonic() - began)
-        others = len(latest(running)) - ROWS
-    assert each_second <= BYTES_PER_ROW * (ROWS + others), f"{each_second:.0f} B/s, {others} other rows"
-
-
-def own_rows(running: Running) -> int:
-    """Return the number of ends of the talker's connections in the last refresh."""
-    return sum(row["process"] == "talker" for row in latest(running))
-
-
-def carried(namespace: Namespace) -> int:
-    """Return the bytes that a host has sent to the client."""
-    (link,) = json.loads(namespace.ip("-s", "-j", "link", "show", "wire"))
-    return int(link["stats64"]["tx"]["bytes"])
 
 
 def talk(memory: traffic.Memory, pairs: int) -> None:

@@ -4,7 +4,6 @@
 import re
 import socket
 import subprocess
-from pathlib import Path
 
 import pytest
 
@@ -71,16 +70,6 @@ def test_bcc_that_is_missing_or_broken(content: str) -> None:
     assert (run.returncode, run.stdout) == (CANNOT, "")
     assert "bcc" in run.stderr
     assert "install-deps.sh" in run.stderr
-
-
-def test_bcc_that_is_too_old(tmp_path: Path) -> None:
-    """If bcc is too old, the error names its version and the required one."""
-    version = tmp_path / "version.py"
-    version.write_text('__version__ = "0.18.0"')
-    mount = f"mount --bind {version} {bcc_folder()}/version.py"
-    done = nettop(*TABLE, "--once", "--view", "drops", around=mounted(mount))
-    assert (done.returncode, done.stdout) == (CANNOT, "")
-    assert "bcc 0.18.0 is too old: nettop needs 0.26 or later" in done.stderr
 
 
 IN_A_PID_NAMESPACE = ("unshare", "--pid", "--fork", "--mount-proc")

@@ -1,14 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """The lens measures packets' true durations, and accounts for every packet that enters a stage."""
 
-import fcntl
-import json
 import os
 import select
 import socket
 import struct
 import time
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -42,9 +39,10 @@ from tests.options import source_options
 
 from . import traffic
 from .conftest import version_numbers
-from .lab import End, Lab, Namespace, enter, ip, until
+from .lab import Lab, Namespace, until
+from .slow_path import ADDRESSES, SlowPath
 from .test_events import decoded
-from .traffic import Memory
+from .traffic import Memory, two_workers
 
 pytestmark = pytest.mark.kernel
 
@@ -53,7 +51,6 @@ ERROR = 1 / 32
 """How far the middle of a bucket may be from a duration in it, as a share."""
 STAMP_STAGES = (WIRE_IP, WIRE_SOCKET, WIRE_APP)
 SO_SNDBUFFORCE, SO_RCVBUFFORCE, SO_TIMESTAMPNS = 32, 33, 35
-TUNSETIFF, IFF_TUN, IFF_NO_PI = 0x400454CA, 1, 0x1000
 
 
 class Watched:
@@ -83,21 +80,14 @@ class Watched:
 
     def added(self, stage: int, protocol: str, family: str = "IPv4") -> dict[str, int]:
         """Return the packets that entered a stage, by outcome."""
-        now, before = (
-            self._row(snapshot, stage, protocol, family) for snapshot in (self.read(), self._before)
-        )
-        return {
-            name: int(now[name] - before[name])
-            for name in ("seen", *TERMS)
-            if known(now[name].reshape(1)).all()
-        }
+        rows = [self._row(snapshot, stage, protocol, family) for snapshot in (self.read(), self._before)]
+        names = [name for name in ("seen", *TERMS) if known(rows[0][name].reshape(1)).all()]
+        return {name: int(rows[0][name] - rows[1][name]) for name in names}
 
     def histogram(self, stage: int, protocol: str, family: str = "IPv4") -> Array:
         """Return the durations of a stage, by bucket."""
-        now, before = (
-            self._row(snapshot, stage, protocol, family) for snapshot in (self.read(), self._before)
-        )
-        added: Array = now["latency"] - before["latency"]
+        rows = [self._row(snapshot, stage, protocol, family) for snapshot in (self.read(), self._before)]
+        added: Array = rows[0]["latency"] - rows[1]["latency"]
         return added
 
     def median(self, stage: int, protocol: str, family: str = "IPv4") -> float:
@@ -232,18 +222,16 @@ def answer(memory: Memory, listener: str, connections: int, messages: int) -> No
 
 def received_packets(namespace: Namespace, device: str) -> int:
     """Return a device's own counter of received packets."""
-    return int(json.loads(namespace.ip("-s", "-j", "link", "show", device))[0]["stats64"]["rx"]["packets"])
+    return int(namespace.link(device)["stats64"]["rx"]["packets"])
 
 
 # --- every packet is accounted for ----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("version", [4, pytest.param(6, marks=pytest.mark.oracle)])
-@pytest.mark.parametrize("flows", [1, 1000])
+@pytest.mark.parametrize(("version", "flows"), [(4, 1), pytest.param(6, 1000, marks=pytest.mark.oracle)])
 def test_datagrams(lab: Lab, version: int, flows: int) -> None:
     """Every datagram is seen and matched at each stage, on its way and on arrival."""
-    near, far = lab.pair()
-    here, there = lab.worker(near.namespace), lab.worker(far.namespace)
+    near, far, here, there = two_workers(lab)
     source, target = (near.v4, far.v4) if version == 4 else (near.v6, far.v6)
     port = there.call(bind, "in", target)
     count = 4000
@@ -273,8 +261,7 @@ def test_echo_requests(lab: Lab, version: int) -> None:
         assert_sums(probe)
 
 
-@pytest.mark.parametrize("aggregates", [False, True])
-@pytest.mark.parametrize(("connections", "messages"), [(1, 997), (500, 3)])
+@pytest.mark.parametrize(("connections", "messages", "aggregates"), [(1, 997, False), (500, 3, True)])
 def test_connections(lab: Lab, connections: int, messages: int, aggregates: bool) -> None:
     """The lens sees each TCP segment that the device received, and knows its duration."""
     near, far = lab.pair()
@@ -306,17 +293,11 @@ def test_connections(lab: Lab, connections: int, messages: int, aggregates: bool
                 assert row["unmatched"] <= row["seen"] / 1000, row
 
 
-def limit(end: End, *words: str) -> None:
-    """Limit the queue of a device."""
-    end.namespace.run("tc", "qdisc", "replace", "dev", end.device, "root", "tbf", *words)
-
-
 def test_a_queue_that_drops(lab: Lab) -> None:
     """Packets dropped by a full queue count as dropped, as the queue itself counts them."""
-    near, far = lab.pair()
-    here, there = lab.worker(near.namespace), lab.worker(far.namespace)
+    near, far, here, there = two_workers(lab)
     port = there.call(bind, "in", far.v6)
-    limit(near, "rate", "8mbit", "burst", "3000", "limit", "30000")
+    near.limit("rate", "8mbit", "burst", "3000", "limit", "30000")
     with watched() as probe:
         here.call(send_datagrams, (far.v6, port), 499, 1000, 499)
         until(
@@ -360,29 +341,12 @@ def test_more_pairs_than_there_is_room_for(lab: Lab) -> None:
         assert probe.snapshot.counts[PAIRS_EVICTED] >= 997 - 64
 
 
-def test_more_packets_than_can_be_followed(lab: Lab) -> None:
-    """Packets evicted for lack of room are unmatched."""
-    near, far = lab.pair()
-    here, there = lab.worker(near.namespace), lab.worker(far.namespace)
-    port = there.call(bind, "in", far.v6)
-    limit(near, "rate", "8mbit", "burst", "3000", "limit", "50000000")
-    with watched(rooms={"followed_max": 64}) as probe:
-        here.call(send_datagrams, (far.v6, port), 499, 1000, 499)
-        added = probe.added(QDISC, "udp", "IPv6")
-        assert added["seen"] == 499
-        assert added["waiting"] <= 64
-        assert added["unmatched"] >= 100
-        until(lambda: probe.added(QDISC, "udp", "IPv6")["waiting"] == 0, "the queue is empty")
-        assert_sums(probe)
-
-
 def test_packets_that_are_never_seen_again(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     """Packets that are never seen again stop waiting, and are unmatched once, however many readings follow."""
     monkeypatch.setattr(latency_rows, "_STALE_NS", 10**9)
-    near, far = lab.pair()
-    here, there = lab.worker(near.namespace), lab.worker(far.namespace)
+    near, far, here, there = two_workers(lab)
     port = there.call(bind, "in", far.v6)
-    limit(near, "rate", "8kbit", "burst", "3000", "limit", "50000000")
+    near.limit("rate", "8kbit", "burst", "3000", "limit", "50000000")
     with watched() as probe:
         here.call(send_datagrams, (far.v6, port), 101, 1000)
         until(lambda: not probe.added(QDISC, "udp", "IPv6")["waiting"], "too long for those that wait")
@@ -397,7 +361,7 @@ def test_cpus_that_compete_for_room(lab: Lab) -> None:
     near, far = lab.pair()
     workers = [lab.worker(near.namespace) for _ in range(3)]
     port = workers[0].call(bind, "in", near.v6)
-    limit(near, "rate", "200mbit", "burst", "3000", "limit", "8000")
+    near.limit("rate", "200mbit", "burst", "3000", "limit", "8000")
     with watched(rooms={"followed_max": 4}) as probe:
         for worker in workers:
             worker.start(send_datagrams, (far.v6, port), 49_999, 1000, 49_999)
@@ -462,11 +426,10 @@ def test_a_receiver_that_waits(lab: Lab, kind: int) -> None:
 
 def test_a_saturated_queue(lab: Lab) -> None:
     """The median time in a queue is at least its backlog divided by its rate, and at most the whole journey."""
-    near, far = lab.pair()
-    here, there = lab.worker(near.namespace), lab.worker(far.namespace)
+    near, far, here, there = two_workers(lab)
     port = there.call(bind, "in", far.v6)
     rate, burst, count = 100e6 / 8, 30_000, 12_007
-    limit(near, "rate", "100mbit", "burst", str(burst), "limit", "50000000")
+    near.limit("rate", "100mbit", "burst", str(burst), "limit", "50000000")
     with watched() as probe:
         there.start(journeys, "in", count)
         expected = here.call(fill_queue, (far.v6, port), count, 1000, rate)
@@ -511,32 +474,6 @@ def journeys(memory: Memory, name: str, count: int) -> list[int]:
     return durations
 
 
-def join_by_wire(memory: Memory, namespaces: list[str]) -> None:
-    """Make a tun device in each of two namespaces; hold the other ends here."""
-    memory["wire"] = []
-    for side, namespace in enumerate(namespaces, 1):
-        enter(namespace)
-        end = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK)
-        fcntl.ioctl(end, TUNSETIFF, struct.pack("16sH22x", b"wire", IFF_TUN | IFF_NO_PI))
-        for words in (f"addr add 10.77.0.{side}/24 dev wire", "link set wire up txqueuelen 10000"):
-            ip("-n", namespace, *words.split())
-        memory["wire"].append(end)
-
-
-def carry(memory: Memory, delay_s: float) -> None:
-    """Carry packets with a delay of `delay_s`, until killed."""
-    ends = memory["wire"]
-    delayed: deque[tuple[float, int, bytes]] = deque()
-    while True:
-        wait = max(0.0, delayed[0][0] - time.perf_counter()) if delayed else 1.0
-        for end in select.select(ends, [], [], wait)[0]:
-            other = ends[1 - ends.index(end)]
-            delayed.append((time.perf_counter() + delay_s, other, os.read(end, 2048)))
-        while delayed and delayed[0][0] <= time.perf_counter():
-            _, end, packet = delayed.popleft()
-            os.write(end, packet)
-
-
 def connect_in_turn(memory: Memory, to: tuple[str, int], rounds: int, at_once: int) -> list[tuple[int, int]]:
     """Open and close `at_once` connections at a time, repeatedly; return each one's port and start."""
     begun = []
@@ -571,17 +508,12 @@ def accept_all(memory: Memory, listener: str, count: int) -> list[tuple[int, int
 def test_a_wire_that_delays(lab: Lab) -> None:
     """The median handshake takes one round trip at both ends over a wire with a known delay."""
     delay_s, rounds, at_once = 0.010, 101, 53
-    if not os.path.exists("/dev/net/tun"):
-        pytest.skip("this machine has no /dev/net/tun")
-    client, server = lab.namespace(), lab.namespace()
-    wire = lab.worker()
-    wire.call(join_by_wire, [client.name, server.name])
-    there = lab.worker(server)
-    port = there.call(traffic.listen, "in", "10.77.0.2")
+    path, address = SlowPath(lab, delay_s), ADDRESSES[4][1]
+    there = lab.worker(path.far)
+    port = there.call(traffic.listen, "in", address)
     with watched() as probe:
-        wire.start(carry, delay_s)
         there.start(accept_all, "in", rounds * at_once)
-        begun = lab.worker(client).call(connect_in_turn, ("10.77.0.2", port), rounds, at_once)
+        begun = lab.worker(path.near).call(connect_in_turn, (address, port), rounds, at_once)
         accepted = there.result()
         until(lambda: probe.added(HANDSHAKE, "tcp")["waiting"] == 0, "all have connected")
         added = probe.added(HANDSHAKE, "tcp")
@@ -595,8 +527,7 @@ def test_a_wire_that_delays(lab: Lab) -> None:
 
 def test_connections_to_a_listener_for_both_families(lab: Lab) -> None:
     """IPv4 over an IPv6 socket counts as IPv4, at both ends."""
-    near, far = lab.pair()
-    here, there = lab.worker(near.namespace), lab.worker(far.namespace)
+    _, far, here, there = two_workers(lab)
     port = there.call(traffic.listen, "in", "::")
     with watched() as probe:
         there.start(accept_all, "in", 97)
@@ -611,8 +542,8 @@ def test_a_connection_that_fails(lab: Lab) -> None:
     worker = lab.worker(lab.namespace())
     with watched() as probe:
         assert worker.call(refused_connections, 97) == 97
-        assert probe.added(HANDSHAKE, "tcp", "IPv6") == {"seen": 97, "matched": 0, "dropped": 97, "unmatched": 0,
-                                                         "waiting": 0}  # fmt: skip
+        expected = {"seen": 97, "matched": 0, "dropped": 97, "unmatched": 0, "waiting": 0}
+        assert probe.added(HANDSHAKE, "tcp", "IPv6") == expected
 
 
 def test_handshakes_that_data_completes(lab: Lab) -> None:
@@ -620,8 +551,8 @@ def test_handshakes_that_data_completes(lab: Lab) -> None:
     worker = lab.worker(lab.namespace())
     with watched() as probe:
         assert worker.call(deferred_connections, 97) == 97
-        assert probe.added(HANDSHAKE, "tcp") == {"seen": 2 * 97, "matched": 97, "dropped": 0, "unmatched": 97,
-                                                 "waiting": 0}  # fmt: skip
+        expected = {"seen": 2 * 97, "matched": 97, "dropped": 0, "unmatched": 97, "waiting": 0}
+        assert probe.added(HANDSHAKE, "tcp") == expected
 
 
 def deferred_connections(memory: Memory, count: int) -> int:
@@ -646,13 +577,9 @@ def refused_connections(memory: Memory, count: int) -> int:
     return refused
 
 
-# --- sampling -------------------------------------------------------------------------------------------------
-
-
 def test_one_in_sixteen(lab: Lab) -> None:
     """With one packet in 16 followed, each counts for 16: sums agree, and are close to those sent."""
-    near, far = lab.pair()
-    here, there = lab.worker(near.namespace), lab.worker(far.namespace)
+    _, far, here, there = two_workers(lab)
     port = there.call(bind, "in", far.v6)
     with watched(sampling=1) as probe:
         probe.probe.configure(source_options(["pairs"], sampling=16))
@@ -673,8 +600,6 @@ def test_automatic_sampling(lab: Lab) -> None:
         until(lambda: probe.read().counts["one_in"] == 1, "every packet is followed")
 
 
-# --- mechanisms -----------------------------------------------------------------------------------------------
-
 OF_DATAGRAMS = [
     (stage, mechanism.name)
     for stage in (WIRE_SOCKET, WIRE_APP, IP)
@@ -692,8 +617,7 @@ def test_each_mechanism_sees_every_datagram(
     """Each mechanism of a stage sees every datagram sent."""
     hook = HOOKS[stage].name
     record(hook=hook, mechanism=mechanism)
-    near, far = lab.pair()
-    here, there = lab.worker(near.namespace), lab.worker(far.namespace)
+    near, far, here, there = two_workers(lab)
     port = there.call(bind, "in", far.v6)
     with watched(**{hook: mechanism}) as probe:
         if why := probe.why_not(stage):
@@ -703,9 +627,6 @@ def test_each_mechanism_sees_every_datagram(
         there.call(receive_datagrams, "in", 997)
         until(lambda: probe.between(stage, near.v6, far.v6, "udp") == 997, "every datagram was seen")
     record(verdict="same")
-
-
-# --- the IP layer ---------------------------------------------------------------------------------------------
 
 
 @contextmanager

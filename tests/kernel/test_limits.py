@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Each real cause that keeps a connection from sending more is named."""
 
-import os
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -16,8 +15,8 @@ from nettop.snapshots.connections import SOCKETS
 from . import traffic
 from .command import Row
 from .lab import Lab, Worker, until
+from .slow_path import ADDRESSES, SlowPath
 from .test_events import decoded
-from .test_latency import carry, join_by_wire
 from .traffic import Memory
 
 pytestmark = pytest.mark.kernel
@@ -89,12 +88,8 @@ def slow_reader(lab: Lab) -> Path:
 
 def small_send_buffer(lab: Lab) -> Path:
     """Return a sender whose buffer holds less than the path before the first acknowledgement."""
-    if not os.path.exists("/dev/net/tun"):
-        pytest.skip("this machine has no /dev/net/tun")
-    here, there, wire = lab.namespace(), lab.namespace(), lab.worker()
-    wire.call(join_by_wire, [here.name, there.name])
-    wire.start(carry, 0.02)
-    return Path(lab.worker(here), lab.worker(there), "10.77.0.2", send_buffer=SMALL)
+    path = SlowPath(lab, 0.02)
+    return Path(lab.worker(path.near), lab.worker(path.far), ADDRESSES[4][1], send_buffer=SMALL)
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ import pytest
 from nettop.errors import SourceFailed, Unsupported
 from nettop.kernel import bpf_syscall as bpf
 from nettop.kernel.bpf import compiled, program_cache
-from nettop.kernel.bpf.btf import Btf, MissingInKernel, Slice
+from nettop.kernel.bpf.btf import Slice
 from nettop.kernel.bpf.compiled import LoadFailed
 from nettop.kernel.bpf.compiling import Compiler, no_loading
 from nettop.kernel.bpf.program import Loader
@@ -40,19 +40,6 @@ def iterator(body: str) -> str:
         + body
         + "}"
     )
-
-
-def test_descriptors_live_on_when_the_loader_has_ended(nothing_cached: None) -> None:
-    """Programs and maps keep working after the loader and its compiler exit."""
-    loader = Loader()
-    program = loader.load(table_text())
-    assert loader._compiler is not None
-    assert not Path(f"/proc/{loader._compiler._child.pid}").exists()
-    link = bpf.link(program.functions["bpf_iter__task_file"], bpf.TRACE_ITER)
-    os.close(bpf.call("bpf_iter_create", link))
-    os.close(link)
-    program.close()
-    program.close()
 
 
 def test_a_compile_error_has_the_compilers_words(tmp_path: Path) -> None:
@@ -140,22 +127,3 @@ def test_programs_share_tables_and_have_their_own_values(nothing_cached: None) -
     assert len(list(program_cache.DIRECTORY.iterdir())) == 2, "one entry serves both"
     for program in (walks, first, second):
         program.close()
-
-
-def test_slices_declare_true_offsets() -> None:
-    """The slice of a struct declares each member's offset, so that a wrong one cannot compile."""
-    btf = Btf()
-    header = btf.header(Slice("sock_common", {"skc_family": "skc_family", "skc_state": "skc_state"}, {}))
-    assert '_Static_assert(__builtin_offsetof(struct sock_common, skc_family) == 16, "skc_family");' in header
-    btf.close()
-
-
-def test_optional_members_are_flags() -> None:
-    """An optional member that exists is declared with a flag; a missing one is left out silently."""
-    btf = Btf()
-    header = btf.header(Slice("sock_common", {}, {"skc_state": "skc_state", "skc_nothing": "skc_nothing"}))
-    assert "#define HAS_SOCK_COMMON_SKC_STATE 1" in header
-    assert "NOTHING" not in header
-    with pytest.raises(MissingInKernel, match="no struct no_such_struct"):
-        btf.header(Slice("no_such_struct", {"x": "x"}, {}))
-    btf.close()

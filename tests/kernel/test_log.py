@@ -7,6 +7,7 @@ import random
 import re
 import signal
 import socket
+import tempfile
 from collections import Counter
 from itertools import count
 from pathlib import Path
@@ -129,25 +130,11 @@ def test_every_connection_is_logged(lab: Lab, inside: Namespace, tmp_path: Path)
 
 
 @pytest.mark.usefixtures("peer")
-def test_console_and_files_agree(lab: Lab, inside: Namespace, tmp_path: Path) -> None:
-    """Readable lines on the console match those of the files, event by event."""
-    worker = lab.worker(inside, "logtest")
-    with Running("log", "--filter", f"netns={inside.inode}", cwd=tmp_path) as log:
-        until(lambda: "  metrics  " in log.text(), "nettop logs its first metrics")
-        worker.call(make_connections, 13)
-        assert log.end() == 0
-        shown = log.text().splitlines()
-    kept = (tmp_path / "log/metrics.log").read_text() + (tmp_path / "log/events.log").read_text()
-    assert [line.rstrip() for line in shown] == [line.rstrip() for line in kept.splitlines()]
-    assert sum("  close    " in line for line in shown) == 26
-
-
-@pytest.mark.usefixtures("peer")
 def test_losses_are_reported_and_totals_exact(lab: Lab, inside: Namespace, tmp_path: Path) -> None:
     """With the smallest ring, written and lost events sum up to the kernel's count."""
     worker = lab.worker(inside)
     with Log(tmp_path, "--ring-size", "4K") as log:
-        for _ in range(4):
+        for _ in range(2):
             log.process.send_signal(signal.SIGSTOP)  # nobody takes from the ring
             worker.call(make_connections, 500)
             log.process.send_signal(signal.SIGCONT)
@@ -218,7 +205,10 @@ def test_files_belong_to_who_called_sudo(lab: Lab, inside: Namespace) -> None:
 @pytest.mark.usefixtures("peer")
 def test_files_of_root_elsewhere() -> None:
     """If root logs into another user's directory, the files are that user's; writing needs no root privileges."""
-    with home_of_nobody() as home:
+    with tempfile.TemporaryDirectory(dir="/tmp") as there:
+        home = Path(there) / "home"
+        home.mkdir()
+        os.chown(home, NOBODY, NOBODY)
         with Log(home) as log:
             log.summary()
         assert {path.stat().st_uid for path in home.rglob("*")} == {NOBODY}

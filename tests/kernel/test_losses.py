@@ -87,13 +87,6 @@ class Stopped(Running):
         )
 
 
-@pytest.mark.parametrize("options", [("-d",), ("--format", "csv"), ("--format", "jsonl")], ids=" ".join)
-def test_a_stopped_nettop_says_what_it_lost(lab: Lab, options: tuple[str, ...]) -> None:
-    """Every format, with or without banner, reports events lost by the ring as a line on standard error."""
-    with Stopped(lab.worker(lab.namespace()), *options) as stopped:
-        until(stopped.lost_events, "the loss is reported")
-
-
 def test_numbers_of_lost_events_are_missing(lab: Lab) -> None:
     """JSON Lines have losses as records, and the same number of event numbers is missing in between."""
 

@@ -1,20 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """A disabled hook on a real kernel: its fields are n/a, null or empty in every frontend, never 0."""
 
-import json
 import socket
-from pathlib import Path
 
 import pytest
 
-from .command import JSON, Running, nettop
+from .command import JSON, Running
 from .lab import until
 
 pytestmark = pytest.mark.kernel
 
 WITHOUT = ("--mechanism", "events=none")
 WHY = "disabled by --mechanism"
-USAGE = 2
 
 
 def test_json_is_null_and_says_why() -> None:
@@ -32,18 +29,3 @@ def test_json_is_null_and_says_why() -> None:
     assert set(explained[0]["why"].values()) == {WHY}
     assert set(explained[0]["why"]) == {"closed", "failed", "closed_per_s"}
     assert {(row["closed"], row["failed"], row["closed_per_s"]) for row in shown} == {(None, None, None)}
-
-
-def test_the_log_has_a_line_in_place_of_events(tmp_path: Path) -> None:
-    """A log without events says so among its lines; a log that has only events is refused."""
-    line = {"type": "missing", "what": "events", "why": WHY}
-    options = ("--log-dir", "none", "--format", "jsonl", "--why", *WITHOUT)
-    with Running("log", *options) as running:
-        until(lambda: running.text().count("\n"), "the log begins")
-        first = json.loads(running.text().splitlines()[0])
-        assert running.end() == 0
-        assert "logged n/a events" in running.errors()
-    assert {name: first[name] for name in line} == line
-    done = nettop("log", "--events-only", *options, cwd=tmp_path)
-    assert done.returncode == USAGE
-    assert WHY in done.stderr

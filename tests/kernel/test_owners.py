@@ -12,15 +12,12 @@ from pathlib import Path
 import pytest
 
 from nettop.probes.connections.probe import Connections
-from nettop.query.both_ends import both_ends
 from nettop.snapshots.connections import SOCKETS
-from nettop.snapshots.snapshot import Frame
 
 from . import oracle, traffic
 from .command import JSON, TABLE, Row, Running, by_cookie, in_namespaces, nettop, rows
 from .lab import Lab, Namespace, Worker, until
 from .socket_sharing import (
-    fork_and_end,
     fork_with_sockets,
     keep_in_flight,
     keep_in_ring,
@@ -28,6 +25,7 @@ from .socket_sharing import (
     pass_on,
     receive_socket,
     rename,
+    rename_other_thread,
     serve_by_fork,
 )
 from .traffic import Call
@@ -66,6 +64,7 @@ def process(pid: int) -> tuple[int, str]:
     return pid, oracle.command_name(pid)
 
 
+@pytest.mark.core
 def test_fork_per_connection(lab: Lab) -> None:
     """A connection served by its own child, as in sshd, belongs to that child."""
     home = lab.namespace()
@@ -115,27 +114,12 @@ def test_socket_of_a_ring(lab: Lab) -> None:
 
 
 def test_renamed_leader_while_running(lab: Lab) -> None:
-    """A new name of the leader is shown at the next refresh of the same run."""
+    """`process` is the name of the thread group's leader, whatever its other threads are called, as of each refresh."""
     _, client, _ = connected(lab, name="before")
     cookie = client.call(traffic.cookie, 0)
-    changes = [lambda: client.call(rename, b"after")]
-    assert owners_over_refreshes(cookie, changes) == [(client.pid, "before"), (client.pid, "after")]
-
-
-def test_socket_from_before_the_start(lab: Lab) -> None:
-    """A connection from before nettop's start and one made while it runs both have their owner."""
-    _, client, server = connected(lab)
-    with Running(*JSON, "--all", "--interval", "3600") as running:
-        running.first_rows()
-        port = server.call(traffic.address, "listener")[1]
-        client.call(traffic.connect, "late", Call(("127.0.0.1", port)))
-        server.call(traffic.accept, "listener", "late")
-        assert running.end() == 0  # after a last reading
-        first, second = (by_cookie(refresh) for refresh in running.refreshes())
-    for worker in (client, server):
-        early, late = worker.call(traffic.cookie, 0), worker.call(traffic.cookie, "late")
-        assert owner(first[early]) == owner(second[early]) == owner(second[late]) == process(worker.pid)
-        assert late not in first
+    changes = [lambda: client.call(rename_other_thread, b"other"), lambda: client.call(rename, b"after")]
+    names = [name for _, name in owners_over_refreshes(cookie, changes)]
+    assert names == ["before", "before", "after"]
 
 
 def test_first_seen_holder_keeps_the_socket(lab: Lab) -> None:
@@ -208,56 +192,6 @@ def test_hostile_process_names(lab: Lab) -> None:
     for client in clients:
         key = re.compile(rf"\b{client.call(traffic.cookie, 0)}\b")
         assert len([line for line in done.stdout.splitlines() if key.search(line)]) == 1
-
-
-def test_holders_that_vanish_while_they_are_read(lab: Lab) -> None:
-    """Processes that vanish while they are read cause no error; the remaining process or a child is the owner."""
-    _, client, _ = connected(lab)
-    cookie = client.call(traffic.cookie, 0)
-    client.start(fork_and_end, 200)
-    for _ in range(3):
-        assert by_cookie(rows())[cookie]["process"] == "client"
-    client.result()
-
-
-def joined_ends(lab: Lab, here: Namespace, there: Namespace, address: str) -> tuple[Worker, Worker]:
-    """Return a client and a server with one connection, whose ports are always the same."""
-    client, server = lab.worker(here, "client"), lab.worker(there, "server")
-    server.call(traffic.listen, "listener", address, 4711)
-    client.call(traffic.connect, 0, Call((address, 4711), ("", 4712)))
-    server.call(traffic.accept, "listener", 0)
-    return client, server
-
-
-def other_ends(probe: Connections, *workers: Worker) -> list[str]:
-    """Return what the details of each worker's connection say of its other end."""
-    snapshot = probe.read(time.monotonic_ns())
-    listed = snapshot.tables[SOCKETS.name].array
-    ids = [
-        listed["id"][(listed["pid"] == worker.pid) & (listed["state"] == traffic.ESTABLISHED)]
-        for worker in workers
-    ]
-    return [both_ends(Frame(snapshot), None, int(number)).get("Other end", "") for (number, *_) in ids]
-
-
-@pytest.mark.parametrize("place", ["two namespaces", "loopback"])
-def test_the_other_end(lab: Lab, place: str) -> None:
-    """The details name the process at the other end and what it has not read, also in another namespace; of two
-    loopback connections with the same ports, the one in its own."""
-    if place == "loopback":
-        homes = lab.namespace(), lab.namespace()
-        (client, server), _ = (joined_ends(lab, home, home, "127.0.0.1") for home in homes)
-    else:
-        near, far = lab.pair()
-        client, server = joined_ends(lab, near.namespace, far.namespace, far.v4)
-    client.call(traffic.send, {0: 4099})
-    with contextlib.closing(Connections()) as probe:
-        probe.start()
-        expected = rf"server {server.pid}: RTT [\d.]+ \w+, has 4.1 kB unread; client {client.pid}(: [^;]*)?"
-        until(
-            lambda: re.fullmatch(expected, "; ".join(other_ends(probe, client, server))),
-            "both ends are named",
-        )
 
 
 def test_details_repeat_no_field(lab: Lab) -> None:

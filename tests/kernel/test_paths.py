@@ -45,7 +45,7 @@ _COUNTED = ("flows", "sql", "SELECT 1")
 
 NAMED = {
     ("log", "--log-dir"): (DIRECTORY, "log", "--log-dir", "{path}"),
-    ("export", "file"): (WRITTEN, "export", "cpu.stacks", "--format", "folded", "--duration", "0.1", "{path}"),
+    ("export", "path"): (WRITTEN, "export", "cpu.stacks", "--format", "folded", "--duration", "0.1", "{path}"),
     ("run", "--output"): (WRITTEN, "run", "--output", "{path}", "--", "true"),
     ("doctor", "--bundle"): (WRITTEN, "doctor", "--only", "host", "--bundle", "{path}"),
     ("serve", "--listen"): (MADE_SOCKET, "serve", "--lenses", "drops", "--listen", "unix:{path}"),
@@ -105,7 +105,7 @@ class Place(NamedTuple):
 
     def words(self, line: tuple[str, ...], path: str) -> list[str]:
         """Return a command line with that path, inside the caller's directory or outside."""
-        whole = self.root.parent / path if path.startswith("owned/") else self.home / path
+        whole = f"{self.root.parent if path.startswith('owned/') else self.home}/{path}"
         return [word.format(path=whole, home=self.home) for word in line]
 
     def state(self) -> dict[str, tuple[object, ...]]:
@@ -288,7 +288,7 @@ def test_a_new_file_belongs_to_the_caller(
     path = "hours/" if "hours" in modes else "new"
     words = place.words(NAMED[command][1:], path)
     assert nettop(*words, env=SUDO, cwd=place.home).returncode == ExitCode.DONE
-    (made,) = (place.home / path.strip("/") for _ in "1")
+    made = place.home / path.strip("/")
     found = [made, *(made.iterdir() if made.is_dir() else ())]
     assert {each.stat().st_uid for each in found} == {CALLER}
     assert [each.stat().st_mode & 0o777 for each in found] == list(modes.values())

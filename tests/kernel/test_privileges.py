@@ -19,7 +19,6 @@ import pytest
 
 import nettop as nettop_package
 from nettop.doctor.capabilities import USED
-from nettop.kernel import bpf_syscall as bpf
 from nettop.kernel.bpf.compiling import Compiler
 from nettop.kernel.host import privileges
 from nettop.kernel.host.facts import Host
@@ -32,7 +31,6 @@ from nettop.kernel.host.privileges import (
     LOADER,
     LOADING,
     LOADING_NET,
-    NOTHING,
     STARTING,
     name_of,
 )
@@ -270,16 +268,6 @@ def test_a_nettop_that_its_user_may_not_read(tmp_path: Path) -> None:
     assert [path.name for path in home.iterdir()] == ["token"]
 
 
-@pytest.mark.parametrize(("uid", "gid"), [("4294967295", "1"), ("9" * 5000, "1")], ids=["-1", "5000 digits"])
-def test_an_impossible_user_of_sudo(uid: str, gid: str) -> None:
-    """With an invalid SUDO_UID nettop stays root, and says so."""
-    environment = os.environ | {"SUDO_UID": uid, "SUDO_GID": gid}
-    done = nettop(*JSON, "--once", "--mechanism", "sockets=sock_diag", env=environment)
-    why = f"there is no user SUDO_UID={uid[:20]} SUDO_GID={gid}"
-    said = f"nettop stays root, without capabilities: {why}\n"
-    assert (done.returncode, complaints(done.stderr)) == (0, said)
-
-
 @REASONS_OF_DROPS
 @pytest.mark.core
 def test_screens_keep_what_later_lenses_take(neighbour: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -502,9 +490,6 @@ def test_parked_threads_keep_nothing(lab: Lab) -> None:
         namespaces.close()
 
 
-# --- children -----------------------------------------------------------------------------------------------------
-
-
 def test_the_compiler_keeps_what_it_uses() -> None:
     """The compiling child drops all other privileges before it compiles."""
     compiler = Compiler()
@@ -516,23 +501,6 @@ def test_the_compiler_keeps_what_it_uses() -> None:
 
 
 # --- older kernels ------------------------------------------------------------------------------------------------
-
-
-def test_kernels_that_check_capabilities_throughout(monkeypatch: pytest.MonkeyPatch) -> None:
-    """If bpf(2) refuses a thread without capabilities, the reading thread keeps CAP_BPF."""
-    effective: list[frozenset[int]] = []
-
-    def refuses() -> bool:
-        effective.append(numbers(status_fields(Path("/proc/thread-self/status"))["CapEff"]))
-        return True
-
-    before = privileges.held()
-    privileges._bpf_is_privileged.cache_clear()
-    monkeypatch.setattr(bpf, "is_refused", refuses)
-    assert privileges.for_reading() == {CAP_BPF}
-    privileges._bpf_is_privileged.cache_clear()
-    assert effective == [NOTHING]
-    assert privileges.held() == numbers(status_fields(Path("/proc/thread-self/status"))["CapEff"]) == before
 
 
 @pytest.fixture

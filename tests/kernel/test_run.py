@@ -198,15 +198,6 @@ def test_children_that_have_exited_do_not_outlive_the_command(place: Place, tmp_
     assert (len(done.stdout.split()), summary["still_running"]) == (5, 0)
 
 
-def test_many_at_once(place: Place) -> None:
-    """Simultaneous connections of many children are all reported."""
-    place.server.start(serve, 60, 3)
-    script = f"for i in 1 2 3 4 5 6; do (for j in $(seq 10); do {place.client} 5; done) & done; wait"
-    assert place.run(script).returncode == 0
-    rows, summary = place.events()
-    assert (len(rows), summary["opened"], summary["still_open"], summary["bytes_sent"]) == (60, 60, 0, 300)
-
-
 def test_connections_that_stay_open(lab: Lab, place: Place, tmp_path: Path) -> None:
     """A connection that a child leaves open counts as open, with its bytes so far."""
     script = tmp_path / "stay.py"

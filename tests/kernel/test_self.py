@@ -192,27 +192,12 @@ def test_without_the_capability_programs_are_not_available() -> None:
     assert by_name(rows)["total", "nettop"]["time_ns"] > 0
 
 
-# --- --max-overhead -------------------------------------------------------------------------------------------
-
-
 def test_the_interval_grows_and_it_says_so() -> None:
     """With a bound far too low for ten readings a second, the interval grows; hooks on others' traffic are detached
     first."""
     said = re.compile(r"^nettop: interval \d+\.\d s.* for --max-overhead 0\.1%$", re.MULTILINE)
     with Running("--table", "-d", "--interval", "0.1", "--max-overhead", "0.1%") as running:
         until(lambda: said.search(running.errors()), "it says that it reads less often", 60)
-
-
-def test_the_log_says_so() -> None:
-    """The log reports it as a line among the others."""
-    words = ("log", "--log-dir", "none", "--format", "jsonl", "--interval", "0.1", "--max-overhead", "0.1%")
-    with Running(*words) as running:
-
-        def limits() -> list[dict[str, Any]]:
-            return [row for row in running.rows() if row["type"] == "limit"]
-
-        [first, *_] = until(limits, "a line says that it does less", 60)
-        assert "--max-overhead 0.1%" in first["what"]
 
 
 def connect_and_close(count: int) -> None:
@@ -223,18 +208,3 @@ def connect_and_close(count: int) -> None:
             far, _ = listener.accept()
             near.close()
             far.close()
-
-
-# --- the screens ----------------------------------------------------------------------------------------------
-
-
-def test_the_key_shows_the_programs_and_goes_back() -> None:
-    """`o` shows programs with their runs from anywhere; `o` again shows the connections."""
-    with Terminal("--interval", "0.5") as terminal:
-        terminal.shows(b"conns")
-        terminal.type(b"o", b"iter/task_file")
-        terminal.shows(b"programs ")
-        terminal.output.clear()
-        terminal.type(b"o", b"conns")
-        terminal.type(b"q")
-        assert terminal.wait() == 0

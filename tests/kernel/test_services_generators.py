@@ -16,10 +16,8 @@ from .services import ERROR, SERVED, USED, Watched, quantile, running, tool
 
 pytestmark = pytest.mark.kernel
 
-PLAIN, CLOSING, TLS, SLOW, REDIS, POSTGRES = 8081, 8082, 8443, 8083, 7777, 7778
-SLOW_S = 0.005
+PLAIN, CLOSING, TLS, REDIS, POSTGRES = 8081, 8082, 8443, 7777, 7778
 CONFIGURATION = """
-load_module {modules}/ngx_http_echo_module.so;
 worker_processes 2; pid {folder}/pid; error_log {folder}/errors; daemon off; user root;
 events {{ worker_connections 1024; }}
 http {{
@@ -28,7 +26,6 @@ http {{
   uwsgi_temp_path {folder}/uwsgi; scgi_temp_path {folder}/scgi;
   server {{ listen {plain} backlog=4096; listen [::]:{plain} backlog=4096; }}
   server {{ listen {closing} backlog=4096; keepalive_timeout 0; }}
-  server {{ listen {slow} backlog=4096; location / {{ echo_sleep {seconds}; echo slow; }} }}
   server {{ listen {tls} ssl; ssl_certificate {folder}/certificate; ssl_certificate_key {folder}/key; }}
 }}
 """
@@ -42,18 +39,15 @@ NS = {"us": 1e3, "ms": 1e6, "s": 1e9}
 
 @contextmanager
 def nginx(home: Namespace, folder: Path) -> Iterator[None]:
-    """Run nginx with small and big files, on ports that keep connections, close them, speak TLS, and answer late."""
+    """Run nginx with small and big files, on ports that keep connections, close them, and speak TLS."""
     program, openssl = tool("nginx"), tool("openssl")
-    modules = Path("/usr/lib/nginx/modules")
-    if not (modules / "ngx_http_echo_module.so").exists():
-        pytest.skip("nginx's echo module is not installed (scripts/install-deps.sh --kernels)")
     for name, size in SIZES.items():
         (folder / name).write_bytes(b"n" * size)
     certificate = ["-x509", "-nodes", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"]
     files = ["-keyout", folder / "key", "-out", folder / "certificate", "-subj", "/CN=localhost"]
     subprocess.run([openssl, "req", *certificate, *files], check=True, capture_output=True)
-    ports = {"plain": PLAIN, "closing": CLOSING, "tls": TLS, "slow": SLOW, "seconds": SLOW_S}
-    (folder / "conf").write_text(CONFIGURATION.format(folder=folder, modules=modules, **ports))
+    ports = {"plain": PLAIN, "closing": CLOSING, "tls": TLS}
+    (folder / "conf").write_text(CONFIGURATION.format(folder=folder, **ports))
     command = [program, "-e", str(folder / "errors"), "-c", str(folder / "conf")]
     with running(home, *command, port=TLS, log=folder / "output"):
         yield
@@ -106,17 +100,6 @@ def test_tls(home: Namespace, watched: Watched, tmp_path: Path) -> None:
             assert row["pattern"] == "alternating"
 
 
-def test_times_beside_those_of_wrk(home: Namespace, watched: Watched, tmp_path: Path) -> None:
-    """With a server that answers after 5 ms no answer is faster, and none slower than in wrk, which measures more."""
-    with nginx(home, tmp_path):
-        requests, times = wrk(home, f"http://127.0.0.1:{SLOW}/", 8)
-        assert requests > 100
-        row = watched.until(home, SLOW, USED, connections=0)
-        for name, share in (("50", 0.5), ("99", 0.99)):
-            actual = quantile(row, "response", share)
-            assert SLOW_S * 1e9 * (1 - ERROR) <= actual <= times[name] * (1 + ERROR)
-
-
 # --- Redis ----------------------------------------------------------------------------------------------------
 
 
@@ -155,9 +138,6 @@ def test_a_batch_is_one_turn(home: Namespace, watched: Watched, tmp_path: Path) 
         benchmark(home, "-c", "5", "-n", str(requests), "-P", str(batch))
         for side in (SERVED, USED):
             watched.until(home, REDIS, side, answers=requests // batch + 1, connections=0)
-
-
-# --- PostgreSQL -----------------------------------------------------------------------------------------------
 
 
 def as_postgres(*command: str) -> list[str]:

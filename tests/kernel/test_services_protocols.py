@@ -22,21 +22,12 @@ from .services import ERROR, SERVED, USED, Watched, quantile, running, tool
 
 pytestmark = pytest.mark.kernel
 
-HTTP2, MEMCACHED, MQTT, MARIADB, GRPC, WEBSOCKET, PROXY = range(9381, 9388)
+HTTP2, MQTT, GRPC, WEBSOCKET = range(9381, 9385)
 ALTERNATING, OVERLAPPING, PUSHING = PATTERNS.values()
 ANSWER_S = 0.02
 """How long services of our own take to answer."""
 PEERS = Path(__file__).parent
 PYTHON = "/usr/bin/python3"
-NGINX = """
-worker_processes 1; pid {folder}/pid; error_log {folder}/errors; daemon off; user root;
-events {{ }}
-http {{
-  access_log off; client_body_temp_path {folder}/body; proxy_temp_path {folder}/proxy;
-  fastcgi_temp_path {folder}/fastcgi; uwsgi_temp_path {folder}/uwsgi; scgi_temp_path {folder}/scgi;
-  server {{ listen {port}{options}; location / {{ {passes} }} }}
-}}
-"""
 
 
 @cache
@@ -47,16 +38,6 @@ def peer(module: str) -> list[str]:
     return [PYTHON, str(PEERS / f"{module}_peer.py")]
 
 
-@contextmanager
-def nginx(home: Namespace, folder: Path, passes: str, options: str = "") -> Iterator[None]:
-    """Run nginx, which forwards requests to PROXY."""
-    text = NGINX.format(folder=folder, port=PROXY, options=options, passes=passes)
-    (folder / "conf").write_text(text)
-    command = [tool("nginx"), "-e", str(folder / "errors"), "-c", str(folder / "conf")]
-    with running(home, *command, port=PROXY, log=folder / "nginx"):
-        yield
-
-
 def is_marked(row: Row) -> bool:
     """Return whether a service is marked as overlapping, without times."""
     return bool(row["pattern"] == OVERLAPPING and row["timed"] is None)
@@ -65,9 +46,6 @@ def is_marked(row: Row) -> bool:
 def has_time(row: Row, least_s: float, most_s: float, share: float = 0.5) -> bool:
     """Return whether a quantile of a service's times is in the range, within the width of a bucket."""
     return least_s * (1 - ERROR) <= quantile(row, "response", share) / 1e9 <= most_s * (1 + ERROR)
-
-
-# --- HTTP/2 and gRPC -------------------------------------------------------------------------------------------
 
 
 def h2load(home: Namespace, *options: str) -> int:
@@ -141,41 +119,14 @@ def test_grpc_calls_with_pauses(
             assert is_marked(row) or has_time(row, ANSWER_S, times[number // 2])
 
 
-def test_grpc_through_nginx(home: Namespace, watched: Watched, tmp_path: Path) -> None:
-    """A client's calls overlap on one connection, unless its threads get hardly any CPU time at once; nginx has one
-    connection for each call in flight.
-
-    There the slowest turns are the calls, and the others acknowledge HTTP/2 connection set-up.
-    """
-    passes = f"grpc_pass grpc://127.0.0.1:{GRPC};"
-    with grpc(home, tmp_path), nginx(home, tmp_path, passes, " http2"):
-        times = calls(home, PROXY, 200, 8)
-        for side in (SERVED, USED):
-            row = watched.until(home, PROXY, side, connections=0)
-            assert is_marked(row) or has_time(row, ANSWER_S, times[-1], share=0.9)
-        row = watched.until(home, GRPC, USED, connections=0)
-        assert row["answers"] >= len(times)
-        assert is_marked(row) or has_time(row, ANSWER_S, times[-1], share=0.9)
-
-
-# --- pushes ----------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("port", [WEBSOCKET, PROXY], ids=["direct", "through nginx"])
-def test_websocket(home: Namespace, watched: Watched, tmp_path: Path, port: int) -> None:
+def test_websocket(home: Namespace, watched: Watched, tmp_path: Path) -> None:
     """A question is a turn, like the handshake; a ping is a push, and its pong a reply.
 
     With few pings the service keeps its times, with many it loses them.
     """
-    serve = [*peer("websockets"), "serve", str(WEBSOCKET), str(ANSWER_S)]
-    upgrade = (
-        "proxy_http_version 1.1; proxy_set_header Upgrade $http_upgrade; proxy_set_header Connection upgrade;"
-    )
-    with (
-        running(home, *serve, port=WEBSOCKET, log=tmp_path / "log"),
-        nginx(home, tmp_path, f"proxy_pass http://127.0.0.1:{WEBSOCKET}; {upgrade}"),
-    ):
-        asked, pinged = 100, 2
+    port, asked, pinged = WEBSOCKET, 100, 2
+    serve = [*peer("websockets"), "serve", str(port), str(ANSWER_S)]
+    with running(home, *serve, port=port, log=tmp_path / "log"):
         home.run(*peer("websockets"), "ask", str(port), str(asked), str(pinged))
         for side in (SERVED, USED):
             row = watched.until(
@@ -209,47 +160,3 @@ def test_mqtt(home: Namespace, watched: Watched, tmp_path: Path) -> None:
             row = watched.until(home, MQTT, side, answers=turns, timed=turns, connections=0)
             assert messages - 1 <= row["pushes"] <= messages
             assert row["unanswered"] <= 2
-
-
-# --- plain ones ------------------------------------------------------------------------------------------------
-
-
-def test_memcached(home: Namespace, watched: Watched, tmp_path: Path) -> None:
-    """The lens counts as many answers as the server counts commands. `quit` has none, which shows if it takes over 10
-    ms."""
-    clients = 4
-    command = [tool("memcached"), "-u", "nobody", "-l", "127.0.0.1", "-p", str(MEMCACHED)]
-    with running(home, *command, port=MEMCACHED, log=tmp_path / "log"):
-        servers = f"--servers=127.0.0.1:{MEMCACHED}"
-        home.run(tool("memcslap"), servers, f"--concurrency={clients}", "--execute-number=500", "--test=set")
-        counts = dict(re.findall(r"(cmd_\w+): (\d+)", home.run(tool("memcstat"), servers)))
-        commands = sum(map(int, counts.values()))
-        assert commands == clients * 500
-        for side in (SERVED, USED):
-            # memcstat asks for the version and the counts.
-            row = watched.until(home, MEMCACHED, side, answers=commands + 2, connections=0)
-            assert row["pattern"] == ALTERNATING
-            assert row["unanswered"] <= clients + 1
-
-
-def test_mariadb(home: Namespace, watched: Watched, tmp_path: Path) -> None:
-    """The lens counts as many answers as the server logged statements, and each connection's handshake."""
-    make, serve, load = tool("mariadb-install-db"), tool("mariadbd"), tool("mysqlslap")
-    data, log = tmp_path / "data", tmp_path / "general.log"
-    user = ["--no-defaults", "--user=root", f"--datadir={data}"]
-    subprocess.run([make, *user, "--auth-root-authentication-method=normal"], check=True, capture_output=True)
-    listen = ["--bind-address=127.0.0.1", f"--port={MARIADB}", f"--socket={tmp_path}/socket"]
-    general = ["--general-log", f"--general-log-file={log}", "--skip-grant-tables"]
-    with running(home, serve, *user, *listen, *general, port=MARIADB, log=tmp_path / "log"):
-        to_server = ["--no-defaults", "-h127.0.0.1", f"-P{MARIADB}", "-uroot", "--skip-ssl"]
-        home.run(load, *to_server, "--auto-generate-sql", "-c4", "--number-of-queries=400")
-        text = log.read_text()
-        # Nothing answers a Quit.
-        turns, ends = (
-            len(re.findall(rf"\t *\d+ (?:{what})\t", text)) for what in ("Connect|Query|Init DB", "Quit")
-        )
-        assert turns > 400
-        for side in (SERVED, USED):
-            row = watched.until(home, MARIADB, side, answers=turns, connections=0)
-            assert row["pattern"] == ALTERNATING
-            assert row["unanswered"] <= ends

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import resource
 import select
 import statistics
 import threading
@@ -32,8 +31,6 @@ from .services import (
     Row,
     Watched,
     WatchedByEach,
-    accept_each,
-    close_each,
     connect_each,
     opened,
     quantile,
@@ -46,8 +43,6 @@ from .traffic import Memory, receive, spin
 pytestmark = pytest.mark.kernel
 
 MS = 1_000_000
-TICKS_NS = 20 * MS
-"""Of a connection that is older than the lens, times are known in ticks, of 1 to 10 ms: two of them."""
 
 
 @dataclass
@@ -114,51 +109,6 @@ def test_fixed_delays(watched: Watched, host: Host, delay_s: float, count: int) 
     Durations(service.least, at_client.most).check(quantile(served, "response", 0.5))
     Durations(service.least, at_client.most).check(quantile(used, "response", 0.5))
     assert quantile(served, "response", 1) <= used["response_ns"]
-
-
-def keep_requesting(memory: Memory, names: Sequence[int], count: int) -> None:
-    """Keep `count` requests going on each connection, so that one is always open on each."""
-    send_each(memory, list(names), SIZES[0])
-    for turn in range(count):
-        for name in names:
-            receive(memory[name], SIZES[1])
-            if turn < count - 1:
-                memory[name].sendall(b"q" * SIZES[0])
-
-
-def answer_in_turn(memory: Memory, names: Sequence[int], count: int, delay_s: float) -> list[float]:
-    """Answer requests one by one; return the medians of the times from an answer until the next request is read, from
-    there until it is answered, and of both together."""
-    began = [0] * len(names)
-    rounds = []
-    for turn in range(count):
-        for at, name in enumerate(names):
-            receive(memory[name], SIZES[0])
-            read_at, last = time.monotonic_ns(), began[at]
-            spin(delay_s)
-            began[at] = time.monotonic_ns()
-            memory[name].sendall(b"a" * SIZES[1])
-            answered = time.monotonic_ns()
-            if turn:
-                rounds.append((read_at - last, answered - read_at, answered - last))
-    return [statistics.median(times) for times in zip(*rounds, strict=True)]
-
-
-@pytest.mark.parametrize("clients", [2, 8])
-def test_the_queue_of_a_single_thread(watched: Watched, host: Host, clients: int) -> None:
-    """With a single thread a request waits for those of all other clients: the queue grows with the clients."""
-    delay_s, count = 0.002, 31
-    with opened(host.client, host.server, host.port, "127.0.0.1", clients) as names:
-        host.client.start(keep_requesting, names, count)
-        queued, served, both = host.server.call(answer_in_turn, names, count, delay_s)
-        host.client.result()
-    row = watched.until(host.namespace, host.port, SERVED, answers=clients * count)
-    least = (clients - 1) * delay_s * 1e9
-    assert queued >= least
-    # The next request comes when the client has been woken: later than the answer was sent.
-    Durations(least - delay_s * 1e9 / 4, queued).check(quantile(row, "queued", 0.5))
-    Durations(delay_s * 1e9, served).check(quantile(row, "service_time", 0.5))
-    Durations(least, both).check(quantile(row, "response", 0.5))
 
 
 def leave_and_answer(memory: Memory, name: object, count: int, delay_s: float) -> list[tuple[int, int]]:
@@ -288,94 +238,6 @@ def answer_in_two(memory: Memory, names: Sequence[int], count: int, apart_s: flo
 
 
 # --- what waits -----------------------------------------------------------------------------------------------
-
-STUCK, IDLE, BUSY = 20, 5_000, 500
-EARLY = STUCK // 2
-
-
-def allow_descriptors(memory: Memory, count: int) -> None:
-    """Raise this process's limit of descriptors."""
-    hard = max(count, resource.getrlimit(resource.RLIMIT_NOFILE)[1])
-    resource.setrlimit(resource.RLIMIT_NOFILE, (count, hard))
-
-
-def keep_busy(memory: Memory, count: int) -> None:
-    """Request and read on `count` connections, in a background thread."""
-    poll = select.epoll()
-    for name in range(count):
-        poll.register(memory[name], select.EPOLLIN)
-    by_descriptor = {memory[name].fileno(): memory[name] for name in range(count)}
-    if "listener" not in memory:
-        send_each(memory, list(range(count)), REQUEST)
-
-    def run() -> None:
-        while True:
-            for descriptor, _ in poll.poll():
-                held = by_descriptor[descriptor]
-                received = held.recv(65536)
-                if not received:
-                    return
-                held.sendall(received)
-
-    memory["thread"] = threading.Thread(target=run, daemon=True)
-    memory["thread"].start()
-
-
-def send_and_measure(memory: Memory, names: Sequence[int]) -> dict[str, tuple[int, int]]:
-    """Send a request on each connection; return the clock readings (monotonic) around it, by local address."""
-    times = {}
-    for name in names:
-        began = time.monotonic_ns()
-        memory[name].sendall(b"q" * SIZES[0])
-        times[memory[name].getsockname()[1]] = began, time.monotonic_ns()
-    return times
-
-
-def test_stuck_requests_among_many_connections(lab: Lab) -> None:
-    """Twenty stuck requests, half of them older than the lens, have process, side and age; they vanish
-    when answered."""
-    stuck, idle, busy = Host(lab), Host(lab), Host(lab)
-    for host, count in ((stuck, STUCK), (idle, IDLE), (busy, BUSY)):
-        for worker in (host.server, host.client):
-            worker.call(allow_descriptors, 16_384)
-        host.server.start(accept_each, count)
-        host.client.call(connect_each, "127.0.0.1", host.port, count)
-        host.server.result()
-    for worker in (busy.server, busy.client):
-        worker.call(keep_busy, BUSY)
-    names = list(range(STUCK))
-    stuck.server.start(answer_late, names, 1, 0)
-    stuck.server.stop()
-    sent = stuck.client.call(send_and_measure, names[:EARLY])
-    until(lambda: time.monotonic_ns() > max(end for _, end in sent.values()) + TICKS_NS, "they are old")
-    with Watched() as watched:
-        sent |= stuck.client.call(send_and_measure, names[EARLY:])
-        taken = time.monotonic_ns()
-        rows = watched.rows(WAITING.name, stuck.namespace, stuck.port)
-        read = time.monotonic_ns()
-        assert len(rows) == 2 * STUCK
-        for side, pid, port in (
-            (SERVED, stuck.server.pid, "remote_port"),
-            (USED, stuck.client.pid, "local_port"),
-        ):
-            here = {row[port]: row for row in rows if row["side"] == side}
-            assert here.keys() == sent.keys()
-            assert {row["pid"] for row in here.values()} == {pid}
-            for number, (began, ended) in sent.items():
-                assert taken - ended - TICKS_NS <= here[number]["waited"] <= read - began + TICKS_NS
-        assert {row["was_read"] for row in rows if row["side"] == SERVED} == {"no"}
-        assert not watched.rows(WAITING.name, idle.namespace, idle.port)
-        assert len(watched.rows(WAITING.name, busy.namespace, busy.port)) <= 2 * BUSY
-        oldest = watched.service(stuck.namespace, stuck.port)["oldest"]
-        assert oldest >= taken - min(ended for _, ended in sent.values()) - TICKS_NS
-        stuck.server.go_on()
-        stuck.server.result()
-        for side in (SERVED, USED):
-            watched.until(stuck.namespace, stuck.port, side, waiting=0, answers=STUCK)
-        assert not watched.rows(WAITING.name, stuck.namespace, stuck.port)
-        for host in (stuck, idle):
-            host.client.call(close_each, list(range(IDLE)))
-        watched.until(idle.namespace, idle.port, SERVED, answers=0, unanswered=0)
 
 
 def begin_to_stream(memory: Memory, name: int) -> None:

@@ -5,7 +5,7 @@ import contextlib
 import socket
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -110,8 +110,6 @@ class Work:
 
     orders: dict[Worker, Order]
     moved: dict[Namespace, Moved]
-    owners: dict[int, Namespace] = field(default_factory=dict)
-    """Where the processes live that hold the connections, by PID."""
 
     def start(self) -> None:
         """Start the workers."""
@@ -155,12 +153,11 @@ def errands(lab: Lab, kind: str, times: int = 40) -> Work:
     endings = ALL_ENDINGS * times
     sizes = traffic.primes(2 * len(endings), 1000)
     ups, downs = sizes[::2], sizes[1::2]
-    servers = server.call(serve_by_workers, ["listener"])
+    server.call(serve_by_workers, ["listener"])
     each = dict(enumerate(map(Errand, [call] * len(endings), ups, downs, endings)))
     orders = {client: (traffic.run_errands, each), server: (traffic.reports, len(endings))}
     moved = sum(ups), sum(downs)
-    owners = {client.pid: near.namespace, **dict.fromkeys(servers, far.namespace)}
-    return Work(orders, {near.namespace: moved, far.namespace: moved[::-1]}, owners)
+    return Work(orders, {near.namespace: moved, far.namespace: moved[::-1]})
 
 
 def short_processes(lab: Lab) -> Work:
@@ -188,8 +185,7 @@ def exchange(talk: Talk, up: int, down: int) -> Work:
     orders = {talk.client: (traffic.exchange, ups, downs), talk.server: (traffic.exchange, downs, ups)}
     near, far = (end.namespace for end in talk.ends)
     moved = sum(ups.values()), sum(downs.values())
-    owners = {talk.client.pid: near, talk.server.pid: far}
-    return Work(orders, {near: moved, far: moved[::-1]}, owners)
+    return Work(orders, {near: moved, far: moved[::-1]})
 
 
 def mixed(lab: Lab) -> Work:
@@ -202,14 +198,11 @@ def together(*parts: Work) -> Work:
     return Work(
         {worker: order for part in parts for worker, order in part.orders.items()},
         {namespace: moved for part in parts for namespace, moved in part.moved.items()},
-        {pid: namespace for part in parts for pid, namespace in part.owners.items()},
     )
 
 
 TRAFFIC: dict[str, Callable[[Lab], Work]] = {
-    **{kind: lambda lab, kind=kind: errands(lab, kind) for kind in KINDS},
-    "short processes": short_processes,
-    "bulk": bulk,
+    "v4-mapped": lambda lab: errands(lab, "v4-mapped"),
     "mixed": mixed,
 }
 

@@ -8,7 +8,6 @@ import select
 import socket
 import struct
 from collections.abc import Callable, Collection
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -371,33 +370,6 @@ def senders(snapshot: Snapshot, namespace: Namespace) -> dict[int, Moved]:
 
 
 # --- beside the table -----------------------------------------------------------------------------------------
-
-
-def test_drops(lab: Lab, watch: Watch) -> None:
-    """A receiver's drops equal /proc/net/udp's, and with the received messages sum up to those sent."""
-    home = lab.namespace()
-    worker = lab.worker(home)
-    drops = worker.call(overflow, 4099)
-    here = listed(watch.read(), home)
-    assert {row["local_port"]: row["drops"] for row in here.values()} == drops
-    receiver = next(row for row in here.values() if row["drops"])
-    assert receiver["drops"] + receiver["messages_received"] == 4099
-    assert receiver["bytes_received"] == 101 * receiver["messages_received"] > 0
-
-
-def overflow(memory: Memory, datagrams: int) -> dict[int, int]:
-    """Overflow a receiver, then read its queue; return each port's drops by /proc/net/udp."""
-    port = traffic.udp(memory, "receiver", "127.0.0.1")
-    memory["receiver"].setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-    traffic.udp(memory, "sender", "127.0.0.1", ("127.0.0.1", port))
-    for _ in range(datagrams):
-        memory["sender"].send(b"n" * 101)
-    memory["receiver"].setblocking(False)
-    with contextlib.suppress(BlockingIOError):
-        while True:
-            memory["receiver"].recv(1000)
-    lines = [line.split() for line in Path("/proc/self/net/udp").read_text().splitlines()[1:]]
-    return {int(fields[1].rpartition(":")[2], 16): int(fields[-1]) for fields in lines}
 
 
 def test_more_sockets_than_there_is_room_for(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from . import oracle
-from .lab import PATIENCE, Lab, Namespace, Worker, die_with_parent, until
+from .lab import PATIENCE, End, Lab, Namespace, Worker, die_with_parent, until
 
 Memory = dict[Any, Any]
 SIOCOUTQ, SIOCINQ = termios.TIOCOUTQ, termios.FIONREAD
@@ -75,6 +75,12 @@ def client_and_server(
     """Return a client, a server that listens at an address (as "listener"), and its port."""
     client, server = lab.worker(near, "client"), lab.worker(far or near, "server")
     return client, server, server.call(listen, "listener", address)
+
+
+def two_workers(lab: Lab) -> tuple[End, End, Worker, Worker]:
+    """Return the ends of a veth pair, and a worker at each."""
+    near, far = lab.pair()
+    return near, far, lab.worker(near.namespace), lab.worker(far.namespace)
 
 
 def listen_mptcp(memory: Memory, name: object, address: str) -> int:

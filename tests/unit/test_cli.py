@@ -447,6 +447,21 @@ def test_nohup_stays() -> None:
     assert ignored >> (signal.SIGHUP - 1) & 1
 
 
+@pytest.mark.parametrize("words", [["--version"], ["--help"], ["doctor", "--only", "host"]])
+def test_full_disk(words: Sequence[str]) -> None:
+    """Output that cannot be written gives one line on standard error and exit code 1."""
+    with open("/dev/full", "w", encoding="utf-8") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "nettop", *words],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert done.returncode == ExitCode.FAILURE
+    assert done.stderr == "nettop: the output cannot be written: No space left on device\n"
+
+
 def test_a_signal_while_the_arguments_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
     """A signal during argument parsing is an interrupt; typer exits with 130."""
 
