@@ -24,7 +24,7 @@ from programs import LAST_CPU, built, cpu_ns, printing, run, running, until
 from traffic import B, Traffic, neighbours
 
 from nettop.snapshots import own_lenses
-from nettop.snapshots.cpu import EXACT_TIMES, FREQUENCY, TIMES
+from nettop.snapshots.cpu import FREQUENCY
 
 TURN_S, SETTLED_AFTER_S = 0.2, 0.02
 PERF = "perf record"
@@ -116,16 +116,15 @@ def of_jobs(works: Mapping[str, Work], switch: Switch) -> Sample:
 # --- switches ---------------------------------------------------------------------------------------------------------
 
 
-def lens_view(lens: str, *more: str) -> Switch:
+def lens_view(lens: str) -> Switch:
     """Return a switch that shows a lens as text."""
-    return lambda: printing("--table", "--view", lens, "-d", "-t", "1", *more)
+    return lambda: printing("--table", "--view", lens, "-d", "-t", "1")
 
 
 def lens_switches() -> dict[str, Switch]:
-    """Return a switch for each lens with hooks, and for the exact times of the CPU lens."""
+    """Return a switch for each lens with hooks."""
     lenses = [lens.id for lens in own_lenses() if lens.id not in ("collector", "findings", "self")]
-    exact = f"{TIMES.flag} {EXACT_TIMES}"
-    return {lens: lens_view(lens) for lens in lenses} | {f"cpu {exact}": lens_view("cpu", *exact.split())}
+    return {lens: lens_view(lens) for lens in lenses}
 
 
 @contextlib.contextmanager

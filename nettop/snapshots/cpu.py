@@ -173,7 +173,7 @@ _VECTOR_HELP = {
     "irq_poll": "polled block devices",
     "tasklet": "tasklets, including TCP sends once a device has room again",
     "sched": "scheduler load balancing",
-    "hrtimer": "high-resolution timers, including paced TCP; samples are 30–45 % too low",
+    "hrtimer": "high-resolution timers, including paced TCP; 30–45 % too low",
     "rcu": "RCU callbacks, including those that free network memory",
 }
 
@@ -183,7 +183,7 @@ CPUS = Table(
         Field("cpu", Kind.KEY, "CPU", "the processor", "u4", width=4, importance=100),
         *_OF_ENTRIES,
         Field("tx_softirq_ns", Kind.COUNTER, "TX SOFT", "CPU time in the softirq NET_TX", "u8", "ns", 9, 75),
-        Field("rx_softirq_ns", Kind.COUNTER, "RX SOFT", "CPU time in the softirq NET_RX; samples are 7–11 % too low if "
+        Field("rx_softirq_ns", Kind.COUNTER, "RX SOFT", "CPU time in the softirq NET_RX; 7–11 % too low if "
               "senders sleep between bursts", "u8", "ns", 9, 85),
         _IO_WORKERS,
         Field("napi_threads_ns", Kind.COUNTER, "NAPI", "CPU time of threads that poll devices (threaded NAPI)", "u8",
@@ -199,7 +199,7 @@ CPUS = Table(
     text=("cpu", "network_ns", "tx_syscalls_ns", "rx_syscalls_ns", "tx_softirq_ns", "rx_softirq_ns", "io_workers_ns",
           "napi_threads_ns", "timer_ns", "hrtimer_ns", "tasklet_ns", "sched_ns", "rcu_ns", "stat_softirq_ns"),
     sort="cpu",
-    hooks=("softirqs",),
+    hooks=("samples",),
     metrics=(
         Metrics(
             ("cpu",),
@@ -283,7 +283,7 @@ PROCESSES = Table(
     sort="-network_ns_per_s",
     begins_at_zero=True,
     cumulative=True,
-    hooks=("syscalls",),
+    hooks=("samples",),
     metrics=(
         Metrics(
             ("process",),
@@ -300,14 +300,10 @@ PROCESSES = Table(
 
 # --- hooks --------------------------------------------------------------------------------------------------------
 
-HOOK_SOFTIRQS = Hook("softirqs", "time of softirqs",
-                       ("tx_softirq_ns", "rx_softirq_ns", *(f"{name}_ns" for name in _VECTOR_HELP)))  # fmt: skip
-HOOK_SYSCALLS = Hook("syscalls", "time of system calls on sockets",
-                       ("tx_syscalls_ns", "rx_syscalls_ns", "io_workers_ns"))  # fmt: skip
-HOOK_NAPI_THREADS = Hook("napi_threads", "time of threads that poll devices", ("napi_threads_ns",))
-HOOK_SAMPLES = Hook("samples", "call stacks of CPUs inside the network stack, sampled many times a second",
-                      ("samples", "entry_samples", "time_ns"))  # fmt: skip
 HOOK_SYMBOLS = Hook("symbols", "names of kernel functions", ("stack", "category"))
+HOOK_SAMPLES = Hook("samples", "what CPUs do inside the network stack, sampled many times a second",
+                    ("samples", "entry_samples", "time_ns", "network_ns", "softirq_ns", *TIME_OF.values(),
+                     *(f"{name}_ns" for name in _VECTOR_HELP)), requires=HOOK_SYMBOLS.name)  # fmt: skip
 HOOK_SERVED = Hook("served", "the sockets that softirqs serve", ("softirq_ns",), requires=HOOK_SAMPLES.name)
 
 # --- options ------------------------------------------------------------------------------------------------------
@@ -326,16 +322,6 @@ def _check_frequency(frequency_hz: int, interval_s: float) -> None:
         )
 
 
-SAMPLED_TIMES, EXACT_TIMES = "sampled", "exact"
-TIMES = Option(
-    "times",
-    "How to time the network stack: sampled costs least; exact hooks its entry points, which costs some 5 % of the CPU "
-    "time of small packets",
-    default=SAMPLED_TIMES,
-    metavar=f"{SAMPLED_TIMES}|{EXACT_TIMES}",
-    steps=(SAMPLED_TIMES, EXACT_TIMES),
-)
-
 FREQUENCY = Option(
     "frequency",
     "Samples of each CPU per second",
@@ -353,10 +339,8 @@ LENS = Lens(
     digit="2",
     question="what the network stack costs in CPU time, and where",
     tables=(CPUS, STACKS, CATEGORY_SHARES, PROCESSES),
-    hooks=(HOOK_SOFTIRQS, HOOK_SYSCALLS, HOOK_NAPI_THREADS, HOOK_SAMPLES, HOOK_SYMBOLS, HOOK_SERVED),
+    hooks=(HOOK_SAMPLES, HOOK_SYMBOLS, HOOK_SERVED),
     losses={
-        "threads": "threads switched out in a call or softirq that had no room in the map: the rest of it is not timed",
-        "processes": "processes that had no room in the map: their calls are counted by CPU only",
         "sockets": "samples in softirqs whose socket had no room in the map",
         "recursion": "hook runs that the kernel skipped because the hook was already running on that CPU",
         "rows": "processes without a row: beyond the maximum, those that used the network least",
@@ -367,5 +351,5 @@ LENS = Lens(
         "not_kept": "samples whose stack had no room for a row",
         "cpus": "online CPUs without a sampling clock: they are not sampled",
     },
-    options=(TIMES, FREQUENCY),
+    options=(FREQUENCY,),
 )

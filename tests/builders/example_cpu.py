@@ -41,9 +41,6 @@ FREQUENCY_HZ = 997
 SAMPLE_NS = 1_000_000_000 // FREQUENCY_HZ
 SECOND_NS = 1_000_000_000
 VIA = {
-    "softirqs": "tp_btf/softirq_entry",
-    "syscalls": "samples",
-    "napi_threads": "tp_btf/sched_switch",
     "samples": "perf cpu-clock",
     "symbols": "/proc/kallsyms",
     "served": "tp_btf/tcp_probe",

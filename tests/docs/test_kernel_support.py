@@ -92,7 +92,7 @@ def test_a_lens_that_is_refused(tmp_path: Path) -> None:
     old, new = (read_run(name, tmp_path / name) for name in ("old", "new"))
     assert (old.passed, new.passed) == (True, False)
     page = support_page([old])
-    assert row(page, "`softirqs` | time")[2:] == ["n/a"]
+    assert row(page, "`samples` | what")[2:] == ["n/a"]
     assert row(page, "`cpu` | every mechanism")[2:] == ["this kernel has no function x", "5.10"]
 
 

@@ -20,16 +20,14 @@ from nettop.kernel.bpf.program import Loader, Program
 from nettop.kernel.host import privileges
 from nettop.kernel.host.proc_files import read_cpu_times
 from nettop.probes.cpu import samples as cpu_samples
-from nettop.probes.cpu.probe import Cpu, program_text
-from nettop.probes.cpu.samples import BY_HOOKS, SAMPLED, SampleReading, Samples
+from nettop.probes.cpu.probe import Cpu
+from nettop.probes.cpu.samples import SAMPLED, TICK, SampleReading, Samples, program_text
 from nettop.probes.cpu.stacks import UNKNOWN_FUNCTION
 from nettop.snapshots.cpu import (
     CATEGORIES,
-    EXACT_TIMES,
     OTHER,
     RX_SOFTIRQ,
     RX_SYSCALLS,
-    SAMPLED_TIMES,
     TX_SYSCALLS,
 )
 from nettop.snapshots.snapshot import known
@@ -41,9 +39,7 @@ from .traffic import Memory
 
 pytestmark = [
     pytest.mark.kernel,
-    pytest.mark.since(
-        "5.12", "the lens needs a helper of BPF programs that is new there (bpf_get_current_task_btf)"
-    ),
+    pytest.mark.since("5.15", "the lens needs a helper of BPF programs that is new there (bpf_task_pt_regs)"),
 ]
 
 FREQUENCY_HZ = 997 if PATIENCE == 1 else 199
@@ -54,7 +50,6 @@ ENOUGH = 200
 FEW = 0.03
 PORT = 7
 SIZE = 64
-PT_REGS = pytest.mark.since("5.15", "samples cannot find system calls before (bpf_task_pt_regs)")
 DATA_READY = pytest.mark.since(
     "6.3", "before, no hook shows the UDP socket that a softirq serves (sk_data_ready)"
 )
@@ -181,13 +176,11 @@ def bridged(lab: Lab) -> tuple[Namespace, Namespace, str]:
 
 
 class Lens:
-    """The probe, with samples instead of hooks at system calls, and at softirqs too unless their times are exact."""
+    """The probe and its parts."""
 
-    def __init__(self, times: str) -> None:
+    def __init__(self) -> None:
         self.probe = Cpu()
-        self.probe.configure(
-            source_options(mechanisms={"syscalls": "samples"}, frequency=FREQUENCY_HZ, times=times)
-        )
+        self.probe.configure(source_options(frequency=FREQUENCY_HZ))
         self.probe.start()
 
     @property
@@ -215,10 +208,10 @@ class Lens:
         return {name: int(counts[name].sum()) for name in SAMPLED.names or ()}
 
 
-@pytest.fixture(scope="module", params=[SAMPLED_TIMES, EXACT_TIMES])
-def lens(request: pytest.FixtureRequest) -> Iterator[Lens]:
+@pytest.fixture(scope="module")
+def lens() -> Iterator[Lens]:
     """Yield one probe for all tests: compiling takes half a minute in an emulated machine."""
-    lens = Lens(request.param)
+    lens = Lens()
     yield lens
     lens.probe.close()
 
@@ -278,7 +271,6 @@ def test_the_work_of_a_flood_is_sampled(
 
 
 @pytest.mark.core
-@PT_REGS
 def test_a_stream_is_sampled_in_its_system_calls(lab: Lab, lens: Lens) -> None:
     """TCP has the largest share where it is sent and where it is received, each in its own process only."""
     left, right, address = directly(lab)
@@ -396,7 +388,7 @@ def tick_without_rights(memory: Memory) -> int:
         privileges.keep_only(privileges.for_reading())
         with pytest.raises(PermissionError):
             perf_events._open(0)
-        clocks = Clocks(program.functions[BY_HOOKS], FREQUENCY_HZ, opened)
+        clocks = Clocks(program.functions[TICK], FREQUENCY_HZ, opened)
         clocks.start()
         ticks = until(lambda: int(read_ticks(program).sum()), "a tick")
         clocks.close()
@@ -417,7 +409,7 @@ def test_clocks_that_are_open_need_no_rights(lab: Lab) -> None:
 def test_nothing_stays_in_the_kernel() -> None:
     """A closed probe leaves no programs, maps or links."""
     before = bpf_objects.existing()
-    lens = Lens(SAMPLED_TIMES)
+    lens = Lens()
     until(lambda: lens.read().counts["ticks"], "a tick")
     lens.probe.close()
     bpf_objects.nothing_new_since(before)

@@ -15,7 +15,7 @@ from nettop.kernel.bpf import maps, perf_events
 from nettop.kernel.bpf.mechanisms import NO_MECHANISM
 from nettop.probes.cpu.probe import Cpu
 from nettop.probes.cpu.samples import SAMPLED
-from nettop.snapshots.snapshot import Snapshot
+from nettop.snapshots.snapshot import Snapshot, known
 from tests.options import source_options
 
 from . import traffic
@@ -23,9 +23,7 @@ from .lab import Lab, until
 
 pytestmark = [
     pytest.mark.kernel,
-    pytest.mark.since(
-        "5.12", "the lens needs a helper of BPF programs that is new there (bpf_get_current_task_btf)"
-    ),
+    pytest.mark.since("5.15", "the lens needs a helper of BPF programs that is new there (bpf_task_pt_regs)"),
 ]
 
 CPUSETS = Path("/sys/fs/cgroup/cpuset")
@@ -51,24 +49,16 @@ def read(source: Cpu) -> Snapshot:
 # --- what is missing ------------------------------------------------------------------------------------------------
 
 
-def test_without_hooks_and_samples_the_time_of_system_calls_is_not_available() -> None:
-    """The time of system calls is not available without hooks and samples; the reason is reported."""
+def test_without_samples_times_are_not_available() -> None:
+    """Without samples all times but those of /proc/stat are unknown, and no process has a row."""
     with started(samples=NO_MECHANISM) as source:
-        hook = read(source).hook("syscalls")
-        names = source.programs()
-    assert hook is not None
-    assert hook.mechanism in {None, "fexit", "kretprobe"}
-    assert hook.mechanism or dict(hook.refused)["samples"] == "there are no samples"
-    assert not {name for name in names if "sys_enter" in name or "sys_exit" in name}
-
-
-def test_an_incomplete_sum_is_reported() -> None:
-    """The network's total is reported as incomplete without the time of system calls."""
-    with started(syscalls=NO_MECHANISM) as source:
-        assert read(source).gaps["network"].startswith("the sum lacks TX syscalls, RX syscalls, I/O workers")
-    with started() as source:
         snapshot = read(source)
-    assert "network" not in snapshot.gaps or None in {hook.mechanism for hook in snapshot.hooks}
+    assert snapshot.why_not("samples") == "disabled by --mechanism"
+    assert snapshot.why_not("served") == "there are no samples"
+    assert {"network_ns", "rx_softirq_ns", "tx_syscalls_ns", "softirq_ns", "rcu_ns"} <= set(snapshot.missing)
+    cpus = snapshot.tables["cpus"].array
+    assert not known(cpus["network_ns"]).any() and known(cpus["stat_softirq_ns"]).all()
+    assert not len(snapshot.tables["processes"].array)
 
 
 # --- CPUs that go offline and come back -----------------------------------------------------------------------
@@ -123,7 +113,7 @@ def test_a_cpu_that_comes_back_is_sampled_again(
     lost.
     """
     cpu = perf_events.online_cpus()[-1]
-    with started(syscalls=NO_MECHANISM) as source:
+    with started() as source:
         assert read(source).lost["cpus"] == 0
         with monkeypatch.context() as without_rights, offline(switch):
             without_rights.setattr(perf_events, "_open", refuse)

@@ -8,15 +8,7 @@ import pytest
 
 from nettop.kernel.bpf.mechanisms import NO_MECHANISM
 from nettop.probes.cpu.probe import Cpu
-from nettop.snapshots.cpu import (
-    EXACT_TIMES,
-    NAPI_THREADS,
-    PROCESSES,
-    RX_SOFTIRQ,
-    SAMPLED_TIMES,
-    TIME_OF,
-    TX_SOFTIRQ,
-)
+from nettop.snapshots.cpu import NAPI_THREADS, PROCESSES, RX_SOFTIRQ, TIME_OF, TX_SOFTIRQ
 from nettop.snapshots.snapshot import Snapshot, unknown_value
 from tests.options import source_options
 
@@ -37,9 +29,7 @@ from .test_cpu_categories import (
 
 pytestmark = [
     pytest.mark.kernel,
-    pytest.mark.since(
-        "5.12", "the lens needs a helper of BPF programs that is new there (bpf_get_current_task_btf)"
-    ),
+    pytest.mark.since("5.15", "the lens needs a helper of BPF programs that is new there (bpf_task_pt_regs)"),
 ]
 
 ENOUGH_NS = 200 * 1_000_000_000 // FREQUENCY_HZ
@@ -49,18 +39,18 @@ NO_PID = unknown_value(PROCESSES.dtype["pid"])
 SOFTIRQ_WORK = [TIME_OF[entry] for entry in (TX_SOFTIRQ, RX_SOFTIRQ, NAPI_THREADS)]
 
 
-@pytest.fixture(scope="module", params=[SAMPLED_TIMES, EXACT_TIMES])
-def source(request: pytest.FixtureRequest) -> Iterator[Cpu]:
+@pytest.fixture(scope="module")
+def source() -> Iterator[Cpu]:
     """Yield one probe for all tests: compiling takes half a minute in an emulated machine."""
-    with started(request.param) as made:
+    with started() as made:
         yield made
 
 
 @contextlib.contextmanager
-def started(times: str = SAMPLED_TIMES, **mechanisms: str) -> Iterator[Cpu]:
+def started(**mechanisms: str) -> Iterator[Cpu]:
     """Yield the probe, started with chosen mechanisms."""
     with contextlib.closing(Cpu()) as made:
-        made.configure(source_options(mechanisms=mechanisms, frequency=FREQUENCY_HZ, times=times))
+        made.configure(source_options(mechanisms=mechanisms, frequency=FREQUENCY_HZ))
         made.start()
         yield made
 

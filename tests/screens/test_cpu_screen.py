@@ -69,15 +69,7 @@ async def test_the_answer_is_on_the_first_line() -> None:
     async with on_cpu(size=(160, 45)) as (_, screen):
         text = screen.headline_bar.text
         assert text.startswith(" network 15.8% of 4 CPUs (0.63 cores)   sampled 997 Hz   1,264 samples")
-        assert "syscalls by samples" in text
         assert text.rstrip().endswith("0 missed")
-
-
-async def test_exact_system_calls_need_no_word() -> None:
-    """If a hook times system calls, samples are not mentioned."""
-    steps = without(example_steps(), via={"syscalls": "fexit"})
-    async with on_cpu(steps, (160, 45)) as (_, screen):
-        assert "by samples" not in screen.headline_bar.text
 
 
 async def test_bars_and_their_legend() -> None:

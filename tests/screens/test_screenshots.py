@@ -109,7 +109,7 @@ STATES = {
         ▸RX syscalls TCP 76.7% 9.63% 198
         NAPI threads driver poll 61.1% 0.70% 22""",
     ("cpu", "cpu.processes", "down"): """
-        network 15.8% of 4 CPUs (0.63 cores) processes 5 softirqs 35.6% (no process) syscalls by samples 0 missed
+        network 15.8% of 4 CPUs (0.63 cores) processes 5 softirqs 35.6% (no process) 0 missed
         ▸iperf3 4127 40.5% 14.1% 11.4% 15.0% 0%
         (no process) – 11.6% – – 11.6% –
         ─ total 6 63.4% 15.8% 12.9% 32.6% 2.10%""",

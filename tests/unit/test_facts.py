@@ -179,20 +179,6 @@ def test_perf_events_that_are_refused(
     assert remedy in error.remedy
 
 
-@pytest.mark.parametrize(
-    ("version", "is_real_time"),
-    [
-        ("#1 SMP PREEMPT_RT Debian 6.1.176-1 (2026-07-02)", True),
-        ("#1 SMP PREEMPT_DYNAMIC Debian 6.1.176-1 (2026-07-02)", False),
-        ("", False),
-    ],
-)
-def test_kernels_for_real_time(root: Path, version: str, is_real_time: bool) -> None:
-    """The kernel's version text identifies a real-time kernel; without it there is none."""
-    put(root, "proc/sys/kernel/version", f"{version}\n")
-    assert Host(root).is_real_time() == is_real_time
-
-
 def test_sockstat_adds_both_families(root: Path) -> None:
     """The hash tables hold IPv4 and IPv6 sockets together, so their counts are added; IPv6 may be missing."""
     of_v4 = "sockets: used 9\nTCP: inuse 5 orphan 1 tw 7 alloc 6 mem 1\nUDP: inuse 2 mem 0\n"

@@ -339,7 +339,7 @@ def test_cpu_time_by_process(host: Host) -> None:
         sampled["pid"] = [os.getpid(), *(4_000_000 + reading * JOBS + at for at in range(JOBS))]
         sampled["comm"] = [b"daemon", *(b"job%d" % (reading * JOBS + at) for at in range(JOBS))]
         times.begin()
-        times.add_sampled(sampled)
+        times.add_calls(sampled)
         rows = times.rows(reading)
         names = dict(zip(rows.array["pid"].tolist(), rows.array["process"].tolist(), strict=True))
         assert rows.texts["process"][names[os.getpid()]] == "daemon"

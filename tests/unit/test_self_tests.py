@@ -21,7 +21,7 @@ from tests.unit.build import make_rows
 from tests.unit.test_flow_lens import Answers, answering, exporters
 
 PID, USED_NS = 4711, 200_000_000
-HOOKS = (HookStatus("syscalls", "fexit"), HookStatus("softirqs", "tp_btf/softirq_entry + softirq_exit"))
+HOOKS = (HookStatus("samples", "perf cpu-clock"),)
 
 
 class Sender:
@@ -91,7 +91,7 @@ def test_softirqs_that_are_not_seen() -> None:
 
 def test_incomparable_results_are_skipped() -> None:
     """A hook without a mechanism, a path without a device, or a failed process is skipped."""
-    assert cpu_results(Cpu((HookStatus("syscalls", None, (("fexit", "no"),)), HOOKS[1]))) == [None, True]
+    assert cpu_results(Cpu((HookStatus("samples", None, (("perf cpu-clock", "no"),)),))) == [None, None]
     assert cpu_results(Cpu(), unavailable="lo is down") == [None]
     assert cpu_results(Cpu(), failing=True) == [None]
 

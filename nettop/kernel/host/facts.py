@@ -228,10 +228,6 @@ class Host:
         """Return True if /proc shows users only their own processes (hidepid, proc(5))."""
         return proc_options(self.proc).get("hidepid", "off") not in _HIDES_NOTHING
 
-    def is_real_time(self) -> bool:
-        """Return True if the kernel's version string says PREEMPT_RT, where softirqs can be preempted."""
-        return "PREEMPT_RT" in read_text(self.proc / "sys/kernel/version").split()
-
     def lockdown(self) -> str | None:
         """Return the kernel's lockdown mode, "none" on a kernel without lockdown.
 

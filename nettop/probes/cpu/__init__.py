@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The CPU lens: hooks at the entry points of the network stack, and samples of what CPUs do inside it."""
+"""The CPU lens: samples of what CPUs do inside the network stack."""
 
 from nettop.probes.cpu.probe import make_probe
 

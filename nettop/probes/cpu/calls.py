@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""System calls that send or receive on sockets, by number: for sampling where the calls cannot be hooked."""
+"""System calls that send or receive on sockets, by number."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Network CPU time by process: its system calls, exact or sampled, and the softirqs that served its sockets.
+"""Network CPU time by process: its system calls, and the softirqs that served its sockets.
 
 Softirqs that served no known process have a row of their own.
 """
@@ -14,7 +14,7 @@ import numpy as np
 from nettop.kernel.host.facts import Host
 from nettop.kernel.host.proc_files import TICK_NS
 from nettop.kernel.host.processes import outside_name
-from nettop.snapshots.arrays import Array, Index, as_list, concatenate_rows, growth, positions, take_rows
+from nettop.snapshots.arrays import Array, Index, as_list, concatenate_rows, positions, take_rows
 from nettop.snapshots.cpu import (
     ENTRIES,
     IO_WORKERS,
@@ -35,7 +35,8 @@ FIRST_ID = 1 << 32
 """Key of the row `(no process)`. Rows of stacks have lower keys, so that the key alone identifies the table."""
 CALLS = (TX_SYSCALLS, RX_SYSCALLS, IO_WORKERS)
 SAMPLED_NS = np.dtype([("started", "u8"), ("pid", "u4"), ("entry", "u4"), ("ns", "u8"), ("comm", "S16")])
-"""Sampled CPU time of a process, in ns; the other fields are as in the dtypes PROCESS and SPENT of entries.py."""
+"""Sampled CPU time of a process in an entry point. `started` is its start time (ns of CLOCK_BOOTTIME); all bits of
+`pid` are set outside nettop's PID namespace."""
 
 _NO_PROCESS_HELP = (
     "forwarded, bridged and dropped packets, the kernel's own replies, sockets that no process owns, and work "
@@ -63,10 +64,10 @@ include/linux/threads.h)."""
 class ProcessTimes:
     """Rows of processes, whose times only grow. A process that has exited keeps its row for one more reading.
 
-    Which sockets softirqs served is always sampled, even if their time is exact. A process is therefore charged its
-    sampled softirq time only up to the time of all softirqs since the last reading; the rest of its samples waits for
-    the next one, and time without samples goes to `(no process)`. The rows and the ended ones add up to the total time
-    of softirqs and calls. `dropped` counts processes that had no room.
+    Owners of sockets are found some time after the samples. A process is therefore charged its softirq time only up to
+    the time of all softirqs since the last reading; the rest waits for the next one, and what is nobody's goes to
+    `(no process)`. The rows and the ended ones add up to the total time of softirqs and calls. `dropped` counts
+    processes that had no room.
     """
 
     def __init__(self, host: Host) -> None:
@@ -74,8 +75,6 @@ class ProcessTimes:
         self._processes = np.zeros(0, _PROCESS)
         self._names = TextTable()
         self._last_id = FIRST_ID
-        self._callers: Array = np.zeros(0, np.uint64)
-        self._caller_ns: Array = np.zeros((0, 1 + len(ENTRIES)), np.uint64)
         self._softirq_ns = 0
         self._no_process_ns: int | None = None
         self._has_ended = np.zeros(0, bool)
@@ -99,35 +98,17 @@ class ProcessTimes:
         self._processes = take_rows(self._processes, kept)
         self._processes["is_active"] = False
 
-    def add_exact(self, callers: Array, spent: Array) -> None:
-        """Add each process's time in calls since the start (dtypes PROCESS and SPENT of entries.py)."""
-        identity = _identities(callers)
-        order = np.argsort(identity)
-        identity, spent = identity[order], spent[order]
-        now_ns = spent["entry_ns"][:, : 1 + len(ENTRIES)]
-        at = positions(identity, self._callers)
-        before_ns = np.zeros_like(now_ns)
-        before_ns[at >= 0] = self._caller_ns[at[at >= 0]]
-        self._callers, self._caller_ns = identity, now_ns
-        more_ns = growth(now_ns, before_ns)
-        has_grown = more_ns.any(axis=1)
-        self._name(self._add(identity[has_grown], more_ns[has_grown]), spent["comm"][has_grown])
-
-    def add_sampled(self, more: Array) -> None:
-        """Add sampled time in calls since the last reading (dtype SAMPLED_NS)."""
-        identities, first, which = np.unique(_identities(more), return_index=True, return_inverse=True)
-        more_ns = np.zeros((len(identities), 1 + len(ENTRIES)), np.uint64)
-        np.add.at(more_ns, (which, more["entry"]), more["ns"])
-        self._name(self._add(identities, more_ns), more["comm"][first])
+    def add_calls(self, more: Array) -> None:
+        """Add time in calls since the last reading (dtype SAMPLED_NS)."""
+        at = self._place(more)
+        np.add.at(self._processes["ns"], (at, more["entry"]), more["ns"])
+        self._processes["is_active"][at] = True
 
     def add_softirqs(self, served: Array, total_ns: int) -> None:
-        """Add softirq time: sampled per process since the last reading (dtype SAMPLED_NS), and the total since the
-        start."""
-        identities, first, which = np.unique(_identities(served), return_index=True, return_inverse=True)
-        at = self._find(identities)
-        self._name(at, served["comm"][first])
+        """Add softirq time: of processes since the last reading (dtype SAMPLED_NS), and the total since the start."""
+        at = self._place(served)
         served_ns = self._processes["served_ns"]
-        np.add.at(served_ns, at[which], served["ns"])
+        np.add.at(served_ns, at, served["ns"])
         spent_ns, self._softirq_ns = max(0, total_ns - self._softirq_ns), total_ns
         at_most = max(spent_ns, int(served_ns.sum()), 1)
         products = served_ns.astype(object) * spent_ns  # may exceed 64 bits
@@ -145,11 +126,6 @@ class ProcessTimes:
         self._has_ended[idle] = [not _exists(pid) for pid in as_list(pids[idle])]
         array = concatenate_rows(self._no_process_row(), self._table_rows(self._processes))
         return Rows(PROCESSES, array, {"process": self._names.frozen()}, taken_ns)
-
-    def exited(self) -> Array:
-        """Return the PIDs of processes that have exited: these rows are their last ones."""
-        exited: Array = self._processes["identity"][self._has_ended] & _PID_MASK
-        return exited
 
     def ended(self, taken_ns: int) -> Ended:
         """Return the rows that left the table with this reading, and the sum of all that ever left."""
@@ -183,15 +159,9 @@ class ProcessTimes:
 
     # --- processes ----------------------------------------------------------------------------------------------
 
-    def _add(self, identities: Array, more_ns: Array) -> Index:
-        """Add times to distinct processes; return their indices."""
-        at = self._find(identities)
-        self._processes["ns"][at] += more_ns
-        self._processes["is_active"][at] = True
-        return at
-
-    def _find(self, identities: Array) -> Index:
-        """Return the indices of distinct processes; append new ones, whose name the caller sets."""
+    def _place(self, sampled: Array) -> Index:
+        """Return the index of each sample's process; append new processes, and set names, which may have changed."""
+        identities, first, which = np.unique(_identities(sampled), return_index=True, return_inverse=True)
         order = np.argsort(self._processes["identity"])
         at = positions(identities, self._processes["identity"][order])
         is_new = at < 0
@@ -202,11 +172,9 @@ class ProcessTimes:
         places = np.append(order, np.arange(len(order), len(order) + len(new)))
         at[is_new] = np.arange(len(order), len(places))
         self._processes = concatenate_rows(self._processes, new)
-        return places[at]
-
-    def _name(self, at: Index, names: Array) -> None:
-        """Set the names of processes, which may have changed."""
-        self._processes["name"][at] = self._names.codes(names, safe_bytes)
+        self._processes["name"][places[at]] = self._names.codes(sampled["comm"][first], safe_bytes)
+        placed: Index = places[at][which]
+        return placed
 
     def _no_process_row(self) -> Array:
         """Return the row of softirqs that served no known process; empty if the time of softirqs is unknown."""
@@ -218,7 +186,7 @@ class ProcessTimes:
 
 
 def _identities(processes: Array) -> Array:
-    """Return the identities of processes (`started` and `pid` as in the dtype PROCESS of entries.py)."""
+    """Return the identities of processes (`started` and `pid` as in SAMPLED_NS)."""
     identities: Array = processes["started"] // TICK_NS << _PID_BITS | processes["pid"] & _OUTSIDE
     return identities
 

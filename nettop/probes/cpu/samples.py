@@ -3,7 +3,7 @@
 
 A clock on each CPU runs a BPF program many times a second. If the CPU is doing network work, the program counts the
 tick under the kernel stack, in maps that grow until they are half full. For a stack that is already known, a reading
-therefore only reads its count.
+therefore only reads its count. The stack shows in which softirq or system call the CPU is.
 """
 
 from __future__ import annotations
@@ -11,17 +11,19 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from nettop.errors import Unsupported
 from nettop.kernel import bpf_syscall as bpf
-from nettop.kernel.bpf import maps
+from nettop.kernel.bpf import maps, process_columns
 from nettop.kernel.bpf.btf import Slice
 from nettop.kernel.bpf.iterator import Iterator
 from nettop.kernel.bpf.perf_events import Clocks, online_cpus
 from nettop.kernel.bpf.program import Program
+from nettop.kernel.bpf.program_text import ProgramText
 from nettop.kernel.bpf.rows import row_header
 from nettop.kernel.bpf.symbols import Symbols, bounds_of
 from nettop.kernel.host.facts import Host
@@ -47,12 +49,22 @@ from nettop.snapshots.cpu import CATEGORY_OF, ENTRIES, RX_SOFTIRQ
 from nettop.snapshots.safe_text import safe_bytes
 from nettop.snapshots.snapshot import Rows
 
-BY_HOOKS, BY_TICKS, ALONE, OWNERS = "sample__entries", "sample__calls", "sample__alone", "bpf_iter__task_file"
-"""The clock's programs: if hooks mark softirqs and system calls, if the tick must look for the calls, and if it must
-look for both; the walk over sockets."""
-FUNCTIONS: Mapping[str, int] = with_types((BY_HOOKS, BY_TICKS, ALONE, OWNERS))
-MAPS = ("stacks", "counted", "served", "sampled", "calls", "softirqs")
-SLICES = (Slice("bpf_iter_meta", {"seq": "seq"}, {}),)
+TICK, OWNERS = "sample__tick", "bpf_iter__task_file"
+"""The clock's program, and the walk over sockets."""
+_TASK = ("flags", "files", "comm", "start_boottime", *process_columns.PID_TASK_MEMBERS)
+_SLICES = (
+    *process_columns.PID_SLICES,
+    Slice("task_struct", {name: name for name in _TASK}, {"status": "thread_info.status"}),
+    Slice("inode", {"i_mode": "i_mode"}, {}),
+    Slice("file", {"f_inode": "f_inode", "private_data": "private_data"}, {}),
+    Slice("fdtable", {"max_fds": "max_fds", "fd": "fd"}, {}),
+    Slice("files_struct", {"fdt": "fdt"}, {}),
+    Slice("socket", {"sk": "sk"}, {}),
+    Slice("sock", {"skc_family": "__sk_common.skc_family"}, {}),
+    Slice("bpf_iter_meta", {"seq": "seq"}, {}),
+)
+_NEEDS = ("bpf_get_current_task_btf", "bpf_sock_from_file", "bpf_task_pt_regs")
+"""Helpers that the programs call. 5.10 lacks the first two, and logs a warning when it is given such programs."""
 
 SAMPLED = np.dtype(
     [(name, "u8") for name in ("ticks", "busy", "samples", "uncounted", "collisions", "failed", "map_full")]
@@ -76,6 +88,13 @@ _SERVED = np.dtype([("samples", "u8")])
 _BOUNDS = np.dtype([("begin", "u8"), ("size", "u8")])
 """The addresses of a function."""
 _OWNER = np.dtype([("socket", "u8"), ("started", "u8"), ("comm", "S16"), ("pid", "u4"), ("padding", "u4")])
+_PROCESS = np.dtype([("started", "u8"), ("pid", "u4"), ("always_zero", "u4")])
+"""A process: its start time (ns of CLOCK_BOOTTIME) and its PID, all bits set outside nettop's PID namespace."""
+_TICKED = np.dtype([("at", "u8"), ("served", "u8"), ("unserved", "u8")])
+"""The time of a CPU's last tick in a softirq, 0 once a socket was served; the address of that socket (struct sock); and
+the ticks whose socket had no room in the map `served`."""
+_SOFTIRQ_NS = 200_000
+"""A tick in a softirq is charged to the next socket served within this time."""
 _STACK_DEPTH = 127
 """The kernel's default (sysctl kernel.perf_event_max_stack)."""
 _STACK = np.dtype([("addresses", "u8", (_STACK_DEPTH,))])
@@ -100,7 +119,34 @@ _PROGRAM, _PROGRAM_BYTES = "[bpf]", 1 << 14
 """Suffix of a BPF program in kallsyms, and a size that few of them exceed."""
 
 
-def defines() -> dict[str, int]:
+def program_text() -> ProgramText:
+    """Return the programs of this lens."""
+    functions = with_types((TICK, OWNERS, "tp_btf__tcp_probe", "tp_btf__sk_data_ready"))
+    return ProgramText(
+        sources=(process_columns.PID_SOURCE, str(Path(__file__).with_name("cpu.bpf.c"))),
+        header="#include <linux/types.h>\n" + "".join(row_header(*row) for row in _STRUCTS.items()),
+        slices=_SLICES,
+        functions=functions,
+        maps=("stacks", "counted", "served", "sampled", "calls", "softirqs", "ticked"),
+        defines={**_defines(), **process_columns.pid_defines(Host())},
+        optional=tuple(functions),
+        needs=_NEEDS,
+    )
+
+
+_STRUCTS = {
+    "process": _PROCESS,
+    "sampled": SAMPLED,
+    "call": CALL,
+    "owner": _OWNER,
+    "counted": _COUNTED,
+    "stack": _STACK,
+    "bounds": _BOUNDS,
+    "ticked": _TICKED,
+}
+
+
+def _defines() -> dict[str, int]:
     """Return the constants of the programs, passed with -D. Maps grow with the number of CPUs."""
     cpus = 1 << (maps.possible_cpus() - 1).bit_length()
     counted_max = min(_COUNTED_MAX, _COUNTED_PER_CPU * cpus)
@@ -114,20 +160,8 @@ def defines() -> dict[str, int]:
         "CALL_BY_STACK": CALL_BY_STACK,
         "THREAD_BY_STACK": THREAD_BY_STACK,
         "SOFTIRQ_BY_STACK": SOFTIRQ_BY_STACK,
+        "SOFTIRQ_NS": _SOFTIRQ_NS,
     }
-
-
-def header() -> str:
-    """Return the C text that precedes samples.bpf.c."""
-    rows = {
-        "sampled": SAMPLED,
-        "call": CALL,
-        "owner": _OWNER,
-        "counted": _COUNTED,
-        "stack": _STACK,
-        "bounds": _BOUNDS,
-    }
-    return "".join(row_header(name, dtype) for name, dtype in rows.items())
 
 
 # --- what is read ---------------------------------------------------------------------------------------------
@@ -138,12 +172,12 @@ class SampleReading:
     """Sampled values. Times are in ns of CPU time: samples × what a tick stands for.
 
     Since the start: `entry_ns` by CPU and entry point, samples without a stack included; `vector_ns` by CPU and
-    softirq (or IN_HOOK), except the network's, if the ticks look for softirqs; `counts`: the samples of all rows, those
-    with an address that has no name (`unresolved`), ticks that turned out not to be in network work (`elsewhere`), and
-    all ticks; `lost`: samples that are in no row, by reason.
+    softirq (or IN_HOOK), except the network's; `counts`: the samples of all rows, those with an address that has no
+    name (`unresolved`), ticks that turned out not to be in network work (`elsewhere`), and all ticks; `lost`: samples
+    that are in no row, by reason.
 
-    Since the last reading (dtype SAMPLED_NS): `call_ns` is the time of processes in calls, empty if hooks time them;
-    `served_ns` that of softirqs, by the owner process of the socket that they served.
+    Since the last reading (dtype SAMPLED_NS): `call_ns` is the time of processes in calls; `served_ns` that of
+    softirqs, by the owner process of the socket that they served.
     """
 
     stacks: Rows
@@ -270,15 +304,14 @@ class Owners:
 class Samples:
     """Clocks of all CPUs and their samples, from `start` to `close`."""
 
-    def __init__(self, program: Program, frequency_hz: int, host: Host, function: str = BY_HOOKS) -> None:
-        """Prepare to sample with one of the clock's programs. Raises Unsupported if the kernel did not load it."""
-        if function not in program.functions:
-            raise Unsupported(program.refused[function])
-        self.function = function
+    def __init__(self, program: Program, frequency_hz: int, host: Host) -> None:
+        """Prepare to sample. Raises Unsupported if the kernel did not load the clock's program."""
+        if TICK not in program.functions:
+            raise Unsupported(program.refused[TICK])
         self._program, self._host, self._frequency_hz = program, host, frequency_hz
         self._ticks = TickTimes(frequency_hz, maps.possible_cpus())
         self._clocks: Clocks | None = None
-        self._maps = StackMaps(program.maps, defines())
+        self._maps = StackMaps(program.maps, _defines())
         self._owners = Owners(program.functions.get(OWNERS))
         self._missed_in_pauses = 0.0
         self._symbols = Symbols(host.proc, CATEGORY_OF, host.kept)
@@ -298,13 +331,10 @@ class Samples:
 
     def start(self) -> None:
         """Start sampling every CPU. Raises PermissionMissing, Unsupported, or OSError."""
-        self._clocks = Clocks(
-            self._program.functions[self.function], self._frequency_hz, self._host.kept.clocks
-        )
+        self._clocks = Clocks(self._program.functions[TICK], self._frequency_hz, self._host.kept.clocks)
         self._ticks.expect(self.running_ns(), read_cpu_times(self._host.proc))
         put_calls(self._program.maps["calls"])
-        if self.function == ALONE:
-            self._put_softirqs()
+        self._put_softirqs()
         self._clocks.start()
 
     def _put_softirqs(self) -> None:
@@ -372,7 +402,7 @@ class Samples:
         np.add.at(self._vector_ns, (values["cpu"][in_softirq], _SOFTIRQ - at[in_softirq]), ns[in_softirq])
         in_entry = (at != _ELSEWHERE) & ~in_softirq & (entries <= len(ENTRIES))
         np.add.at(self._entry_ns, (values["cpu"][in_entry], entries[in_entry]), ns[in_entry])
-        of_process = in_entry & (values["pid"] > 0) & (self.function != BY_HOOKS)
+        of_process = in_entry & (values["pid"] > 0)
         self._call_ns.append(_sampled_ns(values[of_process], entries[of_process], ns[of_process]))
         sockets, _, counts = self._maps.served.read()
         for socket, count in zip(as_list(sockets), as_list(counts), strict=True):
@@ -446,6 +476,7 @@ class Samples:
             "collisions": int(counts["collisions"].sum()),
             "stacks": int((counts["map_full"] + counts["uncounted"]).sum()),
             "not_kept": self._rows.not_kept,
+            "sockets": int(maps.read_per_cpu(self._program.maps["ticked"], 0, _TICKED)["unserved"].sum()),
             "cpus": len(set(online_cpus(self._host.root)) - set(clocks)) if clocks else 0,
         }
 

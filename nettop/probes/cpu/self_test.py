@@ -10,13 +10,13 @@ from nettop.selftest.paths import TrafficPath
 from nettop.selftest.process import CommandFailed
 from nettop.selftest.result import SelfTestResult
 from nettop.selftest.rows import rows_of
-from nettop.snapshots.cpu import CPUS, HOOK_SOFTIRQS, HOOK_SYSCALLS, LENS, PROCESSES
+from nettop.snapshots.cpu import CPUS, HOOK_SAMPLES, LENS, PROCESSES
 from nettop.snapshots.snapshot import Snapshot
 from nettop.snapshots.source import Source
 
 _FAMILY = "IPv4"
 LOAD_NS = 200_000_000
-"""CPU time of the sender: about 200 samples, if system calls are estimated from them."""
+"""CPU time of the sender: about 200 samples."""
 
 
 def run(source: Source, paths: Sequence[TrafficPath]) -> list[SelfTestResult]:
@@ -33,10 +33,8 @@ def run(source: Source, paths: Sequence[TrafficPath]) -> list[SelfTestResult]:
     then, now = (snapshot.tables[CPUS.name].array["rx_softirq_ns"] for snapshot in (before, after))
     softirqs_ns = int(now.sum()) - int(then.sum())
     return [
-        _within(
-            after, HOOK_SYSCALLS.name, "TX SYS within the sender's CPU time", _calls_ns(after, path), cpu_ns
-        ),
-        _within(after, HOOK_SOFTIRQS.name, "RX SOFT within the time of the CPUs", softirqs_ns, all_cpus_ns),
+        _within(after, "TX SYS within the sender's CPU time", _calls_ns(after, path), cpu_ns),
+        _within(after, "RX SOFT within the time of the CPUs", softirqs_ns, all_cpus_ns),
     ]
 
 
@@ -61,10 +59,10 @@ def _calls_ns(snapshot: Snapshot, path: TrafficPath) -> int:
     )
 
 
-def _within(snapshot: Snapshot, hook: str, what: str, measured_ns: int, most_ns: int) -> SelfTestResult:
+def _within(snapshot: Snapshot, what: str, measured_ns: int, most_ns: int) -> SelfTestResult:
     """Check that a time is above 0 and within its upper bound."""
     what = f"loopback {_FAMILY} UDP, {what}"
-    why = snapshot.why_not(hook)
+    why = snapshot.why_not(HOOK_SAMPLES.name)
     if why is not None:
         return SelfTestResult(LENS.id, what, skipped=f"not available: {why}")
     detail = f"{measured_ns:,} of at most {most_ns:,} ns"

@@ -19,8 +19,6 @@ from nettop.snapshots.cpu import (
     CPUS,
     HOOK_SAMPLES,
     HOOK_SERVED,
-    HOOK_SOFTIRQS,
-    HOOK_SYSCALLS,
     NO_PROCESS,
 )
 from nettop.snapshots.schema import RATE
@@ -59,7 +57,7 @@ def network_share(view: View) -> list[BarItem]:
 
 
 def sampling(snapshot: Snapshot) -> list[BarItem]:
-    """Return the sampling rate, the samples, the share of unresolved ones, and whether times are estimated."""
+    """Return the sampling rate, the samples, and the share of unresolved ones."""
     counts = snapshot.counts
     if snapshot.why_not(HOOK_SAMPLES.name) is not None:
         return [headline.not_available("samples", 900)]
@@ -75,17 +73,7 @@ def sampling(snapshot: Snapshot) -> list[BarItem]:
             items.append(
                 item(("unresolved ", Role.DIM), (share, Role.TEXT), (" of samples", Role.DIM), importance=600)
             )
-    return [*items, *times_by_samples(snapshot)]
-
-
-def times_by_samples(snapshot: Snapshot) -> list[BarItem]:
-    """Return `syscalls by samples` if their times are estimated from samples, `times by samples` if all are."""
-    hooks = (snapshot.hook(hook.name) for hook in (HOOK_SOFTIRQS, HOOK_SYSCALLS))
-    sampled = [hook.hook for hook in hooks if hook is not None and hook.mechanism == HOOK_SAMPLES.name]
-    if not sampled:
-        return []
-    what = sampled[0] if len(sampled) == 1 else "times"
-    return [item((f"{what} ", Role.DIM), ("by samples", Role.TEXT), importance=690)]
+    return items
 
 
 def cores_of(view: View, name: str, at: Index) -> float | None:
@@ -140,4 +128,4 @@ class CpuProcessesScreen(LensScreen):
             share = TextSpan(f"all {NO_PROCESS}", Role.WARN)
         if share is not None:
             items.append(item(("softirqs ", Role.DIM), share, importance=700))
-        return [*items, *times_by_samples(view.snapshot)]
+        return items

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The pure parts of the CPU lens: current spans, times by process, and /proc/stat."""
+"""Network CPU time by process, and the CPU times of /proc/stat."""
 
 from __future__ import annotations
 
@@ -13,27 +13,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nettop.kernel.bpf.rows import row_header
 from nettop.kernel.host.facts import Host
 from nettop.kernel.host.proc_files import CpuTimes, read_cpu_times
 from nettop.probes.cpu import processes as process_times
-from nettop.probes.cpu.entries import CPU_STATE, PROCESS, SPAN_BITS, SPENT, with_spans
 from nettop.probes.cpu.processes import CALLS, FIRST_ID, SAMPLED_NS, ProcessTimes
 from nettop.snapshots.arrays import Array
-from nettop.snapshots.cpu import (
-    ENTRIES,
-    IO_WORKERS,
-    NAPI_THREADS,
-    NET_RX,
-    NET_TX,
-    NO_PROCESS,
-    RX_SOFTIRQ,
-    RX_SYSCALLS,
-    TIME_OF,
-    TX_SOFTIRQ,
-    TX_SYSCALLS,
-    VECTORS,
-)
+from nettop.snapshots.cpu import NO_PROCESS, RX_SOFTIRQ, RX_SYSCALLS, TIME_OF, TX_SYSCALLS
 from nettop.snapshots.snapshot import Rows, unknown_value
 
 ME, OTHER, NO_PID = os.getpid(), os.getppid(), 0
@@ -41,50 +26,6 @@ TICK_NS = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
 times = st.integers(0, 1 << 40)
 
 Row = dict[str, Any]
-
-
-# --- spans ------------------------------------------------------------------------------------------------------
-
-
-def state(**fields: int) -> Array:
-    """Return the state of one CPU."""
-    cpu = np.zeros(1, CPU_STATE)
-    for name, value in fields.items():
-        cpu[name] = value
-    return cpu
-
-
-@given(times, times, st.sampled_from([TX_SYSCALLS, RX_SYSCALLS, IO_WORKERS, NAPI_THREADS]))
-def test_the_current_span_of_a_thread_counts(since: int, more: int, entry: int) -> None:
-    """A thread's current span counts from its beginning, in addition to earlier time."""
-    cpu = state(task=since << SPAN_BITS | entry)
-    cpu["entry_ns"][0, entry] = 5
-    entry_ns, vector_ns = with_spans(cpu, since + more)
-    assert entry_ns[0, entry] == 5 + more
-    assert entry_ns.sum() == entry_ns[0, entry] and vector_ns.sum() == 0
-
-
-@given(times, times, st.integers(0, len(VECTORS) - 1), st.sampled_from([0, *ENTRIES]))
-def test_a_thread_is_not_charged_while_a_softirq_runs(since: int, more: int, vector: int, under: int) -> None:
-    """The time is the softirq's alone, and that of its entry point if it is a network softirq."""
-    cpu = state(softirq=since << SPAN_BITS | 1 + vector, task=since << SPAN_BITS | under)
-    entry_ns, vector_ns = with_spans(cpu, since + more)
-    assert vector_ns[0, vector] == vector_ns.sum() == more
-    softirqs = {NET_RX: RX_SOFTIRQ, NET_TX: TX_SOFTIRQ}
-    assert entry_ns.sum() == (more if vector in softirqs else 0)
-    assert vector not in softirqs or entry_ns[0, softirqs[vector]] == more
-
-
-def test_a_span_that_begins_later_counts_nothing() -> None:
-    """It may begin after the clock was read and before the CPU's state is."""
-    entry_ns, vector_ns = with_spans(state(task=100 << SPAN_BITS | TX_SYSCALLS), 90)
-    assert entry_ns.sum() == vector_ns.sum() == 0
-
-
-def test_spans_have_room_for_every_entry_point_and_softirq() -> None:
-    """Their numbers fit the bits of a span."""
-    assert max(*ENTRIES, len(VECTORS)) < 1 << SPAN_BITS
-    assert "u64 entry_ns[16]" in row_header("cpu_state", CPU_STATE)
 
 
 # --- processes --------------------------------------------------------------------------------------------------
@@ -128,7 +69,7 @@ def reading(
 ) -> list[Row]:
     """Return one reading: what samples added, and the total time of softirqs."""
     processes.begin()
-    processes.add_sampled(sampled(calls))
+    processes.add_calls(sampled(calls))
     if softirqs is not None:
         processes.add_softirqs(
             sampled({pid: {RX_SOFTIRQ: ns} for pid, ns in (served or {}).items()}), softirqs
@@ -149,20 +90,11 @@ def ended(processes: ProcessTimes) -> dict[int, int]:
     )
 
 
-def exact(*times: tuple[int, int, int, bytes]) -> tuple[Array, Array]:
-    """Return start time, PID, ns in sending calls, and name of processes, as the hooks count them."""
-    callers = np.array([(started, pid, 0) for started, pid, _, _ in times], PROCESS)
-    spent = np.zeros(len(times), SPENT)
-    spent["entry_ns"][:, TX_SYSCALLS] = [ns for _, _, ns, _ in times]
-    spent["comm"] = [comm for *_, comm in times]
-    return callers, spent
-
-
 def test_calls_by_process(host: Host) -> None:
-    """Exact and sampled times of a process are in one row, which has a name and keeps its id."""
+    """Times of a process in calls and softirqs are in one row, which has a name and keeps its id."""
     processes = ProcessTimes(host)
     processes.begin()
-    processes.add_exact(*exact((700 * TICK_NS + 3, ME, 11, b"me")))
+    processes.add_calls(sampled({ME: {TX_SYSCALLS: 11}}))
     processes.add_softirqs(sampled({ME: {RX_SOFTIRQ: 5}}), 7)
     no_process, row = rows_of(processes.rows(0))
     assert (row["id"], row["pid"], row["process"]) == (FIRST_ID + 1, ME, "me")
@@ -172,22 +104,6 @@ def test_calls_by_process(host: Host) -> None:
     unknown = unknown_value(np.dtype("u8"))
     assert {no_process[name] for name in ("tx_syscalls_ns", "rx_syscalls_ns", "io_workers_ns")} == {unknown}
     assert no_process["pid"] == unknown_value(np.dtype("u4"))
-
-
-def test_exact_times_count_once(host: Host) -> None:
-    """Each reading adds the growth of counts, in any order of processes; a decreased count was reset."""
-    processes = ProcessTimes(host)
-    readings = [
-        [(700 * TICK_NS, ME, 11, b"me"), (900 * TICK_NS, OTHER, 5, b"other")],
-        [(900 * TICK_NS, OTHER, 7, b"other"), (700 * TICK_NS, ME, 11, b"me")],
-        [(700 * TICK_NS, ME, 4, b"renamed")],
-        [(900 * TICK_NS, OTHER, 3, b"other"), (700 * TICK_NS, ME, 5, b"renamed")],
-    ]
-    for times in readings:
-        processes.begin()
-        processes.add_exact(*exact(*times))
-        rows = rows_of(processes.rows(0))
-    assert {row["process"]: row["tx_syscalls_ns"] for row in rows} == {"renamed": 16, "other": 10}
 
 
 @pytest.mark.parametrize(
@@ -215,12 +131,6 @@ def test_softirqs_by_process(
     assert softirqs_by_pid(rows) == dict.fromkeys((ME, OTHER), 0) | dict(expected)
 
 
-def test_without_softirqs(host: Host) -> None:
-    """If the time of softirqs is unknown there is no row `(no process)`."""
-    (row,) = reading(ProcessTimes(host), {ME: {TX_SYSCALLS: 10}})
-    assert (row["pid"], row["network_ns"]) == (ME, 10)
-
-
 @given(st.lists(st.tuples(times, times, times, times), min_size=1, max_size=6))
 def test_nothing_falls_and_rows_add_up(steps: list[tuple[int, int, int, int]]) -> None:
     """Rows only grow, no process is charged more than its samples, and all sum up to calls and softirqs."""
@@ -242,15 +152,9 @@ def test_a_reused_pid_gets_a_new_row(host: Host) -> None:
     processes = ProcessTimes(host)
     reading(processes, {ME: {TX_SYSCALLS: 10}})
     processes.begin()
-    processes.add_sampled(sampled({ME: {TX_SYSCALLS: 4}}, started=701))
+    processes.add_calls(sampled({ME: {TX_SYSCALLS: 4}}, started=701))
     rows = rows_of(processes.rows(0))
     assert [(row["id"], row["tx_syscalls_ns"]) for row in rows] == [(FIRST_ID + 1, 10), (FIRST_ID + 2, 4)]
-
-
-def test_a_process_that_ended_before_the_reading_has_a_name(host: Host) -> None:
-    """Its name comes with its times: /proc no longer knows it."""
-    (row,) = reading(ProcessTimes(host), {1 << 22: {TX_SYSCALLS: 10}})
-    assert row["process"] == "other"
 
 
 def test_an_ended_process_keeps_its_row_for_one_reading(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -261,10 +165,9 @@ def test_an_ended_process_keeps_its_row_for_one_reading(host: Host, monkeypatch:
     monkeypatch.setattr(Host, "in_initial_pid_namespace", lambda _: True)
     processes = ProcessTimes(host)
     gone = 1 << 22
-    assert softirqs_by_pid(reading(processes, {gone: {TX_SYSCALLS: 10}}, {gone: 5}, 3)) == {
-        NO_PID: 0,
-        gone: 3,
-    }
+    first = reading(processes, {gone: {TX_SYSCALLS: 10}}, {gone: 5}, 3)
+    assert softirqs_by_pid(first) == {NO_PID: 0, gone: 3}
+    assert first[1]["process"] == "other"  # /proc no longer knows its name
     assert [row["network_ns"] for row in reading(processes, {}, {}, 3)] == [0, 13]
     assert softirqs_by_pid(reading(processes, {}, {}, 9)) == {NO_PID: 6}
     assert ended(processes) == {TX_SYSCALLS: 10, RX_SOFTIRQ: 3}
@@ -287,9 +190,8 @@ def test_names_that_no_process_has_any_more_are_dropped(host: Host, monkeypatch:
     processes = ProcessTimes(host)
     for number in range(3000):
         processes.begin()
-        processes.add_exact(
-            *exact(*((pid * TICK_NS, pid, 1, b"n%d" % pid) for pid in (number + 1, number + 2)))
-        )
+        jobs = [(pid * TICK_NS, pid, TX_SYSCALLS, 1, b"n%d" % pid) for pid in (number + 1, number + 2)]
+        processes.add_calls(np.array(jobs, SAMPLED_NS))
         rows = processes.rows(0)
     assert len(rows.texts["process"]) <= 1100
     assert {row["process"] for row in rows_of(rows)} >= {"n3000", "n3001"}
