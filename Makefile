@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup test test-all lint test-pure test-unit test-screens test-thorough test-kernel test-install test-deploy test-core test-kernels kernel-support generate screenshots tour bench bench-reference bench-quick bench-cluster bench-cpu bench-exporters bench-fuzz bench-soak explore deb offline fresh-root lock clean
+.PHONY: help setup test test-all lint test-pure test-unit test-screens test-thorough test-kernel test-install test-deploy test-core test-kernels kernel-support generate screenshots tour bench bench-reference bench-quick bench-cluster bench-exporters bench-fuzz bench-soak explore deb offline fresh-root lock clean
 
 bin := .venv/bin
 uid := $(shell id -u)
@@ -88,10 +88,7 @@ bench-reference: ## bench/results/reference.json: the same of older commits; roo
 bench-quick: ## every benchmark small and briefly, to see that it works; root
 	$(as_root) $(bin)/python -B bench/run.py --quick $(ONLY)
 
-bench-cpu: ## the CPU lens's categories beside perf's; root, perf, iperf3, nft, ethtool, cc
-	$(as_root) $(bin)/python -B bench/cpu_categories.py
-
-bench-exporters: ## real exporters, beside what nfdump has of them; root, softflowd, pmacct, nfdump, Open vSwitch
+bench-exporters: ## real exporters, beside what nfdump has of them; root, softflowd, pmacct, nfdump
 	$(as_root) $(bin)/python -B bench/exporters.py
 
 bench-cluster: ## flows in two ClickHouse shards, one of which is killed; zookeeper

@@ -82,14 +82,12 @@ class Traffic(contextlib.ExitStack):
 
 A, B = "10.79.0.1", "10.79.0.2"
 """Addresses of the two ends, if connected directly."""
-A6, B6 = "fd79::1", "fd79::2"
 
 
 def neighbours(traffic: Traffic) -> tuple[Namespace, Namespace]:
     """Create two hosts, connected directly."""
     near, far = traffic.namespace(), traffic.namespace()
     traffic.connect(near, far, "va", "vb")
-    for host, device, v4, v6 in ((near, "va", A, A6), (far, "vb", B, B6)):
-        host.ip(f"addr add {v4}/24 dev {device}")
-        host.ip(f"addr add {v6}/64 dev {device} nodad")
+    for host, device, address in ((near, "va", A), (far, "vb", B)):
+        host.ip(f"addr add {address}/24 dev {device}")
     return near, far
