@@ -21,9 +21,7 @@ def called(version: str | None) -> SimpleNamespace:
     return SimpleNamespace(BPF=COMPILER, **({} if version is None else {"__version__": version}))
 
 
-@pytest.mark.parametrize(
-    "version", ["0.26.0", "0.31.0", "0.29.1+g1a2b3c4", "1.0.0", "EAD-HASH-NOTFOUND", None]
-)
+@pytest.mark.parametrize("version", ["0.26.0", "0.29.1+g1a2b3c4", "1.0.0", "EAD-HASH-NOTFOUND", None])
 def test_bcc_that_will_do(monkeypatch: pytest.MonkeyPatch, version: str | None) -> None:
     """A recent version is accepted, and so is a build without a number."""
     bcc = called(version)
@@ -31,7 +29,7 @@ def test_bcc_that_will_do(monkeypatch: pytest.MonkeyPatch, version: str | None) 
     assert compiler.import_bcc() is bcc
 
 
-@pytest.mark.parametrize("version", ["0.18.0", "0.25.0+ds", "0.9.0"])
+@pytest.mark.parametrize("version", ["0.25.0+ds", "0.9.0"])
 def test_bcc_that_is_too_old(monkeypatch: pytest.MonkeyPatch, version: str) -> None:
     """The error for an old version names it, the required version and the remedy."""
     monkeypatch.setitem(sys.modules, "bcc", called(version))

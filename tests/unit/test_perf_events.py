@@ -23,7 +23,6 @@ class Kernel:
         self.ioctls: list[tuple[int, int, object]] = []
         self.opened: list[int] = []
         self.refusal: int | None = None
-        self.has_links = True
         self.online = [0, 2]
         self.running: dict[int, int] = {}
         self.counted: dict[int, int] = {}
@@ -63,9 +62,7 @@ class Kernel:
         self._cpus = {event: number if number != cpu else -1 for event, number in self._cpus.items()}
 
     def link(self, program: int, attach_type: int, event: int) -> int:
-        """Return a link of a program to an event, on kernels that have links."""
-        if not self.has_links:
-            raise OSError(errno.EINVAL, "no links")
+        """Return a link of a program to an event."""
         assert (program, attach_type) == (PROGRAM, perf_events.bpf.PERF_EVENT)
         os.fstat(event)  # raises if it is closed
         return os.open("/dev/null", os.O_RDONLY)
@@ -138,22 +135,6 @@ def test_clocks_that_were_opened_early_can_be_used_repeatedly(
         Clocks(PROGRAM, 100)
 
 
-def test_without_links_an_early_clock_is_used_once(
-    kernel: Kernel, descriptors: Callable[[], set[str]]
-) -> None:
-    """Without links a program stays attached to its event."""
-    before = descriptors()
-    kernel.has_links = False
-    with open_clocks() as opened:
-        first = Clocks(PROGRAM, 100, opened)
-        assert kernel.requests().count(perf_events.SET_BPF) == 2
-        first.close()
-        assert descriptors() == before
-        Clocks(PROGRAM, 100, opened).close()
-        assert kernel.opened == [0, 2, 0, 2]
-    assert descriptors() == before
-
-
 def read_later(clocks: Clocks, kernel: Kernel) -> dict[int, int]:
     """Wait a little and return how long the clocks have run."""
     kernel.pass_time()
@@ -174,24 +155,18 @@ def ticking(kernel: Kernel, descriptors: Callable[[], set[str]]) -> Iterator[Clo
 
 
 @pytest.mark.parametrize("read_meanwhile", [True, False])
-def test_a_cpu_that_comes_back_has_a_new_clock(kernel: Kernel, ticking: Clocks, read_meanwhile: bool) -> None:
-    """A returning CPU's clock ticks like the others, even if no clock was read meanwhile."""
+def test_a_cpu_that_comes_back_or_is_added_has_a_new_clock(
+    kernel: Kernel, ticking: Clocks, read_meanwhile: bool
+) -> None:
+    """A new clock ticks like the others, even if no clock was read meanwhile."""
     kernel.take_offline(2)
     if read_meanwhile:
         assert read_later(ticking, kernel) == {0: 20} and ticking.cpus == (0,)
-    kernel.online.append(2)
-    assert read_later(ticking, kernel)[2] == 0
-    assert kernel.requests() == [perf_events._PERIOD, perf_events._ENABLE]
-    assert read_later(ticking, kernel)[2] == 10
-    assert ticking.cpus == (0, 2) and kernel.opened == [0, 2, 2]
-
-
-def test_a_cpu_that_is_added_has_a_clock(kernel: Kernel, ticking: Clocks) -> None:
-    """From the next reading on."""
-    kernel.online.append(3)
-    assert read_later(ticking, kernel) == {0: 20, 2: 20, 3: 0}
-    assert read_later(ticking, kernel) == {0: 30, 2: 30, 3: 10}
-    assert ticking.cpus == (0, 2, 3)
+    kernel.online += [2, 3]
+    assert read_later(ticking, kernel).items() >= {2: 0, 3: 0}.items()
+    assert kernel.requests() == [perf_events._PERIOD, perf_events._ENABLE] * 2
+    assert read_later(ticking, kernel).items() >= {2: 10, 3: 10}.items()
+    assert ticking.cpus == (0, 2, 3) and kernel.opened == [0, 2, 2, 3]
 
 
 def test_a_cpu_that_comes_back_too_late_has_none(kernel: Kernel, ticking: Clocks) -> None:

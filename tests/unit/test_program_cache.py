@@ -56,16 +56,12 @@ def entry(cache: Path, text: ProgramText) -> Path:
 
 
 def test_a_stored_program_is_found_whole(entry: Path, text: ProgramText) -> None:
-    """What is found equals what was stored, byte by byte, and everybody may read it."""
+    """What is found equals what was stored, whatever is set at the load, and everybody may read it."""
     assert program_cache.find(text) == COMPILED
     assert (entry.stat().st_mode & 0o777, entry.parent.stat().st_mode & 0o777) == (0o644, 0o755)
     assert program_cache.check() == (1, [])
-
-
-def test_values_sizes_and_sharing_need_no_other_entry(entry: Path, text: ProgramText) -> None:
-    """What is set at the load is no part of the key."""
-    assert program_cache.find(replace(text, values={"NAMESPACE": 8})) == COMPILED
-    assert program_cache.find(replace(text, entries={"counted": 1 << 20}, shared=("counted",))) == COMPILED
+    at_load = replace(text, values={"NAMESPACE": 8}, entries={"counted": 1 << 20}, shared=("counted",))
+    assert program_cache.find(at_load) == COMPILED
 
 
 @pytest.mark.parametrize(
@@ -88,23 +84,23 @@ def test_everything_that_is_compiled_is_in_the_key(
 
 
 def test_a_changed_source_is_compiled_again(entry: Path, text: ProgramText) -> None:
-    """The content of the sources counts, not their place."""
-    source = Path(text.sources[0])
-    moved = source.rename(source.parent / "elsewhere.c").rename(source)
-    assert program_cache.find(text) == COMPILED
-    moved.write_text("int drop(void) { return 1; }\n")
+    """The content of the sources counts."""
+    Path(text.sources[0]).write_text("int drop(void) { return 1; }\n")
     assert program_cache.find(text) is None
 
 
 def test_another_kernel_has_its_own_entries(
     entry: Path, text: ProgramText, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A program compiled for another kernel is never used, and stays for that kernel."""
+    """A program compiled for another kernel is never used, and stays there; nor does one count as complete."""
     use_kernel(monkeypatch, "6.12.0")
     assert program_cache.find(text) is None
+    assert not program_cache.is_complete()
     program_cache.store(text, replace(COMPILED, missing={}))
+    program_cache.set_complete()
+    assert program_cache.is_complete()
     use_kernel(monkeypatch, "6.1.0")
-    assert program_cache.find(text) == COMPILED
+    assert program_cache.find(text) == COMPILED and not program_cache.is_complete()
     assert program_cache.check() == (2, [])
 
 
@@ -119,21 +115,13 @@ def refused(text: ProgramText) -> str:
     return why
 
 
-def test_every_truncated_entry_is_ignored(entry: Path, text: ProgramText) -> None:
-    """A file cut at any byte is damaged."""
-    whole = entry.read_bytes()
-    for length in range(len(whole)):
-        entry.write_bytes(whole[:length])
-        assert program_cache.find(text) is None, length
-    assert "is damaged" in refused(text)
-
-
-def test_every_changed_byte_is_noticed(entry: Path, text: ProgramText) -> None:
-    """A file with one changed byte is damaged."""
+def test_every_damaged_entry_is_ignored(entry: Path, text: ProgramText) -> None:
+    """A file that is cut, or has another byte, anywhere, is damaged."""
     whole = entry.read_bytes()
     for at in range(len(whole)):
-        entry.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
-        assert program_cache.find(text) is None, at
+        for content in (whole[:at], whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :]):
+            entry.write_bytes(content)
+            assert program_cache.find(text) is None, at
     assert "is damaged" in refused(text)
 
 
@@ -178,19 +166,11 @@ def put_fifo(entry: Path) -> None:
     os.mkfifo(entry)
 
 
-def put_directory(entry: Path) -> None:
-    """Replace the entry by a directory."""
-    entry.unlink()
-    entry.mkdir()
-
-
 @pytest.mark.parametrize(
     ("attack", "why"),
     [
         (put_link, "cannot be read"),
         (put_fifo, "is not a regular file"),
-        (put_directory, "cannot be read: is a directory"),
-        (lambda entry: entry.chmod(0o664), "can be changed by others than root (mode 664)"),
         (lambda entry: entry.chmod(0o646), "can be changed by others than root (mode 646)"),
         *((give_away, "belongs to user 4711, not to root") for _ in AS_ROOT),
     ],
@@ -201,8 +181,6 @@ def test_what_others_may_have_written_is_ignored(
     """An entry must be a regular file of root's that only root may change."""
     attack(entry)
     assert why in refused(text)
-    if entry.is_dir():
-        return
     program_cache.store(text, COMPILED)  # compiled again, it takes the place of the other
     assert program_cache.find(text) == COMPILED
 
@@ -268,16 +246,6 @@ def test_the_oldest_entries_make_room(
         os.utime(newest, (2 + age, 2 + age))
     assert [program_cache.find(each) is not None for each in texts] == [False, False, True, True, True]
     assert not unfinished.exists()
-
-
-def test_completeness_depends_on_the_kernel(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """That all programs are there is known without reading them, for one kernel."""
-    assert not program_cache.is_complete()
-    program_cache.set_complete()
-    assert program_cache.is_complete()
-    assert program_cache.check() == (0, [])
-    use_kernel(monkeypatch, "6.12.0")
-    assert not program_cache.is_complete()
 
 
 # --- operands -----------------------------------------------------------------------------------------------------

@@ -159,53 +159,7 @@ def test_records_wrap_around_at_every_position(dtype: np.dtype[Any]) -> None:
         assert ring.consumer == ring.producer
 
 
-@pytest.mark.parametrize("busy_at", range(5))
-@pytest.mark.parametrize("discard", [False, True])
-def test_reading_stops_at_a_busy_record_and_resumes(busy_at: int, discard: bool) -> None:
-    """Records after an unfinished one wait for it."""
-    dtype = DTYPES[2]
-    ring = Model(dtype, 8 * 13)
-    records = [ring.reserve(data_of(dtype, number)) for number in range(5)]
-    for number, record in enumerate(records):
-        assert record is not None
-        if number != busy_at:
-            ring.commit(record)
-    assert raw(ring.read(), dtype) == [data_of(dtype, number) for number in range(busy_at)]
-    assert len(ring.read()) == 0
-    late = records[busy_at]
-    assert late is not None
-    ring.commit(late, discard)
-    assert raw(ring.read(), dtype) == [
-        data_of(dtype, number) for number in range(busy_at, 5) if not (discard and number == busy_at)
-    ]
-    assert ring.consumer == ring.producer
-
-
-@pytest.mark.parametrize("kept", ["", "x...", "...x", "x.x.x", ".x.x."])
-def test_discarded_records_are_skipped(kept: str) -> None:
-    """Records that their program took back take space, and return nothing, in front, between and behind others."""
-    dtype = DTYPES[3]
-    ring = Model(dtype)
-    pattern = kept or "....."
-    for number, letter in enumerate(pattern):
-        record = ring.reserve(data_of(dtype, number))
-        assert record is not None
-        ring.commit(record, discard=letter == ".")
-    assert raw(ring.read(), dtype) == [data_of(dtype, n) for n, letter in enumerate(pattern) if letter == "x"]
-    assert ring.consumer == ring.producer
-
-
-@pytest.mark.parametrize("position", [0, 8, RING_BYTES - 8, RING_BYTES, 7 * RING_BYTES + 40])
-def test_empty_ring(position: int) -> None:
-    """An empty ring gives nothing, whatever bytes it holds."""
-    for dtype in DTYPES:
-        ring = Model(dtype, position)
-        records, used = committed_records(ring.memory, position % RING_BYTES, 0, dtype)
-        assert (len(records), used, records.dtype) == (0, 0, dtype)
-
-
-@pytest.mark.parametrize("wrong", [0, 1, 20, 22, 24, 29])
-@pytest.mark.parametrize("discard", [False, True])
+@pytest.mark.parametrize(("wrong", "discard"), [(0, False), (20, True), (22, False), (29, False)])
 def test_a_record_of_another_size_is_an_error(wrong: int, discard: bool) -> None:
     """A record that is not what was declared is reported as a failure of the source, never guessed at."""
     dtype = np.dtype("S21")
@@ -235,8 +189,7 @@ def test_a_busy_record_of_another_size_is_no_error_yet() -> None:
         ring.read()
 
 
-@pytest.mark.parametrize("count", [1, 2, 5])
-@pytest.mark.parametrize("discard_first", [False, True])
+@pytest.mark.parametrize(("count", "discard_first"), [(1, False), (1, True), (5, True)])
 def test_records_read_are_a_copy(count: int, discard_first: bool) -> None:
     """The kernel writes over what was read at once: that changes nothing that was handed out, not even one record."""
     dtype = DTYPES[2]

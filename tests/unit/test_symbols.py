@@ -45,47 +45,37 @@ def symbols(proc: Path) -> Symbols:
 
 
 @pytest.mark.parametrize(
-    ("address", "name", "offset"),
+    ("address", "expected"),
     [
-        (0xFFFFFFFF81000000, "_stext", 0),
-        (0xFFFFFFFF8100003F, "_stext", 0x3F),
-        (0xFFFFFFFF81000040, "early.isra.0", 0),
-        (0xFFFFFFFF81000091, "tcp_v4_rcv", 0x11),
-        (0xFFFFFFFF810000F8, "tcp_v4_rcv", 0x78),
-        (0xFFFFFFFF81000101, "udp_rcv", 1),
-        (0xFFFFFFFF81000210, "udp_rcv", 0x110),
-        (0xFFFFFFFF81000301, "tcp_v4_rcv.cold", 1),
-        (0xFFFFFFFFC0201234, "nft_do_chain [nf_tables]", 0x234),
-        (0xFFFFFFFFC0101000, "bpf_prog_6deef7357e7b4530 [bpf]", 0),
+        (0xFFFFFFFF81000000, ("_stext", 0)),
+        (0xFFFFFFFF8100003F, ("_stext", 0x3F)),
+        (0xFFFFFFFF81000040, ("early.isra.0", 0)),
+        (0xFFFFFFFF810000F8, ("tcp_v4_rcv", 0x78)),
+        (0xFFFFFFFF81000210, ("udp_rcv", 0x110)),
+        (0xFFFFFFFF81000301, ("tcp_v4_rcv.cold", 1)),
+        (0xFFFFFFFFC0201234, ("nft_do_chain [nf_tables]", 0x234)),
+        (0xFFFFFFFFC0101000, ("bpf_prog_6deef7357e7b4530 [bpf]", 0)),
+        (0, None),
+        (0xFFFFFFFF80FFFFFF, None),
+        (0xFFFFFFFF81100400, None),
+        (0xFFFFFFFFFFFFFFFF, None),
     ],
 )
-def test_functions_by_address(symbols: Symbols, address: int, name: str, offset: int) -> None:
-    """An address is in the function that starts nearest before it, with suffix and module; data does not count."""
-    assert symbols.find(address) == (name, offset)
-
-
-@pytest.mark.parametrize("address", [0, 1, 0xFFFFFFFF80FFFFFF, 0xFFFFFFFF81100400, 0xFFFFFFFFFFFFFFFF])
-def test_addresses_without_a_function(symbols: Symbols, address: int) -> None:
-    """Before the first function, or far behind one, there is none."""
-    assert symbols.find(address) is None
-
-
-def test_a_new_table_is_empty(proc: Path) -> None:
-    """Nothing is known before the first refresh."""
-    made = Symbols(proc)
-    assert len(made) == 0
-    assert made.find(0xFFFFFFFF81000000) is None
+def test_functions_by_address(symbols: Symbols, address: int, expected: tuple[str, int] | None) -> None:
+    """An address is in the nearest function before it, with suffix and module; data and far addresses are in none."""
+    assert symbols.find(address) == expected
 
 
 def test_read_again_only_when_modules_changed(proc: Path, symbols: Symbols) -> None:
-    """Functions of a newly loaded module are found; a changed use count alone triggers no reading."""
+    """Functions follow the loaded modules; a changed use count alone triggers no reading."""
     assert not symbols.refresh()
     (proc / "modules").write_text(MODULES.replace(" 12 ", " 13 "))
     assert not symbols.refresh()
-    (proc / "modules").write_text(MODULES + "veth 32768 0 - Live 0xffffffffc0300000\n")
-    (proc / "kallsyms").write_text(KALLSYMS + "ffffffffc0300010 t veth_xmit\t[veth]\n")
+    (proc / "modules").write_text("veth 32768 0 - Live 0xffffffffc0300000\n")
+    (proc / "kallsyms").write_text("ffffffffc0300010 t veth_xmit\t[veth]\n")
     assert symbols.refresh()
     assert symbols.find(0xFFFFFFFFC0300020) == ("veth_xmit [veth]", 0x10)
+    assert symbols.find(0xFFFFFFFFC0201234) is None
 
 
 @pytest.fixture
@@ -96,31 +86,20 @@ def hiding(proc: Path) -> Path:
     return proc
 
 
-def test_hidden_addresses_are_no_symbols(hiding: Path) -> None:
-    """No function is found by address."""
-    made = Symbols(hiding)
+def test_hidden_addresses(proc: Path, hiding: Path) -> None:
+    """If all addresses are 0, functions are known by name only."""
+    assert not are_shown(hiding)
+    made = Symbols(hiding, {"early", "udp_rcv", "tcp_v6_rcv"})
     assert made.refresh()
-    assert len(made) == 0
-    assert made.find(5) is None
-
-
-def test_whether_addresses_are_shown(proc: Path) -> None:
-    """One nonzero address proves that addresses are visible."""
-    assert are_shown(proc)
-
-
-def test_whether_addresses_are_hidden(hiding: Path) -> None:
-    """Addresses are hidden if all are 0, or the file is missing."""
-    assert not are_shown(hiding)
-    (hiding / "kallsyms").unlink()
-    assert not are_shown(hiding)
+    assert (len(made), made.find(5), made.present) == (0, None, {"early", "udp_rcv"})
+    assert bounds_of(("udp_rcv",), hiding) is None
 
 
 def test_names_of_what_is_present(proc: Path) -> None:
     """The existing ones of the wanted functions are found, without suffix or module; data does not count."""
-    wanted = {"early", "nft_do_chain", "some_data", "udp_rcv", "tcp_v6_rcv", "tcp_v4"}
-    made = Symbols(proc, wanted)
-    assert not made.present
+    assert are_shown(proc)
+    made = Symbols(proc, {"early", "nft_do_chain", "some_data", "udp_rcv", "tcp_v6_rcv", "tcp_v4"})
+    assert not made.present and not len(made)
     made.refresh()
     assert made.present == {"early", "nft_do_chain", "udp_rcv"}
 
@@ -132,32 +111,10 @@ def test_bounds_of_what_is_wanted(proc: Path) -> None:
     assert bounds_of(("udp_rcv_skb",), proc) is None
 
 
-def test_bounds_that_are_hidden(hiding: Path) -> None:
-    """A hidden function is nowhere."""
-    assert bounds_of(("udp_rcv",), hiding) is None
-
-
 def test_the_first_name_that_exists_is_preferred(proc: Path) -> None:
     """A newer name counts before an older one, wherever they are."""
     assert bounds_of(("udp_rcv", "tcp_v4_rcv"), proc) == (0xFFFFFFFF81000100, 0x200)
     assert bounds_of(("udp_rcv_skb", "tcp_v4_rcv"), proc) == (0xFFFFFFFF81000080, 0x80)
-
-
-def test_names_are_known_without_addresses(hiding: Path) -> None:
-    """The kernel hides no names."""
-    made = Symbols(hiding, {"early", "udp_rcv", "tcp_v6_rcv"})
-    made.refresh()
-    assert made.present == {"early", "udp_rcv"}
-
-
-def test_symbols_change_with_the_modules(proc: Path) -> None:
-    """Functions of an unloaded module are not present any more."""
-    made = Symbols(proc, {"nft_do_chain", "udp_rcv"})
-    made.refresh()
-    (proc / "modules").write_text("")
-    (proc / "kallsyms").write_text(KALLSYMS.partition("ffffffffc0201000")[0])
-    assert made.refresh()
-    assert made.present == {"udp_rcv"}
 
 
 def test_a_missing_file_gives_no_symbols(tmp_path: Path) -> None:
@@ -165,7 +122,7 @@ def test_a_missing_file_gives_no_symbols(tmp_path: Path) -> None:
     made = Symbols(tmp_path)
     assert made.refresh()
     assert not made.refresh()
-    assert len(made) == 0
+    assert len(made) == 0 and not are_shown(tmp_path)
 
 
 def test_malformed_lines_are_skipped(proc: Path) -> None:
@@ -184,40 +141,20 @@ MOUNTS = """22 1 0:20 / /proc rw shared:1 - proc proc rw{option}
 MASKED = "31 22 0:5 /null /proc/kallsyms rw - devtmpfs devtmpfs rw\n"
 
 
+PLAIN = MOUNTS.format(option="")
+
+
 @pytest.mark.parametrize(
     ("content", "mounts", "restriction", "held", "what", "remedy"),
     [
-        (
-            None,
-            MOUNTS.format(option=",subset=pid"),
-            None,
-            True,
-            "/proc is mounted with subset=pid",
-            "ProcSubset=all",
-        ),
-        (None, MOUNTS.format(option=""), "1", True, "no such file", ""),
-        (
-            "",
-            MOUNTS.format(option="") + MASKED,
-            "1",
-            True,
-            "devtmpfs mounted at /proc/kallsyms",
-            "umount /proc",
-        ),
-        ("0", MOUNTS.format(option=""), "2", True, "kernel.kptr_restrict=2", "sysctl kernel.kptr_restrict=1"),
-        (
-            "0",
-            MOUNTS.format(option=""),
-            "2",
-            False,
-            "kernel.kptr_restrict=2",
-            "sysctl kernel.kptr_restrict=1",
-        ),
-        ("0", MOUNTS.format(option=""), "1", False, "needs CAP_SYSLOG", "CAP_SYSLOG"),
-        ("0", MOUNTS.format(option=""), "0", False, "needs CAP_SYSLOG", "CAP_SYSLOG"),
-        ("0", MOUNTS.format(option=""), None, False, "needs CAP_SYSLOG", "CAP_SYSLOG"),
+        (None, MOUNTS.format(option=",subset=pid"), None, True, "mounted with subset=pid", "ProcSubset=all"),
+        (None, PLAIN, "1", True, "no such file", ""),
+        ("", PLAIN + MASKED, "1", True, "devtmpfs mounted at /proc/kallsyms", "umount /proc"),
+        ("0", PLAIN, "2", False, "kernel.kptr_restrict=2", "sysctl kernel.kptr_restrict=1"),
+        ("0", PLAIN, "1", False, "needs CAP_SYSLOG", "CAP_SYSLOG"),
+        ("0", PLAIN, None, False, "needs CAP_SYSLOG", "CAP_SYSLOG"),
     ],
-    ids=("subset", "no file", "masked", "nobody", "nobody, either", "capability", "capability 0", "unknown"),
+    ids=("subset", "no file", "masked", "nobody", "capability", "unknown"),
 )
 def test_why_symbols_are_hidden(
     tmp_path: Path,

@@ -16,7 +16,7 @@ import platform
 import struct
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from nettop.errors import PermissionMissing, Unsupported
@@ -77,9 +77,9 @@ def open_clocks() -> Iterator[dict[int, int]]:
 class Clocks:
     """The clocks of all online CPUs. They do not tick until started.
 
-    Needs the privilege to open events unless they were `opened` by `open_clocks`. The clock of a CPU that goes offline
-    is dead; a CPU that comes back or is added gets a new one if nettop still has that privilege. `cpus` are the CPUs
-    that had a clock at the last call of `running_ns`.
+    Needs Linux 5.15, and the privilege to open events unless they were `opened` by `open_clocks`. The clock of a CPU
+    that goes offline is dead; a CPU that comes back or is added gets a new one if nettop still has that privilege.
+    `cpus` are the CPUs that had a clock at the last call of `running_ns`.
     """
 
     def __init__(self, program: int, rate_hz: int, opened: dict[int, int] | None = None) -> None:
@@ -90,7 +90,8 @@ class Clocks:
         self._program = program
         self._opened = {} if opened is None else opened
         self._events: dict[int, int] = {}
-        self._links: dict[int, int] = {}
+        self._held: dict[int, ExitStack] = {}
+        """What closes the event and the link of a CPU."""
         self._counted: dict[int, int] = {}
         """Each event's count at the last read: a clock that should tick but does not count is dead."""
         self._ticking = False
@@ -168,30 +169,15 @@ class Clocks:
         return running
 
     def _add(self, cpu: int, event: int) -> None:
-        self._events[cpu] = event
-        try:
-            self._attach_program(cpu)
+        with ExitStack() as opened:
+            opened.callback(os.close, event)
+            opened.callback(os.close, bpf.link(self._program, bpf.PERF_EVENT, event))
             fcntl.ioctl(event, _PERIOD, struct.pack("=Q", self._period_ns))
-        except OSError:
-            self._remove(cpu)
-            raise
+            self._events[cpu], self._held[cpu] = event, opened.pop_all()
 
     def _remove(self, cpu: int) -> None:
-        for descriptors in (self._links, self._events):
-            if cpu in descriptors:
-                os.close(descriptors.pop(cpu))
-
-    def _attach_program(self, cpu: int) -> None:
-        """Attach by a link (since 5.15), which can be closed. Without one, the program stays attached to the event."""
-        event = self._events[cpu]
-        try:
-            self._links[cpu] = bpf.link(self._program, bpf.PERF_EVENT, event)
-        except OSError as error:
-            if error.errno != errno.EINVAL:
-                raise
-            fcntl.ioctl(event, SET_BPF, self._program)
-            if cpu in self._opened:
-                os.close(self._opened.pop(cpu))
+        if self._events.pop(cpu, None) is not None:
+            self._held.pop(cpu).close()
 
 
 def open_event(attributes: bytes, cpu: int, what: str) -> int:
