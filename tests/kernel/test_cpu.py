@@ -2,7 +2,6 @@
 """CPU time of the network stack is charged once, at its entry point, in agreement with the threads' usage."""
 
 import contextlib
-import gzip
 import os
 import signal
 import socket
@@ -16,11 +15,9 @@ from typing import Any, NamedTuple
 import pytest
 
 from nettop.kernel import bpf_syscall as bpf
-from nettop.kernel.bpf.program import Loader, Program
+from nettop.kernel.bpf.program import Loader
 from nettop.kernel.bpf.program_text import ProgramText
-from nettop.probes.cpu import probe
 from nettop.probes.cpu.probe import Cpu
-from nettop.probes.cpu.samples import program_text
 from nettop.probes.probe import with_types
 from nettop.snapshots.cpu import CPUS, NAPI_THREADS, TIME_OF, VECTORS
 from nettop.snapshots.snapshot import Snapshot
@@ -47,8 +44,6 @@ CALLS = ["send", "write", "writev", "sendmsg", "sendmmsg", "sendfile", "splice",
 FREQUENCY_HZ = 4999
 RULES = 4000
 BURSTS, PACKETS = 1000, 20 if PATIENCE == 1 else 3
-SENDINGS = 4
-"""Repetitions of the bursts where times are counted in ticks."""
 PERIOD_NS = 2_000_000
 """The receiving CPU handles a burst in a third to a half of this, before ksoftirqd has to help."""
 RULESET = "table inet lab {\n chain long {\n  type filter hook prerouting priority 0; policy drop;\n"
@@ -66,50 +61,13 @@ SOFTIRQS = {"tx_softirq_ns", "rx_softirq_ns"} | {f"{name}_ns" for name in VECTOR
 Row = dict[str, Any]
 
 
-class OneLoad:
-    """A replacement for the loader: one compiled program serves all tests, and keeps its counts between them.
-
-    Compiling takes half a minute in an emulated machine.
-    """
-
-    def __init__(self) -> None:
-        with contextlib.closing(Loader()) as loader:
-            self._program = loader.load(program_text())
-        self.close = lambda: None
-
-    def request(self, _: ProgramText) -> None:
-        """Ignore the request: nothing needs compiling."""
-
-    def answer(self) -> Program:
-        """Return the program, with its own descriptors."""
-        functions, its_maps = (
-            {name: os.dup(descriptor) for name, descriptor in descriptors.items()}
-            for descriptors in (self._program.functions, self._program.maps)
-        )
-        return Program(functions, its_maps, self._program.refused)
-
-    def unload(self) -> None:
-        """Unload after the last test only."""
-        self._program.close()
-
-
 @pytest.fixture(scope="module")
-def loaded() -> Iterator[OneLoad]:
-    """Return the program that all tests of this file share."""
-    loaded = OneLoad()
-    yield loaded
-    loaded.unload()
-
-
-@pytest.fixture
-def source(loaded: OneLoad, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cpu]:
-    """Yield the probe, started."""
-    monkeypatch.setattr(probe, "Loader", lambda: loaded)
+def source() -> Iterator[Cpu]:
+    """Yield one probe for all tests: compiling takes half a minute in an emulated machine."""
     with contextlib.closing(Cpu()) as source:
         source.configure(source_options(frequency=FREQUENCY_HZ))
         source.start()
-        for _ in range(2):
-            read(source)  # what earlier tests left in the maps
+        read(source)
         yield source
 
 
@@ -224,12 +182,12 @@ def softirqs_ns(source: Cpu, cpu: int) -> int:
     return sum(row[name] for name in SOFTIRQS)
 
 
-def stat_ns(cpu: int | str, column: str) -> int:
-    """Return a time of a CPU, or of all (""), from /proc/stat. No thread is charged for stolen time, but it passes in
+def stolen_ns(cpu: int | str) -> int:
+    """Return the stolen time of a CPU, or of all (""), from /proc/stat. No thread is charged for it, but it passes in
     calls.
     """
     line = next(line for line in Path("/proc/stat").read_text().splitlines() if line.startswith(f"cpu{cpu} "))
-    return int(line.split()[{"irq": 6, "softirq": 7, "steal": 8}[column]]) * TICK_NS
+    return int(line.split()[8]) * TICK_NS
 
 
 def beyond(value: float, least: float, most: float) -> float:
@@ -245,10 +203,10 @@ def error_of(source: Cpu, spin: Spin, column: str) -> float:
 
     Softirqs that interrupt calls are charged as such; stolen time is known only in ticks.
     """
-    softirqs, stolen = softirqs_ns(source, spin.cpu), stat_ns(spin.cpu, "steal")
+    softirqs, stolen = softirqs_ns(source, spin.cpu), stolen_ns(spin.cpu)
     used = spin.run()
     row = process_row(source, spin.pid)
-    softirqs, stolen = softirqs_ns(source, spin.cpu) - softirqs, stat_ns(spin.cpu, "steal") - stolen
+    softirqs, stolen = softirqs_ns(source, spin.cpu) - softirqs, stolen_ns(spin.cpu) - stolen
     assert row["rx_syscalls_ns"] == 0
     assert row["io_workers_ns"] == 0 or column == "io_workers_ns"
     return beyond(row[column] / used, 1 - softirqs / used, 1 + stolen / used)
@@ -362,28 +320,6 @@ def test_softirqs_take_what_a_thread_loses(source: Cpu, spinner: Path, lab: Lab)
     assert abs(best_of(trial, SOFTIRQS_PART)) <= SOFTIRQS_PART
 
 
-@pytest.mark.core
-def test_softirqs_take_what_the_kernel_accounts(source: Cpu, lab: Lab) -> None:
-    """Where the kernel itself times softirqs, /proc/stat agrees.
-
-    Interrupts during a softirq are part of its time here, and counted separately there.
-    """
-    if not measures_softirqs():
-        pytest.skip("this kernel is not known to time softirqs (CONFIG_IRQ_TIME_ACCOUNTING)")
-    crossing = make_crossing(lab)
-    cpu = crossing.receives_on
-
-    def counted() -> tuple[int, int, int]:
-        return softirqs_ns(source, cpu), stat_ns(cpu, "softirq"), stat_ns(cpu, "irq")
-
-    before = counted()
-    for _ in range(SENDINGS):
-        crossing.send()
-    ours, softirqs, interrupts = (now - then for now, then in zip(counted(), before, strict=True))
-    assert softirqs > 100 * TICK_NS
-    assert abs(beyond(ours / softirqs, 1, 1 + interrupts / softirqs)) <= SOFTIRQS_PART
-
-
 TRACER = """
 int tp_btf__softirq_entry(u64 *ctx) {
   for (int at = 0; at < 20; at++)
@@ -419,14 +355,6 @@ def tracing(file: Path) -> Iterator[None]:
         program = opened.enter_context(contextlib.closing(Loader().load(text)))
         opened.callback(os.close, bpf.attach_tracing(program.functions["tp_btf__softirq_entry"]))
         yield
-
-
-def measures_softirqs() -> bool:
-    """Return whether this kernel reads the clock at each softirq."""
-    for path, opened in (("/proc/config.gz", gzip.open), (f"/boot/config-{os.uname().release}", open)):
-        with contextlib.suppress(FileNotFoundError), opened(path, "rt", encoding="ascii") as config:
-            return "CONFIG_IRQ_TIME_ACCOUNTING=y\n" in config
-    return False
 
 
 class Crossing(NamedTuple):
@@ -522,11 +450,11 @@ def test_threads_that_poll_are_charged(source: Cpu, lab: Lab) -> None:
     port = receiver.call(traffic.udp, "full", far.v4)
 
     def trial() -> float:
-        before, (ran, slices), stolen = charged(source), ran_ns(thread), stat_ns("", "steal")
+        before, (ran, slices), stolen = charged(source), ran_ns(thread), stolen_ns("")
         sender.call(flood, far.v4, port, MESSAGES)
         until(lambda: process_state(thread) == "S", "the thread has polled all packets")
         after, (ran_then, slices_then) = charged(source), ran_ns(thread)
-        stolen = stat_ns("", "steal") - stolen
+        stolen = stolen_ns("") - stolen
         ran, slices = ran_then - ran, slices_then - slices
         polled, between = after[NAPI] - before[NAPI], sum(after[name] - before[name] for name in SOFTIRQS)
         assert polled > 0

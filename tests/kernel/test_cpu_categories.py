@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Samples of real traffic show the working parts of the network stack, and every loss is counted."""
+"""Samples of real traffic show the working parts of the network stack, and whom it serves; every loss is counted."""
 
 import signal
 import socket
@@ -11,10 +11,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from nettop.kernel.bpf import maps, perf_events
+from nettop.kernel.bpf.mechanisms import NO_MECHANISM
 from nettop.kernel.bpf.perf_events import Clocks, open_clocks
 from nettop.kernel.bpf.program import Loader, Program
 from nettop.kernel.host import privileges
@@ -22,19 +22,23 @@ from nettop.kernel.host.proc_files import read_cpu_times
 from nettop.probes.cpu import samples as cpu_samples
 from nettop.probes.cpu.probe import Cpu
 from nettop.probes.cpu.samples import SAMPLED, TICK, SampleReading, Samples, program_text
-from nettop.probes.cpu.stacks import UNKNOWN_FUNCTION
 from nettop.snapshots.cpu import (
     CATEGORIES,
+    NAPI_THREADS,
     OTHER,
+    PROCESSES,
     RX_SOFTIRQ,
     RX_SYSCALLS,
+    TIME_OF,
+    TX_SOFTIRQ,
     TX_SYSCALLS,
 )
-from nettop.snapshots.snapshot import known
+from nettop.snapshots.snapshot import Snapshot, known, unknown_value
 from tests.options import source_options
 
-from . import bpf_objects
+from . import bpf_objects, traffic
 from .lab import PATIENCE, Lab, Namespace, Worker, until
+from .test_cpu import process_row, read, rows
 from .traffic import Memory
 
 pytestmark = [
@@ -53,6 +57,12 @@ SIZE = 64
 DATA_READY = pytest.mark.since(
     "6.3", "before, no hook shows the UDP socket that a softirq serves (sk_data_ready)"
 )
+
+ENOUGH_NS = ENOUGH * 1_000_000_000 // FREQUENCY_HZ
+"""The time that so many samples stand for."""
+NO_PID = unknown_value(PROCESSES.dtype["pid"])
+"""The PID of the row `(no process)`."""
+SOFTIRQ_WORK = [TIME_OF[entry] for entry in (TX_SOFTIRQ, RX_SOFTIRQ, NAPI_THREADS)]
 
 CONNTRACK = """
 table inet lab {
@@ -178,9 +188,9 @@ def bridged(lab: Lab) -> tuple[Namespace, Namespace, str]:
 class Lens:
     """The probe and its parts."""
 
-    def __init__(self) -> None:
+    def __init__(self, **mechanisms: str) -> None:
         self.probe = Cpu()
-        self.probe.configure(source_options(frequency=FREQUENCY_HZ))
+        self.probe.configure(source_options(mechanisms=mechanisms, frequency=FREQUENCY_HZ))
         self.probe.start()
 
     @property
@@ -293,27 +303,6 @@ def entries_of(reading: SampleReading, worker: Worker) -> set[int]:
     return set(reading.call_ns["entry"][reading.call_ns["pid"] == worker.pid].tolist())
 
 
-@DATA_READY
-def test_softirqs_serve_the_owner_of_the_socket(lab: Lab, lens: Lens) -> None:
-    """The receiver has softirq time, the sender has none; neither is charged for the other's calls."""
-    left, right, address = directly(lab)
-    receiver, sender = lab.worker(right), lab.worker(left)
-    receiver.start(receive, address)
-    sender.start(flood, address)
-
-    served_ns: Counter[int] = Counter()
-
-    def is_served() -> bool:
-        reading = lens.read()
-        for row in reading.served_ns:
-            served_ns[int(row["pid"])] += int(row["ns"])
-        assert entries_of(reading, sender) <= {TX_SYSCALLS}
-        return served_ns[receiver.pid] >= ENOUGH * 1_000_000_000 // FREQUENCY_HZ
-
-    until(is_served, "the receiver is served", DEADLINE_S)
-    assert sender.pid not in served_ns
-
-
 @pytest.mark.core
 def test_emptying_the_maps_loses_nothing(lab: Lab, lens: Lens, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each sample that the program counts is in a row, or counted as lost, however often maps are emptied."""
@@ -342,29 +331,6 @@ def test_emptying_the_maps_loses_nothing(lab: Lab, lens: Lens, monkeypatch: pyte
     assert lost <= FEW * counted["samples"]
 
 
-def test_shares_add_up(lab: Lab, lens: Lens) -> None:
-    """Categories and stacks have the same samples, by entry point; stacks with unnamed addresses are counted."""
-    left, right, address = directly(lab)
-    lab.worker(right).start(receive, address)
-    lab.worker(left).start(flood, address)
-    reading = until(
-        lambda: reading if (reading := lens.read()).counts["samples"] >= ENOUGH else None, "samples", 60
-    )
-    stacks, categories = reading.stacks.array, reading.categories.array
-    categories = categories[known(categories["samples"])]
-    for entry in np.unique(stacks["entry"]):
-        total = stacks["samples"][stacks["entry"] == entry].sum()
-        of_entry = categories[categories["entry"] == entry]
-        assert of_entry["samples"].sum() == total
-        assert set(of_entry["entry_samples"].tolist()) == {total}
-    assert stacks["samples"].sum() == reading.counts["samples"]
-    texts = reading.stacks.texts["stack"]
-    nameless = sum(
-        int(row["samples"]) for row in stacks if UNKNOWN_FUNCTION in texts[row["stack"]].split(";")
-    )
-    assert reading.counts["unresolved"] == nameless
-
-
 def test_categories_of_modules_alone_may_be_missing(lens: Lens) -> None:
     """Only categories of modules may be missing: every kernel has functions for the rest of the network stack."""
     categories = lens.read().categories.array
@@ -372,13 +338,68 @@ def test_categories_of_modules_alone_may_be_missing(lens: Lens) -> None:
     assert {CATEGORIES[number].label for number in missing} <= OF_MODULES
 
 
-def test_nothing_is_sampled_while_the_clocks_are_paused(lens: Lens) -> None:
-    """While clocks are paused no tick is counted, and earlier samples stay; afterwards sampling continues."""
-    until(lambda: lens.read().counts["ticks"], "a tick")
-    with lens.at_rest() as before:
-        after = lens.read()
-    assert after.counts == before.counts and after.lost == before.lost
-    until(lambda: lens.read().counts["ticks"] > before.counts["ticks"], "another tick")
+# --- whom softirqs serve -----------------------------------------------------------------------------------------
+
+
+def spent_ns(source: Cpu, pid: int) -> int:
+    """Return softirq time charged to a process, or to none (NO_PID)."""
+    return int(sum(row["softirq_ns"] for row in rows(read(source), "processes") if row["pid"] == pid))
+
+
+def grows(spent: Callable[[], int]) -> Callable[[], bool]:
+    """Return whether enough time has passed since now for samples to show it."""
+    enough = spent() + ENOUGH_NS
+    return lambda: spent() >= enough
+
+
+def test_forwarding_is_charged_to_no_process(lab: Lab, lens: Lens) -> None:
+    """Neither the sender nor the owner of an idle socket is charged softirq time."""
+    left, right, address = routed(lab)
+    idle, sender = lab.worker(right), lab.worker(left)
+    idle.call(traffic.udp, "idle", address)
+    sender.start(flood, address)
+    until(grows(lambda: spent_ns(lens.probe, NO_PID)), "softirqs that serve no process", DEADLINE_S)
+    assert process_row(lens.probe, sender.pid)["tx_syscalls_ns"] > 0
+    assert spent_ns(lens.probe, sender.pid) == 0
+    assert idle.pid not in {row["pid"] for row in rows(read(lens.probe), "processes")}
+
+
+@DATA_READY
+def test_receiving_is_charged_to_the_receiver(lab: Lab, lens: Lens) -> None:
+    """Receiving is charged to the receiver. All rows, with ended processes, sum up to the time on all CPUs."""
+    left, right, address = directly(lab)
+    receiver, sender = lab.worker(right), lab.worker(left)
+    receiver.start(receive, address)
+    sender.start(flood, address)
+    until(grows(lambda: spent_ns(lens.probe, receiver.pid)), "the receiver is served", DEADLINE_S)
+    assert spent_ns(lens.probe, sender.pid) == 0
+    snapshot = read(lens.probe)
+    ended = int(snapshot.ended[PROCESSES.name].total.array["softirq_ns"].sum())
+    assert sum(row["softirq_ns"] for row in rows(snapshot, "processes")) + ended == on_cpus_ns(snapshot)
+
+
+def on_cpus_ns(snapshot: Snapshot) -> int:
+    """Return time of softirqs and of threads that poll devices, on all CPUs."""
+    return sum(row[name] for row in rows(snapshot, "cpus") for name in SOFTIRQ_WORK)
+
+
+def test_without_sockets_no_process_is_charged(lab: Lab) -> None:
+    """If the sockets of softirqs are unknown, no process is charged, and the column is n/a."""
+    left, right, address = directly(lab)
+    receiver = lab.worker(right)
+    receiver.start(receive, address)
+    lab.worker(left).start(flood, address)
+    lens = Lens(served=NO_MECHANISM)
+    until(grows(lambda: spent_ns(lens.probe, NO_PID)), "softirqs run", DEADLINE_S)
+    snapshot = read(lens.probe)
+    assert "softirq_ns" in snapshot.missing
+    assert spent_ns(lens.probe, receiver.pid) == 0
+    (no_process,) = (row for row in rows(snapshot, "processes") if row["pid"] == NO_PID)
+    assert no_process["network_ns"] == on_cpus_ns(snapshot)
+    lens.probe.close()
+
+
+# --- clocks ---------------------------------------------------------------------------------------------------
 
 
 def tick_without_rights(memory: Memory) -> int:
