@@ -20,7 +20,7 @@ from nettop.collector.decode.kept import report_save_errors, write_file
 from nettop.collector.exporters import EXPORTERS_MAX, SAVED
 from nettop.snapshots.arrays import Array, Mask, take_rows
 
-FORMAT, VERSION = "nettop sequence numbers", 2
+FORMAT, VERSION = "nettop sequence numbers", 3
 NAME = "sequences"
 FILE_BYTES_MAX = 4 * EXPORTERS_MAX * SAVED.itemsize
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
