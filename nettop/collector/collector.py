@@ -11,16 +11,15 @@ import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkProcess
 
 import numpy as np
 
+from nettop.collector.columns import Coded
 from nettop.collector.enrichment.enrich import Enrichment
 from nettop.collector.enrichment.lookups import LookupFiles
-from nettop.collector.enrichment.texts import Coded
-from nettop.collector.exporters import EXPORTER
 from nettop.collector.pipeline import SPOOL, WorkerOutput
 from nettop.collector.spool import Block, Spool, Storing
 from nettop.collector.store import Store
@@ -43,6 +42,7 @@ _END_S = 10.0
 """Seconds for workers to flush and for blocks to be stored on exit; the next start stores the rest."""
 _REPEAT_S = 300.0
 """Seconds before the same failure is reported again."""
+_SUMMED = {each.name for each in fields(WorkerState)} - {"exporters", "failure"}
 _NUMBERS = re.compile(r"\d[\d.]*")
 
 
@@ -234,17 +234,12 @@ def _end(worker: ForkProcess) -> None:
 
 
 def _combined(states: Sequence[WorkerState]) -> WorkerState:
+    """Return the sums of all states, and any one's failure."""
+    first, *others = states
+    sums = {name: sum((getattr(each, name) for each in others), getattr(first, name)) for name in _SUMMED}
     return WorkerState(
-        ledger=sum((state.ledger for state in states), Counter()),
-        spooled=sum((state.spooled for state in states), Counter()),
-        queued=sum(state.queued for state in states),
-        pending=sum(state.pending for state in states),
-        waiting=sum(state.waiting for state in states),
-        sockets=tuple(counts for state in states for counts in state.sockets),
-        exporters=np.concatenate([np.zeros(0, EXPORTER), *(state.exporters for state in states)]),
-        evicted=sum(state.evicted for state in states),
-        evicted_unrecognized=sum(state.evicted_unrecognized for state in states),
-        forgotten=sum((state.forgotten for state in states), Counter()),
+        **sums,
+        exporters=np.concatenate([state.exporters for state in states]),
         failure=next((state.failure for state in states if state.failure), None),
     )
 

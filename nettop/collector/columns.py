@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import NamedTuple, Self
 
 import numpy as np
 
@@ -169,3 +171,30 @@ def _settle_times(flows: Flows) -> None:
     is_start = np.abs(start[at] - received[at]) > np.abs(end[at] - received[at])
     end[at] = np.where(is_rounded, start[at], np.where(is_start, end[at], 0))
     start[at[is_start & ~is_rounded]] = 0
+
+
+# --- texts -----------------------------------------------------------------------------------------------------
+
+TEXT_MAX = 128
+"""Longer texts are cut to this many characters."""
+
+
+class Coded(NamedTuple):
+    """Texts as codes, u4 (n,), into distinct `words`. The first word is empty and means unknown.
+
+    Words are as in the file or from the exporter, unsanitized.
+    """
+
+    codes: Array
+    words: tuple[str, ...]
+
+    @classmethod
+    def of(cls, texts: Iterable[str]) -> Self:
+        """Encode texts, each cut to TEXT_MAX."""
+        code_of = {"": 0}
+        codes = [code_of.setdefault(text[:TEXT_MAX], len(code_of)) for text in texts]
+        return cls(np.array(codes, np.uint32), tuple(code_of))
+
+    def take(self, at: Array) -> Self:
+        """Return the texts at these positions."""
+        return self._replace(codes=self.codes[at])

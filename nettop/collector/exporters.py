@@ -9,8 +9,15 @@ from typing import NamedTuple
 
 import numpy as np
 
-from nettop.collector.columns import ADDRESS
-from nettop.collector.decode.batch import KEY, Batch, DecodeResult, DomainKey, keys_of, numbered_keys
+from nettop.collector.decode.batch import (
+    KEY,
+    KEY_FIELDS,
+    Batch,
+    DecodeResult,
+    DomainKey,
+    keys_of,
+    numbered_keys,
+)
 from nettop.collector.decode.decoder import Decoder
 from nettop.collector.decode.domains import UNUSED_S
 from nettop.collector.decode.sequences import SEQUENCE_CHANGES, SEQUENCE_STATE, SequenceNumbers
@@ -31,17 +38,10 @@ COUNTED = ("datagrams", "malformed", *_DATAGRAM_COUNTS, "numbered", *_FOLLOWED, 
 
 EXPORTER = np.dtype(
     [
-        ("exporter", ADDRESS),
-        ("port", "u2"),
-        ("protocol_version", "u1"),
-        ("domain", "u4"),
+        *KEY_FIELDS,
         *((name, "i8") for name in COUNTED),
-        ("counting", "u1"),
-        ("templates", "i8"),
-        ("waiting", "i8"),
-        ("sampling_rate", "u4"),
-        ("first_ns", "i8"),
-        ("last_ns", "i8"),
+        *(("counting", "u1"), ("templates", "i8"), ("waiting", "i8"), ("sampling_rate", "u4")),
+        *(("first_ns", "i8"), ("last_ns", "i8")),
     ]
 )
 """An exporter. The first four fields are its key, as in DATAGRAM; senders of malformed datagrams have version 0.
@@ -54,7 +54,7 @@ is the latest, 0 if unknown. Times are wall-clock times of the first and last da
 """
 
 
-SAVED = np.dtype([*((name, EXPORTER[name]) for name in KEY), ("state", SEQUENCE_STATE)])
+SAVED = np.dtype([*KEY_FIELDS, ("state", SEQUENCE_STATE)])
 """State of an exporter saved for the next start: its key and its sequence numbers."""
 SAVED_NS = 24 * 3600 * 1_000_000_000
 """Maximum age at which saved numbers reveal losses. After that, an exporter may have restarted and passed its old
@@ -74,7 +74,6 @@ class Exporters:
         self._unrecognized = _ExporterRows(most_unrecognized)
         self._sequences = SequenceNumbers(most)
         self._kept = np.zeros(0, SAVED)
-        self._is_own = np.zeros(0, bool)
         self._kept_at: dict[DomainKey, int] = {}
         """Index of the saved state of exporters not seen since the start."""
 
@@ -88,11 +87,9 @@ class Exporters:
         """Number of evicted senders of malformed datagrams."""
         return self._unrecognized.evictions
 
-    def resume(self, kept: Array, is_own: Mask) -> None:
-        """Resume from these states, SAVED (k,), newest last, once their exporters appear. `saved` includes the `is_own`
-        ones.
-        """
-        self._kept, self._is_own = kept, is_own
+    def resume(self, kept: Array) -> None:
+        """Resume from these states, SAVED (k,), newest last, once their exporters appear."""
+        self._kept = kept
         self._kept_at = {key: at for at, key in enumerate(keys_of(kept))}
 
     def saved(self) -> Array:
@@ -103,7 +100,7 @@ class Exporters:
             kept[name] = known[name]
         kept["state"] = self._sequences.following(np.arange(len(known)))
         silent = np.array([*self._kept_at.values()], np.intp)
-        return np.concatenate([take_rows(self._kept, silent[self._is_own[silent]]), kept])
+        return np.concatenate([take_rows(self._kept, silent), kept])
 
     def update(self, batch: Batch) -> None:
         """Count the next batch."""

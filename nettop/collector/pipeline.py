@@ -6,20 +6,19 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from nettop.collector.columns import Flows, concatenate_flows
+from nettop.collector.columns import Coded, Flows, concatenate_flows
 from nettop.collector.decode import kept
-from nettop.collector.decode.batch import INTERFACE_COUNTERS
+from nettop.collector.decode.batch import COUNTS, INTERFACE_COUNTERS
 from nettop.collector.decode.datagrams import Datagrams
 from nettop.collector.decode.decoder import Decoder, flows_at_most
 from nettop.collector.decode.user_rates import UserRates
 from nettop.collector.enrichment.lookups import LookupFiles
 from nettop.collector.enrichment.networks import Intervals
-from nettop.collector.enrichment.texts import Coded
 from nettop.collector.exporters import Exporters
 from nettop.collector.outputs.kafka import KafkaOutput, Topic
 from nettop.collector.saved_numbers import SavedNumbers
@@ -40,26 +39,11 @@ _LEARNED_S = 5.0
 """Seconds between saves of exporters' declarations and updates of interface names, if they changed."""
 
 LEDGER = {
-    "datagrams": "datagrams received",
-    "decoded": "of these, those with a valid header",
-    "unknown_version": "of these, those of no known protocol",
-    "bad_header": "of these, those with a truncated or invalid header",
-    "truncated": "of these, those longer than the receive slot",
+    **COUNTS,
+    "truncated": "datagrams longer than the receive slot",
     "refused": "datagrams of senders that --exporters does not name",
     "kernel_drops": "datagrams dropped by the kernel",
-    "broken": "sets, templates and ends of datagrams that could not be decoded",
-    "records": "flow records",
-    "rows": "flows, from records or seen by this host",
-    "filtered": "of these, those removed by the filter",
-    "options": "options records",
-    "templates": "templates declared",
-    "held": "sets that arrived before their template",
-    "released": "of these, those whose template arrived later",
-    "forgotten": "of these, those evicted, or still waiting on exit",
-    "interface_counters": "interface counter samples",
-    "other_counters": "other counter records",
-    "discarded_samples": "discarded packet samples",
-    "unknown_samples": "samples of other formats",
+    "filtered": "flows removed by the filter",
     "mirrored_packets": "packets sampled from an interface",
     "kafka_sent": "flows acknowledged by a Kafka broker",
     "kafka_failed": "flows not accepted by Kafka",
@@ -130,7 +114,7 @@ class Pipeline:
             report(SourceFailed(warning))
         self._use_names()
         self._numbers = SavedNumbers(to.directory, to.number)
-        self.exporters.resume(*self._numbers.load())
+        self.exporters.resume(self._numbers.load())
 
     @property
     def pending(self) -> int:
@@ -159,7 +143,7 @@ class Pipeline:
 
     def ledger(self) -> Counter[str]:
         """Return the counters since the start, by the names of LEDGER."""
-        counted = Counter(asdict(self.decoder.totals)) + self.counted
+        counted = self.decoder.totals + self.counted
         if self._kafka is not None:
             counted += self._kafka.counted
         return Counter({name: counted[name] for name in LEDGER})

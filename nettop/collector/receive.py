@@ -18,7 +18,7 @@ import socket
 import struct
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from ipaddress import IPv6Address, ip_address
 
@@ -27,11 +27,8 @@ import numpy as np
 from nettop.collector.columns import ADDRESS
 from nettop.collector.decode.datagrams import Datagrams, ipv4, ipv6, items
 from nettop.errors import NettopError, PermissionMissing, SourceFailed, UsageError
-from nettop.kernel.net.sock_diag import dump
-from nettop.kernel.net.socket_owners import find_owners
 from nettop.query.address import endpoint_text
 from nettop.snapshots.arrays import Array
-from nettop.snapshots.safe_text import safe_bytes
 
 BATCH = 1024
 """Maximum datagrams received at once."""
@@ -54,7 +51,6 @@ _MISSING_ADDRESS = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
 """Errors of bind() for an address, or an address family, that this host does not have."""
 _BUFFER_BYTES_MAX = (1 << 30) - 1
 """The kernel doubles the size for its overhead, and stores it in an int (socket(7))."""
-_ANY_STATE = 0xFFF
 
 SO_RCVBUFFORCE, SO_TIMESTAMPNS, _SO_MEMINFO = 33, 35, 55
 """Socket options missing in Python (include/uapi/asm-generic/socket.h)."""
@@ -75,13 +71,8 @@ _JOIN: dict[int, tuple[int, int, str]] = {
 """
 _MSGHDR = np.dtype(
     [
-        ("name", "u8"),
-        ("name_bytes", "u4"),
-        ("vectors", "u8"),
-        ("vector_count", "u8"),
-        ("control", "u8"),
-        ("control_bytes", "u8"),
-        ("flags", "u4"),
+        *(("name", "u8"), ("name_bytes", "u4"), ("vectors", "u8"), ("vector_count", "u8")),
+        *(("control", "u8"), ("control_bytes", "u8"), ("flags", "u4")),
     ],
     align=True,
 )
@@ -250,11 +241,9 @@ def _join(opened: socket.socket, group: UdpPort, zone: int) -> None:
 def _failure(endpoint: UdpPort, error: OSError) -> NettopError:
     what, port = f"cannot receive at {endpoint}", endpoint.port
     if error.errno == errno.EADDRINUSE:
-        users = _port_users(port)
-        remedy = f"stop {users}" if users else f"ss -lunp 'sport = :{port}' shows who uses it"
         return NettopError(
-            f"{what}: port {port} is in use{f' by {users}' if users else ''}",
-            f"{remedy}, or choose another port with --listen",
+            f"{what}: port {port} is in use",
+            f"stop what uses it (ss -lunp 'sport = :{port}'), or choose another port with --listen",
         )
     if isinstance(error, PermissionError):
         return PermissionMissing(
@@ -272,21 +261,6 @@ def _failure(endpoint: UdpPort, error: OSError) -> NettopError:
             "use an address of this host (see ip -br address), or only the port for all of them",
         )
     return NettopError(f"{what}: {error.strerror}", "choose another address with --listen")
-
-
-def _port_users(port: int) -> str:
-    """Return the processes that use a UDP port, as far as this user may see: `nfcapd (PID 4615)`."""
-    with suppress(NettopError, OSError):
-        inodes = [
-            sockets["inode"][sockets["local_port"] == port]
-            for sockets in dump(socket.IPPROTO_UDP, _ANY_STATE, info=False).sockets
-        ]
-        owners = find_owners()
-        users = np.unique(owners.process[np.isin(owners.inode, np.concatenate(inodes or [[]]))])
-        return " and ".join(
-            f"{safe_bytes(process['comm'])} (PID {process['pid']})" for process in owners.processes[users]
-        )
-    return ""
 
 
 # --- receiving --------------------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ import numpy as np
 from nettop.collector.decode.batch import keys_of
 from nettop.collector.decode.kept import report_save_errors, write_file
 from nettop.collector.exporters import EXPORTERS_MAX, SAVED
-from nettop.snapshots.arrays import Array, Mask, take_rows
+from nettop.snapshots.arrays import Array, take_rows
 
 FORMAT, VERSION = "nettop sequence numbers", 3
 NAME = "sequences"
@@ -35,22 +35,19 @@ class SavedNumbers:
         self._temporary = directory / f"{NAME}-{number}.new"
         self._boot = _boot_id()
 
-    def load(self) -> tuple[Array, Mask]:
-        """Return the newest saved state of each exporter, SAVED (k,), and which ones are from the worker's own file.
+    def load(self) -> Array:
+        """Return the newest saved state of each exporter, SAVED (k,).
 
         Another worker may have received from an exporter before. Unreadable files are skipped; losses are then unknown.
         """
-        kept, is_own = [np.zeros(0, SAVED)], [np.zeros(0, bool)]
+        kept = [np.zeros(0, SAVED)]
         for path in self._directory.glob(f"{NAME}-*[0-9]"):
             with suppress(OSError, ValueError, KeyError, TypeError):
-                part = self._read(path)
-                kept.append(part)
-                is_own.append(np.full(len(part), path == self._path))
+                kept.append(self._read(path))
         together = np.concatenate(kept)
         order = np.argsort(together["state"]["seen_ns"], kind="stable")
         newest = {key: at for at, key in enumerate(keys_of(together[order]))}
-        which = order[sorted(newest.values())[-EXPORTERS_MAX:]]
-        return take_rows(together, which), np.concatenate(is_own)[which]
+        return take_rows(together, order[sorted(newest.values())[-EXPORTERS_MAX:]])
 
     def prepare(self, kept: Array, *, is_last: bool = False) -> None:
         """Write SAVED (k,) to a temporary file, for `replace`. Raise SourceFailed if that fails."""

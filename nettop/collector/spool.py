@@ -25,8 +25,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from nettop.collector.decode.kept import write_file
-from nettop.collector.enrichment.texts import Coded
+from nettop.collector.columns import Coded
+from nettop.collector.decode.kept import sync, write_file
 from nettop.collector.store.native import Values, native_block
 from nettop.collector.store.schema import TABLES
 from nettop.errors import NettopError, SourceFailed, UsageError
@@ -147,11 +147,16 @@ class Spool:
             if blocks and self.waiting_bytes() + len(content) > self._max_bytes:
                 raise OSError(f"the spool is full ({self._max_bytes} bytes)")
             self._directory.mkdir(mode=0o700, exist_ok=True)
-            _write(self._directory, token, content, then)
+            with write_file(self._directory / f"{token}{TEMPORARY}", content, is_synced=True) as temporary:
+                temporary.rename(self._path(token))
+                then()
         except OSError as error:
             self.failure = error
             self._carried.update({f"{table}{DROPPED}": block.rows for table, block in blocks.items()})
             return None
+        # If the disk loses the name, ledger and blocks are lost together, so totals stay consistent.
+        with suppress(OSError):
+            sync(self._directory)
         self.failure = None
         self._carried.clear()
         return token
@@ -196,9 +201,9 @@ class Spool:
             return "", []
         try:
             names = "\n".join(each.token for each in batch).encode()
-            with write_file(temporary := self._batch_path.with_suffix(TEMPORARY), names, is_synced=True):
+            with write_file(self._batch_path.with_suffix(TEMPORARY), names, is_synced=True) as temporary:
                 temporary.replace(self._batch_path)
-                _sync_directory(self._directory)
+                sync(self._directory)
         except OSError:
             self._was_empty = False
             for path in lists:
@@ -251,37 +256,6 @@ class Spool:
         body = b"".join(bodies)
         lengths, checks = (len(header), len(body)), (zlib.crc32(header), zlib.crc32(body))
         return b"".join((_PREFIX.pack(MAGIC, FORMAT_VERSION, *lengths, *checks), header, body))
-
-
-def _write(directory: Path, token: str, content: bytes, then: Callable[[], None]) -> None:
-    """Write a file atomically, then call `then`. Raise OSError, with no file left behind."""
-    temporary = directory / f"{token}{TEMPORARY}"
-    try:
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        try:
-            rest = memoryview(content)
-            while rest:
-                rest = rest[os.write(descriptor, rest) :]
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-        os.rename(temporary, directory / f"{token}{WAITING}")
-        then()
-    except OSError:
-        with suppress(OSError):
-            os.unlink(temporary)
-        raise
-    # If the disk loses the name, ledger and blocks are lost together, so totals stay consistent.
-    with suppress(OSError):
-        _sync_directory(directory)
-
-
-def _sync_directory(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _decoded(token: str, content: bytes) -> Spooled:

@@ -7,9 +7,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from nettop.collector.columns import ADDED_COLUMNS, COLUMNS, PROTOCOL_NAMES
+from nettop.collector.columns import ADDED_COLUMNS, COLUMNS, PROTOCOL_NAMES, Coded
 from nettop.collector.enrichment.enrich import FlowSide
-from nettop.collector.enrichment.texts import Coded
 from nettop.collector.pipeline import Columns, Wanted
 from nettop.query.filter import combined, parse_filter
 from nettop.query.query import text_query

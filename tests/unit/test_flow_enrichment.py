@@ -16,10 +16,11 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from nettop.collector.columns import ADDED_COLUMNS, ADDRESS
+from nettop.collector.columns import ADDED_COLUMNS, ADDRESS, TEXT_MAX, Coded
+from nettop.collector.enrichment import lookups
 from nettop.collector.enrichment.enrich import Enrichment, FlowSide
 from nettop.collector.enrichment.interfaces import InterfaceNames
-from nettop.collector.enrichment.lookups import LookupFiles, Reloading
+from nettop.collector.enrichment.lookups import LookupFiles
 from nettop.collector.enrichment.mmdb import _read_nodes
 from nettop.collector.enrichment.networks import (
     Intervals,
@@ -31,7 +32,6 @@ from nettop.collector.enrichment.networks import (
     parsed_range,
 )
 from nettop.collector.enrichment.sources import NetworkFile, read_source
-from nettop.collector.enrichment.texts import TEXT_MAX, Coded
 from nettop.errors import NettopError, UsageError
 from nettop.snapshots.arrays import Array
 
@@ -169,20 +169,6 @@ def test_tables_laid_over_each_other(lists: list[list[Network]]) -> None:
     assert len(same) == len(tables[0])
 
 
-def test_the_size_of_ranges() -> None:
-    """In bits, including sizes that a float would round up."""
-    texts = [
-        "10.0.0.0/8",
-        "10.0.0.0",
-        "::/0",
-        "2001:db8::/32",
-        "2001:db8::/64",
-        "2001:db8::/65",
-        "2001:db8::/127",
-    ]
-    assert parsed_networks(texts).size_bits().tolist() == [24, 0, 128, 96, 64, 63, 1]
-
-
 @pytest.mark.parametrize(
     ("text", "what", "remedy"),
     [
@@ -244,12 +230,9 @@ def mmdb_file(
 
 def facts(source: NetworkFile, addresses: Sequence[str]) -> list[tuple[int, str, str]]:
     """Return the AS, country and name that a source has for each address."""
-    wanted = column(addresses)
-    rows = []
-    for known in (source.as_numbers, source.countries, source.names):
-        index = known.intervals.look_up(wanted)
-        rows.append([known.values[at] if at >= 0 else known.values.dtype.type() for at in index.tolist()])
-    return [(int(a), bytes(c).decode(), source.words[n]) for a, c, n in zip(*rows, strict=True)]
+    added = Enrichment([source]).enrich(flows([(at, at) for at in addresses]))
+    texts = (texts_of(added.texts[name]) for name in ("src_country", "src_network"))
+    return list(zip(added.values["src_as"].tolist(), *texts, strict=True))
 
 
 def test_a_table_of_networks(tmp_path: Path) -> None:
@@ -515,7 +498,7 @@ def test_damaged_records(tmp_path: Path) -> None:
 def test_without_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A CSV file can be read without it, a database cannot."""
     monkeypatch.setitem(sys.modules, "maxminddb", None)
-    assert len(read_source(csv_file(tmp_path, "network,asn\n10.0.0.0/8,1\n")).as_numbers.values) == 1
+    assert len(read_source(csv_file(tmp_path, "network,asn\n10.0.0.0/8,1\n")).as_numbers) == 1
     path = mmdb_file(tmp_path, {"10.0.0.0/8": GEOLITE_ASN})
     with pytest.raises(NettopError) as raised:
         read_source(path)
@@ -657,9 +640,9 @@ def test_names_of_several_sources(
 # --- reloading -----------------------------------------------------------------------------------------------------
 
 
-def reloading(*paths: Path) -> Reloading[NetworkFile, Enrichment]:
-    """Return an enrichment that follows these files."""
-    return Reloading(paths, read_source, Enrichment)
+def reloading(*paths: Path) -> LookupFiles:
+    """Return lookups that follow these files."""
+    return LookupFiles(paths, [], None)
 
 
 def as_of(enrichment: Enrichment, *addresses: str) -> list[int]:
@@ -675,16 +658,16 @@ def test_replaced_and_overwritten_files(tmp_path: Path) -> None:
         csv_file(tmp_path, "network,asn\n11.0.0.0/8,7\n", "o"),
     )
     files = reloading(path, other)
-    before = files.current
+    before = files.current().enrichment
     assert files.check() == []
-    assert files.current is before
+    assert files.current().enrichment is before
 
     new = csv_file(tmp_path, "network,asn\n10.0.0.0/8,2\n", "new")
     times = path.stat().st_atime_ns, path.stat().st_mtime_ns
     os.utime(new, ns=times)
     new.replace(path)
     assert files.check() == []
-    assert as_of(files.current, "10.0.0.1", "11.0.0.1") == [2, 7]
+    assert as_of(files.current().enrichment, "10.0.0.1", "11.0.0.1") == [2, 7]
     assert as_of(before, "10.0.0.1", "11.0.0.1") == [1, 7]
 
     inode = path.stat().st_ino
@@ -692,7 +675,7 @@ def test_replaced_and_overwritten_files(tmp_path: Path) -> None:
     os.utime(path, ns=(times[0], times[1] + 1))
     assert path.stat().st_ino == inode
     assert files.check() == []
-    assert as_of(files.current, "10.0.0.1") == [3]
+    assert as_of(files.current().enrichment, "10.0.0.1") == [3]
     assert files.check() == []
 
 
@@ -721,7 +704,7 @@ def test_a_file_becomes_invalid(tmp_path: Path) -> None:
     )
     assert files.check() == [warning]
     assert files.check() == []
-    assert as_of(files.current, "10.0.0.1", "11.0.0.1", "12.0.0.0") == [1, 1234, 0]
+    assert as_of(files.current().enrichment, "10.0.0.1", "11.0.0.1", "12.0.0.0") == [1, 1234, 0]
 
     path.unlink()
     assert [warning.partition(";")[0] for warning in files.check()] == [
@@ -730,27 +713,27 @@ def test_a_file_becomes_invalid(tmp_path: Path) -> None:
     assert files.check() == []
     path.write_text("network,asn\n12.0.0.0,5\n", encoding="utf-8")
     assert files.check() == []
-    assert as_of(files.current, "10.0.0.1", "11.0.0.1", "12.0.0.0") == [0, 1234, 5]
+    assert as_of(files.current().enrichment, "10.0.0.1", "11.0.0.1", "12.0.0.0") == [0, 1234, 5]
 
 
-def test_contents_in_use_during_a_reload(tmp_path: Path) -> None:
-    """New contents are used once complete; a change during the read is noticed by the next check."""
-    path = csv_file(tmp_path, "1")
-    in_use: list[str] = []
+def test_a_change_while_a_file_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Use new contents once complete; notice a change during the read at the next check."""
+    path = csv_file(tmp_path, "network,asn\n10.0.0.0/8,1\n")
+    files = reloading(path)
+    in_use = []
 
-    def read(path: Path) -> str:
-        content = path.read_text(encoding="utf-8")
-        if content == "22":
-            in_use.append(files.current)
-            path.write_text("333", encoding="utf-8")
-        return content
+    def read(path: Path) -> NetworkFile:
+        source = read_source(path)
+        in_use.extend(as_of(files.current().enrichment, "10.0.0.1"))
+        csv_file(tmp_path, "network,asn\n10.0.0.0/8,333\n")
+        return source
 
-    files = Reloading([path], read, "".join)
-    path.write_text("22", encoding="utf-8")
-    assert files.check() == []
-    assert (in_use, files.current) == (["1"], "22")
-    assert files.check() == []
-    assert files.current == "333"
+    csv_file(tmp_path, "network,asn\n10.0.0.0/8,22\n")
+    monkeypatch.setattr(lookups, "read_source", read)
+    for expected in (22, 333):
+        assert files.check() == []
+        assert as_of(files.current().enrichment, "10.0.0.1") == [expected]
+    assert in_use == [1, 22]
 
 
 def test_a_file_is_invalid_initially(tmp_path: Path) -> None:

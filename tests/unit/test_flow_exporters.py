@@ -127,7 +127,7 @@ def test_sets_that_were_dropped_are_counted_for_their_exporter(monkeypatch: pyte
     collected.see(*(message(IPFIX, waiting, domain=2) for _ in range(10)))
     collected.exporters.forget(collected.decoder.forget_waiting())
     assert collected.rows("forgotten") == {(SENDER, PORT, IPFIX, 2): (10,)}
-    assert collected.decoder.totals.forgotten == 20
+    assert collected.decoder.totals["forgotten"] == 20
 
 
 def test_the_last_sampling_rate_stays() -> None:

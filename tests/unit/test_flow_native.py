@@ -13,8 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nettop.collector.columns import ADDRESS
-from nettop.collector.enrichment.texts import Coded
+from nettop.collector.columns import ADDRESS, Coded
 from nettop.collector.store.native import Values, native_block
 
 SIDE = "Enum8('unknown' = 0, 'in' = 1)"

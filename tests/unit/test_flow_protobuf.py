@@ -17,9 +17,10 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from nettop.collector.columns import ADDRESS, BY_NAME, COLUMNS, Flows, default_values
-from nettop.collector.protobuf import PRODUCED, decode_batch, encoded_batch, schema_text
+from nettop.collector.protobuf import PRODUCED, decode_batch, encoded_batch
 from nettop.errors import UsageError
 
+SCHEMA = Path(__file__).parents[2] / "docs/reference/flows.proto"
 RECEIVED_MS = 1_700_000_000_000
 
 
@@ -75,7 +76,7 @@ def messages(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if shutil.which("protoc") is None:
         pytest.skip("this machine has no protoc")
     directory = tmp_path_factory.mktemp("schema")
-    (directory / "flows.proto").write_text(schema_text())
+    (directory / "flows.proto").write_text(SCHEMA.read_text())
     return directory
 
 

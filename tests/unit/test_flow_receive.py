@@ -21,7 +21,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nettop.collector import receive
 from nettop.collector.columns import ADDRESS
 from nettop.collector.decode.datagrams import Datagrams
 from nettop.collector.receive import OpenSocket, Receiver, UdpPort, endpoint_of, extend_counter, open_socket
@@ -366,29 +365,11 @@ def test_a_zone_that_does_not_exist() -> None:
 
 
 def test_a_port_in_use() -> None:
-    """The error names the process, here this one."""
+    """The error says how to find the process."""
     with closing(opened_at().socket) as taken:
         port = taken.getsockname()[1]
-        with pytest.raises(NettopError) as raised:
+        with pytest.raises(NettopError, match=f"port {port} is in use") as raised:
             open_socket(UdpPort("127.0.0.1", port), BUFFER_BYTES)
-    name = Path("/proc/self/comm").read_text().strip()
-    assert raised.value.what == (
-        f"cannot receive at 127.0.0.1:{port}: port {port} is in use by {name} (PID {os.getpid()})"
-    )
-
-
-def test_a_port_in_use_by_somebody_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
-    """If the process is unknown, the error says how to find it."""
-
-    def refused(*_: object, **__: object) -> None:
-        raise PermissionMissing("refused")
-
-    monkeypatch.setattr(receive, "dump", refused)
-    with closing(opened_at().socket) as taken:
-        port = taken.getsockname()[1]
-        with pytest.raises(NettopError) as raised:
-            open_socket(UdpPort("127.0.0.1", port), BUFFER_BYTES)
-    assert raised.value.what.endswith(f"port {port} is in use")
     assert f"ss -lunp 'sport = :{port}'" in raised.value.remedy
 
 

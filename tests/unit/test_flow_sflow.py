@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import struct
+from collections import Counter
 from contextlib import suppress
 from ipaddress import ip_address
 from typing import Any
@@ -14,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nettop.collector.columns import BY_NAME, Flows
-from nettop.collector.decode.batch import INTERFACE_COUNTERS, Batch, DecodedCounts, DecodeResult
+from nettop.collector.decode.batch import INTERFACE_COUNTERS, Batch, DecodeResult
 from nettop.collector.decode.datagrams import Datagrams
 from nettop.collector.decode.packets import (
     EXTENSIONS_MAX,
@@ -700,7 +701,7 @@ def test_a_sample_without_a_packet_is_no_flow() -> None:
     """It is counted."""
     sflow = read(datagram(flow(part(1001, SWITCH)), flow(), flow(RAW)))
     assert [set_in(row) for row in rows_of(sflow.flows)] == [OF_RAW]
-    assert sflow.counts == DecodedCounts(records=1)
+    assert sflow.counts == Counter(records=1)
     assert not sflow.malformed.any()
 
 
@@ -713,7 +714,7 @@ def test_counters(form: int) -> None:
     row = (np.void(mapped(A6)), 3, RECEIVED_MS, *INTERFACE_ROW)
     assert sflow.counters.dtype == INTERFACE_COUNTERS
     assert sflow.counters.tolist() == [(bytes(row[0]), *row[1:])] * 2
-    assert sflow.counts == DecodedCounts(interface_counters=2, other_counters=4)
+    assert sflow.counts == Counter(interface_counters=2, other_counters=4)
     assert len(sflow.datagram_of) == 0
 
 
@@ -721,7 +722,7 @@ def test_other_samples_are_counted() -> None:
     """Samples of discarded packets, and vendor-specific ones."""
     discarded = part(5, words(1, 0, 3, 0, 4, 5, 289, 1) + RAW)
     sflow = read(datagram(discarded, part(9 << 12 | 1, bytes(8)), flow(RAW), discarded), datagram(discarded))
-    assert sflow.counts == DecodedCounts(records=1, discarded_samples=3, unknown_samples=1)
+    assert sflow.counts == Counter(records=1, discarded_samples=3, unknown_samples=1)
     assert [set_in(row) for row in rows_of(sflow.flows)] == [OF_RAW]
     assert not sflow.malformed.any()
 

@@ -25,9 +25,8 @@ import numpy as np
 import pytest
 import zstandard
 
-from nettop.collector.columns import ADDED_COLUMNS, ADDRESS, BY_NAME, COLUMNS, default_values
+from nettop.collector.columns import ADDED_COLUMNS, ADDRESS, BY_NAME, COLUMNS, Coded, default_values
 from nettop.collector.decode.batch import INTERFACE_COUNTERS
-from nettop.collector.enrichment.texts import Coded
 from nettop.collector.spool import Block, Spool, Spooled, Storing, ledger_block
 from nettop.collector.store import embedded
 from nettop.collector.store.embedded import EmbeddedStore

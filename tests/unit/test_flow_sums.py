@@ -15,9 +15,8 @@ import numpy as np
 import pytest
 
 from nettop.collector.collector import AsNames
-from nettop.collector.columns import COLUMNS, default_values
+from nettop.collector.columns import COLUMNS, Coded, default_values
 from nettop.collector.enrichment.lookups import LookupFiles
-from nettop.collector.enrichment.texts import Coded
 from nettop.collector.reader import Reader
 from nettop.collector.spool import Spool, Storing
 from nettop.collector.store.schema import TABLES

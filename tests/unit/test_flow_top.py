@@ -25,7 +25,7 @@ from nettop.settings import Format
 
 pytest.importorskip("chdb")
 
-from nettop.collector.enrichment.texts import Coded
+from nettop.collector.columns import Coded
 from nettop.collector.store.embedded import EmbeddedStore
 
 from .test_flow_store import flow_block, random_flows, rows_of

@@ -6,9 +6,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from nettop.collector.columns import ADDRESS, COLUMNS, default_values
+from nettop.collector.columns import ADDRESS, COLUMNS, Coded, default_values
 from nettop.collector.enrichment.enrich import FlowSide
-from nettop.collector.enrichment.texts import Coded
 from nettop.collector.pipeline import Columns
 from nettop.collector.wanted import FLOWS, flow_filter
 from nettop.errors import UsageError

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, fields
 from enum import IntEnum
 
 import numpy as np
@@ -15,7 +14,8 @@ from nettop.snapshots.arrays import Array, Index, as_list
 
 DomainKey = tuple[bytes, int, int, int]
 """An observation domain: sender, port, version and domain number."""
-KEY = ("exporter", "port", "protocol_version", "domain")
+KEY_FIELDS = [("exporter", ADDRESS), ("port", "u2"), ("protocol_version", "u1"), ("domain", "u4")]
+KEY = tuple(name for name, _ in KEY_FIELDS)
 """Fields of a row that identify an observation domain."""
 
 
@@ -31,22 +31,12 @@ class DecodeResult(IntEnum):
 
 DATAGRAM = np.dtype(
     [
-        ("exporter", ADDRESS),
-        ("port", "u2"),
-        ("protocol_version", "u1"),
-        ("domain", "u4"),
+        *KEY_FIELDS,
         ("sequence", "u4"),
-        ("received_ns", "i8"),
-        ("export_ms", "i8"),
-        ("boot_ms", "i8"),
+        *((name, "i8") for name in ("received_ns", "export_ms", "boot_ms")),
         ("reading", "u1"),
-        ("bytes", "i8"),
-        ("rows", "i8"),
-        ("options", "i8"),
-        ("broken", "i8"),
-        ("sampling_rate", "u4"),
-        ("units", "i8"),
-        ("is_exact", "?"),
+        *((name, "i8") for name in ("bytes", "rows", "options", "broken")),
+        *(("sampling_rate", "u4"), ("units", "i8"), ("is_exact", "?")),
     ]
 )
 """Source and contents of a datagram.
@@ -82,48 +72,27 @@ all ones.
 """
 
 
-@dataclass(slots=True)
-class DecodedCounts:
-    """Totals over datagrams. `datagrams` always equals `decoded` + `malformed`.
-
-    A datagram is malformed if its header cannot be read; damage beyond the header counts as `broken`. Over all batches
-    since the start, `held` equals `released` + `forgotten` + what is still waiting.
-    """
-
-    datagrams: int = 0
-    decoded: int = 0
-    unknown_version: int = 0
-    bad_header: int = 0
-    broken: int = 0
-    """Sets, templates, and NetFlow v5 or sFlow datagrams that could not be read to the end."""
-    records: int = 0
-    """Flow records; for sFlow, flow samples that describe a packet."""
-    rows: int = 0
-    """Flows: the records, plus one for each biflow whose reverse direction had packets."""
-    options: int = 0
-    templates: int = 0
-    """Templates and withdrawals, including repetitions of known ones."""
-    held: int = 0
-    """Data sets that arrived before their template."""
-    released: int = 0
-    """Held sets whose template has arrived."""
-    forgotten: int = 0
-    """Held sets dropped to make room."""
-    interface_counters: int = 0
-    other_counters: int = 0
-    discarded_samples: int = 0
-    """sFlow samples of discarded packets, which are not flows."""
-    unknown_samples: int = 0
-
-    @property
-    def malformed(self) -> int:
-        """Number of datagrams whose header could not be read."""
-        return self.unknown_version + self.bad_header
-
-    def add(self, other: DecodedCounts) -> None:
-        """Add the totals of other datagrams."""
-        for each in fields(self):
-            setattr(self, each.name, getattr(self, each.name) + getattr(other, each.name))
+COUNTS = {
+    "datagrams": "datagrams received",
+    "decoded": "of these, those with a valid header",
+    "unknown_version": "of these, those of no known protocol",
+    "bad_header": "of these, those with a truncated or invalid header",
+    "broken": "sets, templates and ends of datagrams that could not be decoded",
+    "records": "flow records",
+    "rows": "flows, from records or seen by this host",
+    "options": "options records",
+    "templates": "templates declared",
+    "held": "sets that arrived before their template",
+    "released": "of these, those whose template arrived later",
+    "forgotten": "of these, those evicted, or still waiting on exit",
+    "interface_counters": "interface counter samples",
+    "other_counters": "other counter records",
+    "discarded_samples": "discarded packet samples",
+    "unknown_samples": "samples of other formats",
+}
+"""What the decoder counts. A datagram is malformed if its header cannot be read; damage beyond it counts as `broken`.
+A biflow whose reverse direction had packets is one record and two flows.
+"""
 
 
 class Batch:
@@ -131,7 +100,7 @@ class Batch:
 
     Flows are found in `parts`; `of` has the datagram of each, by part: for a held set, the datagram with its template.
     In the end `flows` has all of them with all columns (f,), and `datagram_of` (f,) their datagrams. `counters` is
-    INTERFACE_COUNTERS. `forgotten` counts the sets dropped to make room, by exporter.
+    INTERFACE_COUNTERS. `counts` are declared by COUNTS. `forgotten` counts the sets dropped to make room, by exporter.
     """
 
     def __init__(self, datagrams: Datagrams) -> None:
@@ -140,7 +109,7 @@ class Batch:
         self.headers["exporter"] = datagrams.senders
         self.headers["received_ns"], self.headers["bytes"] = datagrams.received_ns, datagrams.lengths
         self.headers["reading"] = DecodeResult.UNKNOWN_VERSION
-        self.counts = DecodedCounts()
+        self.counts = Counter[str]()
         self.parts: list[Flows] = []
         self.of: list[Index] = []
         self.flows: Flows = {}

@@ -22,14 +22,8 @@ full total.
 """
 KEY = np.dtype(
     [
-        ("exporter", ADDRESS),
-        ("domain", "u4"),
-        ("connection", "u8"),
-        ("src", ADDRESS),
-        ("dst", ADDRESS),
-        ("src_port", "u2"),
-        ("dst_port", "u2"),
-        ("protocol", "u1"),
+        *(("exporter", ADDRESS), ("domain", "u4"), ("connection", "u8")),
+        *(("src", ADDRESS), ("dst", ADDRESS), ("src_port", "u2"), ("dst_port", "u2"), ("protocol", "u1")),
     ]
 )
 """Key of a connection; `connection` is the exporter's number for it, or 0 if it sends none."""

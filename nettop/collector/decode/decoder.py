@@ -10,7 +10,7 @@ import numpy as np
 
 from nettop.collector.columns import concatenate_flows
 from nettop.collector.decode import netflow5, sflow
-from nettop.collector.decode.batch import Batch, DecodedCounts, DecodeResult, DomainKey
+from nettop.collector.decode.batch import Batch, DecodeResult, DomainKey
 from nettop.collector.decode.datagrams import Datagrams, numbers
 from nettop.collector.decode.messages import MessageDecoder
 from nettop.collector.decode.templates import IPFIX, NETFLOW_9
@@ -37,7 +37,7 @@ class Decoder:
 
     def __init__(self, user_rates: UserRates | None = None) -> None:
         self.messages = MessageDecoder()
-        self.totals = DecodedCounts()
+        self.totals = Counter[str]()
         self._user_rates = user_rates or UserRates()
 
     @property
@@ -59,13 +59,13 @@ class Decoder:
                 batch.set(which, reading=DecodeResult.BAD_HEADER)
                 read(batch, which)
         _finish(batch, self._user_rates)
-        self.totals.add(batch.counts)
+        self.totals.update(batch.counts)
         return batch
 
     def forget_waiting(self) -> Counter[DomainKey]:
         """Drop the data sets that wait for a template, as on exit. Return how many each exporter had."""
         forgotten = self.messages.forget_waiting()
-        self.totals.forgotten += forgotten.total()
+        self.totals["forgotten"] += forgotten.total()
         return forgotten
 
 
@@ -96,7 +96,6 @@ def _finish(batch: Batch, user_rates: UserRates) -> None:
     # The last flow of each datagram wins.
     headers["sampling_rate"][datagram_of[has_rate]] = flows["sampling_rate"][has_rate]
     by_reading = np.bincount(headers["reading"], minlength=len(DecodeResult))
-    counts.datagrams, counts.rows = len(headers), len(datagram_of)
-    counts.decoded, counts.unknown_version, counts.bad_header = as_list(by_reading)
-    counts.broken, counts.options = int(headers["broken"].sum()), int(headers["options"].sum())
-    counts.forgotten = batch.forgotten.total()
+    counts.update(dict(zip(("decoded", "unknown_version", "bad_header"), as_list(by_reading), strict=True)))
+    counts.update({name: int(headers[name].sum()) for name in ("broken", "options", "rows")})
+    counts.update(datagrams=len(headers), forgotten=batch.forgotten.total())

@@ -13,16 +13,8 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from nettop.collector.decode import options
 from nettop.collector.decode.batch import DomainKey
-from nettop.collector.decode.options import (
-    InterfaceNames,
-    Rates,
-    agreed_rates,
-    named_exporters,
-    read_names,
-    read_sampling,
-    sampled_domains,
-)
 from nettop.collector.decode.records import Records, started_ms_of
 from nettop.collector.decode.templates import Template, Withdrawal
 from nettop.snapshots.arrays import Array, Index
@@ -71,8 +63,8 @@ class Domain:
     """Template IDs by kind (options or not), as one datagram can withdraw thousands."""
     fields: int = 0
     """Fields of all templates, plus the number of sampling rates and interface names."""
-    rates: Rates = field(default_factory=dict)
-    names: InterfaceNames = field(default_factory=dict)
+    rates: options.Rates = field(default_factory=dict)
+    names: options.InterfaceNames = field(default_factory=dict)
     boot_ms: int = -1
     used_at: float = 0.0
     exporters: set[bytes] = field(default_factory=set)
@@ -245,7 +237,7 @@ class Domains:
             self._fields -= len(removed.fields)
             self.changes += 1
 
-    def announced(self, key: DomainKey) -> Rates:
+    def announced(self, key: DomainKey) -> options.Rates:
         """Return the rates announced in a domain; if there are none, those that the exporter's other domains agree on.
 
         These are domains of the same port and, if this one has no templates, the same domain on other ports.
@@ -254,7 +246,7 @@ class Domains:
         sender, port, version, number = key
         if domain.rates or sender not in self._samplers:
             return domain.rates
-        return agreed_rates(
+        return options.agreed_rates(
             self._all[other].rates
             for other in islice(reversed(self._samplers[sender]), SAMPLERS_MAX)
             if other[2] == version and (other[1] == port or (other[3] == number and not domain.templates))
@@ -262,21 +254,21 @@ class Domains:
 
     def read_options(self, key: DomainKey, records: Records) -> None:
         """Learn from a domain's options records: relayed exporters, sampling rates, interface names and start time."""
-        for number, exporter in named_exporters(records):
+        for number, exporter in options.named_exporters(records):
             exporters = self.use(key if number is None else (*key[:3], number)).exporters
             if exporter not in exporters and len(exporters) < _EXPORTERS_MAX:
                 exporters.add(exporter)
                 self.changes += 1
-        for number, which in sampled_domains(records, own=key[3]):
+        for number, which in options.sampled_domains(records, own=key[3]):
             sampled = *key[:3], number
             domain = self.use(sampled)
             before = len(domain.rates)
-            self.changes += read_sampling(records, which, domain.rates)
+            self.changes += options.read_sampling(records, which, domain.rates)
             self._cut("samplers", domain.rates, RATES_MAX)
             self._count_rates(sampled, domain, before)
         domain = self.use(key)
         before = len(domain.names)
-        self.changes += read_names(records, domain.exporter or key[0], domain.names)
+        self.changes += options.read_names(records, domain.exporter or key[0], domain.names)
         self._cut("interface names", domain.names, NAMES_MAX)
         self._count_fields(domain, len(domain.names) - before)
         started_ms, known = started_ms_of(records)

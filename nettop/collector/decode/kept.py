@@ -38,15 +38,10 @@ def save(path: Path, decoder: Decoder) -> bool:
     known = decoder.messages.known
     if not known.changes:
         return False
-    temporary = path.with_name(f"{path.name}.new")
     with report_save_errors("flow templates", path):
-        with write_file(temporary, _content(decoder), is_synced=True):
+        with write_file(path.with_name(f"{path.name}.new"), _content(decoder), is_synced=True) as temporary:
             temporary.replace(path)
-        directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
+        sync(path.parent)
     known.changes = 0
     return True
 
@@ -86,8 +81,10 @@ def report_save_errors(what: str, path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def write_file(path: Path, content: bytes, *, is_synced: bool) -> Iterator[None]:
-    """Write a file readable only by its owner; remove it if that or the enclosed block fails. Raise OSError."""
+def write_file(path: Path, content: bytes, *, is_synced: bool) -> Iterator[Path]:
+    """Write a file readable only by its owner, and yield its path; remove it if that or the enclosed block fails. Raise
+    OSError.
+    """
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
         with os.fdopen(descriptor, "wb") as file:
@@ -95,11 +92,20 @@ def write_file(path: Path, content: bytes, *, is_synced: bool) -> Iterator[None]
             file.flush()
             if is_synced:
                 os.fsync(descriptor)
-        yield
+        yield path
     except OSError:
         with suppress(OSError):
             path.unlink()
         raise
+
+
+def sync(path: Path) -> None:
+    """Wait until a file's content, or a directory's names, are on disk. Raise OSError."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 # --- format ---------------------------------------------------------------------------------------------------

@@ -151,7 +151,7 @@ class MessageDecoder:
         content = messages.buffer[sets.start[at] : sets.end[at]].tobytes()
         parse = _parse_cached if len(content) <= _CACHED_SET_BYTES_MAX else _parse_template_set
         changes, is_whole = parse(key[2], int(sets.id[at]), content)
-        run.batch.counts.templates += len(changes)
+        run.batch.counts["templates"] += len(changes)
         run.batch.headers["broken"][counted_at] += not is_whole
         for change in changes:
             if self.known.repeats(key, change):
@@ -212,7 +212,7 @@ class MessageDecoder:
         waiting = self._held.take(key, template.id)
         if not waiting:
             return []
-        batch.counts.released += len(waiting)
+        batch.counts["released"] += len(waiting)
         content = np.frombuffer(b"".join(held.content for held in waiting), np.uint8)
         ends = np.cumsum([len(held.content) for held in waiting])
         starts = np.concatenate([[0], ends[:-1]])
@@ -225,7 +225,7 @@ class MessageDecoder:
         for message, set_id, start, end in zip(*map(as_list, sets), strict=True):
             held = Held(messages.headers[message : message + 1].copy(), messages.buffer[start:end].tobytes())
             batch.forgotten.update(self._held.add(messages.keys[messages.domains[message]], set_id, held))
-        batch.counts.held += len(sets.id)
+        batch.counts["held"] += len(sets.id)
         # Records that cannot be counted yet, or ever, have sequence numbers as well.
         batch.set(messages.counted_at[sets.message], is_exact=False)
 
@@ -249,7 +249,7 @@ class MessageDecoder:
             batch.tally("options", counted_at)
             self.known.read_options(keys[0], records)
         else:
-            batch.counts.records += len(counted_at)
+            batch.counts["records"] += len(counted_at)
             for at, flows in self._flows(records, headers, keys, of, template.id):
                 batch.add(flows, counted_at[at])
 

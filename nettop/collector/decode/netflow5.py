@@ -53,7 +53,7 @@ def read_netflow5(batch: Batch, which: Index) -> None:
     flows["exporter"] = datagrams.senders[which][of]
     flows["icmp_type"], flows["icmp_code"] = icmp_in_port(flows["protocol"], flows["dst_port"])
     batch.add(flows, which[of])
-    batch.counts.records += len(of)
+    batch.counts["records"] += len(of)
 
 
 def _times(

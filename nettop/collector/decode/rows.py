@@ -12,18 +12,7 @@ from collections.abc import Callable
 import numpy as np
 
 from nettop.collector.columns import Flows, default_values
-from nettop.collector.decode.elements import (
-    DURATIONS,
-    ELEMENTS_OF,
-    FRAME,
-    IN,
-    INITIATOR,
-    IP_PACKET,
-    OUT,
-    RESPONDER,
-    REVERSE,
-    TOTALS,
-)
+from nettop.collector.decode import elements
 from nettop.collector.decode.packets import FirstHeader, decode_packets, icmp_in_port
 from nettop.collector.decode.records import COUNTERS, Records
 from nettop.snapshots.arrays import Index, Mask
@@ -49,7 +38,7 @@ def decode_flows(records: Records, count_once: CountOnce) -> list[tuple[Index, F
     """
     flows: Flows = {}
     said: dict[str, Mask] = {}
-    for name in ELEMENTS_OF:
+    for name in elements.ELEMENTS_OF:
         values, known = records.column(name)
         if known.any():
             flows[name], said[name] = values, known
@@ -69,7 +58,7 @@ def decode_flows(records: Records, count_once: CountOnce) -> list[tuple[Index, F
 
 def _read_durations(records: Records, flows: Flows) -> None:
     """Derive a missing end from start and duration, and a missing start from end and duration."""
-    for element, of_a_ms in DURATIONS.items():
+    for element, of_a_ms in elements.DURATIONS.items():
         duration, has = records.number(element)
         if has.any():
             has &= duration <= _DURATION_MAX_MS * of_a_ms
@@ -81,7 +70,7 @@ def _read_durations(records: Records, flows: Flows) -> None:
 
 def _read_packets(records: Records, flows: Flows) -> None:
     """Add columns from sampled packet headers that no element of the records fills."""
-    for element, first in ((FRAME, FirstHeader.ETHERNET), (IP_PACKET, FirstHeader.IP)):
+    for element, first in ((elements.FRAME, FirstHeader.ETHERNET), (elements.IP_PACKET, FirstHeader.IP)):
         if element in records.fields:
             places = records.fields[element]
             at = np.flatnonzero(places.lengths > 0)
@@ -113,13 +102,13 @@ def _reverse_flows(records: Records, flows: Flows, count_once: CountOnce) -> Flo
     They are empty if no record counts both directions. Adjust the counters in `flows` where records count forward and
     reverse separately.
     """
-    if any(enterprise == REVERSE for enterprise, _ in records.fields):
+    if any(enterprise == elements.REVERSE for enterprise, _ in records.fields):
         flows["biflow_direction"] = np.full(len(records), FORWARD, np.uint8)
         exchanged = _swap_ends(flows)
         return exchanged | _reverse_columns(records, exchanged)
     if _counts_responders(records):
         return _read_responders(records, flows, count_once)
-    if any(element in records.fields for element in OUT.values()):
+    if any(element in records.fields for element in elements.OUT.values()):
         return _read_out(records, flows)
     return {}
 
@@ -127,8 +116,8 @@ def _reverse_flows(records: Records, flows: Flows, count_once: CountOnce) -> Flo
 def _counts_responders(records: Records) -> bool:
     """Return whether records count initiator and responder, rather than IN and OUT."""
     has_responder, has_total, has_out = (
-        any(element in records.fields for element in elements)
-        for elements in (RESPONDER.values(), TOTALS, OUT.values())
+        any(element in records.fields for element in group)
+        for group in (elements.RESPONDER.values(), elements.TOTALS, elements.OUT.values())
     )
     return has_responder and not (has_total and has_out)
 
@@ -137,8 +126,15 @@ def _read_responders(records: Records, flows: Flows, count_once: CountOnce) -> F
     """Return the reverse flows of responders. Skip records whose totals match neither the initiator nor the sum of
     both.
     """
-    names = [name for name in COUNTERS if {INITIATOR[name], RESPONDER[name]} & records.fields.keys()]
-    sent, back = ({name: records.number(of[name])[0] for name in names} for of in (INITIATOR, RESPONDER))
+    names = [
+        name
+        for name in COUNTERS
+        if {elements.INITIATOR[name], elements.RESPONDER[name]} & records.fields.keys()
+    ]
+    sent, back = (
+        {name: records.number(of[name])[0] for name in names}
+        for of in (elements.INITIATOR, elements.RESPONDER)
+    )
     is_both = np.ones(len(records), bool)
     for name in flows.keys() & sent.keys():
         counted = flows[name]
@@ -147,14 +143,17 @@ def _read_responders(records: Records, flows: Flows, count_once: CountOnce) -> F
         flows[name] = np.where(is_both, sent[name], flows[name])
     flows["biflow_direction"] = np.where(is_both, FORWARD, 0).astype(np.uint8)
     counters = {name: np.where(is_both, values, 0) for name, values in back.items()}
-    if not any(element in records.fields for element in TOTALS):
+    if not any(element in records.fields for element in elements.TOTALS):
         count_once(flows, counters)
     return _swap_ends(flows) | counters
 
 
 def _read_out(records: Records, flows: Flows) -> Flows:
     """Return the reverse flows of records whose IN and OUT differ. If IN is 0, OUT counts the flow itself."""
-    counted = {name: (records.number(IN[name])[0], records.number(OUT[name])[0]) for name in COUNTERS}
+    counted = {
+        name: (records.number(elements.IN[name])[0], records.number(elements.OUT[name])[0])
+        for name in COUNTERS
+    }
     is_both = np.zeros(len(records), bool)
     if records.has_both_directions:
         for into, out in counted.values():
@@ -183,8 +182,8 @@ def _swap_ends(forward: Flows) -> Flows:
 def _reverse_columns(records: Records, exchanged: Flows) -> Flows:
     """Return the columns filled by reverse elements."""
     flows: Flows = {}
-    for name in ELEMENTS_OF:
-        values, known = records.column(name, REVERSE)
+    for name in elements.ELEMENTS_OF:
+        values, known = records.column(name, elements.REVERSE)
         if known.any():
             flows[name] = np.where(known, values, exchanged.get(name, default_values(name, len(records))))
     return flows

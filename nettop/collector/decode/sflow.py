@@ -101,12 +101,12 @@ def read_sflow(batch: Batch, which: Index) -> None:
     batch.set(which, broken=is_broken)
     batch.add(flows, which[owners])
     batch.counters = counters
-    batch.counts.records += len(owners)
-    batch.counts.interface_counters += len(counters)
-    batch.counts.other_counters += others
-    batch.counts.discarded_samples += len(of_discarded.owners)
+    batch.counts["records"] += len(owners)
+    batch.counts["interface_counters"] += len(counters)
+    batch.counts["other_counters"] += others
+    batch.counts["discarded_samples"] += len(of_discarded.owners)
     known = (of_flows, of_counters, of_discarded)
-    batch.counts.unknown_samples += len(samples.owners) - sum(len(each.owners) for each in known)
+    batch.counts["unknown_samples"] += len(samples.owners) - sum(len(each.owners) for each in known)
 
 
 def _read_headers(batch: Batch, which: Index) -> tuple[Index, Index, Index]:

@@ -4,19 +4,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from enum import IntEnum
 from typing import NamedTuple
 
 import numpy as np
 
-from nettop.collector.columns import ADDRESS, Flows
+from nettop.collector.columns import ADDRESS, Coded, Flows
 from nettop.collector.enrichment.networks import Intervals, Ranges, overlaid
-from nettop.collector.enrichment.sources import Known, NetworkFile
-from nettop.collector.enrichment.texts import Coded
+from nettop.collector.enrichment.sources import NetworkFile
 from nettop.snapshots.arrays import Array
-
-_UNKNOWN_RANK = 0xFF
 
 
 class FlowSide(IntEnum):
@@ -59,22 +55,23 @@ class Enrichment:
 
     def __init__(self, sources: Sequence[NetworkFile] = (), own_networks: Ranges | None = None) -> None:
         own = own_networks or Ranges.of([])
-        words, names = _join_names(sources)
-        groups = ([each.as_numbers for each in sources], [each.countries for each in sources], names)
-        known = [each for group in groups for each in group]
+        ranges = Ranges.joined([each.ranges for each in sources])
+        files = np.repeat(np.arange(len(sources)), [len(each.ranges) for each in sources])
+        words, codes = _joined_names(sources)
+        values = (
+            np.concatenate([np.zeros(0, np.uint32), *(each.as_numbers for each in sources)]),
+            np.concatenate([np.zeros(0, "S2"), *(each.countries for each in sources)]),
+            codes,
+        )
+        # Of names, the most specific one wins among all files.
+        ranks = (files, files, np.zeros(len(ranges), np.uint8))
+        known = [_known(ranges, *each) for each in zip(values, ranks, strict=True)]
         own_intervals = Intervals.of(own, np.zeros(len(own), np.int32))
-        numbered, (own_indices, *indices) = overlaid([own_intervals, *(each.intervals for each in known)])
+        numbered, (own_indices, *indices) = overlaid([own_intervals, *(intervals for intervals, _ in known)])
         owners = np.where(own_indices < 0, _FOREIGN, _OWN) if len(own) else np.zeros(len(numbered), np.intp)
         owners[numbered.look_up(np.zeros(1, ADDRESS))] = _UNREPORTED
-        each_index = iter(indices)
-        attributes = [
-            *(
-                _choose_values([(each, next(each_index)) for each in group], dtype, len(numbered))
-                for group, dtype in zip(groups, ("u4", "S2", "u4"), strict=True)
-            ),
-            (np.arange(3), owners),
-        ]
-        facts, columns = _fold_attributes(attributes)
+        of_intervals = [each[at] for (_, each), at in zip(known, indices, strict=True)]
+        facts, columns = _fold_attributes([*of_intervals, owners])
         self._intervals = numbered.with_indices(facts)
         self._as_numbers, countries, name_codes, self._owners = columns
         self._countries = Coded.of(country.decode() for country in countries)
@@ -104,43 +101,29 @@ class Enrichment:
         return dict(self._as_names)
 
 
-def _join_names(sources: Sequence[NetworkFile]) -> tuple[tuple[str, ...], list[Known]]:
-    """Return the words of all sources, and each source's names as codes into them."""
+def _joined_names(sources: Sequence[NetworkFile]) -> tuple[tuple[str, ...], Array]:
+    """Return the words of all sources, and the name of every network as a code into them (n,)."""
     code_of = {"": 0}
-    names = []
+    codes = [np.zeros(0, np.uint32)]
     for source in sources:
-        codes = [code_of.setdefault(word, len(code_of)) for word in source.words]
-        names.append(replace(source.names, values=np.array(codes, np.uint32)[source.names.values]))
-    return tuple(code_of), names
+        own_codes = [code_of.setdefault(word, len(code_of)) for word in source.names.words]
+        codes.append(np.array(own_codes, np.uint32)[source.names.codes])
+    return tuple(code_of), np.concatenate(codes)
 
 
-def _choose_values(known: Sequence[tuple[Known, Array]], dtype: str, count: int) -> tuple[Array, Array]:
-    """Return the values of all sources, and for every interval the code of the best-ranked one (m,).
-
-    Each source has its own index per interval.
-    """
-    unknown = np.zeros(1, dtype)
-    values, codes = np.unique(
-        np.concatenate([unknown, *(each.values for each, _ in known)]), return_inverse=True
-    )
-    chosen, best = np.zeros(count, np.intp), np.full(count, _UNKNOWN_RANK, np.uint8)
-    begin = 1
-    for each, index in known:
-        end = begin + len(each.values)
-        # The last entry is for index −1.
-        rank = np.append(each.ranks, np.uint8(_UNKNOWN_RANK))[index]
-        is_better = rank < best
-        chosen[is_better] = codes[begin:end][index[is_better]]
-        best[is_better] = rank[is_better]
-        begin = end
-    return values, chosen
+def _known(ranges: Ranges, values: Array, ranks: Array) -> tuple[Intervals, Array]:
+    """Return the intervals of networks with a value, and the value of each index; the last one is for index −1."""
+    unknown = np.zeros(1, values.dtype)
+    rows = np.flatnonzero(values != unknown)
+    distinct, codes = np.unique(values[rows], return_inverse=True)
+    return Intervals.of(ranges.taken(rows), codes, ranks[rows]), np.append(distinct, unknown)
 
 
-def _fold_attributes(attributes: Sequence[tuple[Array, Array]]) -> tuple[Array, list[Array]]:
+def _fold_attributes(attributes: Sequence[Array]) -> tuple[Array, list[Array]]:
     """Return each interval's distinct combination of values (m,), and each attribute's value per combination."""
-    facts: Array = np.zeros(len(attributes[0][1]), np.intp)
-    for values, codes in attributes:
-        if len(values) > 1:
-            _, facts = np.unique(facts * len(values) + codes, return_inverse=True)
+    facts: Array = np.zeros(len(attributes[0]), np.intp)
+    for values in attributes:
+        distinct, codes = np.unique(values, return_inverse=True)
+        _, facts = np.unique(facts * len(distinct) + codes, return_inverse=True)
     _, firsts = np.unique(facts, return_index=True)
-    return facts, [values[codes[firsts]] for values, codes in attributes]
+    return facts, [values[firsts] for values in attributes]

@@ -9,11 +9,10 @@ from types import MappingProxyType
 
 import numpy as np
 
-from nettop.collector.columns import ADDRESS, Flows
+from nettop.collector.columns import ADDRESS, Coded, Flows
 from nettop.collector.decode.domains import ReportedKey
 from nettop.collector.enrichment.networks import SortedKeys, address_keys, parsed_address
 from nettop.collector.enrichment.tables import CsvTable, read_lookup_file
-from nettop.collector.enrichment.texts import Coded
 from nettop.errors import UsageError
 from nettop.snapshots.arrays import Array
 

@@ -4,67 +4,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Generic, NamedTuple, TypeVar
+from typing import NamedTuple
 
 from nettop.collector.enrichment.enrich import Enrichment
 from nettop.collector.enrichment.interfaces import InterfaceKey, InterfaceNames
 from nettop.collector.enrichment.networks import Ranges
 from nettop.collector.enrichment.sources import read_source
 from nettop.errors import NettopError
-
-Part = TypeVar("Part")
-Whole = TypeVar("Whole")
-
-
-class Reloading(Generic[Part, Whole]):
-    """A value built from the contents of several files. Any thread may read `current`; one thread calls `check`.
-
-    `check` reloads a replaced, overwritten or restored file as a whole. If that fails, the previous contents stay in
-    use. The constructor raises NettopError if it cannot read a file.
-    """
-
-    def __init__(
-        self,
-        paths: Sequence[Path],
-        read: Callable[[Path], Part],
-        combine: Callable[[Sequence[Part]], Whole],
-    ) -> None:
-        self._read, self._combine = read, combine
-        # Taken before reading, so that the next check notices a change meanwhile.
-        self._states = {path: _state(path) for path in paths}
-        self._parts = {path: read(path) for path in self._states}
-        self.current = combine(list(self._parts.values()))
-
-    def check(self) -> list[str]:
-        """Reload what changed since the last check, which may take seconds. Return warnings for files that cannot be
-        read, once per change.
-        """
-        has_changed, warnings = False, []
-        for path, last in self._states.items():
-            state = _state(path)
-            if state == last:
-                continue
-            self._states[path] = state
-            try:
-                self._parts[path] = self._read(path)
-            except NettopError as error:
-                warnings.append(f"{error.what}; its previous contents stay in use ({error.remedy})")
-            else:
-                has_changed = True
-        if has_changed:
-            self.current = self._combine(list(self._parts.values()))
-        return warnings
-
-
-def _state(path: Path) -> tuple[int, ...]:
-    """Return the fields of a file's status that a change alters, or the error that prevents reading it."""
-    try:
-        status = os.stat(path)
-    except OSError as error:
-        return (error.errno or 0,)
-    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
 class Lookups(NamedTuple):
@@ -89,24 +37,53 @@ class LookupFiles:
 
         Raise NettopError if one cannot be read.
         """
-        self._rereads = rereads
-        self._networks = Reloading(networks, read_source, lambda sources: Enrichment(sources, own_networks))
-        self._interfaces = Reloading(interfaces, InterfaceNames.from_csv, _joined)
+        self._own_networks, self._rereads = own_networks, rereads
+        # Taken before reading, so that the next check notices a change meanwhile.
+        self._states = {path: _state(path) for path in (*networks, *interfaces)}
+        self._networks = {path: read_source(path) for path in networks}
+        self._interfaces = {path: InterfaceNames.from_csv(path) for path in interfaces}
+        self._current = self._combined()
 
     def current(self) -> Lookups:
         """Return the current content of the files."""
-        return Lookups(self._networks.current, self._interfaces.current)
+        return self._current
 
     def check(self) -> list[str]:
-        """Reload files changed since the last check, which may take seconds. Return warnings for those that cannot be
-        read.
+        """Reload files replaced, overwritten or restored since the last check as a whole, which may take seconds. If
+        that fails, the previous contents stay in use.
+
+        Return warnings for those that cannot be read, once per change.
         """
-        checked = (self._networks, self._interfaces) if self._rereads else ()
-        return [warning for files in checked for warning in files.check()]
+        has_changed, warnings = False, []
+        for path, last in self._states.items() if self._rereads else ():
+            state = _state(path)
+            if state == last:
+                continue
+            self._states[path] = state
+            try:
+                if path in self._networks:
+                    self._networks[path] = read_source(path)
+                if path in self._interfaces:
+                    self._interfaces[path] = InterfaceNames.from_csv(path)
+            except NettopError as error:
+                warnings.append(f"{error.what}; its previous contents stay in use ({error.remedy})")
+            else:
+                has_changed = True
+        if has_changed:
+            self._current = self._combined()
+        return warnings
+
+    def _combined(self) -> Lookups:
+        names: dict[InterfaceKey, str] = {}
+        for part in reversed(self._interfaces.values()):
+            names |= part.names
+        return Lookups(Enrichment(list(self._networks.values()), self._own_networks), InterfaceNames(names))
 
 
-def _joined(parts: Sequence[InterfaceNames]) -> InterfaceNames:
-    names: dict[InterfaceKey, str] = {}
-    for part in reversed(parts):
-        names |= part.names
-    return InterfaceNames(names)
+def _state(path: Path) -> tuple[int, ...]:
+    """Return the fields of a file's status that a change alters, or the error that prevents reading it."""
+    try:
+        status = os.stat(path)
+    except OSError as error:
+        return (error.errno or 0,)
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns

@@ -99,15 +99,16 @@ class Ranges:
     def __len__(self) -> int:
         return len(self.firsts)
 
+    @classmethod
+    def joined(cls, parts: Sequence[Ranges]) -> Ranges:
+        """Concatenate ranges."""
+        nothing = np.zeros(0, ADDRESS)
+        firsts, lasts = [part.firsts for part in parts], [part.lasts for part in parts]
+        return cls(np.concatenate([nothing, *firsts]), np.concatenate([nothing, *lasts]))
+
     def taken(self, at: Index) -> Ranges:
         """Return the ranges at these positions."""
         return Ranges(self.firsts[at], self.lasts[at])
-
-    def size_bits(self) -> Array:
-        """Return how many trailing bits differ within each range, u1 (n,): 24 for 10.0.0.0/8."""
-        firsts, lasts = address_halves(_halves(self.firsts)), address_halves(_halves(self.lasts))
-        upper, lower = (_bit_lengths(first ^ last) for first, last in zip(firsts, lasts, strict=True))
-        return np.where(upper > 0, upper + 64, lower).astype(np.uint8)
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,18 +124,19 @@ class Intervals:
     indices: Array
 
     @classmethod
-    def of(cls, ranges: Ranges, indices: Array) -> Intervals:
+    def of(cls, ranges: Ranges, indices: Array, ranks: Array | None = None) -> Intervals:
         """Create intervals from ranges, each with an index (n,).
 
-        Where ranges overlap, the smallest wins; of equals the first.
+        Where ranges overlap, the lowest of the `ranks` (n,) wins, then the smallest range, then the first.
         """
         starts, of_intervals = [], []
+        ranks = np.zeros(len(ranges), np.uint8) if ranks is None else ranks
         firsts, lasts = address_keys(ranges.firsts), address_keys(ranges.lasts)
         # Tell families by first address: the last one of ::/80 looks like an IPv4 address.
         for rows, keys_at, bounds in zip(_families(firsts), _KEYS_AT, _BOUNDS, strict=True):
-            begins, smallest = _flatten(keys_at(firsts, rows), keys_at(lasts, rows), bounds)
+            begins, best = _flatten(keys_at(firsts, rows), keys_at(lasts, rows), ranks[rows], bounds)
             starts.append(begins)
-            of_intervals.append(np.append(indices[rows], -1)[smallest])
+            of_intervals.append(np.append(indices[rows], -1)[best])
         of_intervals[1][0] = -1
         return cls._merged((starts[0], starts[1]), np.concatenate(of_intervals))
 
@@ -277,23 +279,17 @@ _KEYS_AT = (_ipv4_keys, _ipv6_keys)
 """Convert selected addresses to keys of IPv4, and of IPv6."""
 
 
-def _bit_lengths(numbers: Array) -> Array:
-    # Clear bits below a set one, which could make the float round up to the next power of two.
-    lengths: Array = np.frexp((numbers & ~(numbers >> np.uint64(1))).astype(np.float64))[1]
-    return lengths
-
-
-def _flatten(firsts: Keys, lasts: Keys, bounds: Keys) -> tuple[Keys, Index]:
-    """Return where intervals begin (m,), and the smallest of the ranges (n,) covering each; n if there is none."""
+def _flatten(firsts: Keys, lasts: Keys, ranks: Array, bounds: Keys) -> tuple[Keys, Index]:
+    """Return where intervals begin (m,), and the best of the ranges (n,) covering each; n if there is none."""
     starts, places = _distinct((bounds, firsts, _successors(lasts)))
     begins, ends = np.split(places[len(bounds[0]) :], 2)
     # A range that ends with the last address has wrapped to zero.
     ends[ends == 0] = len(starts[0])
-    smallest: Array = np.full(len(starts[0]), len(begins), np.int32)
-    # The smallest comes last; of equals the first.
-    for row in np.lexsort(_differences(lasts, firsts)[::-1])[::-1].tolist():
-        smallest[begins[row] : ends[row]] = row
-    return starts, smallest
+    best: Array = np.full(len(starts[0]), len(begins), np.int32)
+    # The best comes last; of equals the first.
+    for row in np.lexsort((*_differences(lasts, firsts)[::-1], ranks))[::-1].tolist():
+        best[begins[row] : ends[row]] = row
+    return starts, best
 
 
 def _distinct(parts: Sequence[Keys]) -> tuple[Keys, Index]:

@@ -8,16 +8,15 @@ IPinfo, IPLocate and ip-location-db.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
+from nettop.collector.columns import TEXT_MAX, Coded
 from nettop.collector.enrichment.mmdb import is_mmdb, read_mmdb
-from nettop.collector.enrichment.networks import Intervals, Ranges, parsed_network, parsed_range
+from nettop.collector.enrichment.networks import Ranges, parsed_network, parsed_range
 from nettop.collector.enrichment.tables import CsvTable, read_lookup_file
-from nettop.collector.enrichment.texts import TEXT_MAX, Coded
 from nettop.errors import UsageError
 from nettop.snapshots.arrays import Array, Index
 
@@ -36,39 +35,18 @@ _AS_DOMAIN = "domain"
 _CSV_EXAMPLE = "start the file with network,asn,as_name,country,name; start,end may replace network"
 
 
-@dataclass(frozen=True, eq=False)
-class Known:
-    """One attribute of addresses in a source: a value and rank (u1) for each index of the intervals (k,).
-
-    Among sources, the lowest rank wins; of equals the first.
-    """
-
-    intervals: Intervals
-    values: Array
-    ranks: Array
-
-    @classmethod
-    def of(cls, ranges: Ranges, values: Array, ranks: Array) -> Known:
-        """Create an attribute from ranges with a value each (n,); zero or an empty text means none."""
-        rows = np.flatnonzero(values != values.dtype.type())
-        distinct, codes = np.unique(values[rows], return_inverse=True)
-        pairs, indices = np.unique(codes << 8 | ranks[rows], return_inverse=True)
-        intervals = Intervals.of(ranges.taken(rows), indices)
-        return cls(intervals, distinct[pairs >> 8], (pairs & 0xFF).astype(np.uint8))
-
-
-@dataclass(frozen=True, eq=False)
-class NetworkFile:
-    """Contents of a file: AS (u4), country (S2), and name as a code (u4) into `words`.
+class NetworkFile(NamedTuple):
+    """Contents of a file: networks, and each one's AS (u4), country (S2) and name (n,); zero or an empty text means
+    unknown.
 
     Within a file, the most specific network with a value wins. Between files, the first one wins for AS and country;
     for names, the most specific network does.
     """
 
-    as_numbers: Known
-    countries: Known
-    names: Known
-    words: tuple[str, ...]
+    ranges: Ranges
+    as_numbers: Array
+    countries: Array
+    names: Coded
     as_names: Mapping[int, str]
 
 
@@ -133,19 +111,13 @@ def _mmdb_source(path: Path, content: bytes) -> NetworkFile:
 
 def _source(ranges: Ranges, fact_of: Index, facts: Sequence[_Facts], names: Coded) -> NetworkFile:
     """Create a source from ranges, with the index of each one's facts and its name (n,)."""
-    as_numbers = np.array([each.as_number for each in facts], np.uint32)
-    countries = np.array([each.country for each in facts], "S2")
-    equal = np.zeros(len(ranges), np.uint8)
+    named = {each.as_number: each.as_name[:TEXT_MAX] for each in reversed(facts) if each.as_name}
     return NetworkFile(
-        Known.of(ranges, as_numbers[fact_of], equal),
-        Known.of(ranges, countries[fact_of], equal),
-        Known.of(ranges, names.codes, ranges.size_bits()),
-        names.words,
-        {
-            each.as_number: each.as_name[:TEXT_MAX]
-            for each in reversed(facts)
-            if each.as_number and each.as_name
-        },
+        ranges,
+        np.array([each.as_number for each in facts], np.uint32)[fact_of],
+        np.array([each.country for each in facts], "S2")[fact_of],
+        names,
+        {number: name for number, name in named.items() if number},
     )
 
 

@@ -15,6 +15,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+from nettop.collector.decode.kept import sync, write_file
+
 _LOGS = "deduplication_logs"
 _PART = re.compile(r"(?P<partition>[^_]+)_(?P<first>\d+)_(?P<last>\d+)_\d+(?:_\d+)?")
 """Name of a part: partition, first and last block, merge level, and mutation version."""
@@ -63,12 +65,10 @@ def _remove_unfinished(log: Path, directory: Path) -> None:
     kept = [line for line in lines if not _is_unfinished(line, parts)]
     if len(kept) < len(lines):
         # Written in another directory, because the engine takes every file in the log's directory for a log.
-        changed = directory / "deduplication_log.new"
-        with changed.open("w") as file:
-            file.writelines(kept)
-            file.flush()
-            os.fsync(file.fileno())
-        changed.replace(log)
+        with write_file(
+            directory / "deduplication_log.new", "".join(kept).encode(), is_synced=True
+        ) as changed:
+            changed.replace(log)
 
 
 def _is_unfinished(line: str, parts: Iterable[_Blocks]) -> bool:
@@ -130,12 +130,8 @@ def sync_notes(tables: Iterable[Path]) -> dict[Path, NotesEnd]:
     ends = {}
     for table in tables:
         number, newest = max(_logs(table))
-        for path in (newest, newest.parent):
-            descriptor = os.open(path, os.O_RDONLY)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
+        sync(newest)
+        sync(newest.parent)
         ends[table] = NotesEnd(number, newest.stat().st_size)
     return ends
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 import fcntl
 import os
 import re
-import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import chdir, closing, contextmanager, suppress
@@ -19,36 +18,7 @@ from io import TextIOWrapper
 from pathlib import Path
 from typing import Any
 
-from nettop.collector.store.deduplication import (
-    NotesEnd,
-    broken_parts,
-    has_new_parts,
-    remove_new_parts,
-    remove_unfinished,
-    sync_notes,
-)
-from nettop.collector.store.queries import (
-    FUNCTIONS,
-    QueryLimits,
-    check_format,
-    check_query,
-    code_and_text,
-    is_description,
-    parse_failure,
-    query_failure,
-    refused_functions,
-    syntax_tree_query,
-)
-from nettop.collector.store.schema import (
-    DATABASE,
-    EXISTING_TABLES_QUERY,
-    INSERT_SETTINGS,
-    TABLES,
-    Retention,
-    existing_tables,
-    run_statements,
-    statements,
-)
+from nettop.collector.store import deduplication, queries, schema
 from nettop.errors import SourceFailed, Unsupported, UsageError
 from nettop.writing import path_in_memory
 
@@ -80,7 +50,7 @@ _ALLOCATOR = (
 arenas, which return memory soon.
 """
 _SETTINGS = {
-    **INSERT_SETTINGS,
+    **schema.INSERT_SETTINGS,
     # Fill two views of the same table in parallel: 25% more rows per second on two cores.
     "parallel_view_processing": 1,
 }
@@ -105,8 +75,8 @@ class EmbeddedStore:
     def __init__(
         self,
         directory: Path,
-        retention: Retention | None = None,
-        limits: QueryLimits | None = None,
+        retention: schema.Retention | None = None,
+        limits: queries.QueryLimits | None = None,
         report: Callable[[str], None] = lambda _: None,
     ) -> None:
         """Open the tables in a directory, or create them. A process has at most one such store. Without `retention`,
@@ -118,13 +88,13 @@ class EmbeddedStore:
         SourceFailed if another process uses it, or the engine does not start.
         """
         self._directory = _prepared_directory(directory)
-        self._limits, self._report = limits or QueryLimits(), report
+        self._limits, self._report = limits or queries.QueryLimits(), report
         self._queries = threading.Semaphore(_QUERIES_MAX)
         self._session: Any = None
         self.damage: SourceFailed | None = None
         self.before_query: Callable[[], None] = lambda: None
         self._tables: list[Path] = []
-        self._ends: dict[Path, NotesEnd] = {}
+        self._ends: dict[Path, deduplication.NotesEnd] = {}
         self._lock = _lock_directory(self._directory)
         try:
             file = self._directory / _CONFIGURATION
@@ -135,9 +105,9 @@ class EmbeddedStore:
             self._chdb = _import_chdb(self._directory)
             self._start()
             self._create(retention)
-            self._refused = refused_functions(self._execute(FUNCTIONS))
+            self._refused = queries.refused_functions(self._execute(queries.FUNCTIONS))
             rows = (line.split("\t", 1) for line in self._execute(_PATHS).decode().splitlines())
-            self._tables = [Path(path) for database, path in rows if database == DATABASE]
+            self._tables = [Path(path) for database, path in rows if database == schema.DATABASE]
             self._sync()
         except BaseException:
             self.close()
@@ -148,7 +118,7 @@ class EmbeddedStore:
 
         After a failure, no table has any of the blocks.
         """
-        if not blocks.keys() <= TABLES.keys() or not _TOKEN.fullmatch(token):
+        if not blocks.keys() <= schema.TABLES.keys() or not _TOKEN.fullmatch(token):
             raise ValueError(f"cannot insert blocks {token!r} into {', '.join(blocks)}")
         if self._session is None:
             self._start()
@@ -160,7 +130,7 @@ class EmbeddedStore:
             self._sync()
         except SourceFailed:
             with self._failures():
-                has_left_parts = self._session is not None and has_new_parts(self._ends)
+                has_left_parts = self._session is not None and deduplication.has_new_parts(self._ends)
             if has_left_parts:
                 self._restart()
             raise
@@ -169,7 +139,7 @@ class EmbeddedStore:
         settings = ", ".join(f"{name} = {value}" for name, value in _SETTINGS.items())
         with self._failures(), path_in_memory(os.memfd_create("block"), block) as path:
             self._session.query(
-                f"INSERT INTO {DATABASE}.{table} FROM INFILE '{path}' COMPRESSION 'none' "
+                f"INSERT INTO {schema.DATABASE}.{table} FROM INFILE '{path}' COMPRESSION 'none' "
                 f"SETTINGS insert_deduplication_token = '{token}', {settings} FORMAT Native"
             )
 
@@ -181,20 +151,20 @@ class EmbeddedStore:
 
     def query(self, sql: str, form: str = "JSONCompact") -> bytes:
         """Implement `Store.query`, within the limits. Several queries may run concurrently."""
-        check_format(form)
+        queries.check_format(form)
         self.before_query()
         # A session runs one query at a time, so each query gets its own.
-        options: dict[str, int | str] = {"database": DATABASE, **self._limits.settings()}
+        options: dict[str, int | str] = {"database": schema.DATABASE, **self._limits.settings()}
         with self._queries:
             if self._session is None:
                 raise self._failure("it could not be restarted")
             with closing(self._open_session(options)) as session:
-                if not is_description(sql):
-                    check_query(self._parsed(session, sql), self._refused)
+                if not queries.is_description(sql):
+                    queries.check_query(self._parsed(session, sql), self._refused)
                 try:
                     return _bytes(session.query(sql, form))
                 except RuntimeError as error:
-                    failure = query_failure(*code_and_text(error), self._limits)
+                    failure = queries.query_failure(*queries.code_and_text(error), self._limits)
                     self.damage = failure if isinstance(failure, SourceFailed) else self.damage
                     raise failure from error
 
@@ -210,7 +180,7 @@ class EmbeddedStore:
         """
         try:
             first = known = self._start_once()
-            while known != (known := broken_parts(self._directory)):
+            while known != (known := deduplication.broken_parts(self._directory)):
                 self._start_once()
             for part in sorted(known - first):
                 self._report(f"a damaged part of the store is set aside, and its rows are missing: {part}")
@@ -224,11 +194,11 @@ class EmbeddedStore:
         """Start the engine, and return the broken parts found beforehand."""
         self._stop()
         with self._failures():
-            remove_unfinished(self._directory)
-        known = broken_parts(self._directory)
+            deduplication.remove_unfinished(self._directory)
+        known = deduplication.broken_parts(self._directory)
         self._session = self._open_session({})
         # The engine answers only once the tables are loaded.
-        self._execute(EXISTING_TABLES_QUERY)
+        self._execute(schema.EXISTING_TABLES_QUERY)
         return known
 
     def _restart(self) -> None:
@@ -238,7 +208,7 @@ class EmbeddedStore:
         try:
             self._stop()
             with self._failures():
-                remove_new_parts(self._ends)
+                deduplication.remove_new_parts(self._ends)
             self._start()
         finally:
             self._queries.release(_QUERIES_MAX)
@@ -250,7 +220,7 @@ class EmbeddedStore:
 
     def _sync(self) -> None:
         with self._failures():
-            self._ends = sync_notes(self._tables)
+            self._ends = deduplication.sync_notes(self._tables)
 
     def _refused_writes(self) -> int:
         return int(self._execute(_REFUSED_WRITES) or 0)
@@ -271,11 +241,13 @@ class EmbeddedStore:
                 f"{self._directory}?{'&'.join(f'{name}={value}' for name, value in words.items())}"
             )
 
-    def _create(self, retention: Retention | None) -> None:
-        missing = statements(existing_tables(self._execute(EXISTING_TABLES_QUERY)), retention)
+    def _create(self, retention: schema.Retention | None) -> None:
+        missing = schema.statements(
+            schema.existing_tables(self._execute(schema.EXISTING_TABLES_QUERY)), retention
+        )
         if missing:
             self._check_space(0)
-        run_statements(missing, self._execute, self._report)
+        schema.run_statements(missing, self._execute, self._report)
 
     def _execute(self, sql: str) -> bytes:
         """Return the answer to one of nettop's own statements."""
@@ -285,9 +257,9 @@ class EmbeddedStore:
     def _parsed(self, session: Any, sql: str) -> str:
         """Return the syntax tree of a query, as JSON."""
         try:
-            return _bytes(session.query(syntax_tree_query(sql), "TSVRaw")).decode(errors="replace")
+            return _bytes(session.query(queries.syntax_tree_query(sql), "TSVRaw")).decode(errors="replace")
         except RuntimeError as error:
-            raise parse_failure(*code_and_text(error)) from error
+            raise queries.parse_failure(*queries.code_and_text(error)) from error
 
     @contextmanager
     def _failures(self) -> Iterator[None]:
@@ -295,7 +267,7 @@ class EmbeddedStore:
         try:
             yield
         except (RuntimeError, OSError) as error:
-            _, what = code_and_text(error)
+            _, what = queries.code_and_text(error)
             raise self._failure(what) from error
 
     def _failure(self, what: str) -> SourceFailed:
@@ -344,7 +316,7 @@ def _import_chdb(directory: Path) -> Any:
     """Import chDB, which reads a config.xml from the working directory on import."""
     try:
         os.environ.setdefault(*_ALLOCATOR)
-        with chdir(directory), _hidden("pyarrow"):
+        with chdir(directory):
             import chdb.session
     except ImportError as error:
         raise Unsupported(
@@ -356,19 +328,6 @@ def _import_chdb(directory: Path) -> Any:
             "chDB needs a writable /tmp, such as a tmpfs; or set TMPDIR to another directory",
         ) from error
     return chdb
-
-
-@contextmanager
-def _hidden(module: str) -> Iterator[None]:
-    """Let imports of an optional module fail: chDB needs pyarrow, which takes 25 MB, only for functions unused here."""
-    imported = sys.modules.get(module)
-    sys.modules[module] = None  # type: ignore[assignment]
-    try:
-        yield
-    finally:
-        del sys.modules[module]
-        if imported is not None:
-            sys.modules[module] = imported
 
 
 def _bytes(result: Any) -> bytes:

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from nettop.collector.enrichment.texts import Coded
+from nettop.collector.columns import Coded
 from nettop.snapshots.arrays import Array, as_list
 
 Maps = Sequence[Mapping[str, int]]

@@ -16,24 +16,14 @@ from urllib.parse import urlsplit
 
 import zstandard
 
-from nettop.collector.store.queries import QueryLimits, check_format, check_kind, code_and_text, query_failure
-from nettop.collector.store.schema import (
-    DATABASE,
-    EXISTING_TABLES_QUERY,
-    INSERT_SETTINGS,
-    TABLES,
-    Retention,
-    existing_tables,
-    run_statements,
-    statements,
-)
+from nettop.collector.store import queries, schema
 from nettop.errors import NettopError, SourceFailed, Unsupported, UsageError
 
 OLDEST_VERSION = (24, 8)
 """Oldest supported version: the first whose views also deduplicate by a block's token."""
 
 _SETTINGS = {
-    **INSERT_SETTINGS,
+    **schema.INSERT_SETTINGS,
     "insert_deduplicate": 1,
     # The insert returns once the rows are stored on every shard involved.
     "async_insert": 0,
@@ -83,8 +73,8 @@ class ServerStore:
         self,
         urls: Sequence[str],
         cluster: str = "",
-        retention: Retention | None = None,
-        limits: QueryLimits | None = None,
+        retention: schema.Retention | None = None,
+        limits: queries.QueryLimits | None = None,
         report: Callable[[str], None] = lambda _: None,
         *,
         clock: Callable[[], float] = time.monotonic,
@@ -109,7 +99,7 @@ class ServerStore:
         self._connect, self._error = _import_driver()
         self._servers = [_ClickHouse(url) for url in urls]
         self._cluster, self._retention = cluster, retention
-        self._limits, self._report = limits or QueryLimits(), report
+        self._limits, self._report = limits or queries.QueryLimits(), report
         self._clock, self._jitter = clock, jitter
         self._compressor = zstandard.ZstdCompressor(level=_LEVEL)
         self._is_prepared = False
@@ -128,7 +118,7 @@ class ServerStore:
 
     def insert(self, blocks: Mapping[str, bytes], token: str) -> None:
         """Implement `Store.insert`. After a failure, blocks already stored remain."""
-        if not blocks.keys() <= TABLES.keys():
+        if not blocks.keys() <= schema.TABLES.keys():
             raise ValueError(f"cannot insert into {', '.join(blocks)}")
         if not self._is_prepared:
             self.prepare()
@@ -141,7 +131,7 @@ class ServerStore:
 
         def insert(client: Any) -> None:
             answer = client.command(
-                f"INSERT INTO {DATABASE}.{table} FORMAT Native",
+                f"INSERT INTO {schema.DATABASE}.{table} FORMAT Native",
                 data=content,
                 settings=settings,
                 transport_settings={"Content-Encoding": "zstd"},
@@ -157,11 +147,13 @@ class ServerStore:
 
     def query(self, sql: str, form: str = "JSONCompact") -> bytes:
         """Implement `Store.query`, within the limits."""
-        check_format(form)
+        queries.check_format(form)
         sql, settings = sql.rstrip().rstrip(";"), self._limits.settings()
 
         def answer(client: Any) -> bytes:
-            check_kind(client.raw_query(f"EXPLAIN AST {sql}", fmt="TSVRaw", settings=settings).decode())
+            queries.check_kind(
+                client.raw_query(f"EXPLAIN AST {sql}", fmt="TSVRaw", settings=settings).decode()
+            )
             content: bytes = client.raw_query(sql, fmt=form, settings=settings)
             return content
 
@@ -175,9 +167,11 @@ class ServerStore:
                 server.client = None
 
     def _create(self, client: Any) -> None:
-        existing = existing_tables(client.raw_query(EXISTING_TABLES_QUERY, use_database=False))
+        existing = schema.existing_tables(client.raw_query(schema.EXISTING_TABLES_QUERY, use_database=False))
         execute = partial(client.command, settings=_CREATION_SETTINGS, use_database=False)
-        run_statements(statements(existing, self._retention, self._cluster), execute, self._report)
+        schema.run_statements(
+            schema.statements(existing, self._retention, self._cluster), execute, self._report
+        )
 
     def _with_server(self, action: Callable[[Any], _Answer], *, is_query: bool = False) -> _Answer:
         """Run an action with a server's client, trying the next server after a failure."""
@@ -229,21 +223,23 @@ class ServerStore:
                     f"use version {'.'.join(map(str, OLDEST_VERSION))} or later",
                 )
             # Set only now: a connection to a database that does not exist would fail.
-            client.database = DATABASE
+            client.database = schema.DATABASE
             server.client = client
         return server.client
 
     def _failure(self, server: _ClickHouse, error: Exception, *, is_query: bool) -> NettopError:
-        code, what = code_and_text(error)
+        code, what = queries.code_and_text(error)
         if code == _AUTHENTICATION_FAILED:
             return UsageError(
                 f"{server.name} rejected the user or password",
                 "write them like http://USER:PASSWORD@HOST:8123",
             )
         if code == _ACCESS_DENIED:
-            return UsageError(f"{server.name} denied access: {what}", f"grant the user rights on {DATABASE}")
+            return UsageError(
+                f"{server.name} denied access: {what}", f"grant the user rights on {schema.DATABASE}"
+            )
         if code and is_query and code not in _UNAVAILABLE:
-            failure = query_failure(code, what, self._limits)
+            failure = queries.query_failure(code, what, self._limits)
             self.damage = failure if isinstance(failure, SourceFailed) else self.damage
             return failure
         if code:

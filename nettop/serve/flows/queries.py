@@ -15,7 +15,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from nettop.collector.enrichment.texts import Coded
+from nettop.collector.columns import Coded
 from nettop.collector.store import Store
 from nettop.collector.store.native import native_block
 from nettop.collector.store.queries import QUERY_MAX, split_format
