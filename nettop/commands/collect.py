@@ -32,7 +32,13 @@ from nettop.reading import read_file
 from nettop.settings import DEFAULT_QUERY_LISTEN, FLOW_PORTS
 from nettop.settings.collect import CollectSettings
 
-_PACKAGES = ("google.protobuf", "httptools", "prometheus_client", "starlette", "uvicorn", "uvloop")
+_PACKAGES = (
+    "google.protobuf",
+    "h11",
+    "prometheus_client",
+    "starlette",
+    "uvloop",
+)
 _URLS_MOST_BYTES = 1 << 16
 
 HELP = "Receive and store the flows that routers and switches export (sFlow, NetFlow, IPFIX)."

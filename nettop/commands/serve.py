@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from nettop.recording.player import Player
     from nettop.recording.recording import Recording
 
-_PACKAGES = ("httptools", "prometheus_client", "starlette", "uvicorn", "uvloop")
+_PACKAGES = ("h11", "prometheus_client", "starlette", "uvloop")
 _UNIX = "unix:"
 
 HELP = "Serve metrics for Prometheus, a REST API, an event stream and a dashboard over HTTP."

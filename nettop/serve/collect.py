@@ -43,7 +43,7 @@ from nettop.settings.collect import CollectSettings
 _FIRST_OF_OTHERS, _OWN = 100, 200
 """First number of workers that do not receive from exporters, and the collector's own number. Block names contain them.
 """
-_LIMITS = Limits(connections=64, pipelined=1, body_bytes=8 << 20, takes_bodies=True)
+_LIMITS = Limits(connections=64, body_bytes=8 << 20, takes_bodies=True)
 
 
 @contextmanager

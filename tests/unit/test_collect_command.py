@@ -20,7 +20,7 @@ from nettop.settings import SYSTEM_FLOWS_DIR, default_flows_dir
 from nettop.settings.collect import CollectSettings
 from tests.words import settings_of
 
-PACKAGES = ("google.protobuf", "starlette", "uvicorn", "uvloop", "zstandard", "chdb")
+PACKAGES = ("google.protobuf", "h11", "starlette", "uvloop", "zstandard", "chdb")
 
 
 def settings(**given: Any) -> CollectSettings:

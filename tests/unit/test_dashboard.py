@@ -15,17 +15,19 @@ from typing import Any
 from urllib.parse import parse_qsl
 
 import pytest
-import uvicorn
 from playwright.sync_api import Browser, Locator, Page, expect
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
+from nettop.process.interrupts import Requests
 from nettop.query.filter import parse_filter
 from nettop.query.query import checked_columns, parse_sort
 from nettop.query.units import human, human_spread
 from nettop.serve.api.parameters import MAX_STREAMED_ROWS
+from nettop.serve.http.limits import Server
+from nettop.serve.http.server import serve
 from nettop.serve.pages import page_routes
 from nettop.snapshots import find_table
 from nettop.snapshots.connections import SOCKETS
@@ -150,28 +152,30 @@ class Scripted:
         self.read: list[str] = []
         self.port = 0
         self._readings = 0
-        self._news = asyncio.Condition()
 
     def start(self) -> None:
         """Listen, and serve in a thread."""
         listener = socket.create_server(("127.0.0.1", self.port))
         self.port = listener.getsockname()[1]
-        config = uvicorn.Config(
-            self._app(), log_config=None, lifespan="off", ws="none", timeout_graceful_shutdown=PATIENCE_S
-        )
-        self._server = uvicorn.Server(config)
+        listener.setblocking(False)
+        self._requests = Requests()
         self._ending = False
-        self._news = asyncio.Condition()
-        self._ready = threading.Event()
-        self._thread = threading.Thread(target=asyncio.run, args=(self._serve(listener),))
+        ready = threading.Event()
+
+        def app() -> Starlette:
+            self._loop, self._news = asyncio.get_running_loop(), asyncio.Condition()
+            return self._app()
+
+        server = Server(app, [listener], self._requests, print, on_ready=ready.set)
+        self._thread = threading.Thread(target=serve, args=(server,))
         self._thread.start()
-        assert self._ready.wait(PATIENCE_S)
+        assert ready.wait(PATIENCE_S)
 
     def stop(self) -> None:
         """End the streams, and the server."""
         self._ending = True
-        self._server.should_exit = True
         self._wake()
+        self._requests.end()
         self._thread.join(PATIENCE_S)
         assert not self._thread.is_alive()
 
@@ -184,11 +188,6 @@ class Scripted:
     def url(self) -> str:
         """Return the page's URL."""
         return f"http://127.0.0.1:{self.port}/"
-
-    async def _serve(self, listener: socket.socket) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._ready.set()
-        await self._server.serve([listener])
 
     def _wake(self) -> None:
         asyncio.run_coroutine_threadsafe(self._notify(), self._loop).result(PATIENCE_S)

@@ -18,15 +18,15 @@ from urllib.parse import urlencode
 import pytest
 import pytest_asyncio
 from starlette.applications import Starlette
-from uvicorn.config import Config
-from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
-from uvicorn.server import ServerState
 
 from nettop.errors import SourceFailed
+from nettop.process.interrupts import Requests
 from nettop.serve import served
 from nettop.serve.api import tables
 from nettop.serve.api.tables import MAX_STREAMS, MAX_VIEWS, SLICE, STREAM_PATH, stream_routes
+from nettop.serve.http.acceptor import Acceptor
+from nettop.serve.http.connection import Connection
+from nettop.serve.http.limits import Server
 from nettop.serve.served import Publications, Served
 from nettop.snapshots.connections import SOCKETS
 from nettop.snapshots.cpu import LENS as CPU
@@ -36,6 +36,8 @@ from tests.unit.logging_run import until
 from tests.unit.serving import DEADLINE_S, Client, ask, make_app, make_served, publish
 
 VIEW = "connections?columns=process&sort=id"
+WRITE_BUFFER = 1 << 16
+"""Bytes that a transport keeps before it pauses its writer."""
 OTHER = "connections?columns=pid&sort=id"
 
 
@@ -340,23 +342,30 @@ async def test_the_default_limit(host: Host) -> None:
 # --- over a real connection ---------------------------------------------------------------------------------
 
 
-class Connection(HttpToolsProtocol):
-    """uvicorn's protocol, which reports when its client reads too little, and when it has gone."""
+class Watched(Connection):
+    """A connection that tells when its client reads too little, and when it has gone."""
 
-    def __init__(self, config: Config, state: ServerState) -> None:
-        super().__init__(config, state, {})
+    def __init__(self, acceptor: Acceptor) -> None:
+        super().__init__(acceptor)
+        self.is_paused = False
         self.paused = asyncio.Event()
-        self.lost = asyncio.Event()
+        self.task: asyncio.Task[None] | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Answer requests."""
+        super().connection_made(transport)
+        self.task = asyncio.create_task(self.run())
 
     def pause_writing(self) -> None:
         """Note that the send buffer is full."""
         super().pause_writing()
+        self.is_paused = True
         self.paused.set()
 
-    def connection_lost(self, exc: Exception | None) -> None:
-        """Note that the client has gone."""
-        super().connection_lost(exc)
-        self.lost.set()
+    def resume_writing(self) -> None:
+        """Note that the send buffer has room again."""
+        super().resume_writing()
+        self.is_paused = False
 
 
 async def test_clients_that_never_read_take_little_memory(host: Host, tmp_path: Path) -> None:
@@ -364,11 +373,9 @@ async def test_clients_that_never_read_take_little_memory(host: Host, tmp_path: 
 
     A client that reads at last gets complete events, the last one of the newest reading.
     """
-    config = Config(host.app, log_config=None, lifespan="off", ws="none")
-    config.load()
-    state = ServerState()
+    acceptor = Acceptor(Server(lambda: host.app, [], Requests(), print), host.app)
     loop, path = asyncio.get_running_loop(), str(tmp_path / "socket")
-    connections = [Connection(config, state) for _ in range(5)]
+    connections = [Watched(acceptor) for _ in range(5)]
     free = iter(connections)
     listening = await loop.create_unix_server(lambda: next(free), path)
     frame = big_frame(1000)
@@ -382,8 +389,8 @@ async def test_clients_that_never_read_take_little_memory(host: Host, tmp_path: 
         publish(host.served, _at(frame, second))
         await quick.until(b"id: %d" % _at(frame, second).now.boot_ns)
     sizes = [each.transport.get_write_buffer_size() for each in connections]
-    assert max(sizes) <= HIGH_WATER_LIMIT + 2 * SLICE
-    assert all(each.flow.write_paused for each in connections)
+    assert max(sizes) <= WRITE_BUFFER + 2 * SLICE
+    assert all(each.is_paused for each in connections)
 
     reader, writer = await asyncio.open_unix_connection(sock=clients[0])
     newest = b'"time":"' + json.loads(events_of(quick.body)[-1]["data"])["time"].encode()
@@ -402,7 +409,7 @@ async def test_clients_that_never_read_take_little_memory(host: Host, tmp_path: 
     for each in clients[1:]:
         each.close()
     async with asyncio.timeout(DEADLINE_S):
-        await asyncio.gather(*(each.lost.wait() for each in connections), *state.tasks)
+        await asyncio.gather(*(each.task for each in connections if each.task is not None))
     await quick.end()
     listening.close()
     await listening.wait_closed()

@@ -1,320 +1,341 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A client connection: uvicorn's HTTP/1.1 protocol with the limits that it lacks.
+"""A client connection: its requests are parsed by h11, within limits, and answered one after the other.
 
-It calls the application once a request is complete, with a body only if the limits allow bodies. granian bounds
-requests but not connections; hypercorn limits a single read but not a whole request. Neither limits bodies, nor answers
-malformed, late or too large requests with a problem document. So this subclasses uvicorn's protocol.
+No ASGI server limits both the time and the size of a whole request, its body included, and answers malformed, late or
+too large ones with a problem document; h11 leaves reading, deadlines and errors to its caller.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from functools import partial
-from typing import TYPE_CHECKING, Any
+from contextlib import suppress
+from http import HTTPStatus
+from typing import TYPE_CHECKING, NamedTuple, cast
+from urllib.parse import unquote
 
-import httptools
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+import h11
 
-from nettop.serve.http.acceptor import Accepted, Acceptor
 from nettop.serve.http.guard import common_headers
 from nettop.serve.problems import Problem, problem_response
 
 if TYPE_CHECKING:
-    from starlette.types import ASGIApp, Message, Receive, Scope, Send
-    from uvicorn.config import Config
-    from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
-    from uvicorn.server import ServerState
+    from starlette.types import Message, Scope
+
+    from nettop.serve.http.acceptor import Acceptor
+
+_MALFORMED = "not a valid HTTP/1.1 request"
 
 
-class Connection(HttpToolsProtocol, Accepted):
-    """A connection that is receiving (`acceptor.receiving`), answering, idle (`acceptor.idle`), or closing."""
+class _Request(NamedTuple):
+    head: h11.Request
+    body: bytes
 
-    def __init__(self, acceptor: Acceptor, config: Config, state: ServerState) -> None:
-        super().__init__(config, state, {}, asyncio.get_running_loop())
+
+class Connection(asyncio.Protocol):
+    """A connection that is receiving (`acceptor.receiving`), idle (`acceptor.idle`), answering or closing."""
+
+    def __init__(self, acceptor: Acceptor) -> None:
         self._acceptor = acceptor
+        self._server = acceptor.server
         self._limits, self._counts = acceptor.server.limits, acceptor.server.counts
-        self._log = acceptor.server.log
-        self._answered: RequestResponseCycle | None = None
-        """Request being answered, or answered most recently; `cycle` is the most recent one to arrive."""
-        self._deadline: asyncio.TimerHandle | None = None
-        self._write_deadline: asyncio.TimerHandle | None = None
-        self._size = 0
-        """Bytes received of the current head or body."""
-        self._parts = 0
-        """Number of complete heads and bodies."""
-        self._begun = False
-        """Whether part of a request has arrived."""
-        self._in_body = False
-        self._body = bytearray()
-        self._ending = False
-        """Whether the connection has stopped reading requests."""
+        self._loop = asyncio.get_running_loop()
+        self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=self._limits.head_bytes)
+        self._transport: asyncio.Transport | None = None
+        self._is_head = False
+        """Whether the most recent request wants no body."""
+        self._received = bytearray()
+        """Bytes not given to the parser yet."""
+        self._is_reading = True
+        self._is_refused = False
+        """Whether what is received is discarded, so that the client's close is seen."""
+        self._news = asyncio.Event()
+        """Set when something is received, and when the connection is lost."""
+        self._writable = asyncio.Event()
+        self._writable.set()
+        self._lost = asyncio.Event()
 
-    # Called by the acceptor and the loop.
+    # Called by the loop and the acceptor.
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Start waiting for a request once the connection is open and its handshake done."""
-        super().connection_made(transport)
-        if self._acceptor.ending:
-            self._close()
-        else:
-            self._await_request()
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Note that the connection is open and its handshake done."""
+        self._transport = cast("asyncio.Transport", transport)
 
-    def connection_lost(self, exc: Exception | None) -> None:
-        """Cancel the deadlines and queued requests of a closed connection."""
-        super().connection_lost(exc)
-        if self._answered is not None:
-            # uvicorn notifies only the last of several requests.
-            self._answered.disconnected = True
-            self._answered.message_event.set()
-        self._limit(None)
-        self.resume_writing()
-        self.pipeline.clear()
-        self._acceptor.remove(self)
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - nobody is told why
+        """Wake everything that waits for the client."""
+        for event in (self._lost, self._news, self._writable):
+            event.set()
+
+    def data_received(self, data: bytes) -> None:
+        """Keep received data; stop reading while more is kept than a head may have."""
+        if self._is_refused:
+            return
+        self._received += data
+        self._news.set()
+        self._acceptor.idle.pop(self, None)
+        if len(self._received) > self._limits.head_bytes and self._is_reading:
+            self._is_reading = False
+            self.transport.pause_reading()
+
+    def pause_writing(self) -> None:
+        """Note that the client reads more slowly than the server sends."""
+        self._writable.clear()
+
+    def resume_writing(self) -> None:
+        """Note that the client has read most of the data."""
+        self._writable.set()
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the connection was opened, which includes any TLS handshake."""
+        return self._transport is not None
+
+    @property
+    def transport(self) -> asyncio.Transport:
+        """Transport of a connection that is or was open."""
+        assert self._transport is not None
+        return self._transport
 
     def evict(self) -> None:
         """Close the connection to make room for another."""
         self._counts.evicted += 1
+        self._acceptor.leave(self)
         if self.transport.get_write_buffer_size():
-            self._close()
+            self.transport.close()
         else:
             self.transport.abort()  # skip the TLS closing handshake
 
-    def shutdown(self) -> None:
-        """Close the connection once the received requests are answered."""
-        if self.transport is None:
-            return
-        self._ending = True
-        if self._is_answering():
-            self.cycle.keep_alive = False
-        else:
-            self._close()
-
     def abort(self) -> None:
         """Close the connection now."""
-        if self.transport is not None:
-            self.transport.abort()
+        if self._transport is not None:
+            self._transport.abort()
 
-    def pause_writing(self) -> None:
-        """Start the write deadline: the client reads more slowly than the server sends."""
-        super().pause_writing()
-        self._write_deadline = self.loop.call_later(self._limits.write_s, self._time_out_writing)
+    def shutdown(self) -> None:
+        """Close the connection unless a request is being answered."""
+        if self in self._acceptor.idle or self in self._acceptor.receiving:
+            self.transport.close()
 
-    def resume_writing(self) -> None:
-        """Cancel the write deadline: the client has read most of the data."""
-        super().resume_writing()
-        if self._write_deadline is not None:
-            self._write_deadline.cancel()
-
-    def data_received(self, data: bytes) -> None:
-        """Parse received data in pieces as large as the limits allow."""
-        if self in self._acceptor.idle:
-            self._await_request()
-        rest = memoryview(data)
-        while rest and not self._ending:
-            limit = self._limits.body_bytes if self._in_body else self._limits.head_bytes
-            in_body, parts = self._in_body, self._parts
-            taken = self._parse(rest[: limit - self._size])
-            rest = rest[taken:]
-            # Bytes after the end may belong to the next part, so they are not counted.
-            self._size = self._size + taken if parts == self._parts else 0
-            if self._size >= limit and not self._ending:
-                self._refuse(
-                    self._too_large_body()
-                    if in_body
-                    else Problem(431, f"the URL and the headers have more than {limit} bytes")
-                )
-
-    # Called by the parser.
-
-    def on_message_begin(self) -> None:
-        """Note that a request has begun."""
-        super().on_message_begin()
-        self._begun = True
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        """Add a header. Ignore trailers: they could contradict the checked headers."""
-        if self._in_body:
-            return
-        super().on_header(name, value)
-        if len(self.headers) > self._limits.headers:
-            raise Problem(431, f"the request has more than {self._limits.headers} headers")
-
-    def on_headers_complete(self) -> None:
-        """Check that the announced body is within the limits, once the head is complete."""
-        self._parts += 1
-        self._in_body = True
-        # The parser has verified that they are numbers.
-        sizes = [int(value) for name, value in self.headers if name == b"content-length"]
-        if any(size > self._limits.body_bytes for size in sizes):
-            raise self._too_large_body()
-        if self.expect_100_continue and not self._is_answering():
-            self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-        self.expect_100_continue = False
-
-    def on_body(self, body: bytes) -> None:
-        """Append a part of the body."""
-        if self._limits.takes_bodies:
-            self._body += body
-
-    def on_message_complete(self) -> None:
-        """Queue the complete request to be answered."""
-        if len(self.pipeline) >= self._limits.pipelined:
-            raise Problem(429, f"more than {self._limits.pipelined} requests were sent at once")
-        self._parts += 1
-        self._in_body = self._begun = False
-        self._acceptor.leave(self)
-        self._limit(None)
-        super().on_headers_complete()
-        self.cycle.body, self._body = self._body, bytearray()
-        if self._acceptor.crowded:
-            self.cycle.keep_alive = False
-        # The end of the connection ends the response to HTTP/1.0.
-        self._ending = self._ending or self.scope["http_version"] == "1.0"
-        super().on_message_complete()
-
-    def on_response_complete(self) -> None:
-        """Continue with the next request once the response has been written."""
-        super().on_response_complete()
-        self._unset_keepalive_if_required()
-        self._settle()
-
-    # State changes.
-
-    def _await_request(self) -> None:
-        self._acceptor.leave(self)
-        self._acceptor.receiving[self] = self.loop.time()
-        self._limit(self._limits.request_s, self._time_out)
-
-    def _settle(self) -> None:
-        """Choose the next state after a response."""
-        if self.transport.is_closing():
-            self._limit(self._limits.write_s, self._time_out_writing)
-        elif self._is_answering() or self._ending:
+    async def run(self) -> None:
+        """Answer requests until the client or the server closes the connection."""
+        try:
+            while not (self._acceptor.ending or self._lost.is_set()):
+                request = await self._receive_in_time()
+                if request is None:
+                    break
+                await self._answer(request)
+                if self._http.our_state is not h11.DONE or self._http.their_state is not h11.DONE:
+                    break
+                self._http.start_next_cycle()
+                if not await self._has_next():
+                    break
+        except Problem as refused:
+            await self._refuse(refused)
+        except ConnectionError:
             pass
-        elif self._begun:
-            self._await_request()
-        elif self._acceptor.crowded:
-            self._counts.evicted += 1
-            self._close()
-        else:
-            self._acceptor.idle[self] = None
-            self._limit(self._limits.idle_s, self._close)
-
-    def _is_answering(self) -> bool:
-        # The cycle is that of the last complete request; earlier ones are answered first.
-        cycle: RequestResponseCycle | None = self.cycle
-        return cycle is not None and not cycle.response_complete
-
-    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
-        self._answered = cycle
-        super()._start_asgi_task(cycle, partial(self._answer, cycle, app))
-
-    async def _answer(
-        self, cycle: RequestResponseCycle, app: ASGIApp, scope: Scope, receive: Receive, send: Send
-    ) -> None:
-        status, has_length = 0, False
-        began = self.loop.time()
-
-        async def count(message: Message) -> None:
-            nonlocal status, has_length
-            if message["type"] == "http.response.start":
-                status = message["status"]
-                has_length = any(name == b"content-length" for name, _ in message["headers"])
-                self._counts.count_answer(status)
-            if scope["http_version"] == "1.0" and not has_length:
-                # HTTP/1.0 has no chunks. uvicorn checks lengths instead, so declare each piece's own length.
-                cycle.chunked_encoding = False
-                cycle.expected_content_length = len(message.get("body", b""))
-            await send(message)
-
-        try:
-            await app(scope, receive, count)
-        except Exception:
-            if not status:
-                # uvicorn answers 500.
-                status = 500
-                self._counts.count_answer(status)
-            raise
         finally:
-            if self._log is not None:
-                self._log(_line(scope, status, self.loop.time() - began))
-            # Runs after uvicorn has closed a response that the application left unfinished.
-            self.loop.call_soon(self._limit_closing)
+            self._acceptor.leave(self)
+        self.transport.close()
+        await self._wait_until_written(self._lost)
 
-    def _limit_closing(self) -> None:
-        if self.transport.is_closing() and self.parser is not None:
-            self._settle()
+    # A request.
 
-    def _parse(self, data: memoryview) -> int:
-        """Parse data; return how many bytes were parsed."""
+    async def _has_next(self) -> bool:
+        """Return whether another request begins before the connection is idle for too long or must make room."""
+        if self._has_begun():
+            return True
+        if self._acceptor.crowded:
+            self._counts.evicted += 1
+            return False
+        self._acceptor.idle[self] = None
         try:
-            self.parser.feed_data(data)
-        except httptools.HttpParserUpgrade as upgrade:
-            # Upgrades are ignored: the request is answered as it is, and others may follow.
-            return int(upgrade.args[0])
-        except httptools.HttpParserError as error:
-            refused = error.__context__  # raised by a callback
-            if not isinstance(refused, Problem):
-                refused = Problem(400, "not a valid HTTP/1.1 request")
-            self._refuse(refused)
-        return len(data)
+            async with asyncio.timeout(self._limits.idle_s):
+                await self._wait_for_data()
+        except TimeoutError:
+            return False
+        return True
 
-    def _too_large_body(self) -> Problem:
+    def _has_begun(self) -> bool:
+        """Return whether a part of the next request has arrived."""
+        return bool(self._received or self._http.trailing_data[0]) or self._http.their_state is not h11.IDLE
+
+    async def _receive_in_time(self) -> _Request | None:
+        """Return the next request; None if none begins. Raise Problem for a request to refuse."""
+        self._acceptor.leave(self)
+        self._acceptor.receiving[self] = self._loop.time()
+        try:
+            async with asyncio.timeout(self._limits.request_s):
+                await asyncio.sleep(0)  # let other connections have their turn
+                return await self._receive()
+        except TimeoutError:
+            self._counts.timeouts += 1
+            if self._has_begun():
+                raise Problem(408, "the request took too long to arrive") from None
+            return None
+        except h11.RemoteProtocolError:
+            raise Problem(400, _MALFORMED) from None
+        finally:
+            self._acceptor.leave(self)
+
+    async def _receive(self) -> _Request:
+        head, body = None, bytearray()
+        size, limit = len(self._http.trailing_data[0]), self._limits.head_bytes
+        while True:
+            event = self._http.next_event()
+            if event is h11.NEED_DATA:
+                if size >= limit:
+                    raise self._too_large(head)
+                if self._http.they_are_waiting_for_100_continue:
+                    self._send(h11.InformationalResponse(status_code=100, headers=[], reason=b"Continue"))
+                data = await self._take(limit - size)
+                size += len(data)
+                self._http.receive_data(data)
+            elif isinstance(event, h11.Request):
+                self._is_head = event.method == b"HEAD"
+                head = self._checked(event)
+                size, limit = len(self._http.trailing_data[0]), self._limits.body_bytes
+            elif isinstance(event, h11.Data):
+                body += event.data if self._limits.takes_bodies else b""
+            else:
+                # The end of the message: its trailers could contradict the checked headers.
+                assert head is not None
+                return _Request(head, bytes(body))
+
+    async def _take(self, most: int) -> bytes:
+        """Return the next bytes that were received. Raise ConnectionError if the connection is lost."""
+        await self._wait_for_data()
+        data = bytes(self._received[:most])
+        del self._received[:most]
+        self._resume_reading()
+        return data
+
+    def _resume_reading(self) -> None:
+        if not self._is_reading:
+            self._is_reading = True
+            self.transport.resume_reading()
+
+    async def _wait_for_data(self) -> None:
+        while not self._received and not self._lost.is_set():
+            self._news.clear()
+            await self._news.wait()
+        if self._lost.is_set():
+            raise ConnectionResetError
+
+    def _checked(self, head: h11.Request) -> h11.Request:
+        """Raise Problem for a head with too many headers, an unclear or large body, or no path."""
+        if len(head.headers) > self._limits.headers:
+            raise Problem(431, f"the request has more than {self._limits.headers} headers")
+        sizes = [int(value) for name, value in head.headers if name == b"content-length"]
+        is_chunked = any(name == b"transfer-encoding" for name, _ in head.headers)
+        if not head.target.startswith(b"/") or (sizes and is_chunked):
+            raise Problem(400, _MALFORMED)
+        if any(size > self._limits.body_bytes for size in sizes):
+            raise self._too_large(head)
+        return head
+
+    def _too_large(self, head: h11.Request | None) -> Problem:
+        if head is None:
+            return Problem(431, f"the URL and the headers have more than {self._limits.head_bytes} bytes")
         remedy = "send less at once" if self._limits.takes_bodies else "no path accepts a body: use GET"
         return Problem(413, f"the body has more than {self._limits.body_bytes} bytes", remedy)
 
-    def _refuse(self, refused: Problem) -> None:
-        """Stop reading. Let earlier requests be answered; if there are none, send the error."""
-        self._ending = True
-        self._acceptor.leave(self)
+    # Its response.
+
+    async def _answer(self, request: _Request) -> None:
+        """Have the application answer. Raise Problem if it fails before it does."""
+        scope, began, status, is_received = self._scope(request.head), self._loop.time(), 0, False
+
+        async def receive() -> Message:
+            nonlocal is_received
+            if is_received:
+                await self._lost.wait()
+                return {"type": "http.disconnect"}
+            is_received = True
+            return {"type": "http.request", "body": request.body, "more_body": False}
+
+        async def send(message: Message) -> None:
+            nonlocal status
+            if self.transport.is_closing():
+                return
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                self._counts.count_answer(status)
+                self._send_head(status, message["headers"])
+            else:
+                self._send_body(message.get("body", b""), is_last=not message.get("more_body", False))
+            await self._wait_until_written(self._writable)
+
+        try:
+            await self._acceptor.app(scope, receive, send)
+        except Exception as error:  # noqa: BLE001 - a bug, which is reported
+            context = {"message": "cannot answer a request", "exception": error}
+            self._loop.call_exception_handler(context)
+            if not status:
+                raise Problem(500, "the server failed to answer", "its log says why") from None
+        finally:
+            took_ms = (self._loop.time() - began) * 1e3
+            self._log(f'"{scope["method"]} {request.head.target.decode()}" {status} {took_ms:.1f} ms')
+
+    def _scope(self, head: h11.Request) -> Scope:
+        path, _, query = head.target.partition(b"?")
+        address, client = (self.transport.get_extra_info(name) for name in ("sockname", "peername"))
+        return {
+            "type": "http",
+            "asgi": {"version": "3.0", "spec_version": "2.3"},
+            "http_version": head.http_version.decode(),
+            "method": head.method.decode(),
+            "scheme": "http" if self._server.credentials.tls is None else "https",
+            "path": unquote(path.decode()),
+            "raw_path": path,
+            "root_path": "",
+            "query_string": query,
+            "headers": list(head.headers),
+            "server": (address, None) if isinstance(address, str) else address[:2],
+            "client": client[:2] if isinstance(client, tuple) else None,
+        }
+
+    def _send_head(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
+        last = [(b"connection", b"close")] if self._acceptor.ending or self._acceptor.crowded else []
+        reason = HTTPStatus(status).phrase.encode()
+        self._send(h11.Response(status_code=status, headers=[*headers, *last], reason=reason))
+
+    def _send_body(self, piece: bytes, *, is_last: bool) -> None:
+        if piece and not self._is_head:
+            self._send(h11.Data(data=piece))
+        if is_last:
+            self._send(h11.EndOfMessage())
+
+    def _send(self, event: h11.Event) -> None:
+        self.transport.write(self._http.send(event) or b"")
+
+    async def _wait_until_written(self, is_so: asyncio.Event) -> None:
+        """Wait for an event that follows once the client has read what was sent; disconnect it if it does not."""
+        try:
+            async with asyncio.timeout(self._limits.write_s):
+                await is_so.wait()
+        except TimeoutError:
+            self._counts.timeouts += 1
+            self.transport.abort()
+
+    async def _refuse(self, refused: Problem) -> None:
+        """Send the error instead of a response, and read no further requests."""
+        self._is_refused = True
+        self._resume_reading()
         self._counts.too_large += refused.status in {413, 431}
-        if self._is_answering():
-            self._limit(None)
-            self.cycle.keep_alive = False
-            return
         self._counts.count_answer(refused.status)
-        if self._log is not None:
-            self._log(f'{_host(self.client)} "-" {refused.status}')
+        self._log(f'"-" {refused.status}')
         response = problem_response(refused)
         headers = common_headers([*response.raw_headers, (b"connection", b"close")])
-        lines = [STATUS_LINE[refused.status], *(b"%b: %b\r\n" % header for header in headers), b"\r\n"]
-        self.transport.write(b"".join(lines) + bytes(response.body))
+        self._send(h11.Response(status_code=refused.status, headers=headers, reason=b"Refused"))
+        self._send_body(bytes(response.body), is_last=True)
         # Closing immediately would reset the connection if the client is still sending, and so lose the response.
         if self.transport.can_write_eof():
             self.transport.write_eof()
-        self._limit(self._limits.linger_s, self.transport.abort)
-
-    def _close(self) -> None:
-        self._acceptor.leave(self)
-        self.transport.close()
-        self._limit(self._limits.write_s, self._time_out_writing)
-
-    def _time_out(self) -> None:
-        self._counts.timeouts += 1
-        if self._begun:
-            self._refuse(Problem(408, "the request took too long to arrive"))
-        else:
-            self._close()
-
-    def _time_out_writing(self) -> None:
-        self._counts.timeouts += 1
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._limits.linger_s):
+                await self._lost.wait()
         self.transport.abort()
 
-    def _limit(self, seconds: float | None, then: Callable[[], Any] | None = None) -> None:
-        """Replace the deadline: call `then` after `seconds`; None cancels it."""
-        if self._deadline is not None:
-            self._deadline.cancel()
-        self._deadline = None if seconds is None or then is None else self.loop.call_later(seconds, then)
-
-
-def _line(scope: Scope, status: int, took_s: float) -> str:
-    """Return the access log line of a response; the status is 0 if the client left before it began."""
-    query = scope["query_string"].decode("latin-1")
-    path = scope["raw_path"].decode("latin-1") + (f"?{query}" if query else "")
-    return f'{_host(scope["client"])} "{scope["method"]} {path}" {status} {took_s * 1e3:.1f} ms'
-
-
-def _host(client: tuple[str, int] | None) -> str:
-    """Return the address of a client; "-" on a Unix socket."""
-    return client[0] if client else "-"
+    def _log(self, line: str) -> None:
+        """Write an access log line; a client on a Unix socket has no address."""
+        if self._server.log is not None:
+            client = self.transport.get_extra_info("peername")
+            self._server.log(f"{client[0] if isinstance(client, tuple) else '-'} {line}")

@@ -52,9 +52,7 @@ class Limits:
     body_bytes: int = 64 << 10
     """Maximum bytes of a request's body."""
     takes_bodies: bool = False
-    """Whether bodies reach the application. They are held in memory, so keep `connections` and `pipelined` small."""
-    pipelined: int = 16
-    """Maximum requests queued behind the one being answered."""
+    """Whether bodies reach the application. They are held in memory, so keep `connections` small."""
 
 
 @dataclass(eq=False, slots=True)
