@@ -20,28 +20,32 @@ from nettop.engine.session import Session
 from nettop.errors import ExitCode, NettopError, UsageError
 from nettop.process.interrupts import Requests
 from nettop.query.filter import parse_filter
-from nettop.serve.api.health import health_paths, health_routes
+from nettop.serve.api.health import health_routes
 from nettop.serve.api.openapi import description
 from nettop.serve.api.tables import stream_routes, table_routes
-from nettop.serve.api.traffic import traffic_paths, traffic_routes
+from nettop.serve.api.traffic import REALTIME, SUMMARY, Traffic, traffic_routes
 from nettop.serve.http.credentials import read_credentials
 from nettop.serve.http.guard import Guard, own_names
 from nettop.serve.http.limits import Server, ServerCounts
 from nettop.serve.http.listeners import OpeningAs, checked_listen, open_sockets, url_of
 from nettop.serve.http.server import serve
-from nettop.serve.metrics.exposition import metrics_paths, metrics_routes
+from nettop.serve.metrics.exposition import METRICS_PATH, metrics_routes
 from nettop.serve.metrics.totals import Totals
 from nettop.serve.pages import page_routes
 from nettop.serve.problems import Problem, application
 from nettop.serve.served import Publications, Served, applicable_filter
 from nettop.settings.serve import ServeSettings
 from nettop.snapshots import lenses
+from nettop.snapshots.bandwidth import LENS as BANDWIDTH
 from nettop.snapshots.own_cost import SELF
 from nettop.snapshots.schema import Lens
 from nettop.snapshots.source import SourceOptions
 
 if TYPE_CHECKING:
     from nettop.recording.player import Player
+
+_SUMS = (METRICS_PATH, REALTIME, SUMMARY)
+"""Paths of what is summed since serving started."""
 
 
 class ServeRun(Protocol):
@@ -76,7 +80,8 @@ def open_server(
             own = (SELF,) if player is None else ()  # what serving costs now is not part of the recording
             served = Served(session, (*chosen, *own), settings.filters, player)
             options = SourceOptions(mechanisms=settings.mechanisms, whole=True, values=settings.options)
-            totals = Totals(served, settings.top, options)
+            traffic = Traffic()
+            totals = Totals(served, settings.top, options, {BANDWIDTH.id: traffic.add})
             with totals.running(report):
                 counts = ServerCounts()
 
@@ -85,7 +90,7 @@ def open_server(
                     server.on_ending = publications.end_after_last_reading
                     server.on_new_token = publications.end_streams
                     server.until_ready = partial(_until_ready, served, publications, report)
-                    app = make_app(served, totals, counts, publications)
+                    app = make_app(served, totals, traffic, counts, publications)
                     return Guard(app, credentials, names)
 
                 server = Server(make_guarded_app, listeners, requests, report, credentials, counts=counts)
@@ -101,17 +106,20 @@ def open_server(
         yield run
 
 
-def make_app(served: Served, totals: Totals, counts: ServerCounts, publications: Publications) -> Starlette:
+def make_app(
+    served: Served, totals: Totals, traffic: Traffic, counts: ServerCounts, publications: Publications
+) -> Starlette:
     """Return the application, without access control."""
-    sums = {} if served.player else metrics_paths() | traffic_paths()
-    described = description(served.lenses, __version__, sums | health_paths())
+    described = description(served.lenses, __version__, without=_SUMS if served.player else ())
 
     async def openapi(_request: Request) -> Response:
         return JSONResponse(described)
 
+    # What is summed since serving started has no time: of a recording, a client would take it for current.
+    sums = [*metrics_routes(served, totals, counts), *traffic_routes(served, traffic, totals.catch_up)]
     routes = [
         *page_routes(),
-        *(_refused_routes(served) if served.player else _sum_routes(served, totals, counts)),
+        *(_refused_routes(served) if served.player else sums),
         *health_routes(served, totals),
         Route("/api/openapi.json", openapi, methods=["GET"]),
         *stream_routes(served, publications),  # before the tables, whose pattern matches this path too
@@ -120,20 +128,14 @@ def make_app(served: Served, totals: Totals, counts: ServerCounts, publications:
     return application(routes)
 
 
-def _sum_routes(served: Served, totals: Totals, counts: ServerCounts) -> list[Route]:
-    """Return the routes of what is summed since serving started, which answer without a time."""
-    traffic = traffic_routes(served, totals.traffic, totals.catch_up)
-    return [*metrics_routes(served, totals, counts), *traffic]
-
-
 def _refused_routes(served: Served) -> list[Route]:
-    """Return the same routes for a recording, which refuse: a client would take its numbers for current ones."""
+    """Return routes of the paths of sums, which refuse for a recording."""
 
     async def refuse(_request: Request) -> Response:
         what = f"this is a recording of {served.recording_of}, whose numbers would be taken for current ones here"
         raise Problem(404, what, "read the tables below /api/v1/, which have the time of each reading")
 
-    return [Route(path, refuse, methods=["GET"]) for path in metrics_paths() | traffic_paths()]
+    return [Route(path, refuse, methods=["GET"]) for path in _SUMS]
 
 
 def _check_filters(settings: ServeSettings) -> None:

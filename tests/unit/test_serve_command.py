@@ -21,6 +21,7 @@ from nettop.errors import ExitCode, NettopError, SourceFailed, UsageError
 from nettop.process.interrupts import Requests
 from nettop.query.batches import empty_rows
 from nettop.query.times import rfc3339
+from nettop.serve.api.traffic import Traffic
 from nettop.serve.command import make_app, open_server
 from nettop.serve.http.limits import ServerCounts
 from nettop.serve.metrics.totals import Totals
@@ -146,24 +147,25 @@ class OnRequest(Scripted):
         return replace(frame.now, tables=tables)
 
 
-async def ask(served: Served, totals: Totals, path: str, query: bytes = b"") -> tuple[int, dict[str, Any]]:
-    """Return the status and the document of an answer."""
-    publications = Publications(served.session)
-    client = Client(make_app(served, totals, ServerCounts(), publications), path, query)
-    await client.end()
-    publications.close()
-    return client.status, json.loads(client.body) if client.body.startswith(b"{") else {}
-
-
 def answered(sources: Mapping[str, Scripted], path: str, query: bytes = b"") -> tuple[int, dict[str, Any]]:
-    """Return the same, of lenses with these sources, when each was read or has failed."""
+    """Return the status and the document of an answer by lenses with these sources, once each was read or failed."""
     served_lenses = tuple(lens for lens in lenses() if lens.id in sources)
+    traffic = Traffic()
+
+    async def ask() -> Client:
+        publications = Publications(session)
+        app = make_app(served, totals, traffic, ServerCounts(), publications)
+        client = await serving.ask(app, path, query)
+        publications.close()
+        return client
+
     with Session(MAX_INTERVAL_S, lambda lens: sources[lens]) as session:
         served = Served(session, served_lenses)
-        totals = Totals(served, {}, SourceOptions())
+        totals = Totals(served, {}, SourceOptions(), {"bandwidth": traffic.add})
         with totals.running():
             session.sample_now().result(DEADLINE_S)
-            return asyncio.run(ask(served, totals, path, query))
+            client = asyncio.run(ask())
+    return client.status, json.loads(client.body) if client.body.startswith(b"{") else {}
 
 
 def test_a_table_is_read_on_request() -> None:

@@ -19,9 +19,19 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from nettop.query.units import unit_of
-from nettop.serve.api.openapi import description, problem_answers
-from nettop.serve.api.parameters import PARAMETERS, default_columns
-from nettop.serve.api.tables import stream_routes, table_routes
+from nettop.serve.api.openapi import description
+from nettop.serve.api.parameters import (
+    FILTER,
+    FORMATS,
+    MAX_FILTER_CHARS,
+    MAX_ROWS,
+    MAX_STREAMED_ROWS,
+    PARAMETERS,
+    STREAMED_ROWS,
+    default_columns,
+)
+from nettop.serve.api.tables import AGE, MAX_STREAMS, MAX_VIEWS, stream_routes, table_routes
+from nettop.serve.api.traffic import REALTIME, SUMMARY, InterfaceTraffic
 from nettop.snapshots import find_table, view_name
 from nettop.snapshots.cpu import LENS as CPU
 from nettop.snapshots.own_cost import SELF
@@ -30,6 +40,7 @@ from tests.unit.serving import LENSES, example_host, make_app, table
 
 VIEWS = [view_name(lens, each) for lens in LENSES for each in lens.tables]
 DESCRIPTION = description(LENSES, "1.2.3")
+OTHERS = {"/api/v1/stream", "/health", "/metrics", REALTIME, SUMMARY}
 HOST = example_host()
 
 
@@ -75,22 +86,32 @@ def test_the_description_is_valid() -> None:
 def test_it_has_a_path_for_each_table_that_is_served() -> None:
     """Each served table has a path with its own ID and its lens's tag; tables of other lenses have none."""
     every = operations(DESCRIPTION)
-    assert set(every) == {f"/api/v1/{view}" for view in VIEWS} | {"/api/v1/stream"}
+    assert set(every) == {f"/api/v1/{view}" for view in VIEWS} | OTHERS
     assert len({operation["operationId"] for operation in every.values()}) == len(every)
-    tags = {tag["name"] for tag in DESCRIPTION["tags"]}
-    assert {tag for operation in every.values() for tag in operation["tags"]} == tags
-    few = operations(description((CPU, SELF), "1"))
+    few = operations(description((CPU, SELF), "1", without=(SUMMARY,)))
     of_cpu = {f"/api/v1/{view_name(CPU, each)}" for each in CPU.tables}
-    assert set(few) == of_cpu | {"/api/v1/self", "/api/v1/stream"}
+    assert set(few) == of_cpu | {"/api/v1/self"} | OTHERS - {SUMMARY}
 
 
-def test_other_paths_are_taken_in() -> None:
-    """Other paths are included, and may refer to the problems."""
-    answers = {"200": {"description": "well"}, **problem_answers("503")}
-    item = {"get": {"operationId": "health", "responses": answers}}
-    described = description(LENSES, "1", {"/health": item})
-    jsonschema.Draft202012Validator(OPENAPI_31).validate(described)
-    assert resolved(described, described["paths"]["/health"]["get"]["responses"]["503"])["content"]
+def test_the_limits_are_those_of_the_server() -> None:
+    """The numbers in the description are those that the server checks."""
+    shared = DESCRIPTION["components"]["parameters"]
+    stream = DESCRIPTION["paths"]["/api/v1/stream"]["get"]
+    assert shared["limit"]["schema"]["maximum"] == MAX_ROWS
+    assert shared[FILTER]["schema"]["items"]["maxLength"] == MAX_FILTER_CHARS
+    assert shared["format"]["schema"]["enum"] == list(FORMATS)
+    assert stream["parameters"][0]["schema"]["maxItems"] == MAX_VIEWS
+    limits = f"limit is {STREAMED_ROWS} rows per table, the maximum {MAX_STREAMED_ROWS}. At most {MAX_STREAMS} streams"
+    assert limits in " ".join(stream["description"].split())
+
+
+def test_the_numbers_of_traffic_are_described() -> None:
+    """The description has each number of the answers about traffic."""
+    described = operations(DESCRIPTION)
+    of_host = InterfaceTraffic()
+    for path, answer in ((REALTIME, of_host.realtime(1.0)), (SUMMARY, of_host.summary(1.0))):
+        schema = described[path]["responses"]["200"]["content"]["application/json"]["schema"]
+        assert set(schema["required"]) == set(schema["properties"]) == {*answer, AGE}
 
 
 @pytest.mark.parametrize("view", VIEWS)

@@ -20,6 +20,7 @@ import pytest
 from nettop.commands.recordings import open_replay
 from nettop.recording.player import Player
 from nettop.recording.recording import open_recording
+from nettop.serve.api.traffic import Traffic
 from nettop.serve.command import make_app
 from nettop.serve.http.limits import ServerCounts
 from nettop.serve.metrics.totals import Totals
@@ -55,7 +56,7 @@ class Host:
 
         async def ask() -> Client:
             publications = Publications(self.served.session)
-            app = make_app(self.served, self.totals, ServerCounts(), publications)
+            app = make_app(self.served, self.totals, Traffic(), ServerCounts(), publications)
             client = Client(app, path, query)
             if path.endswith("stream"):
                 await client.until(b"\n\nid: ")

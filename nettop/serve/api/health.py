@@ -10,7 +10,6 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from nettop.query.times import rfc3339
-from nettop.serve.api.openapi import operation, problem_answers
 from nettop.serve.health import HEALTH_PATH, LIVE_PATH, health_response
 from nettop.serve.metrics.totals import Totals
 from nettop.serve.served import Served
@@ -42,37 +41,6 @@ def _why_stuck(served: Served, totals: Totals) -> list[str]:
     """Return what only a restart may mend."""
     reasons = {"no lens is read": served.is_stuck, "readings are not added up": totals.are_behind}
     return [reason for reason, is_so in reasons.items() if is_so]
-
-
-def health_paths() -> dict[str, Any]:
-    """Return the path for the OpenAPI description."""
-    time_ = {"type": "string", "format": "date-time"}
-    schema = {
-        "type": "object",
-        "required": ["status", "reasons", "lenses", "version", "host"],
-        "properties": {
-            "status": {"enum": ["ok", "failing"]},
-            "reasons": {"type": "array", "items": {"type": "string"}},
-            "recording": {
-                "type": "object",
-                "description": "the recording that is served (--from): its host, the moment that it has reached, and "
-                "when it begins and ends",
-                "properties": {"host": {"type": "string"}} | dict.fromkeys(("moment", "begin", "end"), time_),
-            },
-        },
-    }
-    path = operation(
-        "health",
-        "health",
-        "Health of the service",
-        about="If a token is required, requests without one get only `ok` or `not ok` as plain text.",
-        answer="every lens is read on time",
-        schemas={"application/json": schema, "text/plain": {"enum": ["ok\n", "not ok\n"]}},
-        others=problem_answers(),
-    )
-    answers = path["get"]["responses"]
-    answers["503"] = answers["200"] | {"description": "a lens is late or failed, for the reasons given"}
-    return {HEALTH_PATH: path}
 
 
 def _recording(served: Served, player: Player) -> dict[str, str | None]:

@@ -7,7 +7,6 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 from starlette.concurrency import run_in_threadpool
@@ -17,7 +16,6 @@ from starlette.routing import Route
 
 from nettop.errors import unknown_word
 from nettop.query.view import View
-from nettop.serve.api.openapi import operation, parameter, problem_answers
 from nettop.serve.api.parameters import given_parameters
 from nettop.serve.api.tables import AGE, lens_problem
 from nettop.serve.problems import RETRY_SOON, Problem
@@ -37,7 +35,7 @@ INTERFACE = "interface"
 HOST = ""
 """Key of the sum over the uplinks, in place of an interface."""
 
-_PARTS = {"": "", "tcp_": " of TCP", "http_": " of HTTP, TCP port 80", "https_": " of HTTPS, TCP port 443"}
+_PARTS = ("", "tcp_", "http_", "https_")
 _ALL, _LABELS = 0, {"tcp": 1, "HTTP": 2, "HTTPS": 3}
 _BYTES, _PACKETS = range(2)
 _COLUMNS = {
@@ -46,25 +44,7 @@ _COLUMNS = {
     "packets_received": _PACKETS,
     "packets_sent": _PACKETS,
 }
-RATES = {
-    f"{part}{name}": f"{unit} per second{of} in the last interval, both directions"
-    for part, of in _PARTS.items()
-    for name, unit in (("bandwidth_bps", "bits"), ("packets_per_sec", "packets"))
-}
-TOTALS = {
-    "total_packets": "packets since serving started, both directions",
-    "total_bytes": "bytes since serving started, both directions, with link-layer headers",
-}
-AVERAGES = {
-    "uptime_seconds": "seconds since serving started",
-    "avg_bandwidth_bps": "average bits per second",
-    "peak_bandwidth_bps": "bits per second in the busiest interval",
-}
-SHARES = {
-    f"{part}_percentage": f"{part.upper()} as a percentage of bytes" for part in ("tcp", "http", "https")
-}
-
-_AGES = {AGE: "seconds since the last reading"}
+_RATES = tuple(f"{part}{name}" for part in _PARTS for name in ("bandwidth_bps", "packets_per_sec"))
 
 Answer = dict[str, float | int | None]
 
@@ -95,23 +75,26 @@ class InterfaceTraffic:
         """Return bits and packets per second in the last interval, and totals."""
         rates = [] if self.rates is None else (self.rates * (8, 1)).ravel().tolist()
         known = rates if self.has_parts else rates[:2]
-        return dict.fromkeys(RATES) | dict(zip(RATES, known, strict=False)) | self._totals()
+        return dict.fromkeys(_RATES) | dict(zip(_RATES, known, strict=False)) | self._totals()
 
     def summary(self, uptime_s: float) -> Answer:
         """Return averages and shares since serving started."""
         in_all, *parts = as_list(self.totals[:, _BYTES])
         is_known = in_all and self.has_parts
-        averages = (uptime_s, in_all * 8 / uptime_s, self.peak_bytes_per_s * 8)
-        shares = [100 * part / in_all if is_known else None for part in parts]
-        return (
-            dict(zip(AVERAGES, averages, strict=True))
-            | self._totals()
-            | dict(zip(SHARES, shares, strict=True))
-        )
+        averages: Answer = {
+            "uptime_seconds": uptime_s,
+            "avg_bandwidth_bps": in_all * 8 / uptime_s,
+            "peak_bandwidth_bps": self.peak_bytes_per_s * 8,
+        }
+        shares: Answer = {
+            f"{part}percentage": 100 * counted / in_all if is_known else None
+            for part, counted in zip(_PARTS[1:], parts, strict=True)
+        }
+        return averages | self._totals() | shares
 
     def _totals(self) -> Answer:
-        sent_bytes, packets = self.totals[_ALL].astype(int).tolist()
-        return dict(zip(TOTALS, (packets, sent_bytes), strict=True))
+        in_bytes, packets = self.totals[_ALL].astype(int).tolist()
+        return {"total_packets": packets, "total_bytes": in_bytes}
 
 
 class Traffic:
@@ -199,32 +182,3 @@ def _wanted(served: Served, traffic: Traffic, request: Request) -> InterfaceTraf
         raise Problem(503, "bandwidth has not been read yet", headers=RETRY_SOON)
     error = unknown_word(INTERFACE, name, sorted(known.keys() - {HOST}))
     raise Problem(404, error.what, error.remedy, parameter=INTERFACE)
-
-
-def traffic_paths() -> dict[str, Any]:
-    """Return the paths for the OpenAPI description."""
-    return {
-        REALTIME: _path("realtime", "Current traffic", RATES | TOTALS | _AGES),
-        SUMMARY: _path("summary", "Traffic since serving started", AVERAGES | TOTALS | SHARES | _AGES),
-    }
-
-
-def _path(name: str, summary: str, fields: dict[str, str]) -> dict[str, Any]:
-    numbers = {
-        "type": "object",
-        "required": list(fields),
-        "additionalProperties": False,
-        "properties": {
-            name: {"type": ["number", "null"], "description": meaning} for name, meaning in fields.items()
-        },
-    }
-    return operation(
-        name,
-        LENS.id,
-        summary,
-        parameter(INTERFACE, "limit to this interface", {"type": "string"}),
-        about="Sum over the interfaces backed by a device, or of one interface. Unknown values are null.",
-        answer="numbers by name",
-        schemas={"application/json": numbers},
-        others=problem_answers("400", "404", "503"),
-    )

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from itertools import accumulate
-from typing import Any
 
 from prometheus_client import ProcessCollector
 from prometheus_client.core import Metric
@@ -17,7 +16,6 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from nettop import __version__
-from nettop.serve.api.openapi import operation, problem_answers
 from nettop.serve.http.limits import ServerCounts
 from nettop.serve.metrics.families import NAMESPACE, Family, count_families
 from nettop.serve.metrics.series import SeriesTotals
@@ -30,6 +28,7 @@ from nettop.snapshots.hooks import NOT_AVAILABLE
 from nettop.snapshots.schema import Kind
 from nettop.snapshots.snapshot import Rows
 
+METRICS_PATH = "/metrics"
 _OWN = {
     "build_info": (Kind.GAUGE, "the version of nettop"),
     "namespace_info": (Kind.GAUGE, "a network namespace: its inode number, as lsns shows it, by its name"),
@@ -68,7 +67,7 @@ def metrics_routes(served: Served, totals: Totals, counts: ServerCounts) -> list
             raise Problem(503, "no lens is read", "/health says why", headers=RETRY_SOON)
         return Response(await run_in_threadpool(encode, registry), headers={"Content-Type": content_type})
 
-    return [Route("/metrics", metrics, methods=["GET"])]
+    return [Route(METRICS_PATH, metrics, methods=["GET"])]
 
 
 class _Exposition(Collector):
@@ -141,20 +140,6 @@ def _named(rows: Rows) -> set[tuple[str, int]]:
     names, firsts = rows.texts[name], distinct_rows([rows.column(name), rows.column(number)])[0]
     pairs = zip(rows.column(name)[firsts].tolist(), rows.column(number)[firsts].tolist(), strict=True)
     return {(names[code], netns) for code, netns in pairs if code < len(names)}
-
-
-def metrics_paths() -> dict[str, Any]:
-    """Return the path for the OpenAPI description."""
-    text = {"type": "string"}
-    path = operation(
-        "metrics",
-        "prometheus",
-        "Totals since serving started, for Prometheus",
-        answer="metrics; docs/reference/metrics.md lists them",
-        schemas={"text/plain": text, "application/openmetrics-text": text},
-        others=problem_answers("503"),
-    )
-    return {"/metrics": path}
 
 
 def _of_family(family: Family, totals: SeriesTotals) -> Metric:

@@ -8,34 +8,41 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from types import MappingProxyType
 
 from nettop.engine.consumer import Consumer, Outages
 from nettop.process import service_manager
 from nettop.process.wake_event import WakeEvent
 from nettop.query.filter import combined
-from nettop.serve.api.traffic import Traffic
+from nettop.query.view import View
 from nettop.serve.metrics.families import series_sets
 from nettop.serve.metrics.series import CountedView, SeriesTotals, group_increments, reading_view
 from nettop.serve.served import LATE_S, Served
-from nettop.snapshots.bandwidth import LENS as BANDWIDTH
 from nettop.snapshots.schema import Kind, Lens, Table
 from nettop.snapshots.snapshot import Frame, Snapshot
 from nettop.snapshots.source import SourceOptions
 
 ADD_UP = "add up"
 """Name of the thread's step in nettop's own cost."""
+Adder = Callable[[Mapping[str, View], float], None]
 
 
 class Totals:
     """Totals of every lens since serving started.
 
     `top` overrides the declared number of series of a named set; 0 disables it. `options` are those of the lenses'
-    sources. Hold `lock` while reading the other attributes, to get a consistent state.
+    sources. `adders` are called with each reading of a lens: views of its tables, and seconds since the reading before,
+    or 0. Hold `lock` while reading the other attributes, to get a consistent state.
     """
 
-    def __init__(self, served: Served, top: Mapping[str, int], options: SourceOptions) -> None:
+    def __init__(
+        self,
+        served: Served,
+        top: Mapping[str, int],
+        options: SourceOptions,
+        adders: Mapping[str, Adder] = MappingProxyType({}),
+    ) -> None:
         self.lock = threading.Lock()
-        self.traffic = Traffic()
         self.series: list[SeriesTotals] = []
         self.counts: Counter[tuple[str, str]] = Counter()
         self.lost: Counter[tuple[str, str]] = Counter()
@@ -49,6 +56,7 @@ class Totals:
                     self.series.append(SeriesTotals(declared, most))
         self._served = served
         self._options = options
+        self._adders = adders
         self._event = WakeEvent()
         self._adding = threading.Lock()
         self._is_ending = False
@@ -120,8 +128,8 @@ class Totals:
                 totals.add(reading, now_s)
             self._add_counts(lens, frame.now, before)
             self.last[lens.id] = frame.now
-        if lens is BANDWIDTH:
-            self.traffic.add(views, (frame.now.boot_ns - before.boot_ns) / 1e9 if before else 0.0)
+        if lens.id in self._adders:
+            self._adders[lens.id](views, (frame.now.boot_ns - before.boot_ns) / 1e9 if before else 0.0)
 
     def _add_counts(self, lens: Lens, now: Snapshot, before: Snapshot | None) -> None:
         """Add the lens-wide counts and losses."""
