@@ -65,15 +65,30 @@ def _read_token(path: str) -> bytes:
 
 
 def _tls_context(cert: str, key: str) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_alpn_protocols(["http/1.1"])
     with ExitStack() as copies:
         # OpenSSL opens files by name, blocks on a FIFO, and does not say which file it cannot read.
-        certs = _read("certificate", cert, _MOST_PEM_BYTES, is_secret=False)
-        keys = _read("key", key, _MOST_PEM_BYTES)
-        paths = (
+        certs, keys = (
             copies.enter_context(path_in_memory(memory_file("nettop-tls"), content))
-            for content in (certs, keys)
+            for content in (
+                _read("certificate", cert, _MOST_PEM_BYTES, is_secret=False),
+                _read("key", key, _MOST_PEM_BYTES),
+            )
         )
-        return _loaded_context(cert, key, *paths)
+        try:
+            # Without a password callback OpenSSL would prompt on the terminal.
+            context.load_cert_chain(certs, keys, password=lambda: b"")
+        except ssl.SSLError as error:
+            if error.reason == "KEY_VALUES_MISMATCH":
+                what = f"the key in {key} does not match the certificate in {cert}"
+                remedy = "give the certificate's own key; the server certificate must come first in its file"
+            else:
+                what = _unusable(cert, key, certs, error)
+                remedy = "give PEM files, and a key without a password"
+            raise UsageError(what, remedy) from error
+    return context
 
 
 def _read(name: str, path: str, most_bytes: int, *, is_secret: bool = True) -> bytes:
@@ -96,24 +111,6 @@ def _read(name: str, path: str, most_bytes: int, *, is_secret: bool = True) -> b
             f"other users may read or change the {name} {path}", f"chmod 600 {shlex.quote(path)}"
         )
     return content
-
-
-def _loaded_context(cert: str, key: str, certs: str, keys: str) -> ssl.SSLContext:
-    """Load a TLS context from the copies `certs` and `keys`."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.set_alpn_protocols(["http/1.1"])
-    try:
-        # Without a password callback OpenSSL would prompt on the terminal.
-        context.load_cert_chain(certs, keys, password=lambda: b"")
-    except ssl.SSLError as error:
-        if error.reason == "KEY_VALUES_MISMATCH":
-            remedy = "give the certificate's own key; the server certificate must come first in its file"
-            raise UsageError(f"the key in {key} does not match the certificate in {cert}", remedy) from error
-        raise UsageError(
-            _unusable(cert, key, certs, error), "give PEM files, and a key without a password"
-        ) from error
-    return context
 
 
 def _unusable(cert: str, key: str, certs: str, error: ssl.SSLError) -> str:

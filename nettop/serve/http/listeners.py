@@ -20,7 +20,9 @@ from nettop.settings.serve import ServeSettings
 _MOST_PORT = 65535
 _LONGEST_PATH = 107
 """Maximum bytes of a Unix socket's path: sun_path has 108, including the terminating NUL."""
-_EXAMPLES = "write HOST:PORT, such as 127.0.0.1:9471 or [::1]:9471, or unix:PATH"
+_EXAMPLES = (
+    "write HOST:PORT, such as 127.0.0.1:9471, [::1]:9471, or 0.0.0.0:9471 for all addresses; or unix:PATH"
+)
 _BACKLOG = 65535
 """Connections waiting to be accepted. The kernel caps it at net.core.somaxconn."""
 _UNSENT_BYTES = 128 << 10
@@ -97,17 +99,13 @@ def checked_listen(settings: ServeSettings, option: str = "--listen") -> tuple[E
 
 
 def _host_and_port(word: str, option: str) -> tuple[str, int]:
-    host, colon, port = word.rpartition(":")
-    if not colon or not port.isascii() or not port.isdigit() or int(port) > _MOST_PORT:
+    host, _, port = word.rpartition(":")
+    is_enclosed = host.startswith("[") and host.endswith("]")
+    host = host[1:-1] if is_enclosed else host
+    if host in {"", "*"} or (":" in host and not is_enclosed):
+        raise UsageError(f"{option} {word!r} has no host", _EXAMPLES)
+    if not port.isascii() or not port.isdigit() or int(port) > _MOST_PORT:
         raise UsageError(f"{option} {word!r} has no port from 0 to {_MOST_PORT}", _EXAMPLES)
-    if host in {"", "*", "[]"}:
-        remedy = f"give 127.0.0.1:{port} for this host only, 0.0.0.0:{port} or [::]:{port} for all"
-        raise UsageError(f"{option} {word!r} has no host", remedy)
-    if host.startswith("[") and host.endswith("]"):
-        return host[1:-1], int(port)
-    if ":" in host:
-        remedy = f"write an IPv6 address in brackets: [{host}]:{port}"
-        raise UsageError(f"{option} {word!r} has more than one colon", remedy)
     return host, int(port)
 
 
@@ -235,16 +233,15 @@ def _failure(endpoint: Endpoint, error: OSError) -> NettopError:
     if isinstance(endpoint.address, str):
         kind = PermissionMissing if isinstance(error, PermissionError) else NettopError
         return kind(f"{what}: {reason}", "choose a path in an existing directory that you may write to")
-    port = endpoint.address[1]
-    match error.errno:
-        case errno.EADDRINUSE:
-            remedy = f"choose another port with --listen; ss -ltnp 'sport = :{port}' shows who uses it"
-            return NettopError(f"{what}: port {port} is in use", remedy)
-        case errno.EACCES | errno.EPERM:
-            remedy = "choose a port of 1024 or above, or run as root; a security module may also forbid it"
-            return PermissionMissing(f"{what}: port {port} needs CAP_NET_BIND_SERVICE", remedy)
-        case errno.EADDRNOTAVAIL | errno.EAFNOSUPPORT:
-            remedy = "give an address of this host (ip -br address lists them), or 0.0.0.0 or [::] for all"
-            return NettopError(f"{what}: this host has no address {endpoint.address[0]}", remedy)
-        case _:
-            return NettopError(f"{what}: {reason}", "choose another address with --listen")
+    host, port = endpoint.address[:2]
+    if isinstance(error, PermissionError):
+        remedy = "choose a port of 1024 or above, or run as root; a security module may also forbid it"
+        return PermissionMissing(f"{what}: port {port} needs CAP_NET_BIND_SERVICE", remedy)
+    remedy = "choose another address with --listen"
+    if error.errno == errno.EADDRINUSE:
+        reason = f"port {port} is in use"
+        remedy = f"choose another port with --listen; ss -ltnp 'sport = :{port}' shows who uses it"
+    elif error.errno in _ABSENT:
+        reason = f"this host has no address {host}"
+        remedy = "give an address of this host (ip -br address lists them), or 0.0.0.0 or [::] for all"
+    return NettopError(f"{what}: {reason}", remedy)
