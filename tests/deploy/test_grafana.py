@@ -13,9 +13,7 @@ import pytest
 import yaml
 
 from nettop.collector.columns import PROTOCOL_NAMES
-from nettop.collector.pipeline import LEDGER
-from nettop.collector.spool import DROPPED
-from nettop.collector.store.schema import DATABASE, TABLES, as_names_query
+from nettop.collector.store.schema import DATABASE, as_names_query
 from nettop.collector.top import REST, ROLLUPS, key_expression
 from nettop.serve.metrics.families import count_families, series_sets
 from nettop.serve.metrics.series import EVICTED
@@ -316,39 +314,6 @@ def test_overviews_link_to_every_table() -> None:
 
 # --- ClickHouse -----------------------------------------------------------------------------------------------
 
-COLUMNS = {name: set(table.types) for name, table in TABLES.items()}
-_WORD = re.compile(r"(?<![\"'$\w.])([a-z_][a-z0-9_]*)\b(?!\()")
-_TEXT = re.compile(r"'[^']*'|\"[^\"]*\"|\$\{[^}]*\}|\$\w+")
-_ALIAS = re.compile(r"\bAS (\w+)")
-_NAMES_OF_AS = re.compile(r"\(SELECT tuple\(.*?FROM as_names GROUP BY as_number\)\)")
-"""Subquery on another table: the names of autonomous systems."""
-_SQL_WORDS = {"x", "second", "name", "bit"}
-SYSTEM = {"bytes_on_disk", "active", "database"}
-
-
-@pytest.mark.parametrize(
-    ("place", "text"),
-    [
-        (each.place, each.text)
-        for made in map(dashboard, FILES)
-        for each in targets(made)
-        if each.plugin == CLICKHOUSE
-    ],
-)
-def test_columns_exist(place: str, text: str) -> None:
-    """Each column in a query exists in its table, or in every rollup table."""
-    text = _NAMES_OF_AS.sub("", text)
-    (source,) = set(re.findall(r"\bFROM (\S+)", text))
-    names = {"$table": [name for _, name in ROLLUPS]}.get(source, [source])
-    plain = _TEXT.sub("", text)
-    words = (
-        set(_WORD.findall(plain)) - _SQL_WORDS - set(_ALIAS.findall(plain)) - {source, source.split(".")[0]}
-    )
-    assert words or source == "system.parts", place
-    for name in names:
-        known = SYSTEM if name == "system.parts" else COLUMNS[name]
-        assert words - {"parts"} <= known, (place, words - known)
-
 
 def test_flows_are_named_as_in_nettop() -> None:
     """Addresses, protocols and autonomous systems have the forms and names that nettop gives them."""
@@ -361,14 +326,6 @@ def test_flows_are_named_as_in_nettop() -> None:
         wanted.add(f"[{numbers}], [{words}]")
     wanted |= {f"<= {longest}, '{table}'" for longest, table in ROLLUPS[:-1]}
     assert {each for each in wanted if each not in text} == set()
-
-
-def test_terms_of_the_ledger_exist() -> None:
-    """Each counter that a query reads is written by the collector."""
-    (made,) = (each for each in map(dashboard, FILES) if each["uid"] == "nettop-flows-from-routers")
-    read = {term for each in targets(made) for term in re.findall(r"counters\['(\w+)'\]", each.text)}
-    assert read
-    assert read <= LEDGER.keys() | {f"{table}{DROPPED}" for table in TABLES}
 
 
 # --- provisioning ---------------------------------------------------------------------------------------------

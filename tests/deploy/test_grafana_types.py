@@ -39,28 +39,10 @@ def first(made: Json, kind: str) -> Json:
     return next(panel for panel in panels(made) if panel["type"] == kind)
 
 
-def fields(made: Json) -> Json:
-    """Return the field configuration of the first time series."""
-    config: Json = first(made, "timeseries")["fieldConfig"]
-    return config
-
-
-WRONG_FIELD = {
-    "matcher": {"id": "byName", "options": "a"},
-    "properties": [{"id": "custom.fillOpacty", "value": 10}],
-}
 MISTAKES: dict[str, Callable[[Json], object]] = {
     "unknown_member": lambda made: made.update(refreshes="30s"),
-    "unknown_kind": lambda made: first(made, "stat").update(type="singlestat"),
-    "no_place": lambda made: first(made, "stat").pop("gridPos"),
     "option_of_another_kind": lambda made: first(made, "stat")["options"].update(showHeader=True),
     "unknown_value": lambda made: first(made, "stat")["options"].update(graphMode="bars"),
-    "unknown_drawing": lambda made: fields(made)["defaults"]["custom"].update(fillOpacty=10),
-    "wrong_unit": lambda made: fields(made)["defaults"].update(unit=10),
-    "override": lambda made: fields(made)["overrides"].append(WRONG_FIELD),
-    "query": lambda made: first(made, "stat")["targets"][0].update(expression="up"),
-    "other_source": lambda made: first(made, "stat")["targets"][0]["datasource"].update(type="loki"),
-    "variable": lambda made: made["templating"]["list"][0].update(type="querry"),
     "row": lambda made: first(made, "row").update(colapsed=True),
 }
 """Functions that each make one mistake in a dashboard."""

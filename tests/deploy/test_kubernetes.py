@@ -97,17 +97,13 @@ def test_kubernetes_accepts_them(overlay: str, version: str | None, tmp_path: Pa
 
 
 def test_the_operator_takes_the_pod_monitor(tmp_path: Path) -> None:
-    """The PodMonitor matches the operator's schema and types, and selects the pods of `serve`."""
+    """The PodMonitor matches the operator's types, and selects the pods of `serve`."""
     (monitor,) = yaml.safe_load_all((KUBERNETES / "components/podmonitor/podmonitor.yaml").read_text())
     installed = npm_packages(*OPERATOR)
     (tmp_path / "node_modules").symlink_to(installed / "node_modules")
-    (tmp_path / "package.json").write_text('{"type": "module"}')
-    wrong = json.loads(json.dumps(monitor))
-    wrong["spec"]["podMetricsEndpoints"][0]["port"] = 9471
     unknown = json.loads(json.dumps(monitor))
     unknown["spec"]["podMetricsEndpoints"][0]["bearerTokenFiles"] = "x"
-    assert validated(tmp_path, monitor) == "" and typed(tmp_path, monitor) == ""
-    assert "port must be string" in validated(tmp_path, wrong)
+    assert typed(tmp_path, monitor) == ""
     assert "bearerTokenFiles" in typed(tmp_path, unknown)
     assert selected("overlays/collect", monitor["spec"]["selector"]["matchLabels"]) == {"nettop"}
     (endpoint,) = monitor["spec"]["podMetricsEndpoints"]
@@ -116,17 +112,6 @@ def test_the_operator_takes_the_pod_monitor(tmp_path: Path) -> None:
 
 
 _MODEL = "@kubernetes-models/prometheus-operator/monitoring.coreos.com/v1/PodMonitor"
-
-
-def validated(folder: Path, monitor: Manifest) -> str:
-    """Return the schema's objections to a PodMonitor."""
-    (folder / "check.js").write_text(
-        f'import {{PodMonitor}} from "{_MODEL}";\n'
-        f"try {{ new PodMonitor({json.dumps(monitor)}).validate() }} catch (error) {{ console.log(error.message) }}\n"
-    )
-    return subprocess.run(
-        ["node", "check.js"], cwd=folder, capture_output=True, text=True, check=True
-    ).stdout.strip()
 
 
 def typed(folder: Path, monitor: Manifest) -> str:

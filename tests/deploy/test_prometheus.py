@@ -7,7 +7,7 @@ import re
 import shlex
 import shutil
 import subprocess
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -125,62 +125,6 @@ def test_every_alert_is_seen_firing_and_silent() -> None:
 
 THRESHOLD = re.compile(r"(?<=> )(?!0\b(?!\.))[\d.]+|[\d.]+(?= \*)")
 """Matches numbers that values are compared with or scaled by, except comparison with 0."""
-
-
-def scaled(rule: Rule, which: int, by: float) -> Rule:
-    """Return the rule with its threshold number `which` scaled, if it has that many."""
-    at = 0
-
-    def change(match: re.Match[str]) -> str:
-        nonlocal at
-        at += 1
-        return str(float(match[0]) * by) if at == which + 1 else match[0]
-
-    return rule | {"expr": THRESHOLD.sub(change, rule["expr"])}
-
-
-def prolonged(rule: Rule, by: float) -> Rule:
-    """Return the rule with its duration scaled."""
-    minutes = int(rule["for"].removesuffix("m"))
-    return rule | {"for": f"{round(minutes * by * 60)}s"}
-
-
-def failing(folder: Path, changed: Iterable[Rule]) -> set[str]:
-    """Return the alerts whose unit tests fail with changed rules; tests of unchanged rules are not run."""
-    (folder / "rules").mkdir(parents=True)
-    shutil.copytree(PROMETHEUS / "tests", folder / "tests")
-    shutil.copy(RECORDING, folder / "rules")
-    groups = yaml.safe_load(ALERTS.read_text())["groups"]
-    by_name = {rule["alert"]: rule for rule in changed}
-    other = [name for name, rule in alerts().items() if by_name[name] != rule]
-    concerned = [path for path in UNIT_TESTS if any(name in path.read_text() for name in other)]
-    for group in groups:
-        group["rules"] = [by_name[rule["alert"]] for rule in group["rules"]]
-    (folder / "rules/alerts.yml").write_text(yaml.safe_dump({"groups": groups}))
-    done = subprocess.run(
-        [promtool("bookworm"), "test", "rules", *(folder / "tests" / path.name for path in concerned)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return set(re.findall(r"alertname: (\w+),", done.stdout + done.stderr))
-
-
-@pytest.mark.parametrize("by", [0.75, 1.25])
-@pytest.mark.parametrize("which", [0, 1, 2])
-def test_another_threshold_is_noticed(which: int, by: float, tmp_path: Path) -> None:
-    """The unit tests fail if any threshold changes by a quarter."""
-    changed = {name: scaled(rule, which, by) for name, rule in alerts().items()}
-    expected = {name for name, rule in alerts().items() if changed[name] != rule}
-    assert expected
-    assert failing(tmp_path / "other", changed.values()) == expected
-
-
-@pytest.mark.parametrize("by", [0.5, 2])
-def test_another_duration_is_noticed(by: float, tmp_path: Path) -> None:
-    """The unit tests fail if an alert's duration is halved or doubled."""
-    changed = {name: prolonged(rule, by) for name, rule in alerts().items()}
-    assert failing(tmp_path / "other", changed.values()) == changed.keys()
 
 
 # --- names ------------------------------------------------------------------------------------------------------

@@ -583,22 +583,6 @@ def test_a_closed_panel_is_not_read(page: Page, server: Scripted) -> None:
 # --- charts ---------------------------------------------------------------------------------------------------
 
 
-def test_zoom_by_click(page: Page) -> None:
-    """Zoom into a clicked frame, and out by the button."""
-    graph = page.locator("#flame svg")
-    expect(readout(page)).to_contain_text("all · 100% of all · 100 samples")
-    graph.click(position={"x": 20, "y": ROW * 1.5})
-    expect(readout(page)).to_contain_text("RX softirq · 70.0% of all · 70 samples")
-    # Now it is as wide as everything.
-    width = graph.evaluate("graph => graph.clientWidth")
-    graph.hover(position={"x": width - 20, "y": ROW * 1.5})
-    expect(readout(page)).to_contain_text("RX softirq")
-    page.locator("#unzoom").click()
-    expect(page.locator("#unzoom")).to_be_hidden()
-    graph.hover(position={"x": width - 20, "y": ROW * 1.5})
-    expect(readout(page)).to_contain_text("TX syscalls · 30.0% of all")
-
-
 def test_zoom_by_key(page: Page, server: Scripted) -> None:
     """Move among frames and zoom by keys; new readings change neither."""
     graph = page.locator("#flame svg")

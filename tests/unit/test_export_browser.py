@@ -97,13 +97,6 @@ def test_zoom_and_reset(page: Page) -> None:
     assert {label: place(page, label) for label in before} == before
 
 
-def test_zoom_of_a_part(page: Page) -> None:
-    """Inside the zoom, widths are shares of the zoomed frame."""
-    frame(page, "O net_rx_action").last.click()
-    whole = place(page, "all")[1]
-    assert place(page, f"O {HOSTILE}")[1] == pytest.approx(whole, abs=NARROW)
-
-
 def test_escape_resets(page: Page) -> None:
     """Esc or a click on the root ends the zoom."""
     for end in (lambda: page.keyboard.press("Escape"), lambda: frame(page, "all").click()):

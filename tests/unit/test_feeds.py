@@ -24,7 +24,7 @@ from nettop.settings import MAX_INTERVAL_S
 from nettop.snapshots.connections import EVENTS, FAILURES
 from nettop.snapshots.schema import Kind
 from nettop.snapshots.snapshot import NOT_COMPLETE_YET, Frame, Rows, Snapshot
-from nettop.snapshots.source import EventSource, SourceOptions
+from nettop.snapshots.source import SourceOptions
 from tests.unit.build import make_rows
 
 LENS = "connections"
@@ -94,32 +94,6 @@ def test_every_row_is_taken_once_or_counted_as_lost(sizes: list[int], queued: in
 def sizes_max(sizes: list[int]) -> int:
     """Return the largest batch, which is kept whole."""
     return max(sizes, default=0)
-
-
-@pytest.mark.parametrize(
-    ("sizes", "lost"), [([4, 4], 0), ([4, 4, 2], 0), ([4, 4, 3], 4), ([11], 0), ([4, 11], 4)]
-)
-def test_the_bound_of_a_feed(monkeypatch: pytest.MonkeyPatch, sizes: list[int], lost: int) -> None:
-    """Up to the bound nothing is lost; beyond it the oldest whole batches are, never the newest."""
-    monkeypatch.setattr(bus_module, "QUEUED_ROWS", 10)
-    bus, following = Bus(), 1
-    feed = bus.feed(LENS, "events", lambda: None)
-    for size in sizes:
-        bus.append(LENS, (batch(following, size),))
-        following += size
-    assert feed.lost == lost
-    assert keys(feed.take()) == list(range(lost + 1, following))
-
-
-def test_a_feed_that_is_read_loses_nothing() -> None:
-    """Far more rows than a queue holds go through it, as long as somebody takes them."""
-    bus = Bus()
-    feed = bus.feed(LENS, "events", lambda: None)
-    size = bus_module.QUEUED_ROWS // 2
-    for number in range(5):
-        bus.append(LENS, (batch(1 + number * size, size),))
-        assert keys(feed.take()) == list(range(1 + number * size, 1 + (number + 1) * size))
-    assert feed.lost == 0
 
 
 def test_a_feed_hears_of_its_own_table_alone() -> None:
@@ -356,13 +330,6 @@ def fed(session: Session) -> tuple[Feed, threading.Event]:
     return session.bus.feed(LENS, "events", event.set), event
 
 
-def test_a_woken_source_is_recognized() -> None:
-    """The engine recognizes a woken source by its wakeups and drain."""
-    source = Woken()
-    assert isinstance(source, EventSource)
-    source.close()
-
-
 def test_drained_when_the_kernel_signals_events() -> None:
     """Events arrive at once, without a tick; without events nothing is drained."""
     source = Woken()
@@ -478,40 +445,3 @@ def test_a_detached_source_is_waited_for_no_more() -> None:
             assert session.describe(LENS, 1).result(DEADLINE_S) == {}
         assert source.calls == calls
     assert source.calls == [*calls, "close"]
-
-
-class Plain:
-    """A source with only the required methods."""
-
-    def __init__(self) -> None:
-        self.calls: list[str] = []
-
-    def start(self) -> None:
-        """Note the call."""
-        self.calls.append("start")
-
-    def read(self, taken_ns: int) -> Snapshot:
-        """Note the call."""
-        self.calls.append("read")
-        return snapshot(taken_ns)
-
-    def configure(self, options: SourceOptions) -> None:
-        """Have no options."""
-
-    def describe(self, key: int) -> dict[str, str]:
-        """Return nothing: there are no details."""
-        return {}
-
-    def close(self) -> None:
-        """Note the call."""
-        self.calls.append("close")
-
-
-def test_a_source_without_rings_is_not_drained() -> None:
-    """A source without a ring has no drain, and continues."""
-    source = Plain()
-    with Session(MAX_INTERVAL_S, lambda lens: source) as session:
-        attached(session)
-        assert session.describe(LENS, 1).result(DEADLINE_S) == {}
-        assert session.bus.failure(LENS) is None
-    assert source.calls == ["start", "read", "close"]

@@ -14,14 +14,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nettop.hosts.merging import Moment, Pair, merge, merge_before, of_host, united
+from nettop.hosts.merging import Moment, Pair, merge, merge_before, of_host
 from nettop.query.filter import parse_filter
 from nettop.query.findings import parsed_rules
 from nettop.query.query import Query, Sort
 from nettop.query.values import values_of
 from nettop.query.view import View
 from nettop.snapshots import find_table, own_lenses, several_hosts
-from nettop.snapshots.arrays import Index
 from nettop.snapshots.connections import LENS as CONNECTIONS
 from nettop.snapshots.connections import SOCKETS
 from nettop.snapshots.cpu import CPUS
@@ -236,26 +235,6 @@ def test_a_cpu_keeps_its_number() -> None:
     assert sorted(values_of(view, HOST.name, view.order)) == sorted(NAMES)
 
 
-@given(seed=seeds)
-def test_batches_of_events_are_united(seed: int) -> None:
-    """Give events their host, and the merged key of their socket."""
-    lens = with_host(CONNECTIONS)
-    table = lens.table("events")
-    assert table is not None
-    batches = {
-        host: [batch for each in taken for batch in each.batches]
-        for host, taken in readings_of(CONNECTIONS, seed).items()
-    }
-    pieces = [of_host(table, batch, host) for host, each in batches.items() for batch in each]
-    if not pieces:
-        return
-    rows = united(table, pieces)
-    fields = [field for field in CONNECTIONS.tables[1].stored if not (field.kind is Kind.KEY or field.refers)]
-    for host, each in batches.items():
-        own = sum((cells(batch, fields) for batch in each), Counter[Any]())
-        assert cells(on_host(rows, host), fields) == own
-
-
 # --- totals and rates ---------------------------------------------------------------------------------------------
 
 
@@ -292,11 +271,6 @@ def test_rates_are_those_of_the_host(name: str, seed: int) -> None:
                 for each in ((merged, rate, at), (own, rate, np.arange(own.size)))
             ]
             assert rates[0] == rates[1], (host, rate)
-
-
-def sorted_rates(view: View, name: str, at: Index) -> list[float]:
-    """Return the rates of these rows; −1 where one is unknown."""
-    return sorted(-1 if rate is None else rate for rate in values_of(view, name, at))
 
 
 @pytest.mark.parametrize("name", KEPT)

@@ -692,23 +692,6 @@ def test_files_are_read_again_before_it_is_ready(monkeypatch: pytest.MonkeyPatch
     assert told == ["reloading", "ready", "stopping"]
 
 
-def test_the_service_manager_knows(tmp_path: Path) -> None:
-    """The service manager is told when the server is ready, reloads, and stops."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
-        manager.bind(str(tmp_path / "notify"))
-        manager.settimeout(DEADLINE_S)
-
-        def state() -> str:
-            return manager.recv(1000).decode().partition("=")[0]
-
-        with served(tmp_path, NOTIFY_SOCKET=str(tmp_path / "notify")) as run:
-            assert state() == "READY"
-            run.child.send_signal(signal.SIGHUP)
-            assert [state(), state()] == ["RELOADING", "READY"]
-            run.child.send_signal(signal.SIGTERM)
-            assert state() == "STOPPING"
-
-
 # TLS and the token.
 
 
