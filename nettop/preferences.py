@@ -208,8 +208,8 @@ def _in_words(error: NettopError) -> str:
 
 # --- writing ----------------------------------------------------------------------------------------------------
 
-# tomlkit would save the thirty lines that write these few kinds of value. It takes twice as long to import as tomllib,
-# some 60 ms at each start with a file, and every way of installing nettop would have one more package.
+# tomlkit would save forty of these lines, but puts a new entry below the comment that introduces the next section, and
+# every way of installing nettop would have one more package.
 
 
 def remember(path: Path, key: str, value: str | Mapping[str, tuple[str, ...] | None]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import socket
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -166,3 +166,9 @@ class ScreenContext:
 
             self.resolver = Resolver()
         self.names = self.resolver if self.names is None else None
+
+
+def beside(choices: Sequence[float], now: float, step: int) -> float:
+    """Return the next larger (`step` 1) or smaller (−1) choice; `now` after the last one."""
+    others = [choice for choice in choices if (choice > now if step > 0 else choice < now)]
+    return (min if step > 0 else max)(others, default=now)

@@ -335,7 +335,11 @@ def palette_entries(screen: LensScreen) -> list[PaletteEntry]:
     """Return a screen's palette: available actions, the tables of its lens and of the others, then sorting by any
     column."""
     actions = [
-        (screen.label_of(a).capitalize(), f"{screen.help_of(a)}  [{key_name(a.keys[0])}]", call(a))
+        (
+            screen.label_of(a).capitalize(),
+            f"{screen.own(a).help_on(screen)}  [{key_name(a.keys[0])}]",
+            call(a),
+        )
         for a in ACTIONS
         if a.palette and screen.is_available(a)
     ]
@@ -362,10 +366,10 @@ def help_lines(screen: LensScreen, width: int = 80) -> list[Line]:
         lines += _section("LOST", headline.losses(screen.lens, screen.view.snapshot), width, _TITLE_CELLS)
     for group in dict.fromkeys(a.group for a in ACTIONS):
         actions = [
-            (" ".join(map(key_name, action.keys)), screen.help_of(action))
+            (" ".join(map(key_name, action.keys)), help_)
             for action in ACTIONS
             if action.group == group and (screen.is_available(action) or action.id in ("back", "clear"))
-            if screen.help_of(action)
+            if (help_ := screen.own(action).help_on(screen))
         ]
         lines += _section(group.upper(), actions, width)
     lines += _section("TABLES", [(t.name, about) for t, about in _tables(screen)], width)

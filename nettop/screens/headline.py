@@ -11,6 +11,7 @@ from nettop.query.view import View
 from nettop.screens.actions import ACTIONS, BY_ID, Action, call, key_name
 from nettop.screens.context import ScreenContext
 from nettop.screens.history import TotalsHistory, sparkline_of
+from nettop.screens.shown_frame import ShownFrame
 from nettop.snapshots.arrays import Index
 from nettop.snapshots.hooks import NOT_AVAILABLE
 from nettop.snapshots.schema import RATE, Lens, Table
@@ -40,27 +41,19 @@ _MIN_FILTER = 8
 
 
 def first_line(
-    context: ScreenContext,
-    shown: Lens,
-    width: int,
-    frame: Frame | None,
-    *,
-    frozen_s: float | None,
-    late_s: float | None,
-    cost: float | None,
+    context: ScreenContext, lens: Lens, width: int, shown: ShownFrame, cost: float | None
 ) -> tuple[list[BarItem], list[BarItem]]:
     """Return program, host and lenses at the left; interval, average and own cost at the right.
 
-    `late_s` is the age of a reading that others should have followed. The cost is a share of one CPU. Without BPF
-    statistics the time of programs in the kernel is unknown.
+    The cost is a share of one CPU. Without BPF statistics the time of programs in the kernel is unknown.
     """
     program = item((" nettop ", Role.NAME), importance=25)
     host = item((f" {elide_end(context.host, _HOST_CELLS)} ", Role.DIM), importance=20)
     frozen = []
-    passed_s = late_s if frozen_s is None else frozen_s
+    passed_s = shown.late_s if shown.frozen_s is None else shown.frozen_s
     if passed_s is not None:
         ago = str(timedelta(seconds=int(passed_s))).removeprefix("0:")
-        state = f"{WARNING} read" if frozen_s is None else "❄ frozen"
+        state = f"{WARNING} read" if shown.frozen_s is None else "❄ frozen"
         frozen = [item((f" {state} {ago} ago", Role.WARN))]
     limit = context.session.overhead_limit
     chosen, kept_s = interval_text(context.interval_s), context.session.kept_interval_s
@@ -69,16 +62,16 @@ def first_line(
         interval = item((f"{WARNING} ⟳ {interval_text(limit.interval_s)}", Role.WARN), importance=40)
     elif kept_s > context.session.interval_s:  # readings take longer
         interval = item((f"{WARNING} ⟳ {interval_text(kept_s)}, not {chosen}", Role.WARN), importance=40)
-    pace = [interval, *_average(context, frame)]
+    pace = [interval, *_average(context, shown.frame)]
     share = UNKNOWN if cost is None else human(cost, RATIO)
     uncounted = context.session.is_local and not context.session.counts_programs
     rest = "+hooks" if uncounted else "CPU"
     own_cost = [item((f"  cost {share} {rest}", Role.DIM), importance=30)]
-    tabs = _tabs(context, shown, named=context.lenses)
+    tabs = _tabs(context, lens, named=context.lenses)
     if width < NARROW or not fits([*tabs, *frozen], pace, width, gap=0):
-        tabs = _tabs(context, shown, named=(shown,))
+        tabs = _tabs(context, lens, named=(lens,))
         if not fits([program, host, *tabs, *frozen], [*pace, *own_cost], width, gap=0):
-            tabs = _tabs(context, shown, named=())
+            tabs = _tabs(context, lens, named=())
     return [program, host, *tabs, *frozen], [*pace, *own_cost]
 
 

@@ -1,33 +1,34 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The screen of a lens's table with its keys: their availability, labels and actions.
+"""The screen of a lens's table with its keys: they change columns, order, filter, selection, units and options.
 
 Tables without a screen of their own use this one.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property, partial
-from typing import TYPE_CHECKING, Any, ClassVar
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from inspect import isawaitable
+from typing import Any, ClassVar
 
 from textual.binding import BindingType
 from textual.message import Message
 
-from nettop.errors import NettopError
+from nettop.errors import FilterError, NettopError
 from nettop.preferences import UNITS
+from nettop.query.filter import Filter, parse_filter
 from nettop.query.units import show_rates
 from nettop.query.view import View
-from nettop.recording.moments import EXAMPLES, parse_moment, time_text
 from nettop.screens import headline
-from nettop.screens.actions import ACTIONS, BY_ID, GRAPH, OPTIONS, RECORDING, Action, bindings
-from nettop.screens.context import ScreenContext, TableRef
-from nettop.screens.query_screen import QueryScreen
+from nettop.screens.actions import BY_ID, Action, bindings
+from nettop.screens.context import ScreenContext, TableRef, beside
+from nettop.screens.playback import Playback
+from nettop.screens.table_screen import TableScreen
+from nettop.screens.table_state import TableState
 from nettop.settings import ViewSettings
 from nettop.snapshots import lens_part
 from nettop.snapshots.arrays import Index
-from nettop.snapshots.schema import Kind, Option, Table
+from nettop.snapshots.schema import Table
 from nettop.snapshots.snapshot import Frame
 from nettop.snapshots.source import SourceOptions
 from nettop.widgets.bar import BarItem
@@ -35,16 +36,19 @@ from nettop.widgets.cells import whole_texts
 from nettop.widgets.page import Page
 from nettop.widgets.table import LiveTable
 
-if TYPE_CHECKING:
-    from nettop.recording.player import Player
-
 INTERVALS_S = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 300.0)
 _WHILE_TYPING = {"refresh_now": "apply and refresh", "clear": "cancel"}
 """Labels of the keys that work while the filter box is open; all others are typed into it."""
+_SHARED_METHODS = {"move": "{}", "next_option_value": "option_{}", "replay": "{}"}
+"""Methods that serve several actions, whose ids follow from the first argument."""
 
 
-class LensScreen(QueryScreen, inherit_bindings=False):
-    """A table of a lens, with a method `action_<id>` for each action of a lens's screen."""
+class LensScreen(TableScreen, inherit_bindings=False):
+    """A table of a lens, with a method `action_<id>` for each action of a lens's screen.
+
+    It shares the columns with other screens of the table, and the filter and the selected row with the lens's other
+    tables.
+    """
 
     BINDINGS: ClassVar[list[BindingType]] = bindings(everywhere=False)
     about: ClassVar[str] = ""
@@ -54,12 +58,25 @@ class LensScreen(QueryScreen, inherit_bindings=False):
     member_table: Table | None = None
     """The table whose rows each row groups, if any; → opens it instead of the details."""
 
+    own_actions: ClassVar[Mapping[str, Action]] = {}
+    """Actions that differ on this screen, by id."""
+
+    class ColumnsChosen(Message):
+        """A change of the columns."""
+
     @dataclass
     class MembersOpened(Message):
         """The request to open a row's members: the rows of another table that pass a filter."""
 
         table: Table
         filter_text: str
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        player = self.context.player
+        self.playback = None if player is None else Playback(self, player)
+        self._columns = self.context.columns.get(self.view_name)
+        self._chosen_elsewhere: Mapping[str, object] = {}
 
     def more_help(self) -> Mapping[str, Sequence[tuple[str, str]]]:
         """Return further sections of the help by heading: terms and their meanings."""
@@ -77,95 +94,161 @@ class LensScreen(QueryScreen, inherit_bindings=False):
             return action.id in ("quit", "interrupt", "suspend")
         if self.has_class("-typing"):
             return action.id in _WHILE_TYPING or action.everywhere
-        condition = self._conditions.get(action.id)
-        return condition is None or condition()
+        return self.own(action).is_available(self)
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """Return whether a key works now; called by Textual."""
-        ids = {"move": "{}", "next_option_value": "option_{}"}  # one method serves several actions
-        known = BY_ID.get(ids.get(action, action).format(*parameters))
+        known = BY_ID.get(_SHARED_METHODS.get(action, action).format(*parameters))
         return known is None or self.is_available(known)
 
-    @cached_property
-    def _conditions(self) -> dict[str, Callable[[], bool]]:
-        return self.conditions()
-
-    def conditions(self) -> dict[str, Callable[[], bool]]:
-        """Return the conditions of actions that are not always available."""
-        several = len(self.context.lenses) > 1
-        tables = len(self.lens.tables) > 1
-        fields = (*self.table.fields, *self.totals_history.fields)
-        has_addresses = any(field.kind is Kind.ADDRESS for field in self.table.fields)
-        has_byte_rates = any(f.unit == "bytes/s" or (f.unit == "bytes" and f.has_rate) for f in fields)
-        options = {f"option_{o.name}" for o in self.lens.options if self._is_offered(o)}
-        return {
-            **dict.fromkeys(("lens", "next_lens", "previous_lens"), lambda: several),
-            "next_finding": lambda: self.context.has_findings,
-            **{a.id: (lambda: self.context.player is not None) for a in ACTIONS if a.group == RECORDING},
-            **dict.fromkeys(("slower", "faster"), lambda: self.context.player is None),
-            **dict.fromkeys(("next_table", "previous_table"), lambda: tables),
-            **{a.id: self.is_shown for a in ACTIONS if a.group in ("Rows", "Move")},
-            # Also while the view loads: text typed after this key must not run as commands.
-            "filter": lambda: True,
-            **{a.id: (lambda: False) for a in ACTIONS if a.group == GRAPH},
-            **dict.fromkeys(("keep_closed", "copy_command"), lambda: False),
-            "explain": lambda: self.details_open,
-            "next_trouble": lambda: self.table is not self.lens.main or self.is_shown(),
-            **{name: partial(options.__contains__, name) for name in OPTIONS},
-            **dict.fromkeys(("details", "copy"), lambda: self.is_shown() and len(self.rows.order) > 0),
-            "follow": lambda: self.is_shown() and len(self.rows.order) > 0 and not self.table.append,
-            "freeze": lambda: self.context.player is not None or self.is_shown() or self.frozen is not None,
-            "back": lambda: self.details_open or self.opened_from is not None,
-            "clear": lambda: (
-                self.details_open or bool(self.state.query.filter.text) or self.rows.key is not None
-            ),
-            "totals": lambda: self.is_shown() and self.state.has_forms,
-            "export": self.is_shown,
-            "all_rows": lambda: self.is_shown() and bool(self.table.default_filter),
-            "bars": lambda: self.is_shown() and self.rows.has_room_for_bars,
-            "host_names": lambda: self.is_shown() and has_addresses,
-            "unit": lambda: self.is_shown() and has_byte_rates,
-            "average": lambda: self.context.next_average_s != self.context.average_s,
-        }
+    def own(self, action: Action) -> Action:
+        """Return an action as it is on this screen."""
+        return self.own_actions.get(action.id, action)
 
     def label_of(self, action: Action) -> str:
         """Return the current label of a key."""
-        if self.has_class("-typing"):
-            return _WHILE_TYPING.get(action.id, action.label)
-        table = self.opened_from or self.table
-        has_failed = self.context.session.bus.failure(self.lens.id) is not None
-        labels = {
-            "refresh_now": "try again" if has_failed else action.label,
-            "freeze": self._freeze_label(action.label),
-            "totals": "rates" if self.state.totals else action.label,
-            "follow": "unfollow" if self.rows.follows else action.label,
-            "unit": "bits" if self.context.in_bytes else action.label,
-            "host_names": "addresses" if self.context.names is not None else action.label,
-            "bars": "hide bars" if self.rows.bars else action.label,
-            "all_rows": "fewer" if self.state.query.all_rows else action.label,
-            "next_table": TableRef(self.lens, table).neighbour(1).table.name,
-            "details": self.member_table.name if self.member_table else action.label,
-            "back": table.name if self.opened_from and not self.details_open else action.label,
-        }
-        return labels.get(action.id, action.label)
+        is_typing = self.has_class("-typing") and action.id in _WHILE_TYPING
+        return _WHILE_TYPING[action.id] if is_typing else self.own(action).label_on(self)
 
-    def _freeze_label(self, label: str) -> str:
-        player = self.context.player
-        if player is not None:
-            return "play" if player.is_paused or player.is_at_end else "pause"
-        return "resume" if self.frozen is not None else label
-
-    def help_of(self, action: Action) -> str:
-        """Return a line about a key on this screen; "" for the digit of a lens that does not exist."""
-        if action.id == "lens":
-            return next((lens.title for lens in self.context.lenses if lens.digit == action.argument), "")
-        if action.id == "freeze" and self.context.player is not None:
-            return "Pause the recording, or play on; at its end, from the beginning"
-        return action.help
+    @property
+    def next_table_name(self) -> str:
+        """Name of the table after this one, or after the one from which this was opened."""
+        return TableRef(self.lens, self.opened_from or self.table).neighbour(1).table.name
 
     def footer_items(self) -> list[BarItem]:
         """Return the keys that work now."""
         return headline.footer(self.is_available, self.label_of)
+
+    def on_screen_resume(self) -> None:
+        """Take over the columns chosen on another screen of the table. Textual then calls TableScreen's handler."""
+        self._take_columns()
+
+    def make_view(self, frame: Frame) -> None:
+        """Apply the query to a frame, and select the row that was selected in the previous table."""
+        super().make_view(frame)
+        if self.view is not None:
+            self._follow_choice(self.view)
+
+    def update_view(self) -> None:
+        """Apply the query to the frame, draw the result, and update the effect shown for a filter being typed."""
+        super().update_view()
+        if self.has_class("-typing"):
+            from nettop.screens.filter_box import FilterBox  # not needed for the first screen
+
+            for box in self.query(FilterBox):
+                box.check(box.input.value)
+
+    def set_state(self, state: TableState) -> None:
+        """Set the state of the table, and redraw."""
+        self.state = state
+        self.update_view()
+
+    # --- columns and order --------------------------------------------------------------------------------
+
+    def choose_columns(self, names: tuple[str, ...] | None) -> None:
+        """Show these columns on every screen of the table; None: the table's defaults."""
+        if names is None:
+            self.context.columns.pop(self.view_name, None)
+        else:
+            self.context.columns[self.view_name] = names
+        self._take_columns()
+        self.post_message(self.ColumnsChosen())
+        self.update_view()
+
+    def _take_columns(self) -> None:
+        chosen = self.context.columns.get(self.view_name)
+        if chosen != self._columns:
+            self._columns = chosen
+            self.state = self.state.with_columns(
+                chosen or self.table.screen, chosen_by_user=chosen is not None
+            )
+            self.rows.extra = chosen is None
+
+    def action_sort_next(self) -> None:
+        """Sort by the next column, wrapping around."""
+        self.set_state(self.state.sorted_beside(self.rows.columns, 1, around=True))
+
+    def action_sort_right(self, step: int = 1) -> None:
+        """Sort by the column to the right, or to the left (`step` −1)."""
+        self.set_state(self.state.sorted_beside(self.rows.columns, step, around=False))
+
+    def action_sort_reverse(self) -> None:
+        """Reverse the sort order."""
+        self.action_sort_by(self.state.query.sort.field)
+
+    def action_sort_by(self, name: str) -> None:
+        """Sort by any column, visible or not; reverse the order if it is the current one."""
+        self.set_state(self.state.sorted_by(name))
+
+    def action_totals(self) -> None:
+        """Switch between rates and totals."""
+        self.set_state(self.state.with_totals(on=not self.state.totals))
+
+    def action_all_rows(self) -> None:
+        """Switch between all rows and those shown by default."""
+        query = self.state.query
+        self.context.session.change(self.lens.id, lambda now: replace(now, all_rows=not query.all_rows))
+        self.set_state(replace(self.state, query=replace(query, all_rows=not query.all_rows)))
+        self.context.session.sample_now()
+
+    # --- filter -------------------------------------------------------------------------------------------
+
+    def set_filter(self, text: str) -> None:
+        """Set the filter, in the lens's other tables too; a table opened by → has its own."""
+        self._show_filtered(parse_filter(self.table, text))
+        if self.opened_from is None:
+            self.lens_state.filter_text = self.state.query.filter.text
+
+    def _show_filtered(self, wanted: Filter) -> None:
+        self.set_state(replace(self.state, query=replace(self.state.query, filter=wanted)))
+
+    async def action_filter(self) -> None:
+        """Open the filter box."""
+        await self.open_box(self.filter_effect, self.set_filter, self.state.query.filter.text)
+
+    def filter_effect(self, text: str) -> str:
+        """Return how many rows pass a filter. Raise UsageError if it is invalid."""
+        query = replace(self.state.query, filter=parse_filter(self.table, text))
+        if self.view is None:
+            return "there are no rows yet"
+        view = View(self.view.frame, query, self.context.names)
+        rows = headline.rows_left(view)
+        rows = f"{rows} rows" if text.strip() else f"all {rows.partition(' of ')[2]} rows"
+        return "; ".join([rows, *view.filter_remarks])
+
+    # --- the lens's other tables --------------------------------------------------------------------------
+
+    def share_choice(self) -> None:
+        """Share the selected row's common fields with the lens's other tables; without one, keep the last ones."""
+        view, at = self.view, self.rows.chosen
+        if view is not None and len(at):
+            names = [name for group in self.lens.common for name in group if name in self.table.by_name]
+            self.lens_state.chosen = {name: view.values(name, at)[0] for name in names}
+
+    def _follow_choice(self, view: View) -> None:
+        """Select the row that matches the one selected in the previous table, if there is one."""
+        chosen, self._chosen_elsewhere = self._chosen_elsewhere, {}
+        for names in self.lens.common:
+            wanted = tuple(chosen.get(name) for name in names)
+            if None in wanted or not all(name in self.table.by_name for name in names):
+                continue
+            rows = list(zip(*(view.values(name, self.rows.order) for name in names), strict=True))
+            if wanted in rows and (self.rows.at is None or rows[self.rows.at] != wanted):
+                self.rows.choose(rows.index(wanted))
+            return
+
+    def follow_lens(self) -> None:
+        """Take over filter and selection from the lens's other tables; report a filter or freeze that fails."""
+        self._chosen_elsewhere = self.lens_state.chosen
+        text = self.lens_state.filter_text
+        if text != self.state.query.filter.text:
+            try:
+                self._show_filtered(parse_filter(self.table, text))
+            except FilterError as error:
+                self._show_filtered(parse_filter(self.table, ""))
+                self.notify(f"{self.table.name} is not filtered: {error.reason}", markup=False)
+        if self.lens_state.frozen is not None and self.shown_frame.frozen is None:
+            self.notify(f"{self.table.name} is not frozen: it had not been read yet")
 
     # --- details and selection ----------------------------------------------------------------------------
 
@@ -262,95 +345,19 @@ class LensScreen(QueryScreen, inherit_bindings=False):
 
     def action_freeze(self) -> None:
         """Freeze the screen or resume; pause a recording or play it."""
-        player = self.context.player
-        if player is None:
-            super().action_freeze()
-            return
-        starts_again = player.is_at_end
-        if starts_again:
-            player.jump(player.recording.begin_ns)
-        player.is_paused = not (player.is_paused or starts_again)
-        self._show_moment()
+        if self.playback is not None:
+            self.playback.pause()
+        else:
+            self.shown_frame.freeze()
+            self.show_newest()
 
-    async def action_jump(self) -> None:
-        """Open a box for the moment to go to."""
-        await self.open_box(self._moment_text, self._jump, "", f"UTC: {EXAMPLES}", ":")
-
-    def _moment_of(self, text: str) -> int:
-        """Return the moment that a text names. Raise UsageError if there is none."""
-        recording = self._player.recording
-        return parse_moment(
-            text,
-            begin_ns=recording.begin_ns,
-            end_ns=recording.end_ns,
-            here_ns=self._player.wall_ns,
-            now_ns=time.time_ns(),
-        )
-
-    def _moment_text(self, text: str) -> str:
-        return f"{time_text(self._moment_of(text))} UTC" if text.strip() else "Esc leaves"
-
-    def _jump(self, text: str) -> None:
-        if text.strip():
-            self.action_go_to(self._moment_of(text))
-
-    def action_go_to(self, wall_ns: int) -> None:
-        """Show a moment of the recording."""
-        self._player.jump(wall_ns)
-        self._show_moment()
-
-    def action_step_forward(self, readings: int = 1) -> None:
-        """Pause, and show the next or the last (−1) reading."""
-        if not self._player.step(self.lens, readings):
-            self.notify("this is the last reading" if readings > 0 else "this is the first reading")
-        self._show_moment()
-
-    def action_play_faster(self, step: int = 1) -> None:
-        """Play at the next higher or lower (−1) speed."""
-        player = self._player
-        player.speed = _beside(player.speeds, player.speed, step)
-        self.context.session.set_interval(player.interval_s)
-        self._show_moment()
-
-    def action_next_match(self) -> None:
-        """Go to the next moment with a row that passes the filter; without a filter, at which a finding begins."""
-        player, query = self._player, self.state.query
-        if not query.filter.is_empty:
-            self.notify(f"searching for {query.filter.text}", markup=False)
-
-        def has_rows(frame: Frame) -> bool:
-            view = View(frame, query)
-            return bool((view.scope[view.order] & ~view.gone[view.order]).any())
-
-        def search() -> None:
-            is_any = query.filter.is_empty
-            found = player.next_finding() if is_any else player.next_match(self.lens, has_rows)
-            self.app.call_from_thread(self._found, found)
-
-        self.run_worker(search, thread=True, exclusive=True)
-
-    def _found(self, wall_ns: int | None) -> None:
-        if wall_ns is None:
-            self.notify("no such moment up to the end of the recording")
-            return
-        self._player.is_paused = True
-        self.action_go_to(wall_ns)
-
-    @property
-    def _player(self) -> Player:
-        assert self.context.player is not None
-        return self.context.player
-
-    def _show_moment(self) -> None:
-        self.context.session.sample_now()
-        self.draw_lines()
+    async def action_replay(self, name: str, *arguments: int) -> None:
+        """Control the recording by a method of Playback."""
+        done = getattr(self.playback, name)(*arguments)
+        if isawaitable(done):
+            await done
 
     # --- refresh, units, options --------------------------------------------------------------------------
-
-    def _is_offered(self, option: Option[Any]) -> bool:
-        """Return whether a key changes this option. Nothing changes how a recording was made."""
-        opens_another = option.opens not in ("", self.table.name)
-        return opens_another or (self.context.player is None and option.concerns(self.table))
 
     async def action_next_option_value(self, name: str) -> None:
         """Set an option of the lens to its next value, or show the table it applies to."""
@@ -393,7 +400,7 @@ class LensScreen(QueryScreen, inherit_bindings=False):
 
     def action_slower(self, step: int = 1) -> None:
         """Switch to the next longer (`step` 1) or shorter (−1) interval."""
-        self.context.interval_s = _beside(INTERVALS_S, self.context.interval_s, step)
+        self.context.interval_s = beside(INTERVALS_S, self.context.interval_s, step)
         self.context.session.set_interval(self.context.interval_s)
         self.draw_lines()
 
@@ -403,12 +410,6 @@ class LensScreen(QueryScreen, inherit_bindings=False):
             self.context.remember(key, value)
         except NettopError as error:
             self.notify(f"not remembered: {error.what}; {error.remedy}", severity="warning", markup=False)
-
-
-def _beside(choices: Sequence[float], now: float, step: int) -> float:
-    """Return the next larger (`step` 1) or smaller (−1) choice; `now` after the last one."""
-    others = [each for each in choices if (each > now if step > 0 else each < now)]
-    return (min if step > 0 else max)(others, default=now)
 
 
 def make_screen(

@@ -182,14 +182,14 @@ class NettopApp(TerminalApp, inherit_bindings=False):
         self._attach_shown()  # before the release: the overhead is measured on attached programs
         last_lease.release()
         frame = self.context.session.bus.frame(ref.lens.id)
-        if frame is not None and not self.lens_screen.has_table(frame):
+        if frame is not None and not self.lens_screen.shown_frame.has_table(frame):
             self.context.session.sample_now()  # tables are read once shown: do not wait for the next refresh
         self._screen_for(ref).follow_lens()
         if self.lens_screen.is_mounted:
             self.lens_screen.show_newest()  # draw before it becomes visible
         await self.switch_mode(ref.view_name)
         for screen in self._screens_of(before):
-            if screen.is_mounted and screen.frozen is None:
+            if screen.is_mounted and screen.shown_frame.frozen is None:
                 screen.release_view()
 
     async def action_next_finding(self) -> None:
@@ -244,7 +244,7 @@ class NettopApp(TerminalApp, inherit_bindings=False):
             settings = ViewSettings(filters=(message.filter_text,))
             self.push_screen(make_screen(self.context, ref, settings, opened_from=self._shown.table))
 
-    def on_query_screen_columns_chosen(self) -> None:
+    def on_lens_screen_columns_chosen(self) -> None:
         """Attach again for the new columns, then release the previous lease."""
         last_lease = self._leases.pop(self._shown.lens.id)
         self._attach_shown()

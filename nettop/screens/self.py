@@ -3,14 +3,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
+from typing import ClassVar
 
 import numpy as np
 
 from nettop.query.units import human, unit_of
 from nettop.query.view import View
-from nettop.screens.actions import Action
+from nettop.screens.actions import always, changed
 from nettop.screens.lens import LensScreen
 from nettop.snapshots.arrays import Index
 from nettop.snapshots.hooks import NOT_AVAILABLE
@@ -33,6 +33,7 @@ class OwnCostScreen(LensScreen):
         flags=partial(idle_where_zero, _SHARE),
     )
     describable = False
+    own_actions: ClassVar = changed(("back", always), ("overhead", always, "back"))
 
     def headline(self, view: View) -> list[BarItem]:
         """Return the total cost, the BPF programs' part, memory, and the effect of --max-overhead."""
@@ -58,14 +59,6 @@ class OwnCostScreen(LensScreen):
             return None
         per_second_ns = self.view.total(_SHARE, _of_kind(self.view, "total"))
         return None if per_second_ns is None else per_second_ns / 1e9
-
-    def conditions(self) -> dict[str, Callable[[], bool]]:
-        """Return the conditions of actions; ← always works here."""
-        return super().conditions() | {"back": lambda: True}
-
-    def label_of(self, action: Action) -> str:
-        """Return the label of a key; the one that opened this screen closes it."""
-        return "back" if action.id == "overhead" else super().label_of(action)
 
     def action_back(self) -> None:
         """Leave the details, then return to the previous table."""

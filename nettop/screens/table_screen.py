@@ -3,9 +3,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import replace
+from functools import partial
 from typing import ClassVar
 
 from textual import events
@@ -19,8 +20,9 @@ from nettop.query.found import causes_of
 from nettop.query.units import human, unit_of
 from nettop.query.view import View
 from nettop.screens import headline
-from nettop.screens.context import Frozen, ScreenContext, TableRef
+from nettop.screens.context import ScreenContext, TableRef
 from nettop.screens.finding_strip import FindingStrip
+from nettop.screens.shown_frame import ShownFrame
 from nettop.screens.table_state import initial_state
 from nettop.screens.textual_internals import MeasuredScreen
 from nettop.screens.time_line import TimeLine
@@ -28,7 +30,7 @@ from nettop.settings import ViewSettings
 from nettop.snapshots.findings import FINDINGS
 from nettop.snapshots.findings import LENS as FINDINGS_LENS
 from nettop.snapshots.schema import Kind, Lens, Table
-from nettop.snapshots.snapshot import RECORDER, RECORDING, Frame, Rows, Snapshot, known
+from nettop.snapshots.snapshot import Frame, Rows, Snapshot, known
 from nettop.widgets.bar import Bar, BarItem
 from nettop.widgets.cells import RowStyle, role_of
 from nettop.widgets.columns import declared
@@ -41,16 +43,15 @@ from nettop.widgets.themes import Background, Role
 LEAST_WIDTH, MIN_HEIGHT = 40, 10
 WIDE = 132
 """Width from which details are beside the table instead of below."""
-_LATE_INTERVALS = 2
-"""A reading that so many intervals passed since shows its age."""
 _TALL = 30
 """Height from which there is an empty line above the table."""
+FILTER_EXAMPLE = "words match anywhere · field=value · field > number · or not ( )"
 
 
 class TableScreen(MeasuredScreen[None], inherit_bindings=False):
-    """A live table: it owns the frame and the view that are shown, and draws them.
+    """A live table: it applies its query to the frame that `shown_frame` chooses, and draws the result.
 
-    `state` are the query and the columns; QueryScreen changes them. `opened_from` is the table whose row opened this
+    `state` are the query and the columns; LensScreen changes them. `opened_from` is the table whose row opened this
     screen. Subclasses define the headline, the style of rows, and further details.
     """
 
@@ -83,10 +84,7 @@ class TableScreen(MeasuredScreen[None], inherit_bindings=False):
             self.lens_state.filter_text = self.state.query.filter.text
         self.view: View | None = None
         self.totals_history = self.lens_state.totals
-        self.refresh_once = False
-        self._frame: Frame | None = None
-        self._attaching_since: float | None = None
-        self._came_at = 0.0
+        self.shown_frame = ShownFrame(context, lens, table)
         self._last: Columns | None = None
         self._headline_drawn: tuple[View, int] | None = None
         self.first_line = Bar(Background.PANEL, gap=0, id="first-line")
@@ -175,7 +173,7 @@ class TableScreen(MeasuredScreen[None], inherit_bindings=False):
         """Show the newest frame, as it may have changed meanwhile."""
         if self.is_mounted:
             self.show_newest()
-            if self.frozen is not None:  # the same rows, in the unit chosen elsewhere
+            if self.shown_frame.frozen is not None:  # the same rows, in the unit chosen elsewhere
                 self.update_view()
 
     def on_unmount(self) -> None:
@@ -184,96 +182,47 @@ class TableScreen(MeasuredScreen[None], inherit_bindings=False):
 
     def release_view(self) -> None:
         """Release the rows of a hidden or closed screen."""
-        self._frame = self.view = self._last = self._headline_drawn = None
+        self.shown_frame.frame = self.view = self._last = self._headline_drawn = None
         self.details.forget()
         self.rows.release_view()
         self.totals_history.forget_rows()
 
     def show_newest(self) -> None:
-        """Show the newest frame, or the frozen one."""
-        bus = self.context.session.bus
-        frame, failure = bus.frame(self.lens.id), bus.failure(self.lens.id)
-        if self.frozen is not None and not self.refresh_once:
-            frame, failure = self.frozen.frame, None
-        if failure is not None:
-            self._attaching_since = None
-            by_itself = "nettop tries again by itself; " if failure.is_retried else ""
-            again = f"{by_itself}Enter tries again"
-            self._show_notice(
-                TextSpan(failure.what, Role.BAD), TextSpan(failure.remedy), TextSpan(again, Role.DIM)
-            )
-        elif frame is not None and not frame.now.tables and self.context.player is not None:
-            self._show_nothing(frame.now)
-        elif frame is None or not self.has_table(frame):
-            self._show_attaching()
-        elif frame is not self._frame:
-            self.show_frame(frame)
+        """Show the newest frame, or the frozen one, or why there is none."""
+        frame, notice = self.shown_frame.choose()
+        if frame is not None and frame is not self.shown_frame.frame:
+            self._show_frame(frame)
             return
-        else:
-            self.set_class(False, "-notice")
+        if self.shown_frame.frame is None:
+            self.view = self._headline_drawn = None
+        if frame is None:
+            self.notice.notify_of(*notice)
+        self.set_class(frame is None, "-notice")
         self.draw_lines()
 
-    def _show_attaching(self) -> None:
-        """Say what is going on, and for how long."""
-        if self._attaching_since is None:
-            self._attaching_since = self.context.clock()
-        seconds = int(self.context.clock() - self._attaching_since)
-        text = f"{self.lens.title}: attaching …{f' {seconds} s' if seconds else ''}"
-        self._show_notice(TextSpan(text, Role.DIM))
-
-    def _show_nothing(self, now: Snapshot) -> None:
-        """Say why a recording has no reading at this moment."""
-        self._attaching_since = self._frame = self.view = self._headline_drawn = None
-        if damage := now.gaps.get(RECORDING):
-            self._show_notice(
-                TextSpan(f"the recording is damaged here: {damage}", Role.BAD), TextSpan(". goes over it")
-            )
-        elif pause := now.gaps.get(RECORDER):
-            self._show_notice(
-                TextSpan(f"{self.lens.title}: not recorded {pause}"), TextSpan(". goes over it")
-            )
-        else:
-            self._show_notice(TextSpan(f"{self.lens.title}: not read before this moment", Role.DIM))
-
-    def has_table(self, frame: Frame) -> bool:
-        """Return False while the source has not read the table: it reads some only once they are shown."""
-        unavailable = frame.now.why_unavailable(self.table) is not None
-        return self.table.append or self.table.name in frame.now.tables or unavailable
-
-    @property
-    def frozen(self) -> Frozen | None:
-        """The frozen frame, if it includes this table; None while the newest frame is shown."""
-        frozen = self.lens_state.frozen
-        return frozen if frozen is not None and self.has_table(frozen.frame) else None
-
-    def show_frame(self, frame: Frame) -> None:
-        """Show a new frame."""
-        self._frame, self._attaching_since, self._came_at = frame, None, self.context.clock()
+    def _show_frame(self, frame: Frame) -> None:
         last, before = self.view, frame.before
         follows = last is not None and before is not None and last.snapshot.boot_ns >= before.boot_ns
         self._last = last if follows else None
-        if self.refresh_once and self.frozen is not None:
-            self.lens_state.frozen = Frozen(frame, self.context.clock())
-        self.refresh_once = False
+        self.shown_frame.take(frame)
         self.update_view()
+
+    @property
+    def has_failed(self) -> bool:
+        """True if the lens could not be read."""
+        return self.context.session.bus.failure(self.lens.id) is not None
 
     def refresh_now(self) -> None:
         """Show the next frame, even while frozen, and read the details again."""
-        self.refresh_once = True
+        self.shown_frame.refresh_once = True
         self.details.forget()
-
-    def action_freeze(self) -> None:
-        """Freeze the screen, or resume."""
-        is_frozen, frame = self.frozen is not None, self._frame
-        self.lens_state.frozen = None if is_frozen or frame is None else Frozen(frame, self.context.clock())
-        self.show_newest()
 
     def update_view(self) -> None:
         """Apply the query to the frame, and draw the result."""
-        if self._frame is None:
+        if self.shown_frame.frame is None:
             return
         with self.context.session.steps.time(self.lens.id, VIEW):
-            self.make_view(self._frame)
+            self.make_view(self.shown_frame.frame)
         self.set_class(False, "-notice")
         self.draw_body()
 
@@ -297,28 +246,18 @@ class TableScreen(MeasuredScreen[None], inherit_bindings=False):
         """Return whether the table is shown, and not a notice instead."""
         return self.view is not None and not self.has_class("-notice")
 
-    def _show_notice(self, *texts: TextSpan) -> None:
-        self.notice.notify_of(*texts)
-        self.set_class(True, "-notice")
-
     def _count_seconds(self) -> None:
         if not self.is_current:
             return
         if self.time_line is not None:
             self.time_line.redraw()
-        if self._attaching_since is not None:
+        if self.shown_frame.is_attaching:
             self.show_newest()
-        elif self.frozen is not None or self._late_s() is not None:
+        elif self.shown_frame.frozen is not None or self.shown_frame.late_s is not None:
             if self.context.names is not None:  # more may have been resolved
                 self.update_view()
             else:
                 self.draw_lines()
-
-    def _late_s(self) -> float | None:
-        """Return the age of the newest reading if there should have been others since; None if not."""
-        age_s = self.context.clock() - self._came_at
-        is_late = age_s > _LATE_INTERVALS * self.context.session.interval_s
-        return age_s if is_late and self._frame is not None and self.context.player is None else None
 
     # --- drawing ------------------------------------------------------------------------------------------
 
@@ -326,20 +265,17 @@ class TableScreen(MeasuredScreen[None], inherit_bindings=False):
         """Draw the lines above and below the body."""
         if self.has_class("-small"):
             return
-        frozen_s = None if self.frozen is None else self.context.clock() - self.frozen.at
         width = self.size.width
-        cost, late_s = self.cost(), self._late_s()
-        first = headline.first_line(
-            self.context, self.lens, width, self._frame, frozen_s=frozen_s, late_s=late_s, cost=cost
+        self.first_line.show(
+            *headline.first_line(self.context, self.lens, width, self.shown_frame, self.cost())
         )
-        self.first_line.show(*first)
         if self.view is None:
             self.headline_bar.show([])
         elif (self.view, width) != self._headline_drawn:
             self._headline_drawn = (self.view, width)
             ending = headline.status_items(self.view.snapshot, self.context.session.late)
             self.headline_bar.show([*self.headline(self.view), *ending])
-        if self.frozen is None and self.table.name != FINDINGS.name:
+        if self.shown_frame.frozen is None and self.table.name != FINDINGS.name:
             bus = self.context.session.bus
             self.findings.show(bus.frame(FINDINGS_LENS.id), bus.failure(FINDINGS_LENS.id))
         items = self.third_items(width)
@@ -396,6 +332,36 @@ class TableScreen(MeasuredScreen[None], inherit_bindings=False):
     def on_row_details_described(self) -> None:
         """Draw the details with the source's answer."""
         self.draw_details()
+
+    # --- the box --------------------------------------------------------------------------------------------
+
+    async def open_box(
+        self,
+        check: Callable[[str], str],
+        apply: Callable[[str], None],
+        text: str,
+        example: str = FILTER_EXAMPLE,
+        prompt: str = "/",
+    ) -> None:
+        """Open an input box, unless it is open. `check` returns the effect of its text, which `apply` gets."""
+        from nettop.screens.filter_box import FilterBox  # not needed for the first screen
+
+        if not self.query(FilterBox):
+            self.add_class("-typing")
+            box = FilterBox(check, partial(self._leave_box, apply), text, example, prompt)
+            await self.mount(box, before=self.footer)
+            self.set_focus(box.input)
+            self.draw_lines()
+
+    async def _leave_box(self, apply: Callable[[str], None], text: str | None) -> None:
+        """Close the box, and apply its text unless that is None."""
+        self.remove_class("-typing")
+        await self.query("#filter-box").remove()
+        self.query_one(self.AUTO_FOCUS).focus()
+        if text is None:
+            self.draw_lines()
+        else:
+            apply(text)
 
     def on_resize(self, event: events.Resize) -> None:
         """Adapt the layout to the new size."""

@@ -86,4 +86,4 @@ class TimeLine(Lines):
         if 0 <= cell < self._cells:
             recording = self._player.recording
             passed_ns = (recording.end_ns - recording.begin_ns) * cell // max(1, self._cells - 1)
-            self.post_message(self.Pressed(f"go_to({recording.begin_ns + passed_ns})"))
+            self.post_message(self.Pressed(f"replay('go_to', {recording.begin_ns + passed_ns})"))

@@ -244,7 +244,7 @@ def test_serve(machine: Booted) -> None:
     assert mechanisms(machine, 9471) == mechanisms(machine, 9480)
     wanted = {lens.id for lens in lenses() if any(table.metrics for table in lens.tables)}
     if not COLLECTOR:
-        wanted.remove("flows")
+        wanted.remove("collector")
     until(
         lambda: (
             traffic(machine) and wanted <= lenses_with_values(got(machine, "http://127.0.0.1:9471/metrics"))
@@ -305,7 +305,7 @@ def test_log(machine: Booted) -> None:
 @run_by_systemd
 @pytest.mark.kernel
 def test_record(machine: Booted) -> None:
-    """It records every lens but flows, with the same findings and tables as without restrictions."""
+    """It records every lens but collector, with the same findings and tables as without restrictions."""
     unit, folder = "nettop-record", machine.root / "var/lib/private/nettop/recordings"
     machine.configure(unit)
     assert_confined(unit, machine.start(unit))

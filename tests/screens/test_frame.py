@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,16 +19,14 @@ from textual.strip import Strip
 from nettop.engine.own_cost import DRAW, Steps
 from nettop.errors import PermissionMissing, SourceFailed, Unsupported
 from nettop.screens import headline
-from nettop.screens.context import TableRef
 from nettop.screens.dialogs import help_lines
-from nettop.screens.lens import LensScreen, make_screen
+from nettop.screens.lens import LensScreen
 from nettop.screens.nettop_app import NettopApp
 from nettop.settings import Settings, ViewSettings
 from nettop.snapshots import lenses
 from nettop.snapshots.snapshot import Snapshot
 from nettop.widgets.bar import BarItem
 from nettop.widgets.lines import Lines
-from nettop.widgets.table import title_of as table_title
 from nettop.widgets.text import Line
 from nettop.widgets.themes import Role
 from tests.builders.driving import press, running, shown, text_of, tick
@@ -41,7 +37,8 @@ ENOUGH = 50
 
 
 async def test_first_line_is_the_answer() -> None:
-    """Totals, connections, retransmits, states and losses stand in the headline, the cost above it."""
+    """Totals, connections and losses stand in the headline, the cost above it; a narrow one drops the rest. What is
+    unknown is left out."""
     steps = busy_host(lost={"rows": 37}, missing={"drops": "no such member"})
     async with running(steps, (150, 30)) as run:
         screen = run[1]
@@ -51,15 +48,18 @@ async def test_first_line_is_the_answer() -> None:
         assert headline.rstrip().endswith("37 missed   1 n/a (drops)")
         assert "web-03" in screen.first_line.text
         assert screen.first_line.text.rstrip().endswith("⟳ 1 s  cost 0.9% +hooks")
-
-
-async def test_headline_sheds_its_right_parts_first() -> None:
-    """Narrow, the headline keeps totals, connections and losses, and never wraps."""
-    async with running(busy_host(lost={"rows": 37}), (59, 20)) as run:
-        text = run[1].headline_bar.text
-        assert "conns" in text
-        assert "37 missed" in text
-        assert "retrans" not in text
+        await run[0].resize_terminal(59, 20)
+        await run[0].pause()
+        assert "conns" in screen.headline_bar.text
+        assert "37 missed" in screen.headline_bar.text
+        assert not {"retrans", "(drops)"} & set(screen.headline_bar.text.split())
+    async with running(busy_host(1), ticks=1) as run:
+        run[1].context.cost = lambda: None
+        run[1].draw_lines()
+        assert "–" not in run[1].headline_bar.text
+        assert run[1].first_line.text.rstrip().endswith("cost – +hooks")
+        await tick(run)
+        assert " 1 conn " in run[1].headline_bar.text
 
 
 @pytest.mark.parametrize("width", [40, 50, 60, 70, 80])
@@ -81,6 +81,25 @@ LENSES = (
 
 
 @pytest.mark.parametrize(
+    ("lost", "ticks", "words", "alarms"),
+    [
+        ({}, None, "0 missed", False),
+        ({"events": 1}, None, "1eventmissed", True),
+        ({"events": 12, "rows": 0}, None, "12eventsmissed", True),
+        ({"events": 12, "rows": 1}, None, "13missed", True),
+        ({"ticks": 3}, None, "3samplesmissed", True),
+        ({"ticks": 99}, 901, "9.9% of samples missed0 missed", False),
+        ({"ticks": 100}, 900, "10.0% of samples missed100samplesmissed", True),
+        ({"ticks": 3, "walks": 1}, 997, "0.3% of samples missed1missed", True),
+    ],
+)
+def test_losses_in_the_headline(lost: dict[str, int], ticks: int | None, words: str, alarms: bool) -> None:
+    """One kind of loss is named, several are summed; a few missed ticks are a share and no alarm."""
+    snapshot = Snapshot("cpu", 0, 0, {}, {} if ticks is None else {"ticks": ticks}, lost=lost)
+    assert words_and_alarm(headline.status_items(snapshot)) == (words, alarms)
+
+
+@pytest.mark.parametrize(
     ("width", "line"),
     [
         (72, "  1 Another 1  2 Another 2  3 Another 3  4 Connections            ⟳ 1 s"),
@@ -95,25 +114,14 @@ async def test_the_programs_name_goes_first_then_names_shrink(width: int, line: 
         assert run[1].first_line.text.rstrip() == line
 
 
-@pytest.mark.parametrize("width", [80, 100])
-async def test_the_current_lens_keeps_its_name(width: int) -> None:
-    """Where there is no room for the names of all."""
-    async with running(busy_host(), (width, 20), lens_set=lenses()) as run:
-        text = run[1].first_line.text
-        assert "1 Connections  2  3  4  5  6  7  0 " in text
-        assert "cost" in text
-
-
-async def test_the_cost_has_room_beside_all_lenses() -> None:
-    """On 120 columns the names of all lenses and what nettop itself costs are shown together."""
-    async with running(busy_host(), (120, 20), lens_set=lenses()) as run:
-        text = run[1].first_line.text.rstrip()
-        assert all(f"{lens.digit} {lens.title}" in text for lens in lenses() if lens.digit)
-        assert text.endswith("⟳ 1 s  cost 0.9% +hooks")
-
-
-async def test_the_tab_in_sight_stays() -> None:
-    """Where not even the digits have room, the lens that is shown keeps its own."""
+async def test_the_current_lens_keeps_its_name() -> None:
+    """Where there is no room for all names, only the current lens has its own, and at last only its digit."""
+    async with running(busy_host(), (100, 20), lens_set=lenses()) as run:
+        assert "1 Connections  2  3  4  5  6  7  0 " in run[1].first_line.text
+        await run[0].resize_terminal(120, 20)
+        await run[0].pause()
+        assert all(f"{lens.digit} {lens.title}" in run[1].first_line.text for lens in lenses() if lens.digit)
+        assert run[1].first_line.text.rstrip().endswith("⟳ 1 s  cost 0.9% +hooks")
     async with running(busy_host(), (40, 20), lens_set=LENSES, view="connections") as run:
         await press(run, "space")
         run[2].now += 36_000
@@ -121,30 +129,10 @@ async def test_the_tab_in_sight_stays() -> None:
         assert run[1].first_line.text.rstrip() == "  1  2  3  4  ❄ frozen 10:00:00 ago"
 
 
-def parts_of_ending(ticks: int, **lost: int) -> list[BarItem]:
-    """Return the end of a headline when this many of a thousand ticks are missed, and something is lost."""
-    snapshot = Snapshot("cpu", 0, 0, {}, {"ticks": 1000 - ticks}, {"ticks": ticks} | lost)
-    return headline.status_items(snapshot)
-
-
 def words_and_alarm(parts: list[BarItem]) -> tuple[str, bool]:
     """Return the text of parts, and whether any is an alarm."""
     pieces = [piece for part in parts for piece in part.spans]
     return "".join(span.text for span in pieces), any(piece.role is Role.BAD for piece in pieces)
-
-
-def test_a_few_missed_ticks_are_no_alarm() -> None:
-    """A few missed ticks are shown as a share and not as lost; many, or other losses, are lost."""
-    assert words_and_alarm(parts_of_ending(0)) == ("0 missed", False)
-    assert words_and_alarm(parts_of_ending(99)) == ("9.9% of samples missed0 missed", False)
-    assert words_and_alarm(parts_of_ending(100)) == ("10.0% of samples missed100samplesmissed", True)
-    assert words_and_alarm(parts_of_ending(3, walks=1)) == ("0.3% of samples missed1missed", True)
-
-
-def test_missed_ticks_of_nobody_knows_how_many_are_lost() -> None:
-    """Without the number of actual ticks there is no share."""
-    snapshot = Snapshot("cpu", 0, 0, {}, lost={"ticks": 3})
-    assert words_and_alarm(headline.status_items(snapshot)) == ("3samplesmissed", True)
 
 
 async def test_help_begins_with_what_is_lost() -> None:
@@ -217,6 +205,9 @@ async def test_failed_source_says_why_and_can_be_tried_again() -> None:
         await tick(run)
         assert screen.rows.region
         assert "total" in "".join(text_of(screen.rows))
+        run[2].session.bus.fail("connections", SourceFailed("the loader died", "see dmesg"))
+        await run[0].pause()
+        assert "the loader died" in screen.notice.text
 
 
 async def test_nothing_to_stay_for() -> None:
@@ -230,7 +221,8 @@ async def test_nothing_to_stay_for() -> None:
 
 
 async def test_late_refreshes_and_old_rows_are_shown() -> None:
-    """Skipped refreshes stand beside losses, and rows of an earlier walk show their age."""
+    """Skipped refreshes stand beside losses, rows of an earlier walk show their age, and the first line how often there
+    is a reading if they take longer than the interval."""
     counts = {"unattributed": 2, "walk_age_ms": 4200}
     async with running(busy_host(counts=counts), (160, 30)) as run:
         assert "no process 2 (4 s ago)" in run[1].headline_bar.text
@@ -239,11 +231,6 @@ async def test_late_refreshes_and_old_rows_are_shown() -> None:
         run[1].update_view()
         await run[0].pause()
         assert "late 3" in run[1].headline_bar.text
-
-
-async def test_a_longer_interval_is_shown() -> None:
-    """While readings take longer than the interval, the first line says how often there is one."""
-    async with running(busy_host(), (160, 30)) as run:
         assert "not" not in run[1].first_line.text
         run[2].session._skipped = 2
         run[1].update_view()
@@ -260,15 +247,6 @@ async def test_attaching_is_calm() -> None:
         run[1].context.clock = lambda: began_s + 3.2
         run[1]._count_seconds()
         assert run[1].notice.text == "Connections: attaching … 3 s"
-
-
-async def test_footer_and_tabs_work_by_mouse() -> None:
-    """A click on a word of the footer does what its key does."""
-    async with running(busy_host()) as run:
-        pilot, screen, _ = run
-        await pilot.click("#footer", offset=(screen.footer.text.index("totals"), 0))
-        await pilot.pause()
-        assert screen.state.totals
 
 
 @pytest.mark.parametrize("size", [(39, 40), (100, 9)])
@@ -334,11 +312,15 @@ async def test_all_rows_are_requested_again_after_a_failure() -> None:
 
 
 async def test_another_lens_attaches_when_it_is_opened() -> None:
-    """A lens is attached by a click on its tab, and the previous one is released."""
+    """A click on its tab attaches a lens, which has the common screen if none of its own, and releases the previous
+    one; a click on a word of the footer does what its key does."""
     other = replace(lenses()[0], id="other", title="Other", digit="2", order=2)
     async with running(busy_host(), lens_set=(lenses()[0], other)) as run:
-        pilot, _, harness = run
+        pilot, screen, harness = run
         app = pilot.app
+        await pilot.click("#footer", offset=(screen.footer.text.index("totals"), 0))
+        await pilot.pause()
+        assert screen.state.totals
         assert isinstance(app, NettopApp)
         assert "2 Other" in run[1].first_line.text
         assert set(harness.session._attached) == {"connections"}
@@ -348,14 +330,6 @@ async def test_another_lens_attaches_when_it_is_opened() -> None:
         assert set(harness.session._attached) == {"connections", "other"}
         assert harness.session._leases["connections"] == 0
         assert type(app.lens_screen) is LensScreen
-
-
-async def test_lens_without_a_screen_gets_the_common_one() -> None:
-    """A lens without its own module uses the common screen: rows, and totals in the headline."""
-    other = replace(lenses()[0], id="nosuchscreen")
-    harness = harness_of([])
-    made = make_screen(harness.app().context, TableRef(other, other.main))
-    assert type(made) is LensScreen
 
 
 async def test_publications_wait_once() -> None:
@@ -385,27 +359,6 @@ async def test_a_source_without_details_says_so() -> None:
         assert "REMOTE" in app.lens_screen.details.text
 
 
-async def test_failure_after_rows_shows_the_reason() -> None:
-    """A source that fails later has its old numbers replaced by the reason."""
-    async with running([*busy_host(), SourceFailed("the loader died", "see dmesg")]) as run:
-        await tick(run)
-        assert "the loader died" in run[1].notice.text
-
-
-def test_screens_load_neither_bcc_nor_the_kernel_package() -> None:
-    """Importing every screen and widget loads no bcc, nothing of nettop.kernel and no probe."""
-    program = (
-        "import sys, pkgutil, importlib, nettop.screens, nettop.widgets\n"
-        "for package in (nettop.screens, nettop.widgets):\n"
-        "    for m in pkgutil.iter_modules(package.__path__, package.__name__ + '.'):\n"
-        "        importlib.import_module(m.name)\n"
-        "bad = [m for m in sys.modules if m == 'bcc' or m.startswith(('nettop.kernel', 'nettop.probes'))]\n"
-        "sys.exit(repr(bad) if bad else 0)\n"
-    )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-
-
 async def test_tab_passes_over_a_lens_that_cannot_work() -> None:
     """An unavailable lens's tab is dim once known; its digit opens it, with the reason."""
     others = tuple(
@@ -423,64 +376,15 @@ async def test_tab_passes_over_a_lens_that_cannot_work() -> None:
         assert seen == ["other3", "connections", "other3", "other2", "other3"]
 
 
-async def test_unknown_parts_are_left_out() -> None:
-    """An empty table has no arrow, and the cost is unknown until measured."""
-    async with running(busy_host(), ticks=1) as run:
-        run[1].context.cost = lambda: None
-        run[1].draw_lines()
-        assert "–" not in run[1].headline_bar.text
-        assert run[1].first_line.text.rstrip().endswith("cost – +hooks")
-
-
-async def test_header_titles_have_a_gap() -> None:
-    """The sort sign lies within its column."""
-    async with running(busy_host(), (80, 24)) as run:
-        await press(run, "greater_than_sign", "less_than_sign")
-        for column in run[1].rows.columns:
-            if column.field.is_sortable:
-                run[1].action_sort_by(column.sort)
-                title = table_title(column, "▾")
-                assert len(title) == column.width + 1
-                assert title.endswith(" ") and "▾" in title
-
-
-@pytest.mark.parametrize(
-    ("lost", "words"),
-    [
-        ({}, "0 missed"),
-        ({"events": 1}, "1eventmissed"),
-        ({"events": 12, "rows": 0}, "12eventsmissed"),
-        ({"events": 12, "rows": 1}, "13missed"),
-    ],
-)
-def test_missed_events_are_named(lost: dict[str, int], words: str) -> None:
-    """One option is shown by name, several by their number, which the help lists."""
-    snapshot = Snapshot("connections", 0, 0, {}, lost=lost)
-    assert words_and_alarm(headline.status_items(snapshot))[0] == words
-
-
-@pytest.mark.parametrize(("width", "words"), [(140, "2 n/a (drops, mss)"), (60, "2 n/a")])
-async def test_unavailable_parts_are_named(width: int, words: str) -> None:
-    """Names are shown if there is room."""
-    async with running(busy_host(missing={"drops": "no such member", "mss": "nor this"}), (width, 20)) as run:
-        assert run[1].headline_bar.text.rstrip().endswith(f"   {words}")
-
-
-async def test_one_connection_is_no_plural() -> None:
-    """One connection is `1 conn`."""
-    async with running(busy_host(1)) as run:
-        assert " 1 conn " in run[1].headline_bar.text
-
-
 async def test_rows_that_are_late_show_their_age() -> None:
     """Rows that two intervals have passed over stand under their age, until they are read again."""
     async with running(busy_host()) as run:
         _, screen, harness = run
-        screen._came_at = screen.context.clock() - 2 * harness.session.interval_s
+        screen.shown_frame.came_at = screen.context.clock() - 2 * harness.session.interval_s
         screen.context.clock = partial(float, screen.context.clock())
         screen._count_seconds()
         assert "ago" not in screen.first_line.text
-        screen._came_at -= 72
+        screen.shown_frame.came_at -= 72
         screen._count_seconds()
         assert "▲ read 01:14 ago" in screen.first_line.text
         screen.context.clock = time.monotonic

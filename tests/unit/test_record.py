@@ -421,7 +421,7 @@ def test_options_become_settings(tmp_path: Path) -> None:
     usual = settings_of("record")
     assert (usual.path, usual.is_hourly, usual.max_bytes, usual.duration_s) == ("", False, None, None)
     assert {"findings", "connections", "cpu"} <= set(usual.lenses)
-    assert "flows" not in usual.lenses
+    assert "collector" not in usual.lenses
     chosen = settings_of("record", "f", lenses="drops", for_="1.5h", interval="5", max_size="2M")
     assert (chosen.lenses, chosen.duration_s, chosen.interval_s) == (("drops", "findings"), 5400, 5)
     assert (chosen.max_bytes, chosen.is_hourly) == (2 << 20, False)

@@ -5,10 +5,10 @@ from __future__ import annotations
 
 import ipaddress
 import shlex
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from types import MappingProxyType
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -18,7 +18,7 @@ from nettop.query.joined_rows import JoinedRows
 from nettop.query.units import RATIO, UNKNOWN, human, plural, unit_of
 from nettop.query.view import View
 from nettop.screens import headline
-from nettop.screens.actions import Action
+from nettop.screens.actions import changed, is_shown
 from nettop.screens.connections.tables import churn, opened_per_s, without_root
 from nettop.screens.history import SPAN_NS, RowHistory, sparkline_of
 from nettop.screens.lens import LensScreen
@@ -85,6 +85,10 @@ class ConnectionsScreen(LensScreen):
         apart=Apart("namespace", ("process", "local_port")),
     )
 
+    own_actions: ClassVar = changed(
+        ("keep_closed", is_shown, lambda screen: "drop closed" if screen.closed else "keep closed"),
+        ("copy_command", lambda screen: is_shown(screen) and bool(screen.commands())),
+    )
     closed: ClosedRows | None = None
     """Rows closed since `x` was pressed, while they are kept."""
 
@@ -95,7 +99,7 @@ class ConnectionsScreen(LensScreen):
     def show_newest(self) -> None:
         """Record closed rows, even while the screen is frozen, and show the newest frame."""
         frame = self.context.session.bus.frame(self.lens.id)
-        if self.closed is not None and frame is not None and self.has_table(frame):
+        if self.closed is not None and frame is not None and self.shown_frame.has_table(frame):
             self.closed.add(frame)
             self.closed_rows = self.closed.rows
         super().show_newest()
@@ -124,20 +128,6 @@ class ConnectionsScreen(LensScreen):
         """Return the filter for the rows of a fold's process."""
         (process,) = view.values("process", at)
         return f"process={UNKNOWN if process is None else quote(process)}"
-
-    def conditions(self) -> dict[str, Callable[[], bool]]:
-        """Return the conditions of actions, including those only this table has."""
-        conditions = super().conditions()
-        return conditions | {
-            "copy": lambda: conditions["copy"]() and self.rows.chosen_fold is None,
-            "keep_closed": self.is_shown,
-            "copy_command": lambda: self.is_shown() and bool(self.commands()),
-        }
-
-    def label_of(self, action: Action) -> str:
-        """Return the current label of a key."""
-        is_dropping = action.id == "keep_closed" and self.closed is not None
-        return "drop closed" if is_dropping else super().label_of(action)
 
     def action_keep_closed(self) -> None:
         """Start keeping the rows of closed connections, or drop them."""

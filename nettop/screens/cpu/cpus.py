@@ -3,14 +3,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from enum import Enum
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from textual.app import ComposeResult
 from textual.containers import Container, Vertical
 
-from nettop.screens.actions import GRAPH_TEXTS, Action
+from nettop.screens.actions import always, changed, is_shown, never
 from nettop.screens.cpu.bars import EMPTY, GLYPHS, CategoryBars, EntryBars, arrange
 from nettop.screens.cpu.flame_graph import THIN, FlameGraph, Path
 from nettop.screens.cpu.graph_texts import ORDERS, WINDOWS, CountedStacks, GraphTexts
@@ -42,8 +42,41 @@ _CATEGORY_LINES = 3
 _OTHER_LINES = 7
 """Lines of the screen other than bars and frames."""
 _SEARCH_EXAMPLE = "parts of function names: tcp_ack · nf_ nft_ · copy"
+
+
+_MOVES = (
+    ("move_up", "up", "Select the caller"),
+    ("move_down", "down", "Select the widest function it calls"),
+    ("page_up", "page up", "Move a page up, along the callers"),
+    ("page_down", "page down", "Move a page down, along the widest frames"),
+    ("first", "first", "Select the widest frame of the first row"),
+    ("last", "last", "Move down along the widest frames to the last one"),
+    ("frame_left",),
+    ("frame_right",),
+)
 _NOT_HERE = ("sort_left", "sort_right", "columns", "copy", "totals", "all_rows", "follow")
-_MOVES = ("move_up", "move_down", "page_up", "page_down", "first", "last", "frame_left", "frame_right")
+GRAPH_ACTIONS = changed(
+    ("details", lambda screen: screen.draws_graph and screen.graph.chosen not in (None, screen.graph.zoom), "zoom",
+     "Zoom into the selected frame: it takes the whole width"),
+    ("back", lambda screen: is_shown(screen) and bool(screen.graph.zoom), "out", "Undo the last zoom"),
+    ("clear", lambda screen: screen.has_marks, "clear",
+     "Clear the search, then the zoom, then the selection, then the filter"),
+    ("filter", always, "search",
+     "Highlight functions whose names contain any of the words, and count their samples"),
+    ("sort_next", lambda screen: screen.has_graph, lambda screen: ORDERS[_next(screen.stacks.sort)],
+     "Sort frames and categories by width or by name"),
+    ("sort_reverse", is_shown, lambda screen: "CPUs by number" if screen.busiest_first else "busiest CPUs",
+     "Sort CPUs by number, or the busiest first"),
+    ("categories", lambda screen: screen.has_graph,
+     lambda screen: "graph" if screen.has_class("-without-graph") else "categories"),
+    ("window", is_shown, lambda screen: WINDOWS[_next(screen.stacks.window)]),
+    ("numbers", is_shown),
+    ("next_entry", lambda screen: is_shown(screen) and bool(screen.stacks.counts)),
+    *((name, lambda screen: is_shown(screen) and len(screen.cpus()) > 2) for name in ("next_cpu", "previous_cpu")),
+    *((name, lambda screen: screen.draws_graph, *texts) for name, *texts in _MOVES),
+    *((name, never) for name in _NOT_HERE),
+)  # fmt: skip
+"""The actions of a flame graph, and those that differ on it."""
 
 
 class CpuNumbers(CpuTable):
@@ -52,14 +85,7 @@ class CpuNumbers(CpuTable):
     about = "the cost of the network stack on each CPU, and of other softirqs"
     row_style = RowStyle(flags=row_flags)
     describable = False
-
-    def conditions(self) -> dict[str, Callable[[], bool]]:
-        """Return the conditions of actions; the key that opened this screen closes it."""
-        return super().conditions() | {"numbers": lambda: True}
-
-    def label_of(self, action: Action) -> str:
-        """Return the current label of a key."""
-        return "bars" if action.id == "numbers" else super().label_of(action)
+    own_actions: ClassVar = changed(("numbers", always, "bars"))
 
     def action_numbers(self) -> None:
         """Return to the bars."""
@@ -76,6 +102,7 @@ class CpuScreen(CpuTable):
     AUTO_FOCUS = "FlameGraph"
     about = "a bar for each CPU, and a flame graph of the network stack"
     has_rows = False
+    own_actions: ClassVar = GRAPH_ACTIONS
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
@@ -128,7 +155,7 @@ class CpuScreen(CpuTable):
         self._count()
 
     def _freeze(self) -> None:
-        self.stacks.freeze(None if self.frozen is None else self.frozen.frame)
+        self.stacks.freeze(None if self.shown_frame.frozen is None else self.shown_frame.frozen.frame)
 
     def _count(self) -> None:
         """Count the stacks and show them."""
@@ -188,43 +215,21 @@ class CpuScreen(CpuTable):
 
     # --- which keys work ------------------------------------------------------------------------------------
 
-    def conditions(self) -> dict[str, Callable[[], bool]]:
-        """Return the conditions of actions that are not always available."""
-        return super().conditions() | {
-            **dict.fromkeys(_MOVES, self._is_drawn),
-            **dict.fromkeys(_NOT_HERE, lambda: False),
-            **dict.fromkeys(("sort_next", "categories"), self._has_graph),
-            **dict.fromkeys(("sort_reverse", "numbers", "window"), self.is_shown),
-            **dict.fromkeys(("next_cpu", "previous_cpu"), lambda: self.is_shown() and len(self._cpus()) > 2),
-            "next_entry": lambda: self.is_shown() and bool(self.stacks.counts),
-            "details": lambda: self._is_drawn() and self.graph.chosen not in (None, self.graph.zoom),
-            "back": lambda: self.is_shown() and bool(self.graph.zoom),
-            "clear": lambda: bool(
-                self.graph.words or self.graph.zoom or self.graph.chosen or self.state.query.filter.text
-            ),
-        }
-
-    def _has_graph(self) -> bool:
+    @property
+    def has_graph(self) -> bool:
+        """True if there is a graph, shown or behind the categories."""
         return self.is_shown() and not self.has_class("-no-graph")
 
-    def _is_drawn(self) -> bool:
-        return self._has_graph() and not self.has_class("-without-graph")
+    @property
+    def draws_graph(self) -> bool:
+        """True if the graph is visible."""
+        return self.has_graph and not self.has_class("-without-graph")
 
-    def label_of(self, action: Action) -> str:
-        """Return the current label of a key."""
-        if self.has_class("-typing"):
-            return super().label_of(action)
-        labels = {name: label for name, (label, _) in GRAPH_TEXTS.items()} | {
-            "categories": "graph" if self.has_class("-without-graph") else action.label,
-            "sort_next": ORDERS[_next(self.stacks.sort)],
-            "sort_reverse": "CPUs by number" if self.busiest_first else "busiest CPUs",
-            "window": WINDOWS[_next(self.stacks.window)],
-        }
-        return labels.get(action.id) or super().label_of(action)
-
-    def help_of(self, action: Action) -> str:
-        """Return a line about a key on this screen."""
-        return GRAPH_TEXTS[action.id][1] if action.id in GRAPH_TEXTS else super().help_of(action)
+    @property
+    def has_marks(self) -> bool:
+        """True if Esc clears something: a search, a zoom, a selection, or the filter."""
+        graph = self.graph
+        return bool(graph.words or graph.zoom or graph.chosen or self.state.query.filter.text)
 
     def more_help(self) -> Mapping[str, Sequence[tuple[str, str]]]:
         """Return the entry points as shown in the bars, the signs of frames, and the letters of categories."""
@@ -262,12 +267,12 @@ class CpuScreen(CpuTable):
 
     def action_next_cpu(self, step: int = 1) -> None:
         """Show only the stacks of the next (`step` 1) or previous (−1) CPU, or those of all CPUs."""
-        cpus = self._cpus()
+        cpus = self.cpus()
         at = cpus.index(self.stacks.cpu) if self.stacks.cpu in cpus else 0
         self.stacks.cpu = cpus[(at + step) % len(cpus)]
         self._count_again()
 
-    def _cpus(self) -> list[int | None]:
+    def cpus(self) -> list[int | None]:
         """Return None for all CPUs, then the CPUs that pass the filter."""
         return [None, *(self.view.raw("cpu")[rows_of(self.view, None)].tolist() if self.view else ())]
 
