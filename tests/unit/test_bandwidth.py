@@ -21,7 +21,7 @@ from nettop.probes.bandwidth.interfaces import modes_for
 from nettop.probes.bandwidth.programs import COUNTS, FLOW, KEY
 from nettop.settings.shared import parse_lens_options
 from nettop.snapshots import find_table
-from nettop.snapshots.arrays import Array, is_uniform
+from nettop.snapshots.arrays import is_uniform
 from nettop.snapshots.bandwidth import (
     FLOWS,
     GENERIC_MODE,
@@ -34,6 +34,7 @@ from nettop.snapshots.bandwidth import (
     parse_services,
 )
 from nettop.snapshots.snapshot import TextTable
+from tests.builders.arrays import zero_rows
 from tests.unit.build import Row, make_rows
 
 SECOND = 1_000_000_000
@@ -113,15 +114,6 @@ def test_unseen_packets() -> None:
 # --- flows ------------------------------------------------------------------------------------------------------
 
 
-def flows_of(*rows: dict[str, int]) -> Array:
-    """Return flows as the programs write them; what is not said is 0."""
-    flows = np.zeros(len(rows), FLOW)
-    for flow, row in zip(flows, rows, strict=True):
-        for name, value in row.items():
-            flow[name] = value
-    return flows
-
-
 def test_a_flow_of_several_cpus_is_one_row() -> None:
     """A flow on several CPUs is one row with summed counters, first and last times, and combined flags."""
     on_two = [
@@ -129,7 +121,7 @@ def test_a_flow_of_several_cpus_is_one_row() -> None:
         {"remote_port": 443, "packets_sent": 1, "bytes_sent": 90, "first_seen": 5, "last_seen": 8, "tcp_flags": 16},
     ]  # fmt: skip
     other = {"remote_port": 53, "packets_received": 4, "first_seen": 6, "last_seen": 6}
-    entries, _, starts = group_by_key(flows_of(on_two[0], other, on_two[1]), KEY)
+    entries, _, starts = group_by_key(zero_rows(FLOW, on_two[0], other, on_two[1]), KEY)
     flows = flow_rows.merge_entries(entries, starts)
     (web,) = flows[flows["remote_port"] == 443]
     counted = [
@@ -137,7 +129,7 @@ def test_a_flow_of_several_cpus_is_one_row() -> None:
     ]
     assert counted == [3, 290, 5, 9, 18]
     assert sorted(flows["remote_port"].tolist()) == [53, 443]
-    entries, _, starts = group_by_key(flows_of(), KEY)
+    entries, _, starts = group_by_key(zero_rows(FLOW), KEY)
     assert len(flow_rows.merge_entries(entries, starts)) == 0
 
 
@@ -157,7 +149,7 @@ def test_a_flow_of_several_cpus_is_one_row() -> None:
 def test_keys_that_split_flows(other: dict[str, int]) -> None:
     """Any part of the key, or a new beginning, makes another flow; counts do not."""
     flow = {"protocol": TCP, "remote_port": 443, "local_port": 40_000}
-    ids = flow_rows.ids_of(flows_of(flow, flow | other, flow | {"bytes_sent": 9, "last_seen": 5}))
+    ids = flow_rows.ids_of(zero_rows(FLOW, flow, flow | other, flow | {"bytes_sent": 9, "last_seen": 5}))
     assert ids[0] == ids[2] != ids[1]
 
 
@@ -180,9 +172,9 @@ def test_names_of_protocols(protocol: int, ethertype: int, name: str) -> None:
 def test_protocols_with_ports() -> None:
     """Only protocols whose ports the programs read have ports, in flows whose first fragment they saw."""
     protocols = (TCP, UDP, 132, ICMP, 47, PROTOCOL_NOT_IP)
-    flows = flows_of(*({"protocol": protocol} for protocol in protocols))
+    flows = zero_rows(FLOW, *({"protocol": protocol} for protocol in protocols))
     assert flow_rows.has_ports(flows).tolist() == [True, True, True, False, False, False]
-    assert flow_rows.has_ports(flows_of({"protocol": UDP, "has_unknown_ports": 1})).tolist() == [False]
+    assert flow_rows.has_ports(zero_rows(FLOW, {"protocol": UDP, "has_unknown_ports": 1})).tolist() == [False]
 
 
 @pytest.mark.parametrize(("flags", "text"), [(0, ""), (0x12, "SA"), (0x11, "FA"), (0xFF, "FSRPAUEC")])

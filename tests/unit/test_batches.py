@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from nettop.query.batches import concatenate_batches, empty_rows, pieces
 from nettop.query.query import text_query
 from nettop.query.view import View
-from nettop.snapshots.arrays import Array
 from nettop.snapshots.connections import EVENTS, SOCKETS
 from nettop.snapshots.schema import Kind, Table
 from nettop.snapshots.snapshot import Frame, Rows, Snapshot, TextTable, unknown_value
+from tests.builders.arrays import unknown_rows
 from tests.unit.build import make_rows
 
 TEXTS = [field.name for field in EVENTS.stored if field.kind is Kind.TEXT]
@@ -118,7 +118,7 @@ def test_a_row_is_whole() -> None:
 
 def test_no_more_rows_than_a_view_keeps() -> None:
     """Of a large number of rows the last MAX_ROWS are there."""
-    rows = large(KEPT_ROWS + 17)
+    rows = unknown_rows(EVENTS.dtype, *({"event_id": key} for key in range(1, KEPT_ROWS + 18)))
     half = len(rows) // 2
     halves = [Rows(EVENTS, part, {name: [] for name in TEXTS}, 1) for part in (rows[:half], rows[half:])]
     frame = Frame(Snapshot("connections", 0, 0, {}), batches={EVENTS.name: tuple(halves)})
@@ -126,13 +126,6 @@ def test_no_more_rows_than_a_view_keeps() -> None:
     assert View(frame, query).raw("event_id").tolist() == list(range(18, KEPT_ROWS + 18))
     every = View(frame, query, all_batches=True)
     assert every.raw("event_id").tolist() == list(range(1, KEPT_ROWS + 18))
-
-
-def large(count: int) -> Array:
-    """Return `count` rows with keys from 1, all else unknown."""
-    rows = np.frombuffer(bytearray(b"\xff" * EVENTS.dtype.itemsize * count), EVENTS.dtype)
-    rows["event_id"] = np.arange(1, count + 1)
-    return rows
 
 
 @pytest.mark.parametrize("table", [EVENTS, SOCKETS], ids=lambda table: table.name)

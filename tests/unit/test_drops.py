@@ -37,6 +37,7 @@ from nettop.snapshots.arrays import Array
 from nettop.snapshots.drops import COUNTERS, OF_CPUS, OF_DEVICES, OF_NAMESPACES, PACKETS, REASONS
 from nettop.snapshots.snapshot import Frame, Snapshot
 from nettop.widgets.cells import RowFlags
+from tests.builders.arrays import zero_rows
 from tests.options import source_options
 
 from .build import TAKEN_NS, WALL_NS, Row, make_frame, make_rows, make_view
@@ -111,12 +112,8 @@ class Program:
 
     def __init__(self, *drops: tuple[dict[str, int], int, int]) -> None:
         self.reasons = THESE
-        self.kinds = np.zeros(len(drops), KIND)
-        self.totals = np.zeros(len(drops), COUNT)
-        for at, (kind, packets, size) in enumerate(drops):
-            for name, value in kind.items():
-                self.kinds[name][at] = value
-            self.totals[at] = packets, size
+        self.kinds = zero_rows(KIND, *(kind for kind, _, _ in drops))
+        self.totals = np.array([(packets, size) for _, packets, size in drops], COUNT)
 
     def read(self) -> tuple[Array, Array]:
         """Return the counts."""

@@ -23,6 +23,7 @@ from nettop.probes.connections.socket_rows import ROW, STATE
 from nettop.snapshots.arrays import Array
 from nettop.snapshots.connections import EVENT_KINDS, EVENTS, REASONS, STATES
 from nettop.snapshots.snapshot import known
+from tests.builders.arrays import unknown_rows
 
 NO_REASON = 0
 LABELS = {
@@ -62,10 +63,9 @@ OPENINGS = st.tuples(st.sampled_from([CONNECT, ACCEPT]), st.just(0xFFFF), st.sam
 
 def events_of(cells: list[tuple[int, int, int]]) -> Array:
     """Return events with these kinds, errnos and states; all else is unknown."""
-    events = np.frombuffer(bytearray(b"\xff" * EVENT.itemsize * len(cells)), EVENT)
-    for name, column in zip(("event", "reason", "state"), zip(*cells, strict=True), strict=False):
-        events[name] = column
-    return events
+    return unknown_rows(
+        EVENT, *(dict(zip(("event", "reason", "state"), cell, strict=True)) for cell in cells)
+    )
 
 
 def reasons(cells: list[tuple[int, int, int]]) -> list[int]:

@@ -7,7 +7,6 @@ import errno
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -19,6 +18,7 @@ from nettop.probes.connections.failures import Failures
 from nettop.snapshots.arrays import Array
 from nettop.snapshots.connections import FAILURES
 from nettop.snapshots.snapshot import unknown_value
+from tests.builders.arrays import unknown_rows
 
 INBOUND, OUTBOUND, UNKNOWN = 1, 2, 0xFF
 TAKEN_NS = 7
@@ -65,15 +65,16 @@ BATCHES = st.lists(st.lists(EVENT_STRATEGY, max_size=8), max_size=6)
 
 def array_of(events: Sequence[Event]) -> Array:
     """Return the events as the ring brings them; what is not given is unknown."""
-    array = np.frombuffer(bytearray(b"\xff" * EVENT.itemsize * len(events)), EVENT)
-    for at, event in enumerate(events):
-        for name in ("local_port", "remote_port", "netns", "reason", "direction", "time", "comm"):
-            array[name][at] = getattr(event, name)
-        array["remote_address"][at] = (0, event.remote)
-        array["event"][at] = event.event
-        if event.start_time is not None:
-            array["start_time"][at] = event.start_time
-    return array
+    names = ("local_port", "remote_port", "netns", "reason", "direction", "time", "comm", "event")
+    return unknown_rows(
+        EVENT,
+        *(
+            {name: getattr(event, name) for name in names}
+            | {"remote_address": (0, event.remote)}
+            | ({} if event.start_time is None else {"start_time": event.start_time})
+            for event in events
+        ),
+    )
 
 
 def shown(counted: Failures) -> dict[tuple[Any, ...], tuple[int, int, int]]:

@@ -13,6 +13,7 @@ from nettop.snapshots import latency as spec
 from nettop.snapshots.arrays import Array
 from nettop.snapshots.connections import SOCKETS
 from nettop.snapshots.snapshot import known, known_histograms
+from tests.builders.arrays import zero_rows
 from tests.unit.build import make_rows
 
 UDP_V6 = 3
@@ -131,10 +132,7 @@ class Entries:
     """Entries in place of a map."""
 
     def __init__(self, *entries: dict[str, Any]) -> None:
-        self._entries = np.zeros(len(entries), PAIR)
-        for entry, values in zip(self._entries, entries, strict=True):
-            for name, value in values.items():
-                entry[name] = value
+        self._entries = zero_rows(PAIR, *entries)
 
     def read(self) -> tuple[Array, Array, Array]:
         """Read as SetTable does."""

@@ -37,6 +37,7 @@ from nettop.snapshots.schema import Kind, Table
 from nettop.snapshots.snapshot import Rows, known, known_histograms
 from nettop.widgets.cells import RowFlags, RowStyle, column_cells
 from nettop.widgets.columns import plan
+from tests.builders.arrays import zero_rows
 from tests.unit.build import Row, make_frame, make_rows, make_view
 
 MS, SECOND = 1_000_000, 1_000_000_000
@@ -62,15 +63,6 @@ def standing_for(duration: float, buckets: Buckets = spec.BUCKETS) -> float:
 # --- rows -----------------------------------------------------------------------------------------------------
 
 
-def filled(dtype: np.dtype[np.void], rows: Sequence[Row]) -> Array:
-    """Return an array of these rows, 0 where they say nothing."""
-    array = np.zeros(len(rows), dtype)
-    for at, row in enumerate(rows):
-        for name, value in row.items():
-            array[name][at] = value
-    return array
-
-
 def words(address: tuple[int, int]) -> Array:
     """Return an address as programs write it: in network order."""
     return np.array(address, ">u8").view("u8")
@@ -91,7 +83,9 @@ def counted(
     answered: Row = {"began_at": 1, "response": histogram(MS)}
     places = [*((others or {}).get(side, {}) for side in spec.SIDES), *(answered | row for row in services)]
     of_services, of_tallies = (
-        filled(dtype, [{name: row[name] for name in row if name in (dtype.names or ())} for row in places])
+        zero_rows(
+            dtype, *({name: row[name] for name in row if name in (dtype.names or ())} for row in places)
+        )
         for dtype in (programs.SERVICE, programs.TALLY)
     )
     return ProgramCounts(
@@ -99,9 +93,9 @@ def counted(
         np.arange(len(of_services), dtype=np.uint32),
         of_tallies,
         np.zeros(0, np.uint32),
-        group_by_key(filled(programs.CLIENT, clients), programs.CLIENT_KEY),
-        filled(programs.CONNECTION, connections),
-        filled(OPEN_REQUEST, requests),
+        group_by_key(zero_rows(programs.CLIENT, *clients), programs.CLIENT_KEY),
+        zero_rows(programs.CONNECTION, *connections),
+        zero_rows(OPEN_REQUEST, *requests),
         NOW,
         WALL,
     )

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from functools import partial
 
 import numpy as np
 import pytest
@@ -30,6 +30,7 @@ from nettop.probes.connections.socket_rows import (
 from nettop.snapshots.arrays import Array
 from nettop.snapshots.connections import CONGESTION_CONTROLS, DIRECTIONS, LIMITS
 from nettop.snapshots.snapshot import known
+from tests.builders.arrays import unknown_rows
 
 Holding = tuple[int, int, int]
 """Socket id, PID, start time."""
@@ -37,13 +38,7 @@ Holding = tuple[int, int, int]
 HOLDERS = st.lists(st.tuples(st.integers(1, 6), st.integers(1, 5), st.integers(0, 3)), max_size=25)
 
 
-def rows_of(*cells: dict[str, Any]) -> Array:
-    """Return rows in which all is unknown but the given cells."""
-    rows = np.frombuffer(bytearray(b"\xff" * ROW.itemsize * len(cells)), ROW)
-    for at, row in enumerate(cells):
-        for name, value in row.items():
-            rows[name][at] = value
-    return rows
+rows_of = partial(unknown_rows, ROW)
 
 
 def held_by(processes: list[Holding]) -> Array:

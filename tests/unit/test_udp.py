@@ -21,6 +21,7 @@ from nettop.snapshots import find_table
 from nettop.snapshots.arrays import Array
 from nettop.snapshots.hooks import HookStatus
 from nettop.snapshots.snapshot import Rows, known
+from tests.builders.arrays import unknown_rows
 
 SOCKETS, BYTES = 5, 101
 Reading = list[tuple[bool, int]]
@@ -74,13 +75,12 @@ class KernelMaps:
 
 def rows_of(ids: list[int], sent: Counter[int] | None = None) -> Array:
     """Return rows of UDP sockets, unknown but for what is given."""
-    rows = np.frombuffer(bytearray(b"\xff" * ROW.itemsize * len(ids)), ROW)
-    rows["id"], rows["protocol"], rows["held_by"] = ids, UDP, 0
-    if sent is not None:
-        rows["messages_sent"] = [sent[number] for number in ids]
-        rows["bytes_sent"] = BYTES * rows["messages_sent"]
-        rows["messages_received"] = rows["bytes_received"] = 0
-    return rows
+    columns: list[dict[str, int]] = [{"id": number, "protocol": UDP, "held_by": 0} for number in ids]
+    for row, number in zip(columns, ids, strict=True):
+        if sent is not None:
+            row |= {"messages_sent": sent[number], "bytes_sent": BYTES * sent[number]}
+            row |= {"messages_received": 0, "bytes_received": 0}
+    return unknown_rows(ROW, *columns)
 
 
 def totals_of(monkeypatch: pytest.MonkeyPatch, kernel: KernelMaps) -> UdpTotals:
