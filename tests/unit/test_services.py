@@ -148,14 +148,8 @@ def test_a_service_has_what_was_counted(processes: Processes) -> None:
     assert values_of(rows, "port") == [80, 0]
 
 
-DNS_CLIENT: Row = NGINX | {
-    "protocol": spec.UDP,
-    "side": spec.USED,
-    "port": 53,
-    "failed_answers": 3,
-    "missing_names": 4,
-}
 SNMP_CLIENT: Row = NGINX | {"protocol": spec.UDP, "side": spec.USED, "port": 161}
+DNS_CLIENT: Row = SNMP_CLIENT | {"port": 53, "failed_answers": 3, "missing_names": 4}
 ONLY_TCP = ("connections", "closed", "overlaps", "pushes", "failed_connects", "transfer_ns", "pattern")
 
 
@@ -226,22 +220,6 @@ def test_ports_are_numbers() -> None:
 
 
 # --- rows of TCP ----------------------------------------------------------------------------------------------
-
-
-def test_connections_are_counted_by_service(processes: Processes) -> None:
-    """Connections are counted by service, also waiting ones; the oldest may be younger than the clock."""
-    connections = [
-        {"service": WEB, "open_since": NOW - 5 * MS},
-        {"service": WEB},
-        {"service": WEB, "open_since": NOW - 9 * MS},
-        {"service": DATABASE},
-        {"service": DATABASE + 1, "open_since": NOW + MS},
-        {"service": DATABASE + 2, "open_since": NOW - 99 * MS},
-    ]
-    rows = services_of(counted({}, {}, {}, connections=connections), processes)
-    assert rows.array["connections"].tolist() == [3, 1, 1]
-    assert rows.array["waiting"].tolist() == [2, 0, 1]
-    assert values_of(rows, "oldest") == [9 * MS, None, 0]
 
 
 def test_a_service_whose_process_is_unknown(processes: Processes) -> None:
@@ -463,6 +441,9 @@ def test_requests_that_wait(processes: Processes) -> None:
             {"id": 6, "service": WEB, "open_since": NOW + MS, "local_port": 80},
         ],
     )
+    services = services_of(here, processes)
+    assert values_of(services, "connections") == [4]
+    assert (values_of(services, "waiting"), values_of(services, "oldest")) == ([3], [SECOND])
     connections, rows = connections_of(here, processes)
     expected = {"id": [4, 6, 7, 8, 9], "answers": [0, 0, 4, 0, 0], "response_ns": [0, 0, 4 * MS, 0, 0]}
     assert {name: values_of(connections, name) for name in expected} == expected
@@ -788,21 +769,3 @@ def test_means_are_read_as_amounts() -> None:
     for column, (_, _, text) in zip(on_screen, MEAN_COLUMNS.values(), strict=True):
         ((cell, _),) = column_cells(view, column, view.order, [RowFlags()], RowStyle())
         assert cell.strip() == text
-
-
-def test_means_of_an_interval() -> None:
-    """An interval's mean is its growth divided by its answers."""
-    before = MEANS | {"timed": 2, "response_ns": 20 * MS, "request_bytes": 1_000}
-    view = view_of([MEANS], [before], deltas=True)
-    assert all_values(view, "response_mean") == [15 * MS]
-    assert all_values(view, "request_size") == [2_500]
-    assert all_values(view, "answer_size") == [0]
-
-
-def test_the_mean_of_several_services_is_of_all_their_answers() -> None:
-    """The mean of several services is over all their answers, not the mean of means."""
-    rows: list[Row] = [
-        {"id": 2, "timed": 1, "response_ns": 90 * MS},
-        {"id": 3, "timed": 9, "response_ns": 10 * MS},
-    ]
-    assert view_of(rows).total("response_mean", np.arange(2)) == 10 * MS
