@@ -21,13 +21,7 @@ from nettop.kernel.net.links import Link
 from nettop.probes.drops import counters as drop_counters
 from nettop.probes.drops import probe
 from nettop.probes.drops.ports import UnseenSyns
-from nettop.probes.drops.probe import (
-    COUNT,
-    KIND,
-    Drops,
-    NamespaceCounters,
-    program_text,
-)
+from nettop.probes.drops.probe import COUNT, KIND, Drops, NamespaceCounters, program_text
 from nettop.query.filter import parse_filter
 from nettop.query.query import screen_query
 from nettop.query.view import View
@@ -68,8 +62,7 @@ def test_names_of_reasons(reasons: DropReasons, number: int, name: str | None) -
 
 
 @pytest.mark.parametrize(
-    ("arguments", "defined"),
-    [(2, set()), (3, {"REASON_CONSUMED"}), (4, {"REASON_CONSUMED", "HAS_RECEIVER"})],
+    ("arguments", "defined"), [(2, set()), (3, {"REASON_CONSUMED"}), (4, {"REASON_CONSUMED", "HAS_RECEIVER"})]
 )
 def test_the_program_asks_for_no_argument_that_is_not_there(arguments: int, defined: set[str]) -> None:
     """The verifier refuses an argument that this kernel's tracepoint does not have."""

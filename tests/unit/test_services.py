@@ -19,13 +19,7 @@ from nettop.kernel.host.facts import Host
 from nettop.kernel.host.processes import Processes
 from nettop.probes.services import programs
 from nettop.probes.services.dns_question import question_text
-from nettop.probes.services.rows import (
-    ProgramCounts,
-    Withheld,
-    client_rows,
-    connection_rows,
-    service_rows,
-)
+from nettop.probes.services.rows import ProgramCounts, Withheld, client_rows, connection_rows, service_rows
 from nettop.probes.services.udp_programs import OPEN_REQUEST
 from nettop.probes.services.usual import KEPT_EVERY_S, UsualTimes
 from nettop.query.units import RATIO, unit_of

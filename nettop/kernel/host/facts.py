@@ -150,8 +150,7 @@ class Host:
         """Raise PermissionMissing outside the initial user namespace."""
         if not self.reaches_kernel():
             raise PermissionMissing(
-                "capabilities held in a user namespace do not reach the kernel",
-                _OUTSIDE_USER_NAMESPACE,
+                "capabilities held in a user namespace do not reach the kernel", _OUTSIDE_USER_NAMESPACE
             )
 
     def require_capabilities(self, needed: frozenset[int] = LOADING, what: str = "BPF programs") -> None:

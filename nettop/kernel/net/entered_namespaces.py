@@ -26,13 +26,7 @@ from nettop.kernel.net.namespaces import enter_namespace, find_namespaces
 from nettop.snapshots.arrays import Array
 from nettop.snapshots.safe_text import safe_text
 from nettop.snapshots.schema import OWN_NAMESPACE
-from nettop.snapshots.snapshot import (
-    NAMESPACES_PARTLY_SEEN,
-    PARTLY_SEEN,
-    Rows,
-    TextTable,
-    known,
-)
+from nettop.snapshots.snapshot import NAMESPACES_PARTLY_SEEN, PARTLY_SEEN, Rows, TextTable, known
 
 T = TypeVar("T")
 

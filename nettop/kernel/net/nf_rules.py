@@ -167,9 +167,7 @@ def _parse_chain(body: bytes, hooks: dict[Chain, str]) -> DropRule | None:
         return None
     counters = netlink.contents(parts[_CHAIN_COUNTERS]) if _CHAIN_COUNTERS in parts else {}
     return DropRule(
-        *chain,
-        packets=_number(counters, _COUNTER_PACKETS),
-        bytes=_number(counters, _COUNTER_BYTES),
+        *chain, packets=_number(counters, _COUNTER_PACKETS), bytes=_number(counters, _COUNTER_BYTES)
     )
 
 

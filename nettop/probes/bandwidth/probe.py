@@ -18,12 +18,7 @@ import numpy as np
 from nettop.errors import UsageError, unknown_word
 from nettop.kernel import bpf_syscall as bpf
 from nettop.kernel.bpf import maps
-from nettop.kernel.bpf.mechanisms import (
-    DisabledByUser,
-    Fallbacks,
-    Mechanism,
-    check_chosen,
-)
+from nettop.kernel.bpf.mechanisms import DisabledByUser, Fallbacks, Mechanism, check_chosen
 from nettop.kernel.bpf.program import Program, net_loader
 from nettop.kernel.bpf.program_text import ProgramText
 from nettop.kernel.bpf.set_table import SetTable, partition
@@ -40,13 +35,7 @@ from nettop.probes.bandwidth.flows import (
     protocol_name,
     read_flows,
 )
-from nettop.probes.bandwidth.history import (
-    OWN_COUNTERS,
-    ByteTotals,
-    OwnCounters,
-    RateHistory,
-    UnseenPackets,
-)
+from nettop.probes.bandwidth.history import OWN_COUNTERS, ByteTotals, OwnCounters, RateHistory, UnseenPackets
 from nettop.probes.bandwidth.interfaces import Counted, CountedInterfaces, state_of
 from nettop.probes.probe import Probe
 from nettop.process.clocks import monotonic_ns

@@ -41,8 +41,7 @@ FALLBACKS = (
             # The accepting process may hand the connection to another; the first message shows which.
             *(
                 Mechanism(
-                    f"fexit/inet_csk_accept + {messages.name}",
-                    ("fexit__inet_csk_accept", *messages.programs),
+                    f"fexit/inet_csk_accept + {messages.name}", ("fexit__inet_csk_accept", *messages.programs)
                 )
                 for messages in _MESSAGES
             ),

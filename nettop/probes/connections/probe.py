@@ -15,13 +15,7 @@ from dataclasses import replace
 import numpy as np
 
 from nettop.errors import NettopError, PermissionMissing, Unsupported, refusal
-from nettop.kernel.bpf.mechanisms import (
-    DisabledByUser,
-    Fallbacks,
-    Mechanism,
-    Refused,
-    check_chosen,
-)
+from nettop.kernel.bpf.mechanisms import DisabledByUser, Fallbacks, Mechanism, Refused, check_chosen
 from nettop.kernel.bpf.program import Loader, Program
 from nettop.kernel.bpf.program_text import ProgramText
 from nettop.kernel.host.facts import Host

@@ -91,15 +91,7 @@ SLICES = (
 )
 
 
-_EVENT_MAPS = (
-    "events",
-    "host",
-    "owned_until",
-    "shared_sockets",
-    "hook_check",
-    "scratch",
-    "running",
-)
+_EVENT_MAPS = ("events", "host", "owned_until", "shared_sockets", "hook_check", "scratch", "running")
 _UDP_MAPS = ("udp_sockets", "new_rows", "untracked", "sending", "hook_check", "owned_until", "shared_sockets")
 _SHARED = ("boot_to_wall", "connection_groups", "connections", "reader")
 """Maps of all texts, which share them. Those that nettop does not read are listed for `kernel_bytes`."""

@@ -115,11 +115,7 @@ class Findings(Probe):
             tables={FINDINGS.name: self.namespaces.with_names(rows), **self._own_frames[LENS.id].now.tables},
             counts=self.namespaces.counts() | self._failed(),
             hooks=(self._firewall,),
-            lost={
-                "namespaces": self.namespaces.lost,
-                "firewall": self._unread_firewalls,
-                LATE: self._late,
-            },
+            lost={"namespaces": self.namespaces.lost, "firewall": self._unread_firewalls, LATE: self._late},
             gaps=self.namespaces.gaps(),
         )
 

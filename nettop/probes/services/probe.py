@@ -21,13 +21,7 @@ from nettop.kernel.host.facts import Host
 from nettop.kernel.host.processes import Processes
 from nettop.probes.probe import Probe, attach_program, loaded_as, skipped_runs
 from nettop.probes.services import programs
-from nettop.probes.services.rows import (
-    ProgramCounts,
-    Withheld,
-    client_rows,
-    connection_rows,
-    service_rows,
-)
+from nettop.probes.services.rows import ProgramCounts, Withheld, client_rows, connection_rows, service_rows
 from nettop.probes.services.slots import ServiceSlots
 from nettop.probes.services.udp_programs import FALLBACKS as UDP_FALLBACKS
 from nettop.probes.services.udp_programs import OPEN_REQUEST

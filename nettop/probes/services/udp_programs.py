@@ -13,13 +13,7 @@ from nettop.kernel.bpf.mechanisms import Fallbacks, Mechanism
 from nettop.kernel.bpf.program_text import ProgramText
 from nettop.kernel.bpf.rows import columns, extend_dtype, row_header
 from nettop.probes.probe import with_types
-from nettop.probes.services.programs import (
-    OWNER,
-    SLOTS_MAPS,
-    SLOTS_SOURCES,
-    slots_defines,
-    slots_header,
-)
+from nettop.probes.services.programs import OWNER, SLOTS_MAPS, SLOTS_SOURCES, slots_defines, slots_header
 from nettop.snapshots.services import HOOK_UDP_REQUESTS, TIMEOUT_S, UDP
 
 REQUESTS_MAX = 1 << 13
