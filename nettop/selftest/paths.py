@@ -12,8 +12,8 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
+from nettop.kernel.net import devices
 from nettop.process.interrupts import delay_interrupts
-from nettop.selftest import veth
 from nettop.selftest.process import TIMEOUT_S, CommandFailed, TrafficProcess
 from nettop.selftest.result import SelfTestResult
 
@@ -71,7 +71,7 @@ def traffic_paths() -> Iterator[tuple[TrafficPath, ...]]:
 def _loopback(client: TrafficProcess, server: TrafficProcess) -> TrafficPath:
     path = TrafficPath("loopback", client, server, _LOOPBACK, _LOOPBACK)
     try:
-        is_up = veth.is_running("lo")
+        is_up = devices.is_running("lo")
     except OSError as error:
         return replace(path, unavailable=f"there is no loopback device ({error.strerror})")
     if not is_up:

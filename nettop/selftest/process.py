@@ -21,9 +21,9 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 from nettop.errors import NettopError
+from nettop.kernel.net import devices
 from nettop.kernel.net.namespaces import enter_new_namespace
 from nettop.process.parent import signal_at_exit_of_parent
-from nettop.selftest import veth
 
 TIMEOUT_S = 10.0
 """Seconds after which a command, which takes milliseconds, has failed."""
@@ -133,13 +133,13 @@ class _Commands:
         self._sockets: dict[str, socket.socket] = {}
 
     new_namespace = staticmethod(enter_new_namespace)
-    make_veth = staticmethod(veth.make_veth)
-    set_up = staticmethod(veth.set_up)
-    add_address = staticmethod(veth.add_address)
+    make_veth = staticmethod(devices.make_veth)
+    set_up = staticmethod(devices.set_up)
+    add_address = staticmethod(devices.add_address)
 
     def wait_until_running(self, device: str) -> None:
         """Wait until packets can pass a device."""
-        _wait_until(lambda: veth.is_running(device), f"{device} does not come up")
+        _wait_until(lambda: devices.is_running(device), f"{device} does not come up")
 
     def listen(self, name: str, address: str) -> int:
         """Open a TCP listener and return its port."""

@@ -8,19 +8,15 @@ path. Such a hook would count 0, which would look like a measurement.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import socket
 import struct
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 
 from nettop.errors import limit_reached
 from nettop.kernel.host import privileges
-from nettop.kernel.host.privileges import require
+from nettop.kernel.net import devices
 from nettop.kernel.net.namespaces import enter_new_namespace
 
-_SIOCGIFFLAGS, _SIOCSIFFLAGS = 0x8913, 0x8914
-_IFF_UP = 1
-_IFREQ = struct.Struct("=16sH22x")
 _TIMEOUT_S = 5.0
 _LOOPBACK = {socket.AF_INET: "127.0.0.1", socket.AF_INET6: "::1"}
 _UNREACHABLE = {socket.AF_INET: "192.0.2.1", socket.AF_INET6: "2001:db8::1"}
@@ -71,13 +67,7 @@ def _enter() -> int:
         inode = enter_new_namespace()
     except OSError as error:
         raise OSError(error.errno, f"cannot create a network namespace: {error.strerror}") from error
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:  # to bring the loopback device up
-        name, flags = _IFREQ.unpack(fcntl.ioctl(any_socket, _SIOCGIFFLAGS, _IFREQ.pack(b"lo", 0)))
-        try:
-            fcntl.ioctl(any_socket, _SIOCSIFFLAGS, _IFREQ.pack(name, flags | _IFF_UP))
-        except PermissionError:
-            require({privileges.CAP_NET_ADMIN}, "bringing its loopback device up")
-            raise
+    devices.set_up("lo")
     privileges.keep_only(privileges.for_reading())
     return inode
 

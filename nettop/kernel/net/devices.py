@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Devices and addresses of the self-test's private network namespaces, set by rtnetlink.
+"""Devices and addresses of private network namespaces, set by rtnetlink.
 
 Everything is created in the namespace of the calling thread, and removed with it. (Numbers and layouts:
 rtnetlink.h, if_link.h, if_addr.h and veth.h in include/uapi/linux.)
