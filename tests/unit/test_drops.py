@@ -185,6 +185,8 @@ def test_drops_at_several_addresses_of_a_function_are_one_row(read: Callable[[Pr
 
 def test_rows_are_sorted_and_unknown_is_no_zero(read: Callable[[Program], Snapshot]) -> None:
     """Values that the program does not know are unknown; a device without a name has its number."""
+    empty = read(Program()).tables["packets"]
+    assert (len(empty), empty.array.dtype) == (0, PACKETS.dtype)
     unknown = {"location": 0x99, "reason": 999, "protocol": 255}
     snapshot = read(Program((LO | {"location": 0x1510}, 1, 9), (unknown, 0, 0), (LO | {"ifindex": 12}, 2, 8)))
     rows = shown(snapshot)
@@ -261,17 +263,10 @@ def test_owner_of_a_port(
     assert (row["port"], row["process"], row["pid"]) == (kind.get("port", 80) or None, *owner)
 
 
-def test_no_rows(read: Callable[[Program], Snapshot]) -> None:
-    """Without drops the table is empty but valid."""
-    rows = read(Program()).tables["packets"]
-    assert len(rows) == 0
-    assert rows.array.dtype == PACKETS.dtype
-
-
 def test_counters_of_a_namespace(
     read: Callable[[Program], Snapshot], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Drop counters of a namespace and its devices have rows and sums; other counters have none."""
+    """Drop counters of a namespace and its devices have rows and sums; devices that are not listed are lost."""
     counters = {"UdpRcvbufErrors": 2**64 - 2, "UdpInDatagrams": 9}
     links = [Link(2, "eth0", {"rx_dropped": 3, "rx_bytes": 8})]
     monkeypatch.setattr(probe, "read_namespace", lambda proc: NamespaceCounters(counters, {}, links))
@@ -293,6 +288,9 @@ def test_counters_of_a_namespace(
     assert all((row["netns"] is None) == (row["name"] == "softnet_dropped") for row in found)
     assert snapshot.counts["device_drops"] == 3 * len(namespaces)
     assert snapshot.counts["backlog_drops"] == 5
+    assert snapshot.lost["devices"] == 0
+    monkeypatch.setattr(probe, "read_namespace", lambda proc: NamespaceCounters(counters, {}, None))
+    assert read(Program()).lost["devices"] == len(namespaces)
 
 
 def test_a_packet_of_several_counters_counts_once(
@@ -323,18 +321,6 @@ def test_a_packet_of_several_counters_counts_once(
     assert total("") == namespaces * (1000 + 70 + 5 + 3)
     assert total("name~Overflows") == namespaces * 900
     assert total("name~Udp") == namespaces * (70 + 5 + 3)
-
-
-def test_devices_that_are_not_listed_are_lost(
-    read: Callable[[Program], Snapshot], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Unlisted devices are counted as lost, and the namespace's own counters are shown."""
-    monkeypatch.setattr(probe, "read_namespace", lambda proc: NamespaceCounters({"UdpNoPorts": 1}, {}, None))
-    snapshot = read(Program())
-    namespaces = read.source.namespaces.threads  # type: ignore[attr-defined]
-    assert snapshot.lost["devices"] == len(namespaces)
-    rows = snapshot.tables["counters"]
-    assert "UdpNoPorts" in {rows.texts["name"][code] for code in rows.array["name"]}
 
 
 # --- the screen -------------------------------------------------------------------------------------------------

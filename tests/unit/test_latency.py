@@ -49,28 +49,21 @@ def test_stages_are_sums_of_their_protocols() -> None:
     }
 
 
-def test_columns_a_stage_lacks_are_unknown() -> None:
-    """Drops of a stage that compares packets with their timestamps are unknown: it only sees packets at its end."""
+def test_what_is_not_measured_is_unknown() -> None:
+    """Stages that compare packets with their timestamps see no drops. An unmeasured stage has a row without numbers."""
     stages = latency_rows.stage_rows(*counted()).array
     assert not known(stages["dropped"])[spec.WIRE_IP]
     assert not known(stages["waiting"])[spec.WIRE_IP]
     assert known(stages["unmatched"])[spec.WIRE_IP]
     assert not known(stages["unmatched"])[spec.RTT]
     assert known(stages["dropped"])[[spec.BACKLOG, spec.IP, spec.QDISC, spec.HANDSHAKE]].all()
-
-
-def test_a_stage_that_is_not_measured_has_no_numbers() -> None:
-    """An unmeasured stage keeps its row, and has none among protocols and buckets."""
     here = counted(EVERYTHING - {spec.IP})
     stages = latency_rows.stage_rows(*here).array
-    assert len(stages) == len(spec.STAGES)
     for name in (*TERMS, "waiting"):
         assert not known(stages[name])[spec.IP]
     assert known_histograms(stages["latency"]).tolist() == [stage != spec.IP for stage in spec.STAGES]
-    for rows in (
-        latency_rows.protocol_rows(*here),
-        latency_rows.bucket_rows(latency_rows.protocol_rows(*here)),
-    ):
+    protocols = latency_rows.protocol_rows(*here)
+    for rows in (protocols, latency_rows.bucket_rows(protocols)):
         assert spec.IP not in rows.array["stage"]
 
 
