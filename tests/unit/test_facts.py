@@ -14,7 +14,7 @@ from nettop.errors import ExitCode, NettopError, PermissionMissing, Unsupported
 from nettop.kernel import bpf_syscall as bpf
 from nettop.kernel.bpf import perf_events
 from nettop.kernel.host import privileges
-from nettop.kernel.host.facts import Host, Sockstat, container_of
+from nettop.kernel.host.facts import Host, SocketCounts, container_of
 from nettop.kernel.host.privileges import CAP_BPF, CAP_PERFMON, CAP_SYS_ADMIN, how_to_get
 from nettop.kernel.host.proc_files import what_hides
 
@@ -183,9 +183,9 @@ def test_sockstat_adds_both_families(root: Path) -> None:
     """The hash tables hold IPv4 and IPv6 sockets together, so their counts are added; IPv6 may be missing."""
     of_v4 = "sockets: used 9\nTCP: inuse 5 orphan 1 tw 7 alloc 6 mem 1\nUDP: inuse 2 mem 0\n"
     put(root, "proc/thread-self/net/sockstat", of_v4)
-    assert Host(root).sockstat() == Sockstat(tcp=5, udp=2, time_wait=7)
+    assert Host(root).sockstat() == SocketCounts(tcp=5, udp=2, time_wait=7)
     put(root, "proc/thread-self/net/sockstat6", "TCP6: inuse 11\nUDP6: inuse 3\n")
-    assert Host(root).sockstat() == Sockstat(tcp=16, udp=5, time_wait=7)
+    assert Host(root).sockstat() == SocketCounts(tcp=16, udp=5, time_wait=7)
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ import pytest
 
 from nettop.engine.bus import Bus
 from nettop.kernel import bpf_syscall
-from nettop.kernel.host.facts import Host, Sockstat
+from nettop.kernel.host.facts import Host, SocketCounts
 from nettop.kernel.host.processes import Processes
 from nettop.kernel.net.entered_namespaces import DEVICE_INDEX, Namespaces
 from nettop.probes.bandwidth.flows import find_owners, merge_owners, no_owners
@@ -121,7 +121,7 @@ class Inline:
 def host(monkeypatch: pytest.MonkeyPatch) -> Host:
     """Return a host whose processes each have a unit of their own, and whose namespaces are not looked for."""
     monkeypatch.setattr(Host, "cgroup", lambda _, pid: f"/system.slice/unit-{pid}.service")
-    monkeypatch.setattr(Host, "sockstat", lambda _: Sockstat(1 << 20, 0, 0))
+    monkeypatch.setattr(Host, "sockstat", lambda _: SocketCounts(1 << 20, 0, 0))
     monkeypatch.setattr(Namespaces, "follow", lambda *_: None)
     return Host()
 

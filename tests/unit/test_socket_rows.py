@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nettop.kernel.host.facts import SocketCounts
 from nettop.probes.connections.socket_rows import (
     NO_USERS,
     ROW,
@@ -17,7 +18,6 @@ from nettop.probes.connections.socket_rows import (
     TCP,
     UDP,
     USER,
-    SocketCounts,
     choose_owners,
     copy_owners,
     count_hashed,

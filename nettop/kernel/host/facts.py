@@ -15,6 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
+from typing import NamedTuple
 
 from nettop.errors import NettopError, PermissionMissing, Unsupported
 from nettop.kernel import bpf_syscall as bpf
@@ -80,16 +81,14 @@ _OPTIONS = {"bpf": "CONFIG_BPF_SYSCALL", "perf_event_open": "CONFIG_PERF_EVENTS"
 """Kernel config options that provide these system calls."""
 
 
-@dataclass(frozen=True, slots=True)
-class Sockstat:
-    """A network namespace's own socket counts (/proc/net/sockstat and sockstat6).
+class SocketCounts(NamedTuple):
+    """Counts of a network namespace: `tcp` and `udp` sockets in the hash tables, IPv4 and IPv6; those in TIME_WAIT; and
+    half-open connections of its listeners."""
 
-    `tcp` and `udp` count sockets in the hash tables, IPv4 and IPv6; `time_wait` those in TIME_WAIT.
-    """
-
-    tcp: int
-    udp: int
-    time_wait: int
+    tcp: int = 0
+    udp: int = 0
+    time_wait: int = 0
+    half_open: int = 0
 
 
 @dataclass(slots=True)
@@ -245,10 +244,10 @@ class Host:
 
     # --- network namespaces -------------------------------------------------------------------------------
 
-    def sockstat(self) -> Sockstat:
-        """Return the socket counts of the calling thread's network namespace."""
+    def sockstat(self) -> SocketCounts:
+        """Return the counts of the calling thread's network namespace (sockstat, sockstat6); none half-open."""
         counts = Counter(read_sockstat(self.proc, "sockstat", "sockstat6"))
-        return Sockstat(
+        return SocketCounts(
             tcp=counts["TCP inuse"] + counts["TCP6 inuse"],
             udp=counts["UDP inuse"] + counts["UDP6 inuse"],
             time_wait=counts["TCP tw"],

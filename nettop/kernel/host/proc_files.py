@@ -46,7 +46,7 @@ def mounts(proc: Path) -> list[Mount]:
 
 
 def mount_of(path: str, root: Path = Path("/")) -> Mount | None:
-    """Return the mount that contains a path: the last of the deepest, which hides the others. None if unknown."""
+    """Return the mount at the longest mount point that contains a path; of several there, the last. None if unknown."""
     around = [mount for mount in mounts(root / "proc") if Path(path).is_relative_to(mount.point)]
     deepest = max((len(mount.point) for mount in around), default=0)
     return next((mount for mount in reversed(around) if len(mount.point) == deepest), None)
@@ -157,7 +157,7 @@ def read_cpu_times(proc: Path) -> dict[int, CpuTimes]:
     return times
 
 
-def us_per_tick() -> int:
+def jiffy_us() -> int:
     """Return the microseconds in a jiffy, 1,000,000 / CONFIG_HZ: the resolution of coarse clocks
     (kernel/time/posix-timers.c)."""
     return round(time.clock_getres(_CLOCK_MONOTONIC_COARSE) * 1e6)

@@ -12,7 +12,7 @@ from nettop.kernel.bpf.btf import Slice
 from nettop.kernel.bpf.program_text import ProgramText
 from nettop.kernel.bpf.rows import row_header
 from nettop.kernel.host.facts import Host
-from nettop.kernel.host.proc_files import us_per_tick
+from nettop.kernel.host.proc_files import jiffy_us
 from nettop.probes.connections.event_records import CONNECTION, EVENT, GROUP_SIZE, HOST_TOTALS, WRITERS
 from nettop.probes.connections.hooks import FALLBACKS, FOLLOW_HOOKS, FOLLOWED, slots_of
 from nettop.probes.connections.socket_rows import HELD_BY_KERNEL, HELD_BY_PROCESS, ROW, STATE
@@ -175,7 +175,7 @@ def _text(
     inbound, outbound, was_inbound = list(DIRECTIONS)[:3]
     shared = {
         **{f"IPPROTO_{name.upper()}": number for number, name in PROTOCOLS.items()},
-        "US_PER_TICK": us_per_tick(),
+        "US_PER_TICK": jiffy_us(),
         "CONNECTION_GROUPS": CONNECTION_GROUPS,
         "SHARED_MAX": SHARED_MAX,
         "WATCHED": WATCHED,

@@ -17,7 +17,7 @@ import numpy as np
 
 from nettop.errors import Unsupported
 from nettop.kernel.host import privileges
-from nettop.kernel.host.facts import Host, Sockstat
+from nettop.kernel.host.facts import Host, SocketCounts
 from nettop.kernel.host.processes import ProcessNames, outside_name
 from nettop.kernel.net import sock_diag
 from nettop.kernel.net.entered_namespaces import DEVICE_INDEX, Namespaces
@@ -84,7 +84,7 @@ class _Listed(NamedTuple):
 
     rows: Array
     inodes: Array
-    stat: Sockstat
+    stat: SocketCounts
     inconsistent: int
     gaps: dict[str, Unsupported]
 

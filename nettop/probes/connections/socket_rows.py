@@ -7,14 +7,13 @@ programs write.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 import numpy as np
 
 from nettop.kernel.bpf.rows import columns
-from nettop.kernel.host.facts import Host
+from nettop.kernel.host.facts import Host, SocketCounts
 from nettop.kernel.host.processes import Processes, ProcessNames
 from nettop.kernel.net.entered_namespaces import DEVICE_INDEX, Namespaces
 from nettop.snapshots import connections as spec
@@ -74,14 +73,6 @@ _SERVICE_MANAGER = b"systemd"
 _OWNER = (
     "pid", "descriptor", "descriptors_max", "start_time", "css_set", "cgroup_id", "comm", "owner_source",
 )  # fmt: skip
-
-
-class SocketCounts(NamedTuple):
-    """Sockets as counted by a network namespace, and half-open connections of its listeners."""
-
-    tcp: int = 0
-    udp: int = 0
-    half_open: int = 0
 
 
 class SocketReading(NamedTuple):
@@ -325,8 +316,8 @@ def count_hashed(rows: Array) -> dict[int, SocketCounts]:
         np.bincount(places[udp], minlength=len(firsts)),
         np.bincount(places[listeners], rows["syn_queue"][listeners], len(firsts)).astype(int),
     )
-    counts = zip(*map(as_list, sums), strict=True)
-    return dict(zip(as_list(rows["netns"][firsts]), itertools.starmap(SocketCounts, counts), strict=True))
+    counts = zip(as_list(rows["netns"][firsts]), *map(as_list, sums), strict=True)
+    return {netns: SocketCounts(tcp, udp, half_open=half_open) for netns, tcp, udp, half_open in counts}
 
 
 def count_waiting_for_fin(rows: Array) -> int:

@@ -15,7 +15,7 @@ import numpy as np
 from nettop.kernel import bpf_syscall as bpf
 from nettop.kernel.bpf.iterator import Iterator
 from nettop.kernel.bpf.program import Program
-from nettop.kernel.host.facts import Host
+from nettop.kernel.host.facts import Host, SocketCounts
 from nettop.kernel.host.processes import ProcessNames, outside_name
 from nettop.kernel.net.entered_namespaces import shared_namespaces
 from nettop.probes.connections import socket_rows
@@ -153,7 +153,7 @@ class SocketTable(socket_rows.SocketsReader):
         for inode, thread in self.namespaces.threads.items():
             stat = thread.submit(self._host.sockstat).result()
             time_wait += stat.time_wait
-            counted = owned_by_namespace.get(inode, socket_rows.SocketCounts())
+            counted = owned_by_namespace.get(inode, SocketCounts())
             if stat.tcp > counted.tcp or stat.udp > counted.udp or stat.time_wait or counted.half_open:
                 last, walk = self._last_walks.get(inode), walks.get(inode)
                 if walk or not last:

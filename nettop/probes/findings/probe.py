@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The findings probe: evaluates the rules of every lens, on what the other lenses read and on counters of its own.
 
-It has no programs. What a closed lens would show by its hooks is suspected from /proc and rtnetlink.
+It has no programs. For lenses that are not attached, it falls back to counters in /proc and rtnetlink.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from nettop.snapshots.hooks import HookStatus
 from nettop.snapshots.snapshot import Frame, Rows, Snapshot, clocks
 
 NAMESPACES_PER_READING = 16
-"""Counters of more namespaces are read less often than each time, so that their number costs no more CPU time."""
+"""With more namespaces than this, read the counters less often, to bound CPU time."""
 _BY_FIREWALL = frozenset(
     rule.name
     for lens in lenses()
@@ -57,8 +57,8 @@ def make_probe(host: Host | None = None) -> Findings:
 
 
 @dataclass(frozen=True, slots=True)
-class _NamespaceEyes:
-    """What is read in a namespace."""
+class _NamespaceReading:
+    """Counters, interfaces, limits and firewall rules of a namespace."""
 
     counters: Mapping[str, int]
     links: tuple[Link, ...]
@@ -160,7 +160,11 @@ class Findings(Probe):
         }
 
     def _tables_of(
-        self, unread: Collection[str], by_namespace: Mapping[int, _NamespaceEyes], taken_ns: int, boot_ns: int
+        self,
+        unread: Collection[str],
+        by_namespace: Mapping[int, _NamespaceReading],
+        taken_ns: int,
+        boot_ns: int,
     ) -> dict[str, dict[str, Rows]]:
         """Return the counters and the interfaces of the lenses that are not attached."""
         named, tables = self.namespaces.with_names, dict[str, dict[str, Rows]]()
@@ -193,14 +197,14 @@ class Findings(Probe):
             return False
         return FIREWALL.name in self._options.tables or bool(self._tracker.kinds & _BY_FIREWALL)
 
-    def _read_namespace(self, own: int, ask: Ask | None, unread: Collection[str]) -> _NamespaceEyes:
+    def _read_namespace(self, own: int, ask: Ask | None, unread: Collection[str]) -> _NamespaceReading:
         """Read the calling thread's namespace: what these lenses do not read."""
         is_own = os.stat("/proc/thread-self/ns/net").st_ino == own
         try:
             links = tuple(read_links() if unread else ())
         except OSError:
             links = ()
-        return _NamespaceEyes(
+        return _NamespaceReading(
             read_counters(self._host.proc) if DROPS.id in unread else {},
             links,
             {link.index: link.negotiated() for link in links if link.has_bus_device()} if is_own else {},

@@ -13,7 +13,7 @@ from nettop.kernel.bpf.mechanisms import Fallbacks, Mechanism
 from nettop.kernel.bpf.program_text import ProgramText
 from nettop.kernel.bpf.rows import columns, extend_dtype, row_header
 from nettop.kernel.host.facts import Host
-from nettop.kernel.host.proc_files import us_per_tick
+from nettop.kernel.host.proc_files import jiffy_us
 from nettop.probes.probe import loaded_as, with_types
 from nettop.snapshots.services import BUCKETS, CLIENT_BUCKETS, HOOK_CALLS, HOOK_UNOWNED, SERVED, USED
 
@@ -192,7 +192,7 @@ def program_text(by_address: bool = False) -> ProgramText:
             "FAILING_MAX": FAILING_MAX,
             "CONNECTIONS_MAX": CONNECTIONS_MAX,
             **CLIENT_BUCKETS.defines("CLIENT_"),
-            "NS_PER_TICK": us_per_tick() * 1000,
+            "NS_PER_TICK": jiffy_us() * 1000,
             "PHASE_LISTENERS": LISTENERS_PHASE,
             "PHASE_CONNECTIONS": CONNECTIONS_PHASE,
             "PHASE_ROWS": ROWS_PHASE,
