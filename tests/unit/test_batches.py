@@ -117,7 +117,7 @@ def test_a_row_is_whole() -> None:
 
 
 def test_no_more_rows_than_a_view_keeps() -> None:
-    """Of a large number of rows the last MAX_ROWS are there."""
+    """A view has the newest rows, as many as the table keeps, or all on request."""
     rows = unknown_rows(EVENTS.dtype, *({"event_id": key} for key in range(1, KEPT_ROWS + 18)))
     half = len(rows) // 2
     halves = [Rows(EVENTS, part, {name: [] for name in TEXTS}, 1) for part in (rows[:half], rows[half:])]

@@ -190,7 +190,7 @@ def test_without_files_a_hang_up_ends(tmp_path: Path) -> None:
 
 
 def test_nohup_goes_on(tmp_path: Path) -> None:
-    """A program that started with SIGHUP ignored continues without its terminal, and still reopens files."""
+    """A program that started with SIGHUP ignored continues without its terminal, and reopens files."""
     with Waiting(
         tmp_path, "reopens", "nohup", stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL
     ) as waiting:

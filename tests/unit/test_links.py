@@ -116,7 +116,7 @@ def test_names_are_safe_to_show(kind: int, name: bytes, shown: str) -> None:
 
 
 def test_other_names() -> None:
-    """A device may have many (ip link property add)."""
+    """A device may have several names (ip link property add)."""
     names = [b"enp0s31f6-a-very-long-altname", b"wan"]
     properties = b"".join(attribute(ALT_IFNAME, name + b"\0") for name in names)
     (link,) = links_in(

@@ -97,7 +97,7 @@ def kill(process: subprocess.Popen[bytes]) -> None:
 
 
 def test_bind_mounts_are_actual(tmp_path: Path) -> None:
-    """A namespace without processes is found by its file, with octal escapes in the name decoded."""
+    """A namespace without processes is found by its bind mount, with octal escapes in the name decoded."""
     (tmp_path / "self").mkdir()
     (tmp_path / "self/mountinfo").write_text(
         "37 25 0:4 net:[4026532201] /run/netns/a\\040b rw shared:5 - nsfs nsfs rw\n"
@@ -224,7 +224,7 @@ def test_a_scan_while_a_device_is_named() -> None:
 
 
 def test_few_namespaces_are_read_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Reading 2,000 namespaces at once kept two CPUs busy for half a minute with waking the threads that wait."""
+    """Namespaces are read a few at once: waking 2,000 threads would keep two CPUs busy for half a minute."""
     submitted: list[tuple[Future[int], Any]] = []
     most = 0
 

@@ -27,7 +27,7 @@ def neighbour(state: int, flags: int = 0) -> bytes:
 
 
 def test_permanent_and_learned_neighbours_are_not_limited() -> None:
-    """Others are; messages of another type and truncated ones are skipped."""
+    """Permanent and learned neighbours are counted as unlimited; other and truncated messages are skipped."""
     some = neighbour(PERMANENT) + neighbour(STALE) + neighbour(STALE, LEARNED) + neighbour(NOARP)
     with open_each([some + message(16, bytes(16)) + neighbour(PERMANENT)[:-4], neighbour(PERMANENT), end()]):
         assert count_unlimited(socket.AF_INET) == 3
@@ -36,7 +36,7 @@ def test_permanent_and_learned_neighbours_are_not_limited() -> None:
 
 
 def test_use_without_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    """They are counted in all namespaces, from half of the limit on, by family; never below zero."""
+    """From half of the limit on, unlimited neighbours of all namespaces are subtracted, by family, not below zero."""
     monkeypatch.setattr(limits, "count_unlimited", {socket.AF_INET: 300, socket.AF_INET6: 900}.__getitem__)
 
     def in_two_namespaces(family: int) -> int:

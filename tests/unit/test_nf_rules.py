@@ -85,7 +85,7 @@ def read(*messages: bytes) -> DropRules:
 
 
 def test_rules_that_drop_are_parsed() -> None:
-    """Others are skipped; a policy to drop is one, and a counter must be behind the conditions."""
+    """Rules and policies that drop are found, others skipped; a counter counts if it is behind the conditions."""
     assert read(*MESSAGES) == DropRules(tuple(RULES))
 
 
@@ -120,7 +120,7 @@ def test_reading_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_no_module_is_loaded(
     modules: str, built_in: str, *, loaded: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without the module, nothing is asked."""
+    """nf_tables counts as loaded if its module is, or is built in, or if modules are unknown."""
     host = Host(tmp_path)
     folder = tmp_path / "lib/modules/6.1"
     folder.mkdir(parents=True)
@@ -134,7 +134,7 @@ def test_no_module_is_loaded(
 
 
 def test_rows_of_rules() -> None:
-    """They say whom a rule affects and whether it has a counter; what is unknown stays so."""
+    """A row says whom a rule affects and whether it has a counter; the rest is unknown."""
     listener = {"netns": 7, "local_port": 7008, "state": "LISTEN", "process": "payapi", "pid": 9}
     sockets = make_rows([listener, listener | {"netns": 8, "process": "other"}])
     rows = firewall_rows({7: DropRules(tuple(RULES))}, sockets, 1)

@@ -55,7 +55,7 @@ def test_a_vanished_process_does_not_affect_others(tmp_path: Path) -> None:
 
 
 def test_a_vanished_process_whose_control_group_is_still_there(tmp_path: Path) -> None:
-    """The group's id says which one it was."""
+    """A process that has exited is given the control group with its group's id."""
     processes = Processes(host(tmp_path))
     mounts = tmp_path / "proc/self/mountinfo"
     mounts.parent.mkdir()
@@ -84,7 +84,7 @@ def test_control_groups_are_not_listed_again_at_once(tmp_path: Path, monkeypatch
 
 
 def test_a_process_whose_css_set_is_unknown(tmp_path: Path) -> None:
-    """Such processes share nothing, and a move would go unnoticed: each is read each time."""
+    """Without a css_set, the control group of a process is read each time, as it may have moved."""
     processes = Processes(host(tmp_path))
     other = tmp_path / "proc" / str(GONE) / "cgroup"
     other.parent.mkdir()
@@ -153,7 +153,7 @@ def test_workers_of_a_known_control_group(alive: dict[int, str]) -> None:
 
 
 def test_a_process_runs_until_its_last_thread_exits(tmp_path: Path) -> None:
-    """One that has exited and that no parent has waited for does not run; neither does a number without a process."""
+    """A zombie does not run, and neither does an unused PID; a process whose main thread has exited does."""
     child = os.fork()
     if child == 0:
         os._exit(0)

@@ -53,7 +53,7 @@ def test_no_name_is_remembered() -> None:
 
 
 def test_waiting_ends_with_the_last_name() -> None:
-    """Not with the first one, and not at the deadline; addresses that are known already are not waited for."""
+    """Waiting ends once the last name is found, before the deadline; known addresses are not waited for."""
     go = threading.Event()
     slow = raw("203.0.113.10")
     names = Resolver(lambda address: str(go.wait(DEADLINE_S)) if address == slow else "peer.example")
@@ -92,7 +92,7 @@ def test_unspecified_address_is_nobody() -> None:
 
 
 def test_single_output_waits_for_names(monkeypatch: pytest.MonkeyPatch) -> None:
-    """--resolve --once shows names already, of the addresses that it shows."""
+    """--resolve --once waits for the names of the addresses that it prints."""
     monkeypatch.setattr("nettop.output.text.Resolver", lambda: Resolver({PEER: "peer.example"}.get))
     view = ViewSettings(columns=("local", "remote"), resolve=True)
     source = Scripted(steps([{"remote_address": "203.0.113.9", "remote_port": 80, "local_port": 1}]))

@@ -536,7 +536,7 @@ def test_the_last_seconds_and_the_minutes_before() -> None:
 
 
 def test_a_service_stays_stuck() -> None:
-    """However long nothing is answered: what was usual is not forgotten meanwhile."""
+    """While nothing is answered, the usual time is kept, however long that takes."""
     readings = Readings()
     readings.repeat(60, {WEB: STEADY})
     for age in range(1, 900):

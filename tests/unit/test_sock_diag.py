@@ -506,7 +506,7 @@ def test_a_protocol_that_is_not_listed_is_a_gap(tmp_path: Any, monkeypatch: pyte
 
 
 def test_a_reading_takes_nothing_back(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the last reading reported to be acknowledged, the next one does not deny, and unknown stays unknown."""
+    """Acknowledged bytes never fall below those of the previous reading; unknown ones stay unknown."""
     acked = {1: 998, 2: 2000, 4: 7, 5: 5}
     answer = b"".join(
         message(memory(), tcp_info(state=1, bytes_sent=count, bytes_acked=count), state=1, cookie=cookie)

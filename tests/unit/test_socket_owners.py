@@ -58,7 +58,7 @@ def test_sockets_among_other_descriptors(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("comm", ["web", "(x) S 1 (", "", "sixteen letters!"])
 def test_names_with_anything_in_them(tmp_path: Path, comm: str) -> None:
-    """A name with brackets and spaces does not shift what stands behind it."""
+    """A name may contain brackets and spaces; the fields after it are read all the same."""
     process(tmp_path, 7, {3: "socket:[1]"}, comm=comm, start=1234)
     (owners,) = find_owners(tmp_path).processes
     assert (owners["comm"], int(owners["start_time"]) // TICK_NS) == (comm.encode(), 1234)
@@ -84,7 +84,7 @@ def test_process_in_no_namespace_to_be_seen(tmp_path: Path) -> None:
 
 
 def test_processes_that_end_while_being_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A descriptor that is closed, and a process that ends, are left out without a word."""
+    """A descriptor that is closed, and a process that ends, are skipped silently."""
     process(tmp_path, 7, {3: "socket:[5]", 4: "socket:[6]"})
     process(tmp_path, 8, {3: "socket:[5]"})
     (tmp_path / "8/stat").unlink()

@@ -130,7 +130,7 @@ def test_owners_are_given_to_the_rows_at_their_positions() -> None:
 
 
 def test_time_wait_remains_beside_the_dead_socket_of_a_descriptor() -> None:
-    """Both have the id of the connection; of every other socket the row of its owner process is enough."""
+    """A connection in TIME_WAIT keeps its row beside the dead socket of the same id; other owned ids are excluded."""
     rows = rows_of(
         *({"id": number, "state": STATE[name]} for number, name in enumerate(("TIME_WAIT", "FIN_WAIT2"), 1))
     )
@@ -224,7 +224,7 @@ def test_limits_of_a_connection(
 
 
 def test_a_moment_says_nothing_of_limits() -> None:
-    """After a few ticks what was said before still holds."""
+    """An interval of a few ticks keeps the previous limit."""
     before = rows_of({"id": 7, "busy_us": 0, "limited_by": 2, "limited_share": 0.5})
     rows = rows_of({"id": 7, "busy_us": 8000})
     find_limits(rows, before, 8000)
