@@ -24,17 +24,8 @@ from nettop.kernel.bpf.program_text import ProgramText
 from nettop.kernel.bpf.set_table import SetTable, partition
 from nettop.kernel.host.facts import Host
 from nettop.kernel.net.links import Link, LinkWatch, Negotiated, read_links
+from nettop.probes.bandwidth import flows as flow_rows
 from nettop.probes.bandwidth import programs
-from nettop.probes.bandwidth.flows import (
-    find_owners,
-    flags_text,
-    has_ports,
-    ids_of,
-    merge_owners,
-    no_owners,
-    protocol_name,
-    read_flows,
-)
 from nettop.probes.bandwidth.history import OWN_COUNTERS, ByteTotals, OwnCounters, RateHistory, UnseenPackets
 from nettop.probes.bandwidth.interfaces import Counted, CountedInterfaces, state_of
 from nettop.probes.probe import Probe
@@ -147,7 +138,7 @@ class Bandwidth(Probe):
         self._names_in_flows: dict[int, str] = {}
         self._sockets: Snapshot | None = None
         self._last_flows: Rows | None = None
-        self._last_owners = no_owners(0)
+        self._last_owners = flow_rows.no_owners(0)
         self._flow_counts: dict[str, int] = {}
         self._of_devices: dict[int, tuple[int, ...]] = {}
         self._of_gone_devices = np.zeros(len(programs.TRAFFIC_COLUMNS), np.uint64)
@@ -459,22 +450,24 @@ class Bandwidth(Probe):
 
     def _flow_rows(self, table: SetTable, taken_ns: int, wall_ns: int) -> tuple[Rows, Ended]:
         """Return the flows, and the sums of those that were evicted."""
-        flows = read_flows(table)
+        flows = flow_rows.read_flows(table)
         rows = np.zeros(len(flows), spec.FLOWS.dtype)
         texts = {name: TextTable() for name in ("interface", "protocol", "tcp_flags", "process")}
-        rows["id"] = ids_of(flows)
+        rows["id"] = flow_rows.ids_of(flows)
         for end in ("local", "remote"):
             rows[f"{end}_address"] = np.ascontiguousarray(flows[f"{end}_address"]).view(">u8")
             rows[f"{end}_port"] = flows[f"{end}_port"]
-            rows[f"{end}_port"][~has_ports(flows)] = _NO_PORT
+            rows[f"{end}_port"][~flow_rows.has_ports(flows)] = _NO_PORT
         self._put_owners(rows, flows, texts["process"])
         rows["interface"] = texts["interface"].codes(
             flows["interface"], lambda number: self._names_in_flows.get(number, "?")
         )
         carried = flows["protocol"].astype(np.uint32) << 16 | flows["remote_port"]
         carried[flows["protocol"] != spec.PROTOCOL_NOT_IP] &= np.uint32(0xFF0000)
-        rows["protocol"] = texts["protocol"].codes(carried, lambda n: protocol_name(n >> 16, n & 0xFFFF))
-        rows["tcp_flags"] = texts["tcp_flags"].codes(flows["tcp_flags"], flags_text)
+        rows["protocol"] = texts["protocol"].codes(
+            carried, lambda n: flow_rows.protocol_name(n >> 16, n & 0xFFFF)
+        )
+        rows["tcp_flags"] = texts["tcp_flags"].codes(flows["tcp_flags"], flow_rows.flags_text)
         rows["tcp_flags"][flows["protocol"] != socket.IPPROTO_TCP] = _UNKNOWN
         copy_columns(rows, flows, programs.TRAFFIC_COLUMNS)
         to_wall = wall_ns - taken_ns
@@ -494,19 +487,21 @@ class Bandwidth(Probe):
     def _put_owners(self, rows: Array, flows: Array, texts: TextTable) -> None:
         """Fill in the process that owns, or last owned, the socket of each flow, according to the connections lens;
         `several` if another process had the same endpoints before."""
-        owners = no_owners(len(rows))
+        owners = flow_rows.no_owners(len(rows))
         for sockets in self._sockets_and_ended():
             # A socket that had ended before a flow began cannot own it.
             may_own = np.flatnonzero(flows["first_seen"] <= sockets.taken_ns)
             protocols = flows["protocol"][may_own]
-            found = find_owners(take_rows(rows, may_own), protocols, sockets, self.namespaces.own, texts)
-            owners[may_own] = merge_owners(owners[may_own], found, texts)
+            found = flow_rows.find_owners(
+                take_rows(rows, may_own), protocols, sockets, self.namespaces.own, texts
+            )
+            owners[may_own] = flow_rows.merge_owners(owners[may_own], found, texts)
         last = self._last_flows
         if last is not None:
             before = self._last_owners.copy()
             before["process"] = texts.adopted(before["process"], last.texts["process"])
             at = positions(rows["id"], last.array["id"])
-            owners[at >= 0] = merge_owners(owners[at >= 0], before[at[at >= 0]], texts)
+            owners[at >= 0] = flow_rows.merge_owners(owners[at >= 0], before[at[at >= 0]], texts)
         rows["process"], rows["pid"] = owners["process"], owners["pid"]
         self._last_owners = owners
 
