@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -100,6 +101,14 @@ class Source:
             else:
                 self.end(connection, is_lost=is_lost)
 
+    def run(self, steps: Sequence[tuple[str, int]], lost: Container[int] = ()) -> Iterator[Snapshot]:
+        """Let all this happen, of which the ring loses some ends; yield a reading at each step `read`."""
+        for at, (step, number) in enumerate(steps):
+            if step == "read":
+                yield self.read()
+            else:
+                self.happen(step, number, is_lost=at in lost)
+
     def read(self) -> Snapshot:
         """Return a reading."""
         taken = len(self.snapshots) * SECOND + SECOND
@@ -141,6 +150,7 @@ def difference(now: Snapshot, before: Snapshot) -> float:
     return view.total("bytes_sent", np.arange(view.size)) or 0
 
 
+READ = ("read", 0)
 STEPS = st.lists(
     st.tuples(st.sampled_from(["begin", "send", "end", "hide", "read"]), st.integers(0, 9)),
     min_size=5,
@@ -153,16 +163,7 @@ STEPS = st.lists(
 def test_each_byte_is_in_one_row(most: int, steps: list[tuple[str, int]]) -> None:
     """Between any two readings the rows sum up to the bytes sent, however few sockets have a row."""
     source = Source(bound=RowBound(most))
-    sent = [0]
-    source.read()
-    for step, number in steps:
-        if step == "read":
-            source.read()
-            sent.append(source.shown)
-        else:
-            source.happen(step, number)
-    source.read()
-    sent.append(source.shown)
+    sent = [source.shown for _ in source.run([READ, *steps, READ])]
     for now, after in enumerate(source.snapshots):
         for then in range(now):
             assert difference(after, source.snapshots[then]) == sent[now] - sent[then]
@@ -177,13 +178,9 @@ def test_a_row_of_its_own_has_what_lost_events_counted(
     source = Source(bound=RowBound(most))
     total = 0.0
     source.read()
-    for at, (step, number) in enumerate([*steps, ("read", 0)]):
-        if step == "read":
-            source.read()
-            total += difference(*source.snapshots[:-3:-1])
-            assert total == source.shown
-        else:
-            source.happen(step, number, is_lost=at in lost)
+    for _ in source.run([*steps, READ], lost):
+        total += difference(*source.snapshots[:-3:-1])
+        assert total == source.shown
 
 
 @given(STEPS, st.sets(st.integers(0, 59)), st.data())
@@ -192,13 +189,7 @@ def test_some_rows_alone_have_the_values_that_they_have_among_all(
 ) -> None:
     """A screen reads the visible rows without the others: open, ended, not listed, gone and earlier ones."""
     source = Source()
-    source.read()
-    for at, (step, number) in enumerate([*steps, ("read", 0), ("hide", 0), ("read", 0)]):
-        if step == "read":
-            source.read()
-        else:
-            source.happen(step, number, is_lost=at in lost)
-    oldest, *_, before, now = (snapshot for snapshot in source.snapshots)
+    oldest, *_, before, now = [source.read(), *source.run([*steps, READ, ("hide", 0), READ], lost)]
     query = replace(DIFFERENCES, gone=True)
     last = View(Frame(before, oldest), query)
     view = View(Frame(now, before), query, last=last, earlier=oldest.tables[SOCKETS.name])
@@ -371,24 +362,20 @@ def test_groups_add_up_to_the_rows(by: str, steps: list[tuple[str, int]]) -> Non
     source, groups = Source(), SocketGroups()
     groups.choose(by)
     before = None
-    for step, number in [("read", 0), *steps, ("read", 0)]:
-        if step == "read":
-            sockets = source.read()
-            rows, left = groups.read(replace(sockets, counts=counts(source)), source.ended.events)
-            now = replace(
-                sockets,
-                tables={**sockets.tables, GROUPS.name: rows},
-                ended={**sockets.ended, GROUPS.name: left},
-            )
-            if before is not None:
-                view = View(Frame(now, before), replace(text_query(GROUPS), deltas=True))
-                every = np.arange(view.size)
-                assert (view.total("bytes_sent", every) or 0) == difference(now, before)
-                totals = View(Frame(now, before), text_query(GROUPS))
-                assert totals.total("bytes_sent", np.arange(totals.size)) == source.shown
-            before = now
-        else:
-            source.happen(step, number)
+    for sockets in source.run([READ, *steps, READ]):
+        rows, left = groups.read(replace(sockets, counts=counts(source)), source.ended.events)
+        now = replace(
+            sockets,
+            tables={**sockets.tables, GROUPS.name: rows},
+            ended={**sockets.ended, GROUPS.name: left},
+        )
+        if before is not None:
+            view = View(Frame(now, before), replace(text_query(GROUPS), deltas=True))
+            every = np.arange(view.size)
+            assert (view.total("bytes_sent", every) or 0) == difference(now, before)
+            totals = View(Frame(now, before), text_query(GROUPS))
+            assert totals.total("bytes_sent", np.arange(totals.size)) == source.shown
+        before = now
 
 
 def counts(source: Source) -> dict[str, int]:
