@@ -332,7 +332,7 @@ def test_no_fork_is_interrupted(monkeypatch: pytest.MonkeyPatch) -> None:
             alive.remove(self)
 
     monkeypatch.setattr(paths, "TrafficProcess", Forked)
-    monkeypatch.setattr(paths.veth, "is_running", lambda _: pytest.fail("it went on"))
+    monkeypatch.setattr(paths.devices, "is_running", lambda _: pytest.fail("it went on"))
     with pytest.raises(KeyboardInterrupt), exit_on_signals(), paths.traffic_paths():
         pass
     assert (len(made), alive) == (4, [])
