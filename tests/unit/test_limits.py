@@ -13,12 +13,9 @@ from pathlib import Path
 import pytest
 
 from nettop.errors import (
-    NettopError,
-    PermissionMissing,
     SourceFailed,
     TooManyFiles,
     Unsupported,
-    UsageError,
     failure_of,
     limit_reached,
     unknown_word,
@@ -214,15 +211,3 @@ def test_freed_arrays_are_returned_to_the_kernel() -> None:
         [sys.executable, "-c", _RESIDENT_AFTER], capture_output=True, text=True, check=True, timeout=60
     )
     assert int(child.stdout) < 26 << 20
-
-
-# --- errors ---------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("kind", "code"),
-    [(NettopError, 1), (UsageError, 2), (Unsupported, 3), (PermissionMissing, 4), (SourceFailed, 5)],
-)
-def test_each_error_has_its_documented_exit_code(kind: type[NettopError], code: int) -> None:
-    """Scripts rely on the exit codes, so the test repeats them."""
-    assert kind("what").exit_code == code
