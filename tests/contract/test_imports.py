@@ -7,7 +7,6 @@ import importlib
 import inspect
 import json
 import subprocess
-import sys
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -16,19 +15,14 @@ import pytest
 
 from nettop.errors import ExitCode
 from nettop.snapshots import lenses
+from tests.unit.children import ran
 
 PRINT_MODULES = "import json, sys; sys.stderr.write(json.dumps(sorted(sys.modules)))"
 
 
 def loaded_by(code: str) -> set[str]:
     """Return the modules that a fresh interpreter has loaded after `code`."""
-    done = subprocess.run(
-        [sys.executable, "-c", f"import sys\ntry:\n    {code}\nfinally:\n    {PRINT_MODULES}"],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    done = ran("-c", f"import sys\ntry:\n    {code}\nfinally:\n    {PRINT_MODULES}")
     modules: list[str] = json.loads(done.stderr.splitlines()[-1])
     return set(modules)
 
@@ -95,7 +89,7 @@ assert http.client.HTTPSConnection
 
 def test_a_module_is_left_out_for_one_thread_alone() -> None:
     """While the screens load asyncio without OpenSSL, the sampler can load a lens that reads a collector by HTTPS."""
-    done = subprocess.run([sys.executable, "-c", LEFT_OUT], capture_output=True, text=True, check=False)
+    done = ran("-c", LEFT_OUT)
     assert (done.returncode, done.stderr) == (0, "")
 
 
@@ -113,8 +107,7 @@ sys.exit(run(sys.argv[1:]))
 
 def without_numpy(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
     """Run nettop with numpy hidden."""
-    command = [sys.executable, "-B", "-c", HIDE_NUMPY, *words]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, cwd=folder)
+    return ran("-B", "-c", HIDE_NUMPY, *words, cwd=folder)
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.contract.test_sample_lens import PAGE, PILOT
+from tests.unit.children import ran
 
 _MODULES = {
     "nettop/snapshots/softnet.py": "__init__.py",
@@ -68,15 +69,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run(installed: Path, *words: str, status: int = 0) -> subprocess.CompletedProcess[str]:
     """Run Python with the packages beside nettop."""
-    done = subprocess.run(
-        [sys.executable, "-B", *words],
-        env=os.environ | {"PYTHONPATH": str(installed), "COLUMNS": "120"},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+    done = ran("-B", *words, env=os.environ | {"PYTHONPATH": str(installed), "COLUMNS": "120"})
     assert done.returncode == status, done.stderr
     return done
 

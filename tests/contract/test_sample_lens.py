@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from nettop.snapshots.histograms import Buckets
+from tests.unit.children import ran
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "internals" / "add-a-lens.md"
@@ -83,16 +84,7 @@ def _insert(path: Path, *pieces: tuple[str, str]) -> None:
 
 def python(copy: Path, *words: str, status: int = 0) -> subprocess.CompletedProcess[str]:
     """Run the interpreter with the copy first on the path."""
-    done = subprocess.run(
-        [sys.executable, "-B", *words],
-        cwd=copy,
-        env=os.environ | {"PYTHONPATH": str(copy), "COLUMNS": "120"},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+    done = ran("-B", *words, cwd=copy, env=os.environ | {"PYTHONPATH": str(copy), "COLUMNS": "120"})
     assert done.returncode == status, done.stderr
     return done
 

@@ -29,7 +29,7 @@ from nettop.snapshots.connections import GROUPS, RING_SIZE, SOCKETS
 from nettop.snapshots.cpu import FREQUENCY
 from nettop.snapshots.own_cost import SELF
 from tests.unit.build import make_frame
-from tests.unit.children import DEADLINE_S, Child
+from tests.unit.children import DEADLINE_S, Child, ran, started
 from tests.unit.scripted import Scripted, steps
 from tests.words import settings_of
 
@@ -44,10 +44,7 @@ def source(lens: str) -> Scripted:
 
 def nettop(*words: str, **kwargs: object) -> subprocess.CompletedProcess[str]:
     """Return the program in a process of its own."""
-    command = [sys.executable, "-m", "nettop", *words]
-    return subprocess.run(  # type: ignore[call-overload,no-any-return]
-        command, capture_output=True, text=True, timeout=60, check=False, stdin=subprocess.DEVNULL, **kwargs
-    )
+    return ran("-m", "nettop", *words, **kwargs)
 
 
 def test_options_become_settings() -> None:
@@ -284,9 +281,7 @@ def test_shell_completion(line: str, expected: list[str]) -> None:
         "import sys\nsys.argv = ['nettop']\nfrom nettop.cli import main\n"
         "try:\n    main()\nfinally:\n    assert not {'numpy', 'textual'} & set(sys.modules)\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code], env=os.environ | words, capture_output=True, text=True, check=False
-    )
+    done = ran("-c", code, env=os.environ | words)
     assert done.stdout.split() == expected
     assert (done.returncode, done.stderr) == (0, "")
 
@@ -345,13 +340,7 @@ def test_help_into_a_closed_pipe() -> None:
     reader, writer = os.pipe()
     os.close(reader)
     with os.fdopen(writer, "w") as closed:
-        done = subprocess.run(
-            [sys.executable, "-m", "nettop", "--help"],
-            stdout=closed,
-            stderr=subprocess.PIPE,
-            text=True,
-            check=False,
-        )
+        done = nettop("--help", stdout=closed)
     assert (done.returncode, done.stderr) == (0, "")
 
 
@@ -366,15 +355,9 @@ sys.exit(cli.main())
 """
 
 
-def started(**how: Any) -> Child:
+def printing(**how: Any) -> Child:
     """Start plain output over prepared rows in a separate process; yield it after its first line."""
-    child = Child(
-        [sys.executable, "-c", SCRIPT],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        **how,
-    )
+    child = started("-c", SCRIPT, stdin=subprocess.DEVNULL, **how)
     assert child.stdout is not None
     assert child.stdout.readline() == "pid\n"
     return child
@@ -383,7 +366,7 @@ def started(**how: Any) -> Child:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
 def test_signals_end_it_cleanly(number: signal.Signals) -> None:
     """Ctrl-C, SIGTERM and SIGHUP end the program silently with code 0."""
-    with started() as child:
+    with printing() as child:
         child.send_signal(number)
         assert child.wait(DEADLINE_S) == 0
         assert child.stderr is not None
@@ -413,7 +396,7 @@ def test_text_that_ends_by_itself_reads_no_input(loop: str, tmp_path: Path) -> N
 
 def test_reader_gone() -> None:
     """When the pipe's reader goes away, the program exits at once, silently, with code 0."""
-    with started() as child:
+    with printing() as child:
         assert child.stdout is not None
         assert child.stderr is not None
         child.stdout.close()
@@ -423,7 +406,7 @@ def test_reader_gone() -> None:
 
 def test_nohup_stays() -> None:
     """If SIGHUP is ignored, as by nohup, it stays ignored."""
-    with started(ignoring={signal.SIGHUP}) as child:
+    with printing(ignoring={signal.SIGHUP}) as child:
         with open(f"/proc/{child.pid}/status", encoding="ascii") as status:
             ignored = next(int(line.split()[1], 16) for line in status if line.startswith("SigIgn"))
         child.terminate()

@@ -29,9 +29,9 @@ from nettop.reading import has_data, read_file
 from nettop.screens.export import write_new
 from nettop.serve.http.credentials import read_credentials
 from nettop.settings.serve import ServeSettings
-from tests.unit.children import DEADLINE_S, Child
+from tests.unit.children import DEADLINE_S, environment, ran, started
 from tests.unit.example_stacks import StackSource
-from tests.unit.test_run import environment, nettop
+from tests.unit.test_run import nettop
 
 # --- read -------------------------------------------------------------------------------------------------------
 
@@ -302,15 +302,7 @@ def test_a_log_whose_close_fails(folder: Path, monkeypatch: pytest.MonkeyPatch) 
 def test_full_standard_output(words: list[str]) -> None:
     """Every command says that its output cannot be written."""
     with Path("/dev/full").open("w") as full:
-        done = subprocess.run(
-            [sys.executable, "-m", "nettop", *words],
-            stdout=full,
-            stderr=subprocess.PIPE,
-            env=environment(),
-            text=True,
-            timeout=DEADLINE_S,
-            check=False,
-        )
+        done = ran("-m", "nettop", *words, stdout=full)
     assert done.returncode == ExitCode.FAILURE
     assert done.stderr.splitlines()[0] == "nettop: the output cannot be written: No space left on device"
 
@@ -334,7 +326,7 @@ except KeyboardInterrupt:
 @pytest.mark.parametrize("number", [signal.SIGINT])
 def test_an_interrupt_cuts_no_line(number: int) -> None:
     """An interrupt while the reader is full ends the output after a complete line."""
-    with Child([sys.executable, "-c", LINES], stdout=subprocess.PIPE, env=environment()) as child:
+    with started("-c", LINES) as child:
         assert child.stdout is not None
         first = child.stdout.readline()  # by now it writes, and fills the pipe
         child.send_signal(number)
@@ -349,7 +341,7 @@ def test_a_long_line_is_ended() -> None:
     """The rest of a partially written long line is written first, if the reader takes it."""
     reader, writer = os.pipe()
     script = LINES.replace("'x' * (at * 37 % 900)", "'x' * 100_000")
-    with Child([sys.executable, "-c", script], stdout=writer, env=environment()) as child:
+    with started("-c", script, stdout=writer) as child:
         os.close(writer)
         with os.fdopen(reader, "rb") as stream:
             read = [stream.read(1000)]
@@ -369,16 +361,9 @@ def test_a_long_line_is_ended() -> None:
 @pytest.mark.usefixtures("folder")
 def test_hardly_any_files(words: list[str]) -> None:
     """With a hard limit of six open files no command works, and each names the limit and how to raise it."""
-    with Child(
-        [sys.executable, "-m", "nettop", *words],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        env=environment(),
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (6, 6)),
-    ) as child:
-        assert child.wait(DEADLINE_S) == ExitCode.UNSUPPORTED
-        assert child.stdout is not None
-        what, remedy = child.stdout.read().splitlines()
+    done = ran("-m", "nettop", *words, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (6, 6)))
+    assert (done.returncode, done.stdout) == (ExitCode.UNSUPPORTED, "")
+    what, remedy = done.stderr.splitlines()
     assert what == "nettop: nettop may open only 6 files (hard limit of RLIMIT_NOFILE), and needs at least 64"
     assert "ulimit -n" in remedy
 
@@ -406,15 +391,7 @@ sys.stdout.write("a")
 leave_output()
 """
     with Path("/dev/full").open("w") as full:
-        done = subprocess.run(
-            [sys.executable, "-c", script],
-            stdout=full,
-            stderr=subprocess.PIPE,
-            env=environment() | {"PYTHONUNBUFFERED": ""},
-            text=True,
-            timeout=DEADLINE_S,
-            check=False,
-        )
+        done = ran("-c", script, stdout=full, env=environment() | {"PYTHONUNBUFFERED": ""})
     assert (done.returncode, done.stderr) == (0, "")
 
 

@@ -6,8 +6,6 @@ from __future__ import annotations
 import errno
 import os
 import resource
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -21,6 +19,7 @@ from nettop.errors import (
     unknown_word,
 )
 from nettop.process import limits
+from tests.unit.children import ran
 
 UNLIMITED = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
 
@@ -207,7 +206,4 @@ print(resident() - begin)
 
 def test_freed_arrays_are_returned_to_the_kernel() -> None:
     """200 MB of arrays are returned even though smaller ones between them, 13 MB in all, are kept."""
-    child = subprocess.run(
-        [sys.executable, "-c", _RESIDENT_AFTER], capture_output=True, text=True, check=True, timeout=60
-    )
-    assert int(child.stdout) < 26 << 20
+    assert int(ran("-c", _RESIDENT_AFTER).stdout) < 26 << 20

@@ -7,7 +7,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,7 +28,7 @@ from nettop.snapshots.drops import PACKETS as DROPS
 from tests.builders.in_thread import DEADLINE_S, until
 from tests.options import source_options
 from tests.unit.build import make_frame
-from tests.unit.children import Child
+from tests.unit.children import Child, started
 from tests.unit.logging_run import Logging, rows_of, settings
 from tests.unit.scripted import steps
 from tests.unit.woken import CLOSE, CONNECT, FAIL, Woken
@@ -496,16 +495,14 @@ sys.exit(cli.main())
 """
 
 
-def started(directory: Path, *words: str, is_held: bool = False, **how: Any) -> Child:
+def nettop_log(directory: Path, *words: str, is_held: bool = False, **how: Any) -> Child:
     """Start `nettop log` in a directory, over a source that opens this many connections per line of standard input.
 
     With `is_held` its last reading, and so its exit, waits for the end of that input.
     """
     options = ("log", "--format", "jsonl", "-t", "3600", "--metrics-interval", "3600", *words)
-    how = {"stdin": subprocess.PIPE, "stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE} | how
-    here = str(Path(__file__).parents[2])
-    command = [sys.executable, "-c", SCRIPT, "held" if is_held else "", *options]
-    child = Child(command, cwd=directory, env=os.environ | {"PYTHONPATH": here}, **how)
+    how = {"cwd": directory, "stdout": subprocess.DEVNULL} | how
+    child = started("-c", SCRIPT, "held" if is_held else "", *options, **how)
     if "--log-dir" not in words:
         until(lambda: child.poll() is not None or lines(directory, "metrics") == 1)
     return child
@@ -527,7 +524,7 @@ def happen(child: Child, count: int) -> None:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_signals_end_it_in_order(tmp_path: Path, number: signal.Signals) -> None:
     """Ctrl-C and SIGTERM end with code 0 and one line, and the file has every event."""
-    with started(tmp_path, is_held=True) as child:
+    with nettop_log(tmp_path, is_held=True) as child:
         happen(child, 3)
         until(lambda: lines(tmp_path, "events") == 3)
         for _ in range(2):  # as timeout(1) sends it
@@ -543,7 +540,7 @@ def test_signals_end_it_in_order(tmp_path: Path, number: signal.Signals) -> None
 
 def test_hang_up_opens_the_files_again(tmp_path: Path) -> None:
     """Reopen the files on SIGHUP and end nothing, as logrotate expects, also under nohup."""
-    with started(tmp_path, ignoring={signal.SIGHUP}) as child:
+    with nettop_log(tmp_path, ignoring={signal.SIGHUP}) as child:
         for name in ("events", "metrics"):
             (tmp_path / "log" / f"{name}.jsonl").rename(tmp_path / name)
         child.send_signal(signal.SIGHUP)
@@ -558,14 +555,14 @@ def test_reader_gone(tmp_path: Path) -> None:
     """When the pipe's reader goes away, the log exits silently with 0 if it had no other output; else it reports that
     and continues.
     """
-    with started(tmp_path, "--log-dir", "none", stdout=subprocess.PIPE) as child:
+    with nettop_log(tmp_path, "--log-dir", "none", stdout=subprocess.PIPE) as child:
         assert child.stdout is not None
         assert child.stderr is not None
         assert child.stdout.readline()
         child.stdout.close()
         assert child.wait(DEADLINE_S) == 0
         assert child.stderr.read() == ""
-    with started(tmp_path, stdout=subprocess.PIPE) as child:
+    with nettop_log(tmp_path, stdout=subprocess.PIPE) as child:
         assert child.stdout is not None
         assert child.stderr is not None
         child.stdout.close()
@@ -579,7 +576,7 @@ def test_reader_gone(tmp_path: Path) -> None:
 @pytest.mark.parametrize("words", [[], ["--log-dir", "none"]])
 def test_console_on_a_full_disk(tmp_path: Path, words: list[str]) -> None:
     """A console that cannot be written is reported; the log ends only if there are no files."""
-    with open("/dev/full", "w", encoding="utf-8") as full, started(tmp_path, *words, stdout=full) as child:
+    with open("/dev/full", "w", encoding="utf-8") as full, nettop_log(tmp_path, *words, stdout=full) as child:
         assert child.stderr is not None
         reported = child.stderr.readline()
         if words:

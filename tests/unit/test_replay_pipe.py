@@ -6,13 +6,11 @@ from __future__ import annotations
 import gzip
 import json
 import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 import pytest
 
@@ -25,7 +23,7 @@ from nettop.recording.writer import RecordingWriter, Sink
 from nettop.snapshots.connections import LENS
 from tests.kernel.terminal import Terminal
 from tests.unit.build import make_frame
-from tests.unit.children import DEADLINE_S, Child, capabilities
+from tests.unit.children import DEADLINE_S, Child, capabilities, started
 from tests.unit.recordings import BEGIN_NS, SECOND_NS, at_second
 
 READINGS = 10
@@ -144,13 +142,6 @@ def test_what_is_none(size: int, why: str) -> None:
 # --- the commands -----------------------------------------------------------------------------------------------
 
 
-def started(*words: str, **how: Any) -> Child:
-    """Start nettop with pipes in place of its standard streams."""
-    environment = {name: text for name, text in os.environ.items() if name != "SUDO_UID"}
-    streams = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
-    return Child([sys.executable, "-m", "nettop", *words], env=environment, **streams, **how)
-
-
 def send(child: Child, content: bytes) -> None:
     """Write to a child's standard input."""
     assert child.stdin is not None
@@ -161,7 +152,7 @@ def send(child: Child, content: bytes) -> None:
 
 def test_text_follows_the_pipe() -> None:
     """Print each reading as it arrives, and exit at the end of the pipe."""
-    with started("replay", "-", "--format", "jsonl", "--columns", "process") as child:
+    with started("-m", "nettop", "replay", "-", "--format", "jsonl", "--columns", "process") as child:
         assert child.stdin is not None
         assert child.stdout is not None
         assert child.stderr is not None
@@ -189,7 +180,7 @@ def test_text_follows_the_pipe() -> None:
 )  # fmt: skip
 def test_what_needs_the_whole(words: tuple[str, ...], code: int, said: str) -> None:
     """Moments count from the end of the pipe, and commands about a span wait for it."""
-    with started(*words) as child:
+    with started("-m", "nettop", *words) as child:
         send(child, WHOLE)
         out, err = child.communicate(timeout=DEADLINE_S)
         assert child.returncode == code, err

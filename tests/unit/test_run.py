@@ -7,7 +7,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from nettop.output import run_report
 from nettop.output.run_report import RunSummary
 from nettop.snapshots.connections import EVENTS
 from tests.unit.build import Row, Tables, make_rows
-from tests.unit.children import DEADLINE_S, Child
+from tests.unit.children import DEADLINE_S, Child, ran, started
 from tests.unit.woken import CLOSE, CONNECT, FAIL
 
 SCRIPT = """
@@ -68,15 +67,7 @@ def nettop(
 
     The lines `before` are executed first.
     """
-    kwargs = {"capture_output": True, "stdin": subprocess.DEVNULL, "env": environment()} | kwargs
-    command = [sys.executable, "-c", before + SCRIPT, how, "run", *words]
-    return subprocess.run(command, text=True, timeout=60, check=False, **kwargs)
-
-
-def environment() -> dict[str, str]:
-    """Return our own environment without sudo's variables, in which the program finds the checkout from anywhere."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("SUDO_")}
-    return kept | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    return ran("-c", before + SCRIPT, how, "run", *words, **kwargs)
 
 
 # --- the command ----------------------------------------------------------------------------------------------
@@ -142,16 +133,10 @@ def test_a_source_that_breaks_later() -> None:
     assert done.stderr.splitlines()[-1].startswith("  trouble  the ring broke; not read since ")
 
 
-def started(script: str, *options: str) -> Child:
+def running(script: str, *options: str) -> Child:
     """Start `nettop run` of a shell script that has printed `begun`, in a separate process group."""
-    child = Child(
-        [sys.executable, "-c", SCRIPT, "works", "run", *options, "--", "sh", "-c", f"{script}"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        env=environment(),
-        start_new_session=True,
-    )
+    words = "works", "run", *options, "--", "sh", "-c", script
+    child = started("-c", SCRIPT, *words, start_new_session=True)
     assert child.stdout is not None
     assert child.stdout.readline() == "begun\n"
     return child
@@ -160,7 +145,7 @@ def started(script: str, *options: str) -> Child:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_being_ended_is_sent_on(number: signal.Signals) -> None:
     """SIGTERM and SIGHUP reach the command, which decides; nettop reports."""
-    with started(f"trap 'exit 9' {number.name.removeprefix('SIG')}; echo begun; read _") as child:
+    with running(f"trap 'exit 9' {number.name.removeprefix('SIG')}; echo begun; read _") as child:
         child.send_signal(number)
         assert child.wait(DEADLINE_S) == 9
         assert child.stderr is not None
@@ -170,13 +155,7 @@ def test_being_ended_is_sent_on(number: signal.Signals) -> None:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_being_ended_before_the_command_begins(number: signal.Signals) -> None:
     """The exit code is 128 and the signal's number, as of a command that it ended; the command never begins."""
-    with Child(
-        [sys.executable, "-c", SCRIPT, "slow", "run", "--", "echo", "I ran"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        env=environment(),
-    ) as child:
+    with started("-c", SCRIPT, "slow", "run", "--", "echo", "I ran") as child:
         assert child.stderr is not None
         assert child.stderr.readline() == "attaching\n"
         child.send_signal(number)
@@ -186,7 +165,7 @@ def test_being_ended_before_the_command_begins(number: signal.Signals) -> None:
 
 def test_keys_of_the_terminal_are_the_commands() -> None:
     """Ctrl-C reaches both, as one group; nettop waits for what the command makes of it."""
-    with started("trap 'exit 5' INT; echo begun; read _") as child:
+    with running("trap 'exit 5' INT; echo begun; read _") as child:
         os.killpg(child.pid, signal.SIGINT)
         assert child.wait(DEADLINE_S) == 5
         assert child.stderr is not None
@@ -240,7 +219,7 @@ def test_report_for_programs(tmp_path: Path) -> None:
 
 def test_live_report() -> None:
     """--live tells of a connection while the command still runs."""
-    with started("echo begun; read _", "--live") as child:
+    with running("echo begun; read _", "--live") as child:
         assert child.stderr is not None
         assert child.stderr.readline().split()[1] == "close"
         assert child.stdin is not None
