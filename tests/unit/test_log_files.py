@@ -379,15 +379,6 @@ def test_the_end_cuts_no_line(piped: Piped, monkeypatch: pytest.MonkeyPatch) -> 
     assert os.read(piped.reader, 4096).endswith(b"9\n")
 
 
-def test_a_reader_who_has_gone(piped: Piped) -> None:
-    """A closed reader is detected, and wakes a sleeping writer."""
-    os.close(piped.reader)
-    piped.console.write(b"line\n")
-    until(lambda: piped.woken)
-    assert piped.console.gone
-    piped.reader = os.dup(piped.writer)
-
-
 def test_a_full_disk() -> None:
     """Other write failures are kept as the error."""
     woken: list[int] = []
