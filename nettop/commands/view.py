@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -132,14 +132,7 @@ def start_view(given: LiveSettings, source_of: SourceOf) -> ExitCode:
     """Show the screens, or print text."""
     if given.hosts:
         with several_hosts():
-            return show_hosts(
-                given.settings(),
-                given.hosts,
-                given.host_command,
-                partial(recorded_arguments, given),
-                is_text=given.is_text,
-                keeps_privileges=source_of is not None,
-            )
+            return _show_hosts(given, keeps_privileges=source_of is not None)
     if given.demo:
         return show_demo(given, keeps_privileges=source_of is not None)
     settings = given.settings()
@@ -181,43 +174,32 @@ def checked_hosts(names: Sequence[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(names))
 
 
-def show_hosts(
-    settings: Settings,
-    hosts: Sequence[str],
-    command: str,
-    arguments: Callable[[Sequence[str]], Sequence[str]],
-    *,
-    is_text: bool,
-    keeps_privileges: bool,
-) -> ExitCode:
-    """Show what nettop records on other hosts, within `several_hosts`. Raise SourceFailed if none can be reached.
-
-    `arguments` returns the options of `nettop record` for some lenses.
-    """
+def _show_hosts(given: LiveSettings, *, keeps_privileges: bool) -> ExitCode:
+    """Show what nettop records on other hosts, within `several_hosts`. Raise SourceFailed if none can be reached."""
     with importing():
         from nettop.hosts.hosts import BASIC, Hosts
         from nettop.hosts.stream import ssh_words
         from nettop.output.watching import WATCHED, watches_all
 
-    names = checked_hosts(hosts)
+    names, settings = checked_hosts(given.hosts), given.settings()
     if os.geteuid() == 0 and invoking_user() is not None and not keeps_privileges:
         give_up_privileges(invoking_user())  # ssh is the caller's, with the caller's keys
 
     def start(host: str, recorded: Sequence[str]) -> list[str]:
-        return ssh_words(host, command, arguments(recorded))
+        return ssh_words(host, given.host_command, recorded_arguments(given, recorded))
 
     with ExitStack() as resources:
         shown = names[0] if len(names) == 1 else f"{len(names)} hosts"
         lens, table = find_table(settings.view.view)
-        together = WATCHED if is_text and watches_all(table) else BASIC
+        together = WATCHED if given.is_text and watches_all(table) else BASIC
         connected = resources.enter_context(Hosts(names, start, settings.interval_s, together=together))
         resources.enter_context(_first_readings(connected, connected.recorded_with(lens.id)[0]))
         session = open_session(
             settings.interval_s,
             partial(_source_of, connected),
-            together=(lens.id,) if is_text else (),
+            together=(lens.id,) if given.is_text else (),
         )
-        if is_text:
+        if given.is_text:
             return show_text(settings, session, host=shown)
         return show_screens(settings, session, "", host=shown)
 
