@@ -427,6 +427,19 @@ def test_clocks_that_are_open_need_no_rights(lab: Lab) -> None:
     assert lab.worker().call(tick_without_rights) > 0
 
 
+def test_without_samples_times_are_not_available() -> None:
+    """Without samples all times but those of /proc/stat are unknown, and no process has a row."""
+    lens = Lens(samples=NO_MECHANISM)
+    snapshot = read(lens.probe)
+    lens.probe.close()
+    assert snapshot.why_not("samples") == "disabled by --mechanism"
+    assert snapshot.why_not("served") == "there are no samples"
+    assert {"network_ns", "rx_softirq_ns", "tx_syscalls_ns", "softirq_ns", "rcu_ns"} <= set(snapshot.missing)
+    cpus = snapshot.tables["cpus"].array
+    assert not known(cpus["network_ns"]).any() and known(cpus["stat_softirq_ns"]).all()
+    assert not len(snapshot.tables["processes"].array)
+
+
 def test_nothing_stays_in_the_kernel() -> None:
     """A closed probe leaves no programs, maps or links."""
     before = bpf_objects.existing()

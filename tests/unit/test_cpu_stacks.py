@@ -167,13 +167,6 @@ def test_stacks_are_cut_at_their_root(entry: int, root: str, inside: list[str], 
     assert trim_to_root([*inside, root, *below], entry) == [*inside, root]
 
 
-@given(stacks, entries)
-def test_cutting_leaves_the_leaf(frames: list[str], entry: int) -> None:
-    """And the rest is a prefix of the stack."""
-    left = trim_to_root(frames, entry)
-    assert left == frames[: len(left)] and left
-
-
 # --- entry points by stack ---------------------------------------------------------------------------------------
 
 

@@ -147,18 +147,6 @@ def test_every_reading_gives_what_was_committed_in_front_of_what_is_busy(
     assert not ring.records
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_records_wrap_around_at_every_position(dtype: np.dtype[Any]) -> None:
-    """A record, its header too, may lie across the end of the ring wherever it begins."""
-    for start in range(0, RING_BYTES, 8):
-        ring = Model(dtype, start)
-        while ring.write(data_of(dtype, len(ring.records))) is not None:
-            pass
-        assert ring.producer - ring.consumer > RING_BYTES - 32  # full
-        check_reading(ring)
-        assert ring.consumer == ring.producer
-
-
 @pytest.mark.parametrize(("wrong", "discard"), [(0, False), (20, True), (22, False), (29, False)])
 def test_a_record_of_another_size_is_an_error(wrong: int, discard: bool) -> None:
     """A record that is not what was declared is reported as a failure of the source, never guessed at."""

@@ -7,9 +7,10 @@ import contextlib
 import errno
 import os
 from collections import deque
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 from nettop.errors import TOO_MANY_FILES, Unsupported
 from nettop.kernel import bpf_syscall as bpf
@@ -19,6 +20,8 @@ from nettop.kernel.bpf.perf_events import why_refused
 from nettop.kernel.bpf.program_text import ProgramText
 from nettop.kernel.host import privileges
 from nettop.kernel.host.facts import Host
+
+T = TypeVar("T")
 
 
 @dataclass(eq=False, slots=True)
@@ -104,7 +107,7 @@ class Loader:
         Raises Unsupported, PermissionMissing or OSError for too many open files.
         """
         try:
-            return self._thread.submit(kprobes.open_probes, function, at_return).result()
+            return self.call(kprobes.open_probes, function, at_return)
         except PermissionError as error:
             raise why_refused(error) from error
         except OSError as error:
@@ -112,17 +115,9 @@ class Loader:
                 raise
             raise Unsupported(f"the kernel refuses a probe at {function}: {error.strerror}") from error
 
-    def require(self, capabilities: frozenset[int], what: str, *, host: Host) -> None:
-        """Raise PermissionMissing if the loader lacks any of these capabilities, which `what` needs."""
-        self._thread.submit(host.require_capabilities, capabilities, what).result()
-
-    def attach_to_cgroup(self, program: int, attach_type: int, cgroup: int) -> int:
-        """Link a program to a control group, given its directory, with the loader's privileges; return the link's
-        descriptor. Raises OSError.
-
-        Unlike other programs, the kernel attaches those for packets only with CAP_NET_ADMIN.
-        """
-        return self._thread.submit(bpf.link, program, attach_type, cgroup).result()
+    def call(self, function: Callable[..., T], *arguments: Any) -> T:
+        """Return what a function returns when called with the loader's privileges. Raises what it raises."""
+        return self._thread.submit(function, *arguments).result()
 
     def close(self) -> None:
         """Stop the compiler and unload programs that nobody waited for; a second call is a no-op."""

@@ -4,19 +4,9 @@
 from __future__ import annotations
 
 import platform
-import sys
 
-import numpy as np
-
-from nettop.kernel import bpf_syscall as bpf
 from nettop.probes.cpu.stacks import CALL_BY_STACK
 from nettop.snapshots.cpu import RX_SYSCALLS, TX_SYSCALLS
-
-CALLS_MAX = 512
-"""Upper bound of the system call numbers in this module."""
-
-CALL = np.dtype([("always", "u1"), ("first", "u1"), ("third", "u1"), ("padding", "u1")])
-"""Entry point of a system call, 0 for none: `always`, or if its first or third argument is a network socket."""
 
 _KINDS = {
     "sendto sendmsg sendmmsg write writev pwritev2 sendfile": (0, TX_SYSCALLS, 0),
@@ -24,6 +14,7 @@ _KINDS = {
     "splice": (0, RX_SYSCALLS, TX_SYSCALLS),
     "io_uring_enter io_submit": (CALL_BY_STACK, 0, 0),
 }
+"""Entry points of system calls, 0 for none: always, or if the first or the third argument is a network socket."""
 
 _NUMBERS = {
     "x86_64": {
@@ -40,18 +31,12 @@ _NUMBERS = {
 """From arch/x86/entry/syscalls/syscall_64.tbl and include/uapi/asm-generic/unistd.h."""
 
 
-def socket_calls(machine: str = "") -> dict[int, tuple[int, int, int]]:
-    """Return the fields of CALL by system call number; empty on a machine with unknown numbers."""
-    numbers = _NUMBERS.get(machine or platform.machine(), {})
-    return {
-        numbers[name]: entries
+def calls_header() -> str:
+    """Return C text that defines SOCKET_CALLS, the cases that set `call`; none on a machine with unknown numbers."""
+    numbers = _NUMBERS.get(platform.machine(), {})
+    cases = [
+        " ".join(f"case {numbers[name]}:" for name in names.split() if name in numbers)
+        + f" call = (struct call){{{', '.join(map(str, entries))}}}; break;"
         for names, entries in _KINDS.items()
-        for name in names.split()
-        if name in numbers
-    }
-
-
-def put_calls(map_fd: int) -> None:
-    """Fill the map `calls` of the sampling programs. Raises OSError."""
-    for number, entries in socket_calls().items():
-        bpf.set_element(map_fd, number.to_bytes(4, sys.byteorder), bytes((*entries, 0)))
+    ]
+    return f"#define SOCKET_CALLS {' '.join(cases) if numbers else ''}\n"

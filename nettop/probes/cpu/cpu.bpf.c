@@ -102,8 +102,11 @@ static __always_inline bool network_descriptor(u32 descriptor) {
 
 // --- system calls ----------------------------------------------------------------------------------------
 
-// System calls by number. nettop.probes.cpu.calls defines struct call and fills the map.
-BPF_ARRAY(calls, struct call, CALLS_MAX);
+// The entry point of a system call, 0 for none: always, or if its first or third argument is a network
+// socket.
+struct call {
+  u8 always, first, third;
+};
 
 #ifdef __aarch64__
 // The number follows the registers that user space sees (arch/arm64/include/asm/ptrace.h).
@@ -129,14 +132,13 @@ static __always_inline bool has_other_numbers(struct task_struct *task) {
 
 // Returns the entry point of a system call, or 0.
 static __always_inline u32 entry_of_call(u32 number, u64 first, u64 third) {
-  struct call *call = calls.lookup(&number);
-  if (!call)
-    return 0;
-  if (call->always)
-    return call->always;
-  if (call->third && network_descriptor(third))
-    return call->third;
-  return call->first && network_descriptor(first) ? call->first : 0;
+  struct call call = {};
+  switch (number) { SOCKET_CALLS } // by nettop.probes.cpu.calls
+  if (call.always)
+    return call.always;
+  if (call.third && network_descriptor(third))
+    return call.third;
+  return call.first && network_descriptor(first) ? call.first : 0;
 }
 
 // --- where a tick interrupts a CPU -----------------------------------------------------------------------

@@ -7,13 +7,14 @@ of what they measure.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
-from contextlib import ExitStack, closing
-from functools import partial
+from contextlib import closing
 
 import numpy as np
 
 from nettop.errors import Unsupported
+from nettop.kernel import bpf_syscall as bpf
 from nettop.kernel.bpf import maps, symbols
 from nettop.kernel.bpf.mechanisms import Fallbacks, Mechanism, Refused, check_chosen
 from nettop.kernel.bpf.perf_events import online_cpus
@@ -25,7 +26,7 @@ from nettop.probes.cpu import samples as cpu_samples
 from nettop.probes.cpu.processes import FIRST_ID, ProcessTimes
 from nettop.probes.cpu.samples import SampleReading, Samples
 from nettop.probes.cpu.stacks import IN_HOOK
-from nettop.probes.probe import Probe, attach_program, skipped_runs
+from nettop.probes.probe import Probe, skipped_runs
 from nettop.process.clocks import monotonic_ns
 from nettop.snapshots.arrays import Array, as_list
 from nettop.snapshots.cpu import (
@@ -100,15 +101,13 @@ class Cpu(Probe):
         check_chosen(FALLBACKS, self._options.mechanisms)
         self._frequency_hz = self._options[FREQUENCY]
         self._host.require_bpf()
-        with closing(Loader()) as loader:
-            loader.request(cpu_samples.program_text())
-            self._program = self._opened.enter_context(closing(loader.answer()))
-            self._programs.append(self._program)
-            attached = (
-                self._attach_best(SYMBOLS, lambda _: self._require_symbols()),
-                self._attach_best(SAMPLES, lambda _: self._sample()),
-                self._attach_best(SERVED, partial(self._watch_sockets, loader)),
-            )
+        self._program = self._opened.enter_context(closing(Loader().load(cpu_samples.program_text())))
+        self._programs.append(self._program)
+        attached = (
+            self._attach_best(SYMBOLS, lambda _: self._require_symbols()),
+            self._attach_best(SAMPLES, lambda _: self._sample()),
+            self._attach_best(SERVED, self._watch_sockets),
+        )
         self._hooks = {hook.hook: hook for hook in attached}
         stat = read_cpu_times(self._host.proc)
         self._stat_at_first = {cpu: spent.softirq_ns for cpu, spent in stat.items()}
@@ -134,14 +133,15 @@ class Cpu(Probe):
         self._opened.callback(samples.close)
         self._samples, self._began_ns = samples, monotonic_ns()
 
-    def _watch_sockets(self, loader: Loader, mechanism: Mechanism) -> None:
+    def _watch_sockets(self, mechanism: Mechanism) -> None:
         """Attach the hooks that see which socket a softirq serves. Raises Unsupported or OSError."""
+        program = self._required(self._program)
         if self._samples is None:
             raise Refused("there are no samples")
-        with ExitStack() as opened:
-            for name in mechanism.programs:
-                attach_program(self._required(self._program), loader, name, opened)
-            self._opened.push(opened.pop_all())
+        if refused := [program.refused[name] for name in mechanism.programs if name in program.refused]:
+            raise Refused(refused[0])
+        for name in mechanism.programs:
+            self._opened.callback(os.close, bpf.attach_tracing(program.functions[name]))
 
     # --- read -----------------------------------------------------------------------------------------------------
 

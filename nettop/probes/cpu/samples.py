@@ -28,7 +28,7 @@ from nettop.kernel.bpf.rows import row_header
 from nettop.kernel.bpf.symbols import Symbols, bounds_of
 from nettop.kernel.host.facts import Host
 from nettop.kernel.host.proc_files import CpuTimes, read_cpu_times
-from nettop.probes.cpu.calls import CALL, CALLS_MAX, put_calls
+from nettop.probes.cpu.calls import calls_header
 from nettop.probes.cpu.processes import SAMPLED_NS
 from nettop.probes.cpu.stacks import (
     CALL_BY_STACK,
@@ -124,10 +124,12 @@ def program_text() -> ProgramText:
     functions = with_types((TICK, OWNERS, "tp_btf__tcp_probe", "tp_btf__sk_data_ready"))
     return ProgramText(
         sources=(process_columns.PID_SOURCE, str(Path(__file__).with_name("cpu.bpf.c"))),
-        header="#include <linux/types.h>\n" + "".join(row_header(*row) for row in _STRUCTS.items()),
+        header="#include <linux/types.h>\n"
+        + calls_header()
+        + "".join(row_header(*row) for row in _STRUCTS.items()),
         slices=_SLICES,
         functions=functions,
-        maps=("stacks", "counted", "served", "sampled", "calls", "softirqs", "ticked"),
+        maps=("stacks", "counted", "served", "sampled", "softirqs", "ticked"),
         defines={**_defines(), **process_columns.pid_defines(Host())},
         optional=tuple(functions),
         needs=_NEEDS,
@@ -137,7 +139,6 @@ def program_text() -> ProgramText:
 _STRUCTS = {
     "process": _PROCESS,
     "sampled": SAMPLED,
-    "call": CALL,
     "owner": _OWNER,
     "counted": _COUNTED,
     "stack": _STACK,
@@ -155,7 +156,6 @@ def _defines() -> dict[str, int]:
         "STACKS_MAX": min(_STACKS_MAX, _STACKS_PER_CPU * cpus),
         "COUNTED_MAX": counted_max,
         "SERVED_MAX": counted_max,
-        "CALLS_MAX": CALLS_MAX,
         "NO_STACK": _NO_STACK,
         "CALL_BY_STACK": CALL_BY_STACK,
         "THREAD_BY_STACK": THREAD_BY_STACK,
@@ -333,7 +333,6 @@ class Samples:
         """Start sampling every CPU. Raises PermissionMissing, Unsupported, or OSError."""
         self._clocks = Clocks(self._program.functions[TICK], self._frequency_hz, self._host.kept.clocks)
         self._ticks.expect(self.running_ns(), read_cpu_times(self._host.proc))
-        put_calls(self._program.maps["calls"])
         self._put_softirqs()
         self._clocks.start()
 

@@ -40,7 +40,7 @@ class UdpRequests:
         self.unanswered, self.unanswered_ns = np.zeros((2, SERVICES_MAX), np.uint64)
         """Requests that the reader has found to be unanswered, by their service's slot, and how long they waited."""
         with ExitStack() as opened:
-            loader.require(LOADING_NET, "programs for UDP requests", host=host)
+            loader.call(host.require_capabilities, LOADING_NET, "programs for UDP requests")
             cgroup = _open_root_cgroup(host)
             opened.callback(os.close, cgroup)
             loader.request(udp_programs.program_text())
@@ -51,7 +51,8 @@ class UdpRequests:
             walk = opened.enter_context(closing(Iterator(self.program.functions[udp_programs.WALK], _NUMBER)))
             self._set_ports(ports)
             for name in udp_programs.HOOKS:
-                link = loader.attach_to_cgroup(self.program.functions[name], bpf.CGROUP_HOOKS[name], cgroup)
+                # Unlike other programs, the kernel attaches those for packets only with CAP_NET_ADMIN.
+                link = loader.call(bpf.link, self.program.functions[name], bpf.CGROUP_HOOKS[name], cgroup)
                 opened.callback(os.close, link)
                 if name == udp_programs.LAST_BIND:
                     walk.read()
