@@ -95,10 +95,11 @@ class Btf:
                 continue
             flags.append(f"#define HAS_{piece.struct}_{name} 1".upper().replace("#DEFINE", "#define"))
         flags += [member.macro for member in members if member.macro]
-        lines = [*flags, f"struct {piece.struct} {{", *_layout(sorted(members)), "};"]
+        places = sorted({member._replace(macro="") for member in members})  # bit-fields may share a byte
+        lines = [*flags, f"struct {piece.struct} {{", *_layout(places), "};"]
         lines += [
             f'_Static_assert(__builtin_offsetof(struct {piece.struct}, {name}) == {offset}, "{name}");'
-            for offset, _, name, _, _ in members
+            for offset, _, name, _, _ in places
         ]
         return "\n".join(lines) + "\n"
 
@@ -152,7 +153,7 @@ class Btf:
                 raise MissingInKernel(
                     f"bit-field {path} of struct {struct} spans several bytes in this kernel"
                 )
-            byte = f"{name}_byte"
+            byte = f"byte_{offset}"
             macro = f"#define {name}_of(from) ((from)->{byte} >> {shift} & {(1 << width) - 1})"
             return _Member(offset, offset + 1, byte, f"__read_alone u8 {byte};", macro)
         base, suffix = self._c_type(type_id)
@@ -230,28 +231,11 @@ class Btf:
 
 
 def _layout(members: list[_Member]) -> list[str]:
-    """Return the members' declarations with padding between them; overlapping members form a union.
-
-    If all were in one union, programs would need more instructions: compilers assume that members alias.
-    """
-    lines, at, index = [], 0, 0
-    while index < len(members):
-        start, end, last = members[index].offset, members[index].end, index + 1
-        while last < len(members) and members[last].offset < end:
-            end = max(end, members[last].end)
-            last += 1
-        if start > at:
-            lines.append(f"  char pad_{at}[{start - at}];")
-        group = members[index:last]
-        lines += [f"  {group[0].declaration}"] if len(group) == 1 else _union(group, start)
-        at, index = end, last
+    """Return the members' declarations with padding between them."""
+    lines, at = [], 0
+    for offset, end, _, declaration, _ in members:
+        if offset > at:
+            lines.append(f"  char pad_{at}[{offset - at}];")
+        lines.append(f"  {declaration}")
+        at = end
     return lines
-
-
-def _union(group: list[_Member], start: int) -> list[str]:
-    lines = ["  union {"]
-    for place, member in enumerate(group):
-        gap = member.offset - start
-        pad = f"char pad_{start}_{place}[{gap}]; " if gap else ""
-        lines.append(f"    struct {{ {pad}{member.declaration} }};")
-    return [*lines, "  };"]
