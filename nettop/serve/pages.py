@@ -13,8 +13,8 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from nettop.snapshots.cpu import CATEGORIES
+from nettop.stacks.colours import FRAMES
 from nettop.stacks.flame_svg import GRAPH
-from nettop.widgets.themes import FRAMES
 
 INDEX = "index.html"
 CATEGORIES_FILE = "categories.js"

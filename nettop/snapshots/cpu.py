@@ -153,18 +153,22 @@ _CATEGORY = Field("category", Kind.ENUM, "CATEGORY", "part of the network stack,
                   labels={number: category.label for number, category in CATEGORIES.items()})  # fmt: skip
 _SAMPLES = Field("samples", Kind.COUNTER, "SAMPLES", "CPU samples taken there", "u8", "", 9, 85)
 _TIME = Field("time_ns", Kind.COUNTER, "TIME", "CPU time, estimated from samples; its rate is a share of one CPU",
-              "u8", "ns", 9,
-              80, rate_title="SHARE")  # fmt: skip
+              "u8", "ns", 9, 80, rate_title="SHARE")  # fmt: skip
+
+
+def _time(name: str, title: str, about: str, importance: int) -> Field:
+    """Return the field of a CPU time."""
+    return Field(name, Kind.COUNTER, title, about, "u8", "ns", 9, importance)
+
 
 _OF_ENTRIES = (
-    Field("network_ns", Kind.COUNTER, "NETWORK", "CPU time of the network stack, the sum of its entry points; "
-          "its rate is a share of one CPU", "u8", "ns", 9, 95),
-    Field("tx_syscalls_ns", Kind.COUNTER, "TX SYS", "CPU time of system calls that send on sockets", "u8", "ns", 9, 80),
-    Field("rx_syscalls_ns", Kind.COUNTER, "RX SYS", "CPU time of system calls that receive from sockets, without "
-          "waiting", "u8", "ns", 9, 80),
+    _time("network_ns", "NETWORK", "CPU time of the network stack, the sum of its entry points; its rate is a share of "
+          "one CPU", 95),
+    _time("tx_syscalls_ns", "TX SYS", "CPU time of system calls that send on sockets", 80),
+    _time("rx_syscalls_ns", "RX SYS", "CPU time of system calls that receive from sockets, without waiting", 80),
 )  # fmt: skip
-_IO_WORKERS = Field("io_workers_ns", Kind.COUNTER, "I/O WRK", "CPU time of io_uring workers and kernel threads while "
-                    "they send or receive", "u8", "ns", 9, 60)  # fmt: skip
+_IO_WORKERS = _time("io_workers_ns", "I/O WRK", "CPU time of io_uring workers and kernel threads while they send or "
+                    "receive", 60)  # fmt: skip
 
 _VECTOR_HELP = {
     "hi": "high-priority tasklets",
@@ -182,16 +186,15 @@ CPUS = Table(
     fields=(
         Field("cpu", Kind.KEY, "CPU", "the processor", "u4", width=4, importance=100),
         *_OF_ENTRIES,
-        Field("tx_softirq_ns", Kind.COUNTER, "TX SOFT", "CPU time in the softirq NET_TX", "u8", "ns", 9, 75),
-        Field("rx_softirq_ns", Kind.COUNTER, "RX SOFT", "CPU time in the softirq NET_RX; 7–11 % too low if "
-              "senders sleep between bursts", "u8", "ns", 9, 85),
+        _time("tx_softirq_ns", "TX SOFT", "CPU time in the softirq NET_TX", 75),
+        _time("rx_softirq_ns", "RX SOFT", "CPU time in the softirq NET_RX; 7–11 % too low if senders sleep between "
+              "bursts", 85),
         _IO_WORKERS,
-        Field("napi_threads_ns", Kind.COUNTER, "NAPI", "CPU time of threads that poll devices (threaded NAPI)", "u8",
-              "ns", 9, 60),
-        *(Field(f"{name}_ns", Kind.COUNTER, name.upper(), f"CPU time in the softirq {name.upper()}: {about}", "u8",
-                "ns", 9, 20) for name, about in _VECTOR_HELP.items()),
-        Field("stat_softirq_ns", Kind.COUNTER, "/PROC/STAT", "time of all softirqs from /proc/stat; 0–40 % off on "
-              "kernels that count ticks (no IRQ time accounting)", "u8", "ns", 9, 15),
+        _time("napi_threads_ns", "NAPI", "CPU time of threads that poll devices (threaded NAPI)", 60),
+        *(_time(f"{name}_ns", name.upper(), f"CPU time in the softirq {name.upper()}: {about}", 20)
+          for name, about in _VECTOR_HELP.items()),
+        _time("stat_softirq_ns", "/PROC/STAT", "time of all softirqs from /proc/stat; 0–40 % off on kernels that count "
+              "ticks (no IRQ time accounting)", 15),
     ),
     key="cpu",
     screen=("cpu", "network_ns_per_s", "tx_syscalls_ns_per_s", "rx_syscalls_ns_per_s", "tx_softirq_ns_per_s",
@@ -273,9 +276,8 @@ PROCESSES = Table(
         Field("pid", Kind.LABEL, "PID", "process ID", "u4", width=8, importance=90),
         *_OF_ENTRIES,
         _IO_WORKERS,
-        Field("softirq_ns", Kind.COUNTER, "SOFTIRQ", "CPU time of softirqs and of threads that poll devices. A process "
-              f"has what served its sockets, by samples; {NO_PROCESS} has the rest. The sum equals that of `cpu`",
-              "u8", "ns", 9, 70),
+        _time("softirq_ns", "SOFTIRQ", "CPU time of softirqs and of threads that poll devices. A process has what "
+              f"served its sockets, by samples; {NO_PROCESS} has the rest. The sum equals that of `cpu`", 70),
     ),
     screen=("process", "pid", "network_ns_per_s", "tx_syscalls_ns_per_s", "rx_syscalls_ns_per_s",
             "softirq_ns_per_s", "io_workers_ns_per_s"),

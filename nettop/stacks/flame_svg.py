@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from nettop.query.units import human
-from nettop.snapshots.cpu import CATEGORIES, NETTOP, OTHER
+from nettop.snapshots.cpu import CATEGORIES
+from nettop.stacks.colours import FRAMES
 from nettop.stacks.counts import FlameNode, Profile, category_totals, flame_tree
 
 WIDTH, MARGIN, HEAD, ROW = 1200, 10, 74, 18
@@ -35,29 +36,10 @@ _LAYOUT = {
 """Layout constants for flame.js."""
 _NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
-COLOURS = {
-    1: "#b3c3d9",
-    2: "#f4a3cb",
-    3: "#8fd6c3",
-    4: "#8cb6ea",
-    5: "#d8b2e8",
-    6: "#c9db83",
-    7: "#f6b076",
-    8: "#ec8f7c",
-    9: "#a9d9f5",
-    10: "#86d3e0",
-    11: "#cde4fa",
-    12: "#e3cb6b",
-    13: "#88cc88",
-    14: "#bfe69b",
-    15: "#f9dc78",
-    16: "#cdab8b",
-    17: "#d2d2d2",
-    NETTOP: "#ff9fb2",
-    19: "#b7b0ec",
-    OTHER: "#ececec",
-}
-"""Fill colour by category; all are light enough for black text."""
+
+def _colour(category: int) -> str:
+    """Return the fill colour of a category, which is light enough for black text."""
+    return FRAMES[CATEGORIES[category].letter][1]
 
 
 def flame_svg(profile: Profile) -> str:
@@ -125,7 +107,7 @@ class _Graph:
             f'<g class="frame" data-at="{at}" data-of="{node.samples}" data-row="{depth}" '
             f'data-category="{node.category}" data-label="{_text(label)}">'
             f"<title>{_text(self._details(node))}</title>"
-            f'<rect x="{x:.2f}" y="{y}" width="{width:.2f}" height="{ROW - 1}" fill="{COLOURS[node.category]}"/>'
+            f'<rect x="{x:.2f}" y="{y}" width="{width:.2f}" height="{ROW - 1}" fill="{_colour(node.category)}"/>'
             f'<text x="{x + 3:.2f}" y="{y + 13}">{_text(_fitting(label, width))}</text></g>\n'
         )
 
@@ -162,7 +144,7 @@ class _Graph:
             label = f"{category.label} {_percent(samples, self._tree.samples)}"
             yield (
                 f'<g class="entry" data-category="{number}"><title>{_text(category.help)}</title>'
-                f'<rect x="{x}" y="{y}" width="18" height="16" fill="{COLOURS[number]}"/>'
+                f'<rect x="{x}" y="{y}" width="18" height="16" fill="{_colour(number)}"/>'
                 f'<text x="{x + 5}" y="{y + 12}">{_text(category.letter)}</text>'
                 f'<text x="{x + 24}" y="{y + 12}">{_text(label)}</text></g>\n'
             )

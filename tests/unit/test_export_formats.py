@@ -15,9 +15,10 @@ import pytest
 from hypothesis import given
 
 from nettop.snapshots.cpu import CATEGORIES, RX_SOFTIRQ, TX_SYSCALLS
+from nettop.stacks.colours import FRAMES
 from nettop.stacks.counts import StackCount, flame_tree, path_of
 from nettop.stacks.exports import folded, speedscope
-from nettop.stacks.flame_svg import COLOURS, WIDTH, flame_svg
+from nettop.stacks.flame_svg import WIDTH, flame_svg
 from tests.unit import example_stacks
 from tests.unit.example_stacks import profile
 
@@ -174,14 +175,14 @@ def test_svg_without_samples() -> None:
 
 def test_categories_can_be_reported_apart() -> None:
     """Each category has its own colour and letter, and all that were sampled are in the legend."""
-    assert set(COLOURS) == set(CATEGORIES)
-    assert len(set(COLOURS.values())) == len({item.letter for item in CATEGORIES.values()}) == len(CATEGORIES)
+    assert FRAMES.keys() == {item.letter for item in CATEGORIES.values()}
+    assert len({light for _, light, _ in FRAMES.values()}) == len(CATEGORIES)
     counts = [StackCount(RX_SOFTIRQ, 0, ("f",), number, 1, 1) for number in CATEGORIES]
     entries = ET.fromstring(flame_svg(profile(counts))).findall(f"{SVG}g[@id='legend']/{SVG}g")
     assert {int(entry.get("data-category", "")) for entry in entries} == set(CATEGORIES)
 
 
-@pytest.mark.parametrize("colour", COLOURS.values())
+@pytest.mark.parametrize("colour", [light for _, light, _ in FRAMES.values()])
 def test_text_is_readable_on_every_colour(colour: str) -> None:
     """Black text has a contrast of 7:1, as WCAG requires at level AAA."""
     linear = [
