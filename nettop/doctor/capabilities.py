@@ -19,7 +19,7 @@ USED = _PROGRAMS | {
     privileges.CAP_NET_ADMIN: "check hooks in a private network namespace",
     privileges.CAP_SYS_PTRACE: "find namespaces through other users' processes",
     privileges.CAP_DAC_READ_SEARCH: "read other users' open files",
-    privileges.CAP_SYSLOG: "name the kernel functions that drop packets",
+    privileges.CAP_SYSLOG: "name the kernel functions that drop packets and those that take CPU time",
 }
 """The capabilities that nettop uses, each with its purpose."""
 
