@@ -17,7 +17,6 @@ from typing import Any
 from tests.kernel.command import NETTOP
 from tests.kernel.terminal import Terminal
 
-TICKS = os.sysconf("SC_CLK_TCK")
 CPUCLOCK_SCHED = 2
 """Scheduler clock of a process, combined with its PID (include/linux/posix-timers_types.h, MAKE_PROCESS_CPUCLOCK)."""
 LAST_CPU = (os.cpu_count() or 1) - 1
@@ -184,14 +183,6 @@ def session(pid: int) -> list[int]:
     return [each for each, fields in living().items() if int(fields[3]) == pid]
 
 
-def cpu_seconds(pid: int) -> float:
-    """Return the user and system time of a process, its living descendants and the children it has waited for."""
-    return sum(
-        sum(int(field) for field in stat_fields(member)[11 : 15 if member == pid else 13]) / TICKS
-        for member in family(pid)
-    )
-
-
 def cpu_ns(pid: int) -> int:
     """Return the exact CPU time of a process, including interrupts."""
     return time.clock_gettime_ns(~pid << 3 | CPUCLOCK_SCHED)
@@ -204,9 +195,9 @@ def cpu_ns_of(pid: int) -> int:
 
 def cpu_while(pid: int, act: Callable[[], object]) -> float:
     """Return the share of one CPU that a process and its children take while `act` runs."""
-    before, begin = cpu_seconds(pid), time.perf_counter()
+    before_ns, begin_ns = cpu_ns_of(pid), time.perf_counter_ns()
     act()
-    return (cpu_seconds(pid) - before) / (time.perf_counter() - begin)
+    return (cpu_ns_of(pid) - before_ns) / (time.perf_counter_ns() - begin_ns)
 
 
 def free_udp_port() -> int:
