@@ -40,7 +40,7 @@ MESSAGES = 30_000
 PART = 0.02 if PATIENCE == 1 else 0.25
 """How far the time charged may be from the time used: an emulated machine's clock stops at times."""
 SOFTIRQS_PART = 0.03
-CALLS = ["send", "write", "writev", "sendmsg", "sendmmsg", "sendfile", "splice", "io_uring"]
+CALLS = ["send", "write", "writev", "sendmsg", "sendmmsg", "sendfile", "splice", "io_uring", "io_worker"]
 FREQUENCY_HZ = 4999
 RULES = 4000
 BURSTS, PACKETS = 1000, 20 if PATIENCE == 1 else 3
@@ -212,9 +212,7 @@ def error_of(source: Cpu, spin: Spin, column: str) -> float:
     return beyond(row[column] / used, 1 - softirqs / used, 1 + stolen / used)
 
 
-def least_error(
-    source: Cpu, spinner: Path, call: str, near: End, *, column: str = "tx_syscalls_ns"
-) -> float | None:
+def least_error(source: Cpu, spinner: Path, call: str, near: End, *, column: str) -> float | None:
     """Return the least error of several runs: noise of other processes varies, a systematic error of hooks would not.
 
     Return None if the call is not allowed (sysctl kernel.io_uring_disabled).
@@ -232,37 +230,13 @@ def least_error(
 @pytest.mark.core
 @pytest.mark.parametrize("call", CALLS)
 def test_sending_is_charged(source: Cpu, spinner: Path, void: End, call: str) -> None:
-    """Each sending call charges its process the CPU time of its thread."""
-    error = least_error(source, spinner, call, void)
+    """Each sending call charges its process the CPU time of its thread; io_uring's workers charge the ring's owner."""
+    column = "io_workers_ns" if call == "io_worker" else "tx_syscalls_ns"
+    error = least_error(source, spinner, call, void, column=column)
     if error is None:
-        assert call == "io_uring"
+        assert call.startswith("io_")
         pytest.skip("io_uring is not allowed here")
     assert abs(error) <= PART
-
-
-def test_workers_are_charged_to_the_owner_of_the_ring(source: Cpu, spinner: Path, void: End) -> None:
-    """Time that io_uring's worker threads spend sending counts as I/O workers' time of the ring's owner."""
-    error = least_error(source, spinner, "io_worker", void, column="io_workers_ns")
-    if error is None:
-        pytest.skip("io_uring is not allowed here")
-    assert abs(error) <= PART
-
-
-def test_waiting_is_charged_to_nobody(source: Cpu, spinner: Path, lab: Lab, void: End) -> None:
-    """A process that waits in recv() is not charged for the wait."""
-    worker = lab.worker()
-    worker.call(traffic.udp, "waits", "127.0.0.1")
-    worker.start(receive, "waits")
-    until(lambda: process_state(worker.pid) == "S", "the worker waits")
-    before = process_row(source, worker.pid)
-    with spinning(spinner, "send", void, DISCARD) as spin:
-        assert spin.run() > 0  # the worker waits meanwhile
-    assert process_row(source, worker.pid)["network_ns"] == before["network_ns"]
-
-
-def receive(memory: traffic.Memory, name: str) -> int:
-    """Wait for a message; return its length."""
-    return len(memory[name].recv(100))
 
 
 def test_time_is_charged_once(source: Cpu, spinner: Path, lab: Lab) -> None:

@@ -149,21 +149,20 @@ AS_ROOT = [True] if os.geteuid() == 0 else []
 """One element for root, who alone may give files away."""
 
 
-def give_away(path: Path) -> None:
-    """Give a file or directory to another user."""
-    os.chown(path, 4711, -1)
-
-
-def put_link(entry: Path) -> None:
-    """Replace the entry by a link to its content."""
-    target = entry.rename(entry.parent.parent / "target")
-    entry.symlink_to(target)
+def put_link(path: Path) -> None:
+    """Replace a file or directory by a link to it."""
+    path.symlink_to(path.rename(path.parent.parent / "target"))
 
 
 def put_fifo(entry: Path) -> None:
     """Replace the entry by a FIFO, whose reader would wait."""
     entry.unlink()
     os.mkfifo(entry)
+
+
+def give_away(path: Path) -> None:
+    """Give a file or directory to another user."""
+    os.chown(path, 4711, -1)
 
 
 @pytest.mark.parametrize(
@@ -185,15 +184,9 @@ def test_what_others_may_have_written_is_ignored(
     assert program_cache.find(text) == COMPILED
 
 
-def link_directory(cache: Path) -> None:
-    """Replace the directory by a link to it."""
-    target = cache.rename(cache.parent / "target")
-    cache.symlink_to(target)
-
-
 @pytest.mark.parametrize(
     "attack",
-    [link_directory, lambda cache: cache.chmod(0o777), *(give_away for _ in AS_ROOT)],
+    [put_link, lambda cache: cache.chmod(0o777), *(give_away for _ in AS_ROOT)],
 )
 def test_a_directory_of_others_is_not_used(
     entry: Path, text: ProgramText, attack: Callable[[Path], None]
