@@ -40,7 +40,7 @@ def bench_modules(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Any]]:
 
 
 def test_every_script_can_be_imported() -> None:
-    """What a script imports is there, also of those that only some make target runs."""
+    """Every script's imports exist, also of those that only some make target runs."""
     names = ", ".join(sorted(path.stem for path in BENCH.glob("*.py")))
     words = (
         sys.executable,
@@ -147,7 +147,7 @@ def test_the_page_says_first_where_another_tool_is_faster(modules: dict[str, Any
 def test_verdicts(
     modules: dict[str, Any], tmp_path: Path, quartiles: tuple[float, float], base: str, expected: str
 ) -> None:
-    """A ratio whose spread is larger than what it claims is no figure."""
+    """A ratio whose spread is larger than its claim has no verdict."""
     target = modules["harness"].Target(1.03, "time", 1000)
     page, _ = pages(modules, tmp_path, [figure("nettop", 1000, *quartiles)], targets=(target,), base=base)
     (row,) = [line for line in page.splitlines() if line.startswith("| A trial")]

@@ -198,7 +198,7 @@ def test_names_that_no_process_has_any_more_are_dropped(host: Host, monkeypatch:
 
 
 def test_details(host: Host) -> None:
-    """The command line of a process; `(no process)` is explained."""
+    """Details have the command line of a process, and explain `(no process)`."""
     processes = ProcessTimes(host)
     reading(processes, {ME: dict.fromkeys(CALLS, 1)})
     assert processes.describe(FIRST_ID + 1) == {"Command": "run it"}

@@ -97,7 +97,7 @@ def add_to(rows: StackRows, samples: list[tuple[int, Folded, int]]) -> None:
 
 @given(st.sampled_from(list(CATEGORY_OF)), st.sampled_from(SUFFIXES))
 def test_suffixes_do_not_change_the_category(function: str, suffix: str) -> None:
-    """Neither the compiler's suffix nor the module is part of a name."""
+    """Strip the compiler's suffix and the module from a name."""
     assert strip_suffixes(function + suffix) == function
     assert strip_suffixes(f"partial_isra{suffix}") == "partial_isra"
 
@@ -106,14 +106,14 @@ def test_suffixes_do_not_change_the_category(function: str, suffix: str) -> None
 
 
 def test_a_function_is_in_one_category() -> None:
-    """Otherwise shares would not add up."""
+    """No function is in two categories, so that shares add up."""
     counts = Counter(symbol for category in CATEGORIES.values() for symbol in category.symbols)
     assert {symbol for symbol, count in counts.items() if count > 1} == set()
 
 
 @given(stacks)
 def test_the_deepest_function_that_names_a_category_decides(frames: list[str]) -> None:
-    """The functions that it calls, and those that call it, do not."""
+    """A stack has the category of its deepest function that has one."""
     named = [CATEGORY_OF[frame] for frame in frames if frame in CATEGORY_OF]
     assert category_of(frames) == (named[0] if named else OTHER)
 
@@ -140,7 +140,7 @@ def test_programs(frames: str, expected: int) -> None:
 
 
 def test_a_category_without_functions_on_this_kernel_is_not_available() -> None:
-    """One of its functions is enough. A category that has none by definition is always available."""
+    """A category is n/a if this kernel has none of its functions; one without functions is always available."""
     everything = set(CATEGORY_OF)
     assert categories_not_available(everything) == {}
     tcp = number("TCP")
@@ -187,7 +187,7 @@ def test_stacks_are_cut_at_their_root(entry: int, root: str, inside: list[str], 
     ],
 )
 def test_entry_points(frames: str, entry: int, expected: int) -> None:
-    """Calls and threads that only the stack can tell apart; none if an interrupt is about to begin a softirq."""
+    """The stack decides for some calls and threads; a tick between a call and its softirq has no entry point."""
     assert entry_of(frames.split(";"), entry) == expected
 
 
@@ -207,7 +207,7 @@ def test_entry_points(frames: str, entry: int, expected: int) -> None:
     ],
 )
 def test_a_softirq_is_known_though_its_action_ends_in_a_jump(frames: str, expected: str) -> None:
-    """Compilers turn an action's last call into a jump, which takes the action off the stack."""
+    """Recognize a softirq by what its action jumped to, as compilers turn an action's last call into a jump."""
     assert softirq_of(frames.split(";")[::-1]) == VECTORS.index(expected)
 
 
@@ -221,8 +221,7 @@ def test_a_softirq_is_known_though_its_action_ends_in_a_jump(frames: str, expect
     ],
 )
 def test_hooks_around_softirqs_are_told_from_softirqs(frames: str) -> None:
-    """The stack does not show which softirq a tracer's hook is about; within an action, a hook is part of it. The loop
-    itself belongs to no softirq."""
+    """A tracer's hook is IN_HOOK, within an action a part of that softirq; the loop itself belongs to no softirq."""
     assert softirq_of(["handle_softirqs"]) is None
     assert softirq_of(frames.split(";")[::-1]) == IN_HOOK
     inside = frames.replace("handle_softirqs;", "handle_softirqs;net_rx_action;")
@@ -238,7 +237,7 @@ def fold(names: dict[int, str], addresses: list[int], entry: int = RX_SOFTIRQ) -
 
 
 def test_a_stack_is_text_from_its_root_on() -> None:
-    """Without suffixes; an address without a name is marked, and the stack not whole, unless it is below the cut."""
+    """A stack's text has no suffixes and marks addresses without a name; then it is not whole, unless they are cut."""
     names = {1: "tcp_v4_rcv", 2: "net_rx_action.isra.0", 3: "handle_softirqs"}
     tcp = number("TCP")
     text = "handle_softirqs;net_rx_action;tcp_v4_rcv"
@@ -249,7 +248,7 @@ def test_a_stack_is_text_from_its_root_on() -> None:
 
 @given(st.lists(st.tuples(st.lists(st.integers(1, 40), min_size=1, max_size=12), entries), max_size=20))
 def test_a_stack_is_always_folded_alike(requests: list[tuple[list[int], int]]) -> None:
-    """Whatever else the folder has seen meanwhile."""
+    """A stack has the same text whatever else the folder has seen meanwhile."""
     names = dict(enumerate([*list(CATEGORY_OF)[:25], *UNNAMED], 1))
     folder = Folder(names.get)
     for addresses, entry in [*requests, *requests]:
@@ -298,7 +297,7 @@ def test_rows_are_by_cpu_entry_point_and_stack(samples: list[tuple[int, Folded, 
 def test_stacks_without_room_for_a_row_keep_their_category(
     samples: list[tuple[int, Folded, int]], rows_max: int
 ) -> None:
-    """They are counted, and shares do not change."""
+    """Stacks without room are counted in one row per category, and shares do not change."""
     rows, all_rows = rows_of(samples, rows_max), rows_of(samples)
     left = [row for row in rows.stacks(1).array if rows.stacks(1).texts["stack"][row["stack"]] == NOT_KEPT]
     assert rows.not_kept == sum(int(row["samples"]) for row in left)
@@ -307,7 +306,7 @@ def test_stacks_without_room_for_a_row_keep_their_category(
 
 
 def test_a_category_that_is_not_available_has_a_row_without_numbers() -> None:
-    """It has a note instead; keys are distinct and ascending."""
+    """The row of a category that is n/a has a note and no numbers; keys are distinct and ascending."""
     tcp, gro = number("TCP"), number("GRO")
     rows = rows_of([(0, Folded("handle_softirqs", number("softirq loop"), RX_SOFTIRQ, True), 3)])
     loop = number("softirq loop")  # sampled anyway: a module may have been loaded since symbols were read
@@ -330,7 +329,7 @@ def test_a_category_that_is_not_available_has_a_row_without_numbers() -> None:
 def test_shares_of_an_interval_add_up(
     first: list[tuple[int, Folded, int]], then: list[tuple[int, Folded, int]]
 ) -> None:
-    """Even if a category, or a whole entry point, was first sampled in it."""
+    """Shares add up to 1 even if a category, or an entry point, was first sampled in the interval."""
     rows = rows_of(first)
     before = rows.categories({}, 1)
     add_to(rows, then)
@@ -348,7 +347,7 @@ def test_shares_of_an_interval_add_up(
 
 
 def test_names_are_looked_up_again_once_they_are_forgotten() -> None:
-    """As after a module was loaded or unloaded."""
+    """Look names up again after `forget`, as after a module was loaded."""
     names = {1: "tcp_v4_rcv", 2: "handle_softirqs"}
     folder, stack = Folder(names.get), struct.pack("=2Q", 1, 2)
     assert folder.fold(stack, RX_SOFTIRQ).text == "handle_softirqs;tcp_v4_rcv"
@@ -359,7 +358,7 @@ def test_names_are_looked_up_again_once_they_are_forgotten() -> None:
 
 
 def test_rows_that_were_published_do_not_change() -> None:
-    """A snapshot is a copy."""
+    """A snapshot's rows do not change when more samples are added."""
     stack = Folded("handle_softirqs", number("softirq loop"), RX_SOFTIRQ, True)
     rows = rows_of([(0, stack, 3)])
     before = rows.stacks(1)

@@ -59,7 +59,7 @@ def test_idle_time_in_steps_makes_no_tick_missing(spans: list[tuple[int, int]]) 
 
 
 def test_a_cpu_counts_from_its_first_reading() -> None:
-    """Ticks are not expected for the time before."""
+    """No ticks are expected for the time before a CPU's first reading."""
     ticks = TickTimes(HZ, 1)
     ticks.expect({0: 7 * SECOND_NS}, {0: CpuTimes(softirq_ns=0, idle_ns=0)})
     ticks.count(np.array([0]))

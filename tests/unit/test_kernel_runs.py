@@ -65,7 +65,7 @@ def kernel(script: ModuleType, work: Path) -> object:
 
 
 def test_any_number_of_tests_fits(with_machines: ModuleType, tmp_path: Path) -> None:
-    """The guest's commands are in a file: a kernel's command line has 2,048 bytes, including virtme-ng's own."""
+    """The guest's commands go into a file, as a kernel's command line has 2,048 bytes."""
     guest = ["echo", *(f"{FAILS}[{number} of many]" for number in range(100))]
     command = with_machines.machine(tmp_path / "vmlinuz", guest, tmp_path)
     run = command[command.index("--exec") + 1]

@@ -35,7 +35,7 @@ class Kernel:
 
 
 def test_nothing_is_attached_while_nettop_exits() -> None:
-    """A lens has many hooks: quitting waits for the current one, and does not mistake the end for a refusal."""
+    """While nettop exits, the next hook raises SourceFailed and attaches nothing."""
     kernel = Kernel()
     with no_loading(), pytest.raises(SourceFailed, match="nettop is exiting"):
         attach_best(FALLBACKS, kernel.take, {})
@@ -132,7 +132,7 @@ def test_a_choice_that_leaves_none(word: str, tried: list[str]) -> None:
 
 @pytest.mark.parametrize("failure", [SourceFailed("the loader was killed"), ValueError("a bug")])
 def test_other_errors_are_not_refusals(failure: Exception) -> None:
-    """A dead child, or a bug, must not silently lead to a worse mechanism."""
+    """A dead child or a bug is raised, and no worse mechanism is tried."""
     with pytest.raises(type(failure)):
         attach_best(FALLBACKS, Kernel(fexit=failure).take, {})
 

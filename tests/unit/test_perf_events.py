@@ -94,7 +94,7 @@ def descriptors() -> Callable[[], set[str]]:
     ("text", "cpus"), [("0\n", (0,)), ("0-3\n", (0, 1, 2, 3)), ("0-1,4,6-7\n", (0, 1, 4, 6, 7))]
 )
 def test_online_cpus(tmp_path: Path, text: str, cpus: tuple[int, ...]) -> None:
-    """In the kernel's notation of ranges."""
+    """Parse the kernel's notation of ranges."""
     folder = tmp_path / "sys/devices/system/cpu"
     folder.mkdir(parents=True)
     (folder / "online").write_text(text)
@@ -195,7 +195,7 @@ def test_a_stopped_clock_is_not_taken_for_dead(kernel: Kernel, ticking: Clocks) 
 
 
 def test_a_pause_starts_clocks_again_that_were_ticking(kernel: Kernel, ticking: Clocks) -> None:
-    """And no others: a pause within a pause starts nothing."""
+    """After a pause the clocks tick again; a pause within a pause starts nothing."""
     with ticking.paused():
         with ticking.paused():
             pass
@@ -204,7 +204,7 @@ def test_a_pause_starts_clocks_again_that_were_ticking(kernel: Kernel, ticking: 
 
 
 def test_a_cpu_that_came_after_the_early_clocks_does_not_affect_others(kernel: Kernel) -> None:
-    """Even if the right to open more was given up meanwhile."""
+    """A CPU that came after the early clocks has none if the right to open more was given up."""
     with open_clocks() as opened:
         kernel.online.append(3)
         kernel.refusal = errno.EACCES
@@ -220,7 +220,7 @@ def test_a_cpu_that_came_after_the_early_clocks_does_not_affect_others(kernel: K
 def test_a_refusal_is_raised(
     kernel: Kernel, descriptors: Callable[[], set[str]], number: int, error: type[Exception]
 ) -> None:
-    """Only by Clocks: opening early ignores it, as the clocks may never be needed."""
+    """Clocks raise the refusal; opening early ignores it, as the clocks may never be needed."""
     before = descriptors()
     kernel.refusal = number
     with open_clocks() as opened, pytest.raises(error):

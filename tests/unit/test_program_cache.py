@@ -84,7 +84,7 @@ def test_everything_that_is_compiled_is_in_the_key(
 
 
 def test_a_changed_source_is_compiled_again(entry: Path, text: ProgramText) -> None:
-    """The content of the sources counts."""
+    """A text whose source has changed is not found."""
     Path(text.sources[0]).write_text("int drop(void) { return 1; }\n")
     assert program_cache.find(text) is None
 
@@ -209,7 +209,7 @@ def test_a_directory_of_others_is_not_used(
 def test_an_entry_appears_whole_or_not_at_all(
     cache: Path, text: ProgramText, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """If writing fails, as on a full disk, there is no entry and no rest of one."""
+    """If writing fails, as on a full disk, no file is left."""
     cache.mkdir()
 
     def fail(*_: object, **__: object) -> None:

@@ -149,7 +149,7 @@ def test_every_reading_gives_what_was_committed_in_front_of_what_is_busy(
 
 @pytest.mark.parametrize(("wrong", "discard"), [(0, False), (20, True), (22, False), (29, False)])
 def test_a_record_of_another_size_is_an_error(wrong: int, discard: bool) -> None:
-    """A record that is not what was declared is reported as a failure of the source, never guessed at."""
+    """A record of another size than declared is a failure of the source."""
     dtype = np.dtype("S21")
     ring = Model(dtype)
     ring.write(data_of(dtype, 1))
@@ -179,7 +179,7 @@ def test_a_busy_record_of_another_size_is_no_error_yet() -> None:
 
 @pytest.mark.parametrize(("count", "discard_first"), [(1, False), (1, True), (5, True)])
 def test_records_read_are_a_copy(count: int, discard_first: bool) -> None:
-    """The kernel writes over what was read at once: that changes nothing that was handed out, not even one record."""
+    """Records are a copy, which the kernel's next writes do not change."""
     dtype = DTYPES[2]
     ring = Model(dtype)
     first = ring.reserve(data_of(dtype, 77))

@@ -166,7 +166,7 @@ def test_why_symbols_are_hidden(
     what: str,
     remedy: str,
 ) -> None:
-    """The one cause is named, not those that might be."""
+    """Name the one cause, not those that might be."""
     proc = tmp_path / "proc"
     (proc / "self").mkdir(parents=True)
     (proc / "self/mountinfo").write_text(mounts)
