@@ -30,9 +30,9 @@ from nettop.settings import MAX_INTERVAL_S, ExportFormat
 from nettop.settings.export import ExportSettings
 from nettop.snapshots.cpu import ENTRIES, FREQUENCY, RX_SOFTIRQ
 from nettop.snapshots.hooks import HookStatus
+from tests.builders.example_stacks import TCP, WAKE, StackSource
 from tests.options import source_options
 from tests.unit.children import DEADLINE_S, Child
-from tests.unit.example_stacks import TCP, WAKE, StackSource
 from tests.unit.logging_run import until
 from tests.words import settings_of
 
@@ -343,7 +343,7 @@ def test_ended_before_it_began(tmp_path: Path) -> None:
 SCRIPT = """
 import sys
 from nettop import cli
-from tests.unit.example_stacks import StackSource
+from tests.builders.example_stacks import StackSource
 run = cli.run
 cli.run = lambda words: run(words, lambda lens: StackSource())
 sys.exit(cli.main())

@@ -12,8 +12,8 @@ from playwright.sync_api import Browser, Locator, Page
 from nettop.snapshots.cpu import RX_SOFTIRQ, TX_SYSCALLS
 from nettop.stacks.counts import StackCount
 from nettop.stacks.flame_svg import flame_svg
+from tests.builders.example_stacks import SEND, TCP, WAKE, category_of, profile
 from tests.unit.chromium import needs_chromium
-from tests.unit.example_stacks import SEND, TCP, WAKE, category_of, profile
 
 HOSTILE = "bpf_prog_1f<&>\"'"
 NARROW = 1e-6

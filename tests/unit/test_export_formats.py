@@ -19,8 +19,8 @@ from nettop.stacks.colours import FRAMES
 from nettop.stacks.counts import StackCount, flame_tree, path_of
 from nettop.stacks.exports import folded, speedscope
 from nettop.stacks.flame_svg import WIDTH, flame_svg
-from tests.unit import example_stacks
-from tests.unit.example_stacks import profile
+from tests.builders import example_stacks
+from tests.builders.example_stacks import profile
 
 SCHEMA = json.loads(Path(__file__).with_name("speedscope.schema.json").read_text(encoding="utf-8"))
 SVG = "{http://www.w3.org/2000/svg}"

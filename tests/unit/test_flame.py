@@ -26,9 +26,9 @@ from nettop.stacks.counts import (
     path_of,
     stack_counts,
 )
-from tests.unit import example_stacks
+from tests.builders import example_stacks
+from tests.builders.example_stacks import SECOND_NS, SEND, TCP, WAKE, stack_row, stack_rows
 from tests.unit.build import Row, Tables
-from tests.unit.example_stacks import SECOND_NS, SEND, TCP, WAKE, stack_row, stack_rows
 
 NUMBER_OF = {category.label: number for number, category in CATEGORIES.items()}
 
