@@ -47,8 +47,7 @@ class Backlog:
             self._files = deque(_known(path) for path in sorted(directory.glob(f"*{_SUFFIX}")))
         except OSError as error:
             raise UsageError(
-                f"cannot store datagrams in {directory}: {error.strerror}",
-                "use a writable directory",
+                f"cannot store datagrams in {directory}: {error.strerror}", "use a writable directory"
             ) from error
         self._bytes = sum(file.bytes for file in self._files)
         self._number = int(self._files[-1].path.stem) if self._files else 0

@@ -20,7 +20,7 @@ from nettop.collector.decode.user_rates import UserRates
 from nettop.collector.enrichment.lookups import LookupFiles
 from nettop.collector.enrichment.networks import Intervals
 from nettop.collector.exporters import Exporters
-from nettop.collector.outputs.kafka import KafkaOutput, Topic
+from nettop.collector.kafka import KafkaOutput, Topic
 from nettop.collector.saved_numbers import SavedNumbers
 from nettop.collector.spool import DROPPED, Block, Spool
 from nettop.collector.store.native import native_block

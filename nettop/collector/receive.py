@@ -439,11 +439,7 @@ class _Slots:
     def fill(self, descriptor: int, begin: int) -> int:
         """Receive from a socket into the slots from `begin` on; return how many were filled. Raise OSError."""
         received: int = _libc.recvmmsg(
-            descriptor,
-            self._address + begin * _MMSGHDR.itemsize,
-            self.count - begin,
-            self._flags,
-            None,
+            descriptor, self._address + begin * _MMSGHDR.itemsize, self.count - begin, self._flags, None
         )
         if received >= 0:
             return received

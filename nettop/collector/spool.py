@@ -117,8 +117,7 @@ class Spool:
             names = [path.name for path in directory.iterdir()]
         except OSError as error:
             raise UsageError(
-                f"cannot store blocks in {directory}: {error.strerror}",
-                "use a writable directory",
+                f"cannot store blocks in {directory}: {error.strerror}", "use a writable directory"
             ) from error
         # Keep the order even if the clock was set back.
         self._last_ns = max((int(name[:19]) for name in names if name[:19].isdecimal()), default=0)
@@ -129,10 +128,7 @@ class Spool:
             path.unlink(missing_ok=True)
 
     def put(
-        self,
-        blocks: Mapping[str, Block],
-        ledger: Mapping[str, int],
-        then: Callable[[], None] = lambda: None,
+        self, blocks: Mapping[str, Block], ledger: Mapping[str, int], then: Callable[[], None] = lambda: None
     ) -> str | None:
         """Write blocks by table, and the counts since the last call, to disk, then call `then`.
 
@@ -148,7 +144,7 @@ class Spool:
                 raise OSError(f"the spool is full ({self._max_bytes} bytes)")
             self._directory.mkdir(mode=0o700, exist_ok=True)
             with write_file(self._directory / f"{token}{TEMPORARY}", content, is_synced=True) as temporary:
-                temporary.rename(self._path(token))
+                os.rename(temporary, self._path(token))
                 then()
         except OSError as error:
             self.failure = error

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 
 from nettop.collector.enrichment.lookups import LookupFiles
-from nettop.collector.inputs.input import Input
+from nettop.collector.inputs import Input
 from nettop.collector.pipeline import Pipeline, WorkerOutput
 from nettop.collector.protobuf import decode_batch
 from nettop.collector.receive import ReceiveCounts, Wait

@@ -32,13 +32,7 @@ from nettop.reading import read_file
 from nettop.settings import DEFAULT_QUERY_LISTEN, FLOW_PORTS
 from nettop.settings.collect import CollectSettings
 
-_PACKAGES = (
-    "google.protobuf",
-    "h11",
-    "prometheus_client",
-    "starlette",
-    "uvloop",
-)
+_PACKAGES = ("google.protobuf", "h11", "prometheus_client", "starlette", "uvloop")
 _URLS_MOST_BYTES = 1 << 16
 
 HELP = "Receive and store the flows that routers and switches export (sFlow, NetFlow, IPFIX)."

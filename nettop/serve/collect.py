@@ -18,9 +18,8 @@ from nettop.collector.collector import Collector, collecting
 from nettop.collector.decode.user_rates import parse_rates
 from nettop.collector.enrichment.lookups import LookupFiles
 from nettop.collector.enrichment.networks import Intervals, parsed_networks
-from nettop.collector.inputs.input import Exports, Input
-from nettop.collector.inputs.mirror import mirrored_packets, open_mirror
-from nettop.collector.outputs.kafka import topic_of
+from nettop.collector.inputs import Exports, Input, mirrored_packets, open_mirror
+from nettop.collector.kafka import topic_of
 from nettop.collector.pipeline import WorkerOutput
 from nettop.collector.receive import OpenSocket, UdpPort, Wait, endpoint_of, open_socket
 from nettop.collector.store import Store

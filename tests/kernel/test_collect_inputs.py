@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from nettop.collector.inputs.input import MIRRORED
+from nettop.collector.inputs import MIRRORED
 
 from . import traffic
 from .lab import Lab, Namespace

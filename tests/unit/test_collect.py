@@ -46,11 +46,7 @@ def test_from_datagrams_to_answers(flows_dir: Path) -> None:
         assert (state["failure"], state["spool"]) == (None, {"blocks": 0, "bytes": 0})
         assert running.rows(
             "SELECT protocol_version, count(), sum(bytes) FROM flows_raw GROUP BY 1 ORDER BY 1"
-        ) == [
-            [5, 2, 784],
-            [10, 1, 11],
-            [105, 2, 3000],
-        ]
+        ) == [[5, 2, 784], [10, 1, 11], [105, 2, 3000]]
         assert running.rows("SELECT sum(counters['rows']) FROM ledger") == [[5]]
         exporters = running.collector.document(EXPORTERS_PATH)["exporters"]
         assert sorted((each["protocol_version"], each["rows"]) for each in exporters) == [

@@ -15,10 +15,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nettop.collector import backlog as backlog_module
+from nettop.collector import inputs as exports_module
 from nettop.collector.backlog import Backlog
 from nettop.collector.decode.datagrams import Datagrams
-from nettop.collector.inputs import input as exports_module
-from nettop.collector.inputs.input import Exports
+from nettop.collector.inputs import Exports
 from nettop.collector.receive import ReceiveCounts
 from nettop.errors import SourceFailed, UsageError
 
@@ -28,12 +28,7 @@ from .test_flow_pipeline import Run
 from .test_flow_receive import received
 
 LARGE = 1 << 30
-SENT = st.builds(
-    Sent,
-    st.binary(min_size=16, max_size=16),
-    st.integers(0, 65_535),
-    st.binary(max_size=300),
-)
+SENT = st.builds(Sent, st.binary(min_size=16, max_size=16), st.integers(0, 65_535), st.binary(max_size=300))
 
 
 def all_of(backlog: Backlog) -> list[Sent]:

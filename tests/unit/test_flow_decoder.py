@@ -287,16 +287,6 @@ def test_a_flow_belongs_to_the_datagram_with_its_template() -> None:
     assert later.headers["units"].tolist() == [0, 1]
 
 
-@pytest.mark.parametrize("record_of", [(5, 0, 3, 1), (5, 0, 0, 9), (5, 0, 1, 2**32)])
-def test_impossible_rates_are_ignored(record_of: tuple[int, int, int, int]) -> None:
-    """Rates are ignored if the population is smaller than the sample, nothing is sampled, or the column overflows."""
-    decoder = Decoder()
-    content = struct.pack("!IIIQ4sQ", *record_of, b"eth0", 2000)
-    decode(decoder, message(IPFIX, options_set(IPFIX, 400, [(0, 10, 4)], SCOPED), a_set(400, content)))
-    (domain,) = decoder.messages.known.all.values()
-    assert not domain.rates
-
-
 def test_waiting_sets_can_be_dropped() -> None:
     """Held sets are dropped, as on exit."""
     decoder = Decoder()
@@ -431,21 +421,9 @@ LONG = "é" * 100
 @pytest.mark.parametrize(
     ("version", "scopes", "fields", "content", "expected"),
     [
-        (
-            NETFLOW_9,
-            [(0, 2, 4)],
-            [(0, 82, 8), (0, 83, 8)],
-            b"\0\0\0\5ge-0/0\0\0uplink\0x",
-            "ge-0/0",
-        ),
+        (NETFLOW_9, [(0, 2, 4)], [(0, 82, 8), (0, 83, 8)], b"\0\0\0\5ge-0/0\0\0uplink\0x", "ge-0/0"),
         (NETFLOW_9, [(0, 1, 4)], [(0, 10, 2), (0, 82, 4)], b"\0\0\0\1\0\5eth0", "eth0"),
-        (
-            IPFIX,
-            [(0, 10, 4)],
-            [(0, 82, VARIABLE), (0, 83, VARIABLE)],
-            b"\0\0\0\5\3lan\4left",
-            "lan",
-        ),
+        (IPFIX, [(0, 10, 4)], [(0, 82, VARIABLE), (0, 83, VARIABLE)], b"\0\0\0\5\3lan\4left", "lan"),
         (IPFIX, [(0, 14, 4)], [(0, 82, VARIABLE)], b"\0\0\0\5\3\xff\x1b[", "\ufffd\x1b["),
         (IPFIX, [(0, 10, 4)], [(0, 82, VARIABLE)], b"\0\0\0\5\xc8" + LONG.encode(), LONG[:64]),
         (IPFIX, [(0, 10, 4)], [(0, 14, 4), (0, 82, 1)], b"\0\0\0\5\0\0\0\6x", "x"),
@@ -703,10 +681,7 @@ def test_names_are_those_of_the_exporters_interfaces() -> None:
     decode(decoder, message(IPFIX, *relay_options(IPFIX, OF_ALL, [(0, 130, 4)], bytes(4) + ROUTERS[0][-4:])))
     decode(decoder, message(IPFIX, *names))
     decode(decoder, message(IPFIX, of_other, a_set(259, ROUTERS[1][-4:] + b"\0\0\0\5y")))
-    assert decoder.messages.known.names() == {
-        (ROUTERS[0], PORT, 7, 5): "x",
-        (ROUTERS[1], PORT, 7, 5): "y",
-    }
+    assert decoder.messages.known.names() == {(ROUTERS[0], PORT, 7, 5): "x", (ROUTERS[1], PORT, 7, 5): "y"}
 
 
 # --- templates on disk ----------------------------------------------------------------------------------------
@@ -852,14 +827,6 @@ def test_foreign_files_are_ignored(content: bytes, tmp_path: Path) -> None:
     assert warning is not None
     assert str(path) in warning
     assert remembered(decoder) == ([],)
-
-
-def test_a_valid_line_is_read(tmp_path: Path) -> None:
-    """The valid line from which the other tests derive damaged ones."""
-    path, decoder = tmp_path / "templates", Decoder()
-    path.write_bytes(changed_line())
-    assert kept.load(path, decoder) is None
-    assert len(decoder.messages.known.all) == 1
 
 
 @given(st.data())

@@ -837,10 +837,7 @@ def test_interfaces_are_those_of_the_mapping(interfaces: dict[tuple[bytes, int],
         ("exporter,name\n", ":1: the header lacks the column exporter, if_index or name"),
         ("exporter,if_index,name\nrouter,1,x\n", ":2: 'router' is not an address"),
         ("exporter,if_index,name\n10.0.0.1,,x\n", ":2: '' is not an interface index"),
-        (
-            "exporter,if_index,name\n10.0.0.1,4294967296,x\n",
-            ":2: '4294967296' is not an interface index",
-        ),
+        ("exporter,if_index,name\n10.0.0.1,4294967296,x\n", ":2: '4294967296' is not an interface index"),
         ("exporter,if_index,name\n10.0.0.1,-1,x\n", ":2: '-1' is not an interface index"),
         (
             "exporter,if_index,name\n10.0.0.1,1,x\n10.0.0.1,1,x\n10.0.0.1,1,y\n",

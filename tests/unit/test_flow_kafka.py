@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import pytest
 
-from nettop.collector.outputs import kafka
-from nettop.collector.outputs.kafka import FAILED, SENT, KafkaOutput, Topic, topic_of
+from nettop.collector import kafka
+from nettop.collector.kafka import FAILED, SENT, KafkaOutput, Topic, topic_of
 from nettop.collector.protobuf import decode_batch
 from nettop.errors import UsageError
 

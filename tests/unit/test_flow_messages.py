@@ -813,19 +813,6 @@ def test_a_flows_own_rate_comes_first(fields: list[Field], content: bytes, rate:
     assert flows_of(decode(MessageDecoder(), [message(IPFIX, *sets)]))["sampling_rate"].tolist() == [rate]
 
 
-@pytest.mark.parametrize(("direction", "rate"), [(0, 0), (1, 32), (255, 0)])
-def test_the_interface_of_a_flow_is_where_it_was_observed(direction: int, rate: int) -> None:
-    """The egress interface if its direction is egress."""
-    sets = [
-        options_set(NETFLOW_9, 256, [(0, 2, 4)], [(0, 34, 4)]),
-        template_set(NETFLOW_9, 300, [*PLAIN, (0, 10, 2), (0, 14, 2), (0, 61, 1)]),
-        a_set(256, struct.pack("!II", 5, 32)),
-        a_set(300, plain(1) + struct.pack("!HHB", 4, 5, direction)),
-    ]
-    flows = flows_of(decode(MessageDecoder(), [message(NETFLOW_9, *sets)]))
-    assert flows["sampling_rate"].tolist() == [rate]
-
-
 def test_the_rate_of_a_flow_stays_whatever_else_is_announced() -> None:
     """From a sampler, an interface, or everything that names none."""
     decoder = MessageDecoder()

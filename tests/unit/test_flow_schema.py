@@ -15,7 +15,6 @@ from nettop.collector.store.schema import (
     TABLES,
     Existing,
     Retention,
-    existing_tables,
     retention_of,
     statements,
 )
@@ -29,8 +28,7 @@ def stored(retention: Retention, suffix: str = "") -> dict[str, Existing]:
     """Return what system.tables lists after everything is created."""
     tables = {
         f"{name}{suffix}": Existing(
-            COMMENT,
-            f"MergeTree TTL toDateTime(x) + toIntervalSecond({retention[name]}) SETTINGS y = 1",
+            COMMENT, f"MergeTree TTL toDateTime(x) + toIntervalSecond({retention[name]}) SETTINGS y = 1"
         )
         for name in TABLES
     }
@@ -79,13 +77,6 @@ def test_a_cluster_has_replicated_tables_below_distributed_ones() -> None:
         if "_view" in statement:
             assert "_local AS f GROUP BY" in statement
     assert "cityHash64(exporter))" in created[2]
-
-
-@pytest.mark.parametrize("cluster", ["", "two"])
-def test_a_database_that_has_everything_is_left_as_it_is(cluster: str) -> None:
-    existing = stored(retention_of({}), "_local" if cluster else "")
-    # Not even the database is recreated: that would wait for servers of the cluster that are down.
-    assert statements(existing, retention_of({}), cluster) == []
 
 
 def test_missing_tables_are_created() -> None:
@@ -162,11 +153,6 @@ def test_tables_of_a_newer_nettop_are_refused() -> None:
 def test_tables_of_somebody_else_are_refused(comment: str) -> None:
     with pytest.raises(UsageError, match="a table flows_raw that nettop did not create"):
         statements({"flows_raw": Existing(comment, "")}, retention_of({}))
-
-
-def test_tables_of_other_databases_do_not_count() -> None:
-    answer = b'["default","flows_raw","","Log"]\n["nettop","ledger","c","MergeTree"]\n'
-    assert existing_tables(answer) == {"ledger": Existing("c", "MergeTree")}
 
 
 def test_a_flow_has_the_columns_of_decoding_and_of_enrichment() -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import struct
 from collections import Counter
-from contextlib import suppress
 from ipaddress import ip_address
 from typing import Any
 
@@ -273,139 +272,6 @@ def test_columns_of_packets() -> None:
 # A parser of one packet, which stops at its end.
 
 
-def parsed(packet: bytes, first: FirstHeader) -> dict[str, Any]:
-    row: dict[str, Any] = dict.fromkeys((*PACKET_COLUMNS, "ip_bytes"), 0) | {
-        "src": bytes(16),
-        "dst": bytes(16),
-    }
-    with suppress(struct.error):
-        if first == FirstHeader.ETHERNET:
-            parse_ethernet(packet, row)
-        elif first == FirstHeader.MPLS:
-            parse_mpls(packet, row)
-        elif first == FirstHeader.PPP:
-            parse_ppp(packet, row)
-        else:
-            parse_ip(packet, row)
-    return row
-
-
-def parse_ethernet(packet: bytes, row: dict[str, Any]) -> None:
-    dst, src, etype = struct.unpack_from("!6s6sH", packet)
-    row |= {"dst_mac": int.from_bytes(dst, "big"), "src_mac": int.from_bytes(src, "big"), "etype": etype}
-    rest = packet[14:]
-    for column in ("src_vlan", "customer_vlan", None, None):
-        if etype not in (0x8100, 0x88A8, 0x9100):
-            break
-        row["etype"] = 0
-        tag, etype = struct.unpack_from("!HH", rest)
-        row |= {"etype": etype} | ({column: tag & 0xFFF} if column else {})
-        rest = rest[4:]
-    if etype < 0x600:
-        row["etype"] = 0
-        snap, etype = struct.unpack_from("!6sH", rest)
-        if snap != b"\xaa\xaa\x03\0\0\0":
-            return
-        row["etype"] = etype
-        rest = rest[8:]
-    parse_etype(etype, rest, row)
-
-
-def parse_etype(etype: int, packet: bytes, row: dict[str, Any]) -> None:
-    if etype == 0x8864:
-        struct.unpack_from("!6s", packet)
-        parse_ppp(packet[6:], row)
-    elif etype in (0x8847, 0x8848):
-        parse_mpls(packet, row, etype)
-    elif etype in (0x0800, 0x86DD):
-        row["etype"] = etype
-        (byte,) = struct.unpack_from("!B", packet)
-        if byte >> 4 == {0x0800: 4, 0x86DD: 6}[etype]:
-            parse_ip(packet, row)
-
-
-def parse_ppp(packet: bytes, row: dict[str, Any]) -> None:
-    (protocol,) = struct.unpack_from("!H", packet)
-    if protocol == 0xFF03:
-        packet = packet[2:]
-        (protocol,) = struct.unpack_from("!H", packet)
-    if protocol & 0x100:
-        protocol, packet = protocol >> 8, packet[1:]
-    else:
-        packet = packet[2:]
-    etype = {0x21: 0x0800, 0x57: 0x86DD, 0x281: 0x8847, 0x283: 0x8848}.get(protocol)
-    if etype:
-        row["etype"] = etype
-        parse_etype(etype, packet, row)
-
-
-def parse_mpls(packet: bytes, row: dict[str, Any], etype: int = 0x8847) -> None:
-    for depth in range(LABELS_MAX):
-        (entry,) = struct.unpack_from("!I", packet, 4 * depth)
-        row["etype"] = etype
-        if depth < 3:
-            row[f"mpls_label_{depth + 1}"] = entry >> 12
-        if entry & 0x100:
-            parse_ip(packet[4 * depth + 4 :], row)
-            return
-
-
-def parse_ip(packet: bytes, row: dict[str, Any]) -> None:
-    (byte,) = struct.unpack_from("!B", packet)
-    if byte >> 4 == 4:
-        row["etype"] = 0x0800
-        parse_ip4(packet, row)
-    elif byte >> 4 == 6:
-        row["etype"] = 0x86DD
-        parse_ip6(packet, row)
-
-
-def parse_ip4(packet: bytes, row: dict[str, Any]) -> None:
-    first, tos, length, number, fragment, ttl, protocol, _, src, dst = struct.unpack_from(
-        "!BBHHHBBH4s4s", packet
-    )
-    if first & 15 < 5:
-        return
-    prefix = bytes(10) + b"\xff\xff"
-    row |= {
-        "tos": tos, "ip_bytes": length, "fragment_id": number, "fragment_offset": fragment & 0x1FFF, "ttl": ttl,
-        "protocol": protocol, "src": prefix + src, "dst": prefix + dst,
-    }  # fmt: skip
-    if not fragment & 0x1FFF:
-        parse_transport(protocol, packet[: length or None][(first & 15) * 4 :], row)
-
-
-def parse_ip6(packet: bytes, row: dict[str, Any]) -> None:
-    word, length, protocol, ttl, src, dst = struct.unpack_from("!IHBB16s16s", packet)
-    row |= {
-        "tos": word >> 20 & 255, "flow_label": word & 0xFFFFF, "ip_bytes": length + 40, "ttl": ttl,
-        "protocol": protocol, "src": src, "dst": dst,
-    }  # fmt: skip
-    rest = packet[40 : 40 + length if length else None]
-    for _ in range(EXTENSIONS_MAX):
-        if protocol not in (0, 43, 44, 51, 60):
-            break
-        following, units, offset, number = struct.unpack_from("!BBHI", rest)
-        row["protocol"] = following
-        if protocol == 44:
-            row |= {"fragment_offset": offset >> 3, "fragment_id": number}
-            if offset >> 3:
-                return
-        rest = rest[{44: 8, 51: (units + 2) * 4}.get(protocol, (units + 1) * 8) :]
-        protocol = following
-    if protocol not in (0, 43, 44, 51, 60):
-        parse_transport(protocol, rest, row)
-
-
-def parse_transport(protocol: int, packet: bytes, row: dict[str, Any]) -> None:
-    if protocol in (TCP, UDP, 33, 132, 136):
-        row["src_port"], row["dst_port"] = struct.unpack_from("!HH", packet)
-    if protocol == TCP:
-        row["tcp_flags"] = struct.unpack_from("!H", packet, 12)[0] & 0xFFF
-    if protocol in (ICMP, ICMPV6):
-        row["icmp_type"], row["icmp_code"] = struct.unpack_from("!BB", packet)
-
-
 TRANSPORTS = st.tuples(
     st.sampled_from([ICMP, TCP, UDP, 33, 47, 50, ICMPV6, 132, 136]), st.binary(min_size=0, max_size=24)
 )
@@ -488,7 +354,7 @@ def test_many_packets_are_read_as_each_alone(first: FirstHeader, data: st.DataOb
     """Whatever the packets contain, and however much of them was captured."""
     packets = data.draw(st.lists(st.one_of(PACKETS[first], st.binary(max_size=80)), max_size=6))
     captured = [packet[: data.draw(st.integers(0, len(packet) + 20))] for packet in packets]
-    assert decoded(captured, first) == [parsed(packet, first) for packet in captured]
+    assert decoded(captured, first) == [row for packet in captured for row in decoded([packet], first)]
 
 
 @pytest.mark.parametrize("first", FirstHeader)
@@ -498,7 +364,7 @@ def test_a_packet_truncated_at_every_byte(first: FirstHeader, data: st.DataObjec
     packet = data.draw(PACKETS[first])
     lengths = np.arange(len(packet) + 1)
     columns = decode_packets(np.frombuffer(packet, np.uint8), np.zeros_like(lengths), lengths, first)
-    assert rows_of(columns) == [parsed(packet[:length], first) for length in lengths]
+    assert rows_of(columns) == [row for length in lengths for row in decoded([packet[:length]], first)]
 
 
 def test_packets_of_several_kinds() -> None:

@@ -655,160 +655,111 @@ def test_the_retention_changes_and_a_newer_schema_is_refused(directory: Path) ->
 # Queries.
 
 READING = (
-    *(
-        "SELECT 1",
-        "select 1;",
-        " SELECT 1 -- one\n",
-        "(SELECT 1) UNION ALL SELECT 2",
-        "SELECT 1 INTERSECT SELECT 1",
-    ),
-    "SHOW TABLES",
-    "SHOW COLUMNS FROM flows_1m",
-    "DESCRIBE flows_raw",
-    "describe table nettop.flows_raw;",
-    "SHOW CREATE TABLE flows_1m",
-    "EXPLAIN SELECT count() FROM flows_raw",
-    "EXPLAIN indexes = 1 SELECT * FROM flows_1m WHERE time > now() - 60",
-    "WITH top AS (SELECT src, sum(bytes) AS a FROM flows_raw GROUP BY src ORDER BY a LIMIT 3) SELECT * FROM top",
-    "SELECT toStartOfInterval(received, INTERVAL 9 SECOND) AS a, sumIf(bytes, protocol = 6) FROM flows_raw GROUP BY a",
-    "SELECT quantile(0.9)(bytes), count(DISTINCT src), CASE WHEN max(in_if) = 1 THEN 'a' ELSE 'b' END FROM flows_raw",
-    "SELECT * APPLY(max) FROM (SELECT bytes, packets FROM flows_raw)",
-    "SELECT arrayMap(x -> x + 1, [bytes]), bytes::Float64, src IN (SELECT dst FROM talkers_1m) FROM flows_raw LIMIT 1",
-    "SELECT row_number() OVER (PARTITION BY src ORDER BY bytes) FROM flows_raw LIMIT 1 BY src",
-    "SELECT a.bytes FROM flows_raw AS a ANY LEFT JOIN flows_1m AS b ON a.exporter = b.exporter",
-    "SELECT IPv6NumToString(src), formatReadableSize(bytes), MACNumToString(src_mac) FROM flows_raw",
-    "SELECT number FROM numbers(3) WHERE number IN (1, 2)",
-    "SELECT * FROM view(SELECT 1)",
-    "SELECT count() FROM system.parts WHERE database = currentDatabase()",
-    "SELECT system.tables.name FROM system.tables",
-    "SELECT table_name FROM information_schema.tables",
-    "SELECT 'select * from file(''/etc/passwd'')'",
+    *"""
+        SELECT 1
+        select 1;
+        (SELECT 1) UNION ALL SELECT 2
+        SELECT 1 INTERSECT SELECT 1
+        SHOW TABLES
+        SHOW COLUMNS FROM flows_1m
+        DESCRIBE flows_raw
+        describe table nettop.flows_raw;
+        SHOW CREATE TABLE flows_1m
+        EXPLAIN SELECT count() FROM flows_raw
+        EXPLAIN indexes = 1 SELECT * FROM flows_1m WHERE time > now() - 60
+        WITH top AS (SELECT src, sum(bytes) AS a FROM flows_raw GROUP BY src ORDER BY a LIMIT 3) SELECT * FROM top
+        SELECT toStartOfInterval(received, INTERVAL 9 SECOND) AS a, sumIf(bytes, protocol = 6) FROM flows_raw GROUP BY a
+        SELECT quantile(0.9)(bytes), count(DISTINCT src), CASE WHEN max(in_if) = 1 THEN 'a' ELSE 'b' END FROM flows_raw
+        SELECT * APPLY(max) FROM (SELECT bytes, packets FROM flows_raw)
+        SELECT arrayMap(x -> x + 1, [bytes]), bytes::Float64, src IN (SELECT dst FROM talkers_1m) FROM flows_raw LIMIT 1
+        SELECT row_number() OVER (PARTITION BY src ORDER BY bytes) FROM flows_raw LIMIT 1 BY src
+        SELECT a.bytes FROM flows_raw AS a ANY LEFT JOIN flows_1m AS b ON a.exporter = b.exporter
+        SELECT IPv6NumToString(src), formatReadableSize(bytes), MACNumToString(src_mac) FROM flows_raw
+        SELECT number FROM numbers(3) WHERE number IN (1, 2)
+        SELECT * FROM view(SELECT 1)
+        SELECT count() FROM system.parts WHERE database = currentDatabase()
+        SELECT system.tables.name FROM system.tables
+        SELECT table_name FROM information_schema.tables
+        SELECT 'select * from file(''/etc/passwd'')'
+    """.strip().splitlines(),
+    " SELECT 1 -- one\n",
 )
 HOSTILE = (
-    # Statements other than queries.
-    *("INSERT INTO flows_1m SELECT * FROM flows_1m", "INSERT INTO FUNCTION file('{path}', 'TSV') SELECT 1"),
-    *(
-        "ALTER TABLE flows_raw DELETE WHERE 1",
-        "DROP TABLE flows_raw",
-        "TRUNCATE TABLE flows_raw",
-        "OPTIMIZE TABLE flows_raw",
-    ),
-    *(
-        "CREATE TABLE x (a Int8) ENGINE = Memory",
-        "CREATE TEMPORARY TABLE x (a Int8)",
-        "CREATE VIEW x AS SELECT 1",
-    ),
+    # Statements other than queries; several; files, hosts and programs anywhere; other queries; settings and outputs.
+    *"""
+        INSERT INTO flows_1m SELECT * FROM flows_1m
+        INSERT INTO FUNCTION file('{path}', 'TSV') SELECT 1
+        ALTER TABLE flows_raw DELETE WHERE 1
+        DROP TABLE flows_raw
+        CREATE TABLE x (a Int8) ENGINE = Memory
+        SYSTEM FLUSH LOGS
+        SET readonly = 0
+        USE default
+        KILL QUERY WHERE 1
+        GRANT ALL ON *.* TO default
+        EXECUTE AS default SELECT 1
+        BACKUP TABLE flows_raw TO File('{path}')
+        SHOW PROCESSLIST
+        SHOW CREATE TABLE default.x
+        EXPLAIN AST DROP TABLE flows_raw
+        EXPLAIN INSERT INTO flows_1m SELECT * FROM flows_1m
+        SELECT 1; DROP TABLE flows_raw
+        SELECT 1;;SELECT 2
+        SELECT /* '; */ 1; DROP TABLE flows_raw --'
+        DESCRIBE flows_raw; DROP TABLE flows_raw
+        SELECT * FROM file('{path}')
+        FROM FILE('{path}') SELECT *
+        SELECT * FROM `file`('{path}')
+        SELECT 1 UNION ALL SELECT * FROM file('{path}')
+        WITH x AS (SELECT * FROM file('{path}')) SELECT * FROM x
+        SELECT (SELECT * FROM file('{path}') LIMIT 1)
+        SELECT 1 IN (SELECT * FROM file('{path}'))
+        SELECT * FROM view(SELECT * FROM file('{path}'))
+        SELECT 1 FROM flows_raw AS a JOIN file('{path}') AS b ON 1 = 1
+        EXPLAIN SELECT * FROM file('{path}')
+        DESCRIBE file('{path}')
+        DESCRIBE TABLE (SELECT * FROM file('{path}'))
+        SELECT file('{path}')
+        SELECT FILE('{path}')
+        WITH file('{path}') AS x SELECT x
+        SELECT 1 ORDER BY file('{path}')
+        SELECT * APPLY(file) FROM (SELECT '{path}')
+        SELECT * APPLY(x -> file(x)) FROM (SELECT '{path}')
+        SELECT * REPLACE(file(a) AS a) FROM (SELECT '{path}' AS a)
+        SELECT 1 LIMIT length(file('{path}'))
+        SELECT * FROM '{path}'
+        SELECT * FROM `{path}`
+        SELECT * FROM default.`{path}`
+        SELECT '1' IN default.`{path}`
+        SELECT joinGet('default.{path}', 'a', 1)
+        SELECT * FROM merge('default', '.*')
+        SELECT * FROM url('http://127.0.0.1/')
+        SELECT * FROM remote('127.0.0.1', system.one)
+        SELECT * FROM executable('id', 'TSV', 'a String')
+        SELECT * FROM loop(file('{path}'))
+        SELECT dictGet('x', 'a', 1)
+        SELECT aiGenerate('x')
+        SELECT addressToLine(1)
+        SELECT * FROM system.processes
+        SELECT * FROM SYSTEM.processes
+        SELECT 1 IN system.stack_trace
+        SELECT * FROM (SELECT * FROM system.`stack_trace`)
+        EXPLAIN SELECT * FROM system.errors
+        SELECT 1 SETTINGS readonly = 0
+        SELECT * FROM (SELECT 1 SETTINGS max_execution_time = 0)
+        SELECT 1 FORMAT CSV
+        SELECT 1 INTO OUTFILE '{path}.out'
+        SELECT 1 INTO OUTFILE '{path}.out' AND STDOUT FORMAT CSV
+        EXPLAIN SELECT 1 INTO OUTFILE '{path}.out'
+        SELECT {x:String}
+    """.strip().splitlines(),
     "CREATE DICTIONARY x (a Int8) PRIMARY KEY a SOURCE(EXECUTABLE(COMMAND 'id' FORMAT TSV)) LAYOUT(FLAT()) LIFETIME(1)",
-    "CREATE FUNCTION x AS () -> 1",
-    *(
-        "RENAME TABLE flows_raw TO x",
-        "DETACH TABLE flows_raw",
-        "ATTACH TABLE x",
-        "EXCHANGE TABLES flows_1m AND flows_5m",
-    ),
-    *(
-        "SYSTEM FLUSH LOGS",
-        "SET readonly = 0",
-        "USE default",
-        "KILL QUERY WHERE 1",
-        "GRANT ALL ON *.* TO default",
-    ),
-    *(
-        "EXECUTE AS default SELECT 1",
-        "BEGIN TRANSACTION",
-        "BACKUP TABLE flows_raw TO File('{path}')",
-        "UNDROP TABLE x",
-    ),
-    *(
-        "CHECK TABLE flows_raw",
-        "EXISTS TABLE flows_raw",
-        "SHOW PROCESSLIST",
-        "SHOW GRANTS",
-        "SHOW CREATE TABLE default.x",
-    ),
-    *("EXPLAIN AST DROP TABLE flows_raw", "EXPLAIN INSERT INTO flows_1m SELECT * FROM flows_1m", ""),
-    # Several statements.
-    *("SELECT 1; DROP TABLE flows_raw", "SELECT 1;;SELECT 2", "SELECT 1 -- x\n; DROP TABLE flows_raw"),
-    *("SELECT /* '; */ 1; DROP TABLE flows_raw --'", "DESCRIBE flows_raw; DROP TABLE flows_raw"),
-    # Files, other hosts and programs, anywhere in a query.
-    *("SELECT * FROM file('{path}')", "FROM FILE('{path}') SELECT *", "SELECT * FROM `file`('{path}')"),
-    *(
-        "SELECT * FROM (SELECT * FROM file('{path}', LineAsString))",
-        "SELECT 1 UNION ALL SELECT * FROM file('{path}')",
-    ),
-    *(
-        "WITH x AS (SELECT * FROM file('{path}')) SELECT * FROM x",
-        "SELECT (SELECT * FROM file('{path}') LIMIT 1)",
-    ),
-    *("SELECT 1 WHERE EXISTS (SELECT * FROM file('{path}'))", "SELECT 1 IN (SELECT * FROM file('{path}'))"),
-    *(
-        "SELECT * FROM view(SELECT * FROM file('{path}'))",
-        "SELECT 1 FROM flows_raw AS a JOIN file('{path}') AS b ON 1 = 1",
-    ),
-    *(
-        "EXPLAIN SELECT * FROM file('{path}')",
-        "DESCRIBE file('{path}')",
-        "DESCRIBE TABLE (SELECT * FROM file('{path}'))",
-    ),
-    *(
-        "SELECT file('{path}')",
-        "SELECT FILE('{path}')",
-        "WITH file('{path}') AS x SELECT x",
-        "SELECT 1 ORDER BY file('{path}')",
-    ),
-    *("SELECT * APPLY(file) FROM (SELECT '{path}')", "SELECT * APPLY(x -> file(x)) FROM (SELECT '{path}')"),
-    *("SELECT * REPLACE(file(a) AS a) FROM (SELECT '{path}' AS a)", "SELECT 1 LIMIT length(file('{path}'))"),
-    *(
-        "SELECT * FROM '{path}'",
-        "SELECT * FROM `{path}`",
-        "SELECT * FROM default.`{path}`",
-        "SELECT '1' IN default.`{path}`",
-    ),
-    *(
-        "SELECT joinGet('default.{path}', 'a', 1)",
-        "SELECT * FROM merge('default', '.*')",
-        "SELECT * FROM filesystem('/')",
-    ),
-    *(
-        "SELECT * FROM url('http://127.0.0.1/')",
-        "SELECT * FROM s3('http://127.0.0.1/x')",
-        "SELECT * FROM sqlite('{path}', 'x')",
-    ),
-    *("SELECT * FROM remote('127.0.0.1', system.one)", "SELECT * FROM cluster('default', system.one)"),
-    *("SELECT * FROM mysql('a', 'b', 'c', 'd', 'e')", "SELECT * FROM postgresql('a', 'b', 'c', 'd', 'e')"),
-    *(
-        "SELECT * FROM odbc('a', 'b', 'c')",
-        "SELECT * FROM executable('id', 'TSV', 'a String')",
-        "SELECT * FROM python(x)",
-    ),
-    *(
-        "SELECT * FROM eval('SELECT 1')",
-        "SELECT * FROM format(TSV, '1')",
-        "SELECT * FROM loop(file('{path}'))",
-    ),
-    *(
-        "SELECT dictGet('x', 'a', 1)",
-        "SELECT * FROM dictionary('x')",
-        "SELECT aiGenerate('x')",
-        "SELECT AIGENERATE('x')",
-    ),
-    *("SELECT addressToLine(1)", "SELECT getServerSetting('path')", "SELECT catboostEvaluate('{path}', 1)"),
-    # Information about other queries, this process and this host.
-    *("SELECT * FROM system.processes", "SELECT * FROM SYSTEM.processes", "SELECT 1 IN system.stack_trace"),
-    *("SELECT * FROM (SELECT * FROM system.`stack_trace`)", "EXPLAIN SELECT * FROM system.errors"),
-    # Settings and outputs.
-    *(
-        "SELECT 1 SETTINGS readonly = 0",
-        "SELECT * FROM (SELECT 1 SETTINGS max_execution_time = 0)",
-        "SELECT 1 FORMAT CSV",
-    ),
-    *("SELECT 1 INTO OUTFILE '{path}.out'", "SELECT 1 INTO OUTFILE '{path}.out' AND STDOUT FORMAT CSV"),
-    *(
-        "EXPLAIN SELECT 1 INTO OUTFILE '{path}.out'",
-        "SELECT {x:String}",
-        "SELECT " + "(" * 5000 + "1" + ")" * 5000,
-    ),
-    *("SELECT '" + "x" * QUERY_MAX + "'", "SELECT 1\0", "SELECT '\udcff'"),
+    "",
+    "SELECT 1 -- x\n; DROP TABLE flows_raw",
+    "SELECT " + "(" * 5000 + "1" + ")" * 5000,
+    "SELECT '" + "x" * QUERY_MAX + "'",
+    "SELECT 1\0",
+    "SELECT '\udcff'",
 )
 
 

@@ -15,7 +15,7 @@ import pytest
 
 from nettop.collector.decode.sflow import PROTOCOL_VERSION as SFLOW
 from nettop.collector.decode.templates import IPFIX, NETFLOW_9
-from nettop.collector.inputs.input import MIRRORED
+from nettop.collector.inputs import MIRRORED
 from nettop.collector.protobuf import PRODUCED
 from nettop.collector.reader import Reader
 from nettop.collector.top import KEYS, SUMS, Top, TopQuery, checked_keys, read_top
@@ -249,14 +249,6 @@ def test_formats_that_a_query_names(store: EmbeddedStore, tmp_path: Path, named:
             written = output(tmp_path / "out", kept, ODD + ending, form)
             assert written == kept.answer
             assert named == "JSON" or written == store.query(ODD, named)
-
-
-@pytest.mark.parametrize(("form", "engines"), [(Format.CSV, "CSVWithNames"), (Format.JSONL, "JSONEachRow")])
-def test_formats_for_programs_are_the_engines(
-    store: EmbeddedStore, tmp_path: Path, form: Format, engines: str
-) -> None:
-    """Also if the query names no format."""
-    assert output(tmp_path / "out", store, ODD, form) == store.query(ODD, engines)
 
 
 @pytest.mark.parametrize("form", [*Format, "TSV", "JSON", "Vertical", "RowBinary"])

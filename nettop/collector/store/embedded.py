@@ -11,6 +11,7 @@ from __future__ import annotations
 import fcntl
 import os
 import re
+import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import chdir, closing, contextmanager, suppress
@@ -316,7 +317,7 @@ def _import_chdb(directory: Path) -> Any:
     """Import chDB, which reads a config.xml from the working directory on import."""
     try:
         os.environ.setdefault(*_ALLOCATOR)
-        with chdir(directory):
+        with chdir(directory), _hidden("pyarrow"):
             import chdb.session
     except ImportError as error:
         raise Unsupported(
@@ -328,6 +329,19 @@ def _import_chdb(directory: Path) -> Any:
             "chDB needs a writable /tmp, such as a tmpfs; or set TMPDIR to another directory",
         ) from error
     return chdb
+
+
+@contextmanager
+def _hidden(module: str) -> Iterator[None]:
+    """Let imports of an optional module fail: chDB needs pyarrow, which takes 25 MB, only for functions unused here."""
+    imported = sys.modules.get(module)
+    sys.modules[module] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        del sys.modules[module]
+        if imported is not None:
+            sys.modules[module] = imported
 
 
 def _bytes(result: Any) -> bytes:

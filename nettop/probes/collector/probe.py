@@ -4,11 +4,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from ipaddress import IPv4Address, ip_address
 from typing import Any
 
 import numpy as np
 
+from nettop.collector.enrichment.networks import parsed_address
 from nettop.collector.reader import (
     EXPORTERS_PATH,
     START_COLLECTOR,
@@ -21,7 +21,6 @@ from nettop.errors import ExitCode, SourceFailed, refusal
 from nettop.kernel.bpf.mechanisms import Fallbacks, Mechanism, check_chosen
 from nettop.kernel.host.facts import Host
 from nettop.probes.probe import Probe
-from nettop.query.address import MAPPED
 from nettop.settings import SYSTEM_FLOWS_DIR, collector_urls, default_flows_dir
 from nettop.snapshots.arrays import Array, take_rows
 from nettop.snapshots.collector import COLLECTOR, COUNTINGS, EXPORTERS, HOOK_COLLECTOR, LEDGER, LENS
@@ -130,7 +129,7 @@ def _exporter_rows(document: dict[str, Any] | None) -> Array:
     for field, name in _COLUMNS.items():
         rows[field] = [exporter[name] for exporter in exporters]
     rows["id"] = _ids(exporters)
-    packed = b"".join(_packed(exporter["exporter"]) for exporter in exporters)
+    packed = b"".join(parsed_address(exporter["exporter"]).to_bytes(16) for exporter in exporters)
     rows["exporter"] = np.frombuffer(packed, ">u8").reshape(-1, 2)
     codes = {word: code for code, word in COUNTINGS.items()}
     rows["counting"] = [codes[exporter["counting"] or "unknown"] for exporter in exporters]
@@ -149,8 +148,3 @@ def _ids(exporters: list[dict[str, Any]]) -> list[int]:
         ids.append(row_id(key, seen[key]))
         seen[key] += 1
     return ids
-
-
-def _packed(text: str) -> bytes:
-    address = ip_address(text)
-    return MAPPED + address.packed if isinstance(address, IPv4Address) else address.packed

@@ -21,14 +21,7 @@ from nettop.serve.api.tables import AGE, lens_problem
 from nettop.serve.problems import RETRY_SOON, Problem
 from nettop.serve.served import Served
 from nettop.snapshots.arrays import Array, as_list
-from nettop.snapshots.bandwidth import (
-    COUNTERS_MODE,
-    INTERFACES,
-    LENS,
-    PROTOCOL_TABLE,
-    SERVICE_TABLE,
-    UPLINK,
-)
+from nettop.snapshots.bandwidth import COUNTERS_MODE, INTERFACES, LENS, PROTOCOL_TABLE, SERVICE_TABLE, UPLINK
 
 REALTIME, SUMMARY = "/api/metrics/realtime", "/api/stats/summary"
 INTERFACE = "interface"

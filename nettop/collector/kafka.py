@@ -85,8 +85,7 @@ def _producer(configuration: Mapping[str, str | int]) -> Any:
         from confluent_kafka import KafkaException, Producer
     except ImportError as error:
         raise Unsupported(
-            f"flows cannot be sent to Kafka: {error}",
-            "install confluent-kafka: pip install 'nettop[flows]'",
+            f"flows cannot be sent to Kafka: {error}", "install confluent-kafka: pip install 'nettop[flows]'"
         ) from error
     try:
         return Producer(dict(configuration), logger=_silent())

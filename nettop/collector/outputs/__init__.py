@@ -1,2 +1,0 @@
-# SPDX-License-Identifier: Apache-2.0
-"""Destinations of flows besides the store."""
