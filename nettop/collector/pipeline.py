@@ -13,7 +13,7 @@ import numpy as np
 
 from nettop.collector.columns import Coded, Flows, concatenate_flows
 from nettop.collector.decode import kept
-from nettop.collector.decode.batch import COUNTS, INTERFACE_COUNTERS
+from nettop.collector.decode.batch import COUNTS
 from nettop.collector.decode.datagrams import Datagrams
 from nettop.collector.decode.decoder import Decoder, flows_at_most
 from nettop.collector.decode.user_rates import UserRates
@@ -185,11 +185,18 @@ class Pipeline:
         if self._flows and (block := _block("flows_raw", self._flow_columns())).rows:
             blocks["flows_raw"] = block
         if self._counters:
-            blocks["interface_counters"] = _block("interface_counters", self._counter_columns())
+            counters = np.concatenate(self._counters)
+            self._counters = []
+            names = TABLES["interface_counters"].types
+            columns: Columns = {name: np.ascontiguousarray(counters[name]) for name in names}
+            blocks["interface_counters"] = _block("interface_counters", columns)
         ledger = self.ledger()
         new = ledger - self._last_ledger
         if blocks or new:
-            self._prepare_numbers(is_last=is_last)
+            try:
+                self._numbers.prepare(self.exporters.saved(), is_last=is_last)
+            except SourceFailed as error:
+                self._report(error)
             is_written = self._spool.put(blocks, new, self._numbers.replace) is not None
             if failure := self.failure:
                 self._report(failure)
@@ -197,13 +204,6 @@ class Pipeline:
                 self.spooled[name if is_written else f"{name}{DROPPED}"] += block.rows
         self._last_ledger = ledger
         self._written_at = self._clock()
-
-    def _prepare_numbers(self, *, is_last: bool) -> None:
-        """Write the sequence numbers to a temporary file."""
-        try:
-            self._numbers.prepare(self.exporters.saved(), is_last=is_last)
-        except SourceFailed as failure:
-            self._report(failure)
 
     def finish(self) -> None:
         """Write the last block, and the state for the next start."""
@@ -239,12 +239,6 @@ class Pipeline:
             name: values.take(is_wanted) if isinstance(values, Coded) else values[is_wanted]
             for name, values in columns.items()
         }
-
-    def _counter_columns(self) -> Columns:
-        """Return the interface counters for the next block."""
-        counters = np.concatenate([np.zeros(0, INTERFACE_COUNTERS), *self._counters])
-        self._counters = []
-        return {name: np.ascontiguousarray(counters[name]) for name in TABLES["interface_counters"].types}
 
     def _learn(self) -> None:
         """Save exporters' declarations, and update interface names."""

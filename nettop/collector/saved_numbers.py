@@ -33,7 +33,10 @@ class SavedNumbers:
         self._directory = directory
         self._path = directory / f"{NAME}-{number}"
         self._temporary = directory / f"{NAME}-{number}.new"
-        self._boot = _boot_id()
+        self._boot = ""
+        """The kernel's boot ID; empty if unavailable."""
+        with suppress(OSError):
+            self._boot = _BOOT_ID.read_text().strip()
 
     def load(self) -> Array:
         """Return the newest saved state of each exporter, SAVED (k,).
@@ -78,10 +81,3 @@ class SavedNumbers:
         kept = np.frombuffer(content, SAVED).copy()
         kept["state"]["is_current"] &= header["boot"] in ("", self._boot)
         return kept
-
-
-def _boot_id() -> str:
-    """Return the kernel's boot ID; empty if unavailable."""
-    with suppress(OSError):
-        return _BOOT_ID.read_text().strip()
-    return ""

@@ -230,14 +230,13 @@ class Spool:
         """Return the contents of a file. Raise OSError if it cannot be read."""
         return _decoded(token, self._path(token).read_bytes())
 
-    def remove(self, token: str) -> None:
-        """Remove a stored file."""
-        self._path(token).unlink(missing_ok=True)
-
-    def set_aside(self, token: str) -> None:
-        """Rename a broken file, so that it stays but is not stored."""
+    def remove(self, token: str, *, is_broken: bool = False) -> None:
+        """Remove a stored file; rename a broken one, so that it stays but is not stored."""
         path = self._path(token)
-        path.rename(path.with_suffix(BROKEN))
+        if is_broken:
+            path.rename(path.with_suffix(BROKEN))
+        else:
+            path.unlink(missing_ok=True)
 
     def _path(self, token: str) -> Path:
         return self._directory / f"{token}{WAITING}"
@@ -420,16 +419,14 @@ class Storing:
         stored = self.stored_earlier if token in self._earlier else self.stored
         stored.update({table: block.rows for table, block in spooled.blocks.items()})
         stored.update(spooled.dropped)
-        if not spooled.broken:
-            self._spool.remove(token)
-            return
-        self._spool.set_aside(token)
-        self._report(
-            SourceFailed(
-                f"cannot store block {token}: {spooled.broken}",
-                f"it is kept as {token}{BROKEN}; its rows are counted as dropped",
+        self._spool.remove(token, is_broken=bool(spooled.broken))
+        if spooled.broken:
+            self._report(
+                SourceFailed(
+                    f"cannot store block {token}: {spooled.broken}",
+                    f"it is kept as {token}{BROKEN}; its rows are counted as dropped",
+                )
             )
-        )
 
 
 def ledger_block(batch: Sequence[Spooled]) -> bytes:

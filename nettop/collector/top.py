@@ -149,17 +149,13 @@ def _read(reader: Reader, query: TopQuery, table: str, covering: str) -> Top:
 def _seconds(reader: Reader, table: str, begin: str) -> float:
     """Return how many seconds the table covers up to now: at most since `begin`, and at least 1."""
     # The time of the first flow is exact, but rollups are kept for longer than flows.
-    first, flow = (_oldest(name) for name in (table, "flows_raw"))
+    sources = ((TABLES[name].time, f"FROM {name}") for name in (table, "flows_raw"))
+    first, flow = (f"(SELECT min({column}) {source})" for column, source in sources)
     resolved = _ROW_STARTS.get(table, "{}").format(flow)
     oldest = f"if({resolved} = {first}, toFloat64({flow}), toFloat64({first}))"
     sql = f"SELECT toFloat64(now64(3)) - greatest({oldest}, toFloat64({begin})) AS seconds"
     (row,) = _rows(reader, sql)
     return max(1.0, float(row["seconds"]))
-
-
-def _oldest(table: str) -> str:
-    source = f"FROM {table}"
-    return f"(SELECT min({TABLES[table].time}) {source})"
 
 
 def _as_names(reader: Reader, numbers: set[int]) -> dict[int, str]:

@@ -937,34 +937,6 @@ def test_a_rate_of_0_takes_back_the_one_before(scope: Field, number: int, of_flo
     assert seen == [100, 1, 0, 50]
 
 
-@pytest.mark.parametrize("number", [1, 48, 2, 3])
-def test_a_changed_rate_holds_from_its_message_on(number: int) -> None:
-    """In whichever way the rate is announced."""
-    declared = [
-        options_set(
-            NETFLOW_9,
-            256,
-            [] if number == 48 else [(0, number, 4)],
-            [(0, 48, 4)] * (number == 48) + [(0, 34, 4)],
-        ),
-        template_set(NETFLOW_9, 300, [*PLAIN, (0, 48, 1), (0, 10, 1)]),
-    ]
-    of_flow = b"\x05\x05"
-    sent = [message(NETFLOW_9, *declared, a_set(300, plain(0) + of_flow))]
-    said = [100, 100, 200, 50, 0]
-    for place, rate in enumerate(said):
-        options, data = a_set(256, struct.pack("!II", 5, rate)), a_set(300, plain(place + 1) + of_flow)
-        sent += [
-            message(NETFLOW_9, options, sequence=2 * place),
-            message(NETFLOW_9, data, sequence=2 * place + 1),
-        ]
-    decoder = MessageDecoder()
-    flows = flows_of(*(decode(decoder, [each]) for each in sent))
-    seen = dict(zip(flows["bytes"].tolist(), flows["sampling_rate"].tolist(), strict=True))
-    assert [seen[place + 1] for place in range(len(said))] == said
-    assert seen[0] == 0
-
-
 def test_rates_stay_where_the_port_of_an_exporter_changes() -> None:
     """As its templates do."""
     decoder = MessageDecoder()
@@ -979,19 +951,3 @@ def test_rates_stay_where_the_port_of_an_exporter_changes() -> None:
         flows_of(decode(decoder, [from_port(data, port)]))["sampling_rate"].tolist() for port in (PORT, 1)
     ]
     assert seen == [[64], [64]]
-
-
-def test_an_unknown_sampler() -> None:
-    """If samplers differ, no rate is guessed."""
-    declared = [
-        options_set(NETFLOW_9, 256, [(0, 1, 4)], [(0, 48, 1), (0, 34, 4)]),
-        template_set(NETFLOW_9, 300, [*PLAIN, (0, 48, 1)]),
-    ]
-    options = a_set(256, struct.pack("!IBIIBI", 7, 1, 10, 7, 2, 20))
-    records = b"".join(plain(each) + bytes([each]) for each in (1, 2, 3))
-    flows = flows_of(decode(MessageDecoder(), [message(NETFLOW_9, *declared, options, a_set(300, records))]))
-    assert dict(zip(flows["bytes"].tolist(), flows["sampling_rate"].tolist(), strict=True)) == {
-        1: 10,
-        2: 20,
-        3: 0,
-    }

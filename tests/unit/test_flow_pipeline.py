@@ -371,6 +371,13 @@ def test_an_exporter_that_restarts_meanwhile(tmp_path: Path) -> None:
     assert again.lost() == [(0, 1, 0, Counting.DATAGRAMS)]
 
 
+def another_boot(folder: Path) -> Path:
+    """Write the boot ID of another start of the kernel."""
+    path = folder / "boot_id"
+    path.write_text("another\n")
+    return path
+
+
 @pytest.mark.parametrize("how", ["a day", "a crash of the host", "rubbish", "cut off", "nothing"])
 def test_outdated_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
     """Losses are then unknown."""
@@ -382,7 +389,7 @@ def test_outdated_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: 
     if how == "a day":
         late = SAVED_NS // 10**9
     elif how == "a crash of the host":
-        monkeypatch.setattr(kept_numbers, "_boot_id", lambda: "another start of the kernel")
+        monkeypatch.setattr(kept_numbers, "_BOOT_ID", another_boot(tmp_path))
     elif how == "rubbish":
         file.write_bytes(b"rubbish\n" + file.read_bytes())
     elif how == "cut off":
@@ -404,7 +411,7 @@ def test_numbers_outlive_the_host_if_it_is_stopped_in_order(
     run = Run(tmp_path)
     run.add(*numbered(0, 1, 2))
     run.pipeline.finish()
-    monkeypatch.setattr(kept_numbers, "_boot_id", lambda: "another start of the kernel")
+    monkeypatch.setattr(kept_numbers, "_BOOT_ID", another_boot(tmp_path))
     again = Run(tmp_path)
     again.add(*numbered(9))
     assert again.lost() == [(6, 0, 0, Counting.DATAGRAMS)]

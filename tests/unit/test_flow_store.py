@@ -246,7 +246,7 @@ def test_counters_and_the_ledger_are_stored(store: EmbeddedStore) -> None:
     columns = {name: np.ascontiguousarray(counters[name]) for name in INTERFACE_COUNTERS.names or ()}
     store.insert({"interface_counters": native_block(TABLES["interface_counters"].types, columns)}, "t")
     spooled = Spooled(f"{MIDNIGHT_MS}000000-0", {"records_received": 7, "waiting": -2}, {})
-    store.insert({"ledger": ledger_block([spooled])}, "t")
+    store.insert({"ledger": ledger_block([spooled])}, "u")
     answer = store.query("SELECT if_index, in_bytes FROM interface_counters ORDER BY if_index", "TSV")
     assert answer == b"1\t18446744073709551615\n2\t5\n"
     answer = store.query("SELECT token, counters, toUnixTimestamp64Milli(time) FROM ledger")
@@ -265,56 +265,35 @@ def test_a_damaged_block_is_an_error_of_the_store(store: EmbeddedStore) -> None:
 
 
 def test_a_block_is_stored_once_in_all_tables(directory: Path) -> None:
+    """A repetition of the last block, also by another process; the same rows with another token are other rows."""
     first, second = (flow_block(random_flows(seed, 300)) for seed in (1, 2))
     store = EmbeddedStore(directory)
-    store.insert({"flows_raw": first}, "a")
-    store.insert({"flows_raw": first}, "a")
-    # The same rows with another token are other rows.
-    store.insert({"flows_raw": first}, "b")
-    store.insert({"flows_raw": second}, "c")
-    assert flow_counts(store) == all_of(900)
-    store.close()
-    store = EmbeddedStore(directory)
-    for token, block in {"a": first, "b": first, "c": second}.items():
+    for token, block in (("a", first), ("a", first), ("b", first), ("c", second), ("c", second)):
         store.insert({"flows_raw": block}, token)
     assert flow_counts(store) == all_of(900)
     store.close()
-
-
-def test_a_repeated_block_reaches_tables_that_missed_it(directory: Path) -> None:
-    block = flow_block(random_flows(1, 300))
     store = EmbeddedStore(directory)
-    for view in ("flows_5m_view", "talkers_1m_view"):
-        store._execute(f"DROP VIEW nettop.{view} SYNC")
-    store.insert({"flows_raw": block}, "a")
-    assert flow_counts(store) == {**all_of(0), "flows_raw": 300, "flows_1m": 300}
-    store.close()
-    store = EmbeddedStore(directory)
-    store.insert({"flows_raw": block}, "a")
-    assert flow_counts(store) == all_of(300)
+    store.insert({"flows_raw": second}, "c")
+    assert flow_counts(store) == all_of(900)
     store.close()
 
 
-@pytest.mark.parametrize("tables", [("flows_raw",), ("flows_1m", "flows_1h", "talkers_1m")])
-def test_a_block_that_was_noted_but_not_stored_is_stored(directory: Path, tables: tuple[str, ...]) -> None:
-    blocks = [flow_block(random_flows(seed, 300)) for seed in (1, 2)]
+@pytest.mark.parametrize("lost", ["confirmed", "part"])
+def test_an_insert_that_was_not_completed_is_repeated(directory: Path, lost: str) -> None:
+    """The process ended before it noted the insert as complete, with or without all of its parts."""
     store = EmbeddedStore(directory)
-    # Otherwise a merge could remove the part before the test does.
-    store._execute("SYSTEM STOP MERGES")
-    for token, block in enumerate(blocks):
-        store.insert({"flows_raw": block}, f"{token}")
-    answer = store.query("SELECT name, data_paths FROM system.tables WHERE database = 'nettop'")
-    paths = {name: Path(path) for name, (path, *_) in json.loads(answer)["data"] if name in tables}
+    store.insert(file(1, 300), "a")
+    before = (directory / "confirmed").read_bytes()
+    store.insert(file(2, 300), "b")
     store.close()
-    for path in paths.values():
-        parts = [part for part in path.iterdir() if part.name.endswith("_0")]
-        shutil.rmtree(max(parts, key=lambda part: int(part.name.split("_")[1])))
+    (directory / "confirmed").write_bytes(before)
+    if lost == "part":
+        # Each insert fills two partitions.
+        shutil.rmtree(max(directory.glob("store/*/*/2*_4_4_0"), key=lambda part: part.stat().st_mtime_ns))
     store = EmbeddedStore(directory)
-    counted = flow_counts(store)
-    assert [table for table in counted if counted[table] < 600] == list(tables)
-    for token, block in enumerate(blocks):
-        store.insert({"flows_raw": block}, f"{token}")
-    assert flow_counts(store) == all_of(600)
+    assert (flow_counts(store), in_ledger(store)) == (all_of(300), 300)
+    store.insert(file(2, 300), "b")
+    assert (flow_counts(store), in_ledger(store)) == (all_of(600), 600)
     store.close()
 
 
@@ -442,19 +421,6 @@ def test_writes_that_the_disk_refuses(store: EmbeddedStore, directory: Path, len
     """All of them, or those of the largest files; afterwards nothing of the block remains."""
     store.insert({"flows_raw": flow_block(random_flows(1, 3000))}, "a")
     store._session = Limited(store._session, length)
-    fails(store, "the disk refused to write")
-    is_stored_once(store, directory)
-
-
-def test_notes_that_the_disk_refuses(directory: Path) -> None:
-    """Parts without a note are removed: the block would be stored twice."""
-    EmbeddedStore(directory).close()
-    for log in directory.glob("store/*/*/deduplication_logs/*.txt"):
-        # Notes of dropped parts make the log long; one log holds up to 2000.
-        log.write_text(f"2\t20200101_1_1_0\t{'1' * 100}\n" * 1000)
-    store = EmbeddedStore(directory)
-    store.insert({"flows_raw": flow_block(random_flows(1, 300))}, "a")
-    store._session = Limited(store._session, 100_000)
     fails(store, "the disk refused to write")
     is_stored_once(store, directory)
 

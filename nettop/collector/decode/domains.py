@@ -16,7 +16,7 @@ import numpy as np
 from nettop.collector.decode import options
 from nettop.collector.decode.batch import DomainKey
 from nettop.collector.decode.records import Records, started_ms_of
-from nettop.collector.decode.templates import Template, Withdrawal
+from nettop.collector.decode.templates import FIRST_DATA_SET, Template, Withdrawal
 from nettop.snapshots.arrays import Array, Index
 
 DOMAINS_MAX = 16_384
@@ -203,7 +203,9 @@ class Domains:
         if isinstance(change, Template):
             return [change.id]
         of_kind = self.get(key).of_kind[change.of_options]
-        return list(of_kind) if change.is_of_all else [change.id] if change.id in of_kind else []
+        if change.id < FIRST_DATA_SET:
+            return list(of_kind)
+        return [change.id] if change.id in of_kind else []
 
     def set(self, key: DomainKey, template: Template) -> None:
         """Remember a template. Domains share equal templates as one object."""

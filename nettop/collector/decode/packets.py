@@ -106,7 +106,10 @@ def decode_packets(buffer: Array, starts: Index, ends: Index, first: Array | Fir
     first = np.broadcast_to(np.asarray(first), starts.shape)
     _read_ethernet(packets, np.flatnonzero(first == FirstHeader.ETHERNET))
     _read_ppp(packets, np.flatnonzero(first == FirstHeader.PPP))
-    _read_pppoe(packets, packets.of_etype(_PPPOE_SESSION))
+    # The PPPoE header comes before that of PPP (RFC 2516, section 4).
+    sessions = packets.whole(packets.of_etype(_PPPOE_SESSION), 6)
+    packets.at[sessions] += 6
+    _read_ppp(packets, sessions)
     packets.columns["etype"][packets.whole(np.flatnonzero(first == FirstHeader.MPLS), 4)] = _MPLS[0]
     _read_mpls(packets, packets.of_etype(*_MPLS))
     _recognize_ip(packets, np.flatnonzero(first == FirstHeader.IP))
@@ -155,13 +158,6 @@ def _read_llc(packets: _Packets, rows: Index) -> None:
     rows = rows[is_snap]
     packets.keep(rows, etype=headers[is_snap] & 0xFFFF)
     packets.at[rows] += 8
-
-
-def _read_pppoe(packets: _Packets, rows: Index) -> None:
-    """Skip the PPPoE header (RFC 2516, section 4)."""
-    rows = packets.whole(rows, 6)
-    packets.at[rows] += 6
-    _read_ppp(packets, rows)
 
 
 def _read_ppp(packets: _Packets, rows: Index) -> None:

@@ -70,11 +70,6 @@ class Withdrawal:
     id: int
     of_options: bool
 
-    @property
-    def is_of_all(self) -> bool:
-        """Whether all templates of a kind are withdrawn."""
-        return self.id < FIRST_DATA_SET
-
 
 def parse_templates(version: int, set_id: int, body: bytes) -> Iterator[Template | Withdrawal]:
     """Yield the templates in the body of a set. Raise Malformed after the last readable one."""
@@ -140,13 +135,12 @@ def _unpacked(form: str, body: bytes, at: int) -> tuple[int, ...]:
 def _checked(template: Template) -> Template:
     declared = {field.element for field in template.fields}
     if not SAME_AS.keys().isdisjoint(declared):
-        template = replace(template, fields=tuple(_same(field, declared) for field in template.fields))
+        # An element stays as it is if the template has its equivalent as well.
+        same = {element: to for element, to in SAME_AS.items() if to not in declared}
+        fields = (
+            TemplateField(same.get(each.element, each.element), each.length) for each in template.fields
+        )
+        template = replace(template, fields=tuple(fields))
     if template.least_length == 0:
         raise Malformed(f"template {template.id} describes records of zero length")
     return template
-
-
-def _same(field: TemplateField, declared: set[Element]) -> TemplateField:
-    """Return the field with its equivalent IANA element, unless the template has that one as well."""
-    same = SAME_AS.get(field.element, field.element)
-    return field if same in declared else TemplateField(same, field.length)

@@ -7,7 +7,7 @@ IPv4 and IPv6 are separate: ::/0 contains no IPv4 address, although those are st
 from __future__ import annotations
 
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -267,15 +267,10 @@ def _families(halves: Keys) -> tuple[Index, Index]:
     return np.flatnonzero(is_ipv4), np.flatnonzero(~is_ipv4)
 
 
-def _ipv4_keys(halves: Keys, rows: Index) -> Keys:
-    return (halves[1][rows].astype(np.uint32),)
-
-
-def _ipv6_keys(halves: Keys, rows: Index) -> Keys:
-    return halves[0][rows], halves[1][rows]
-
-
-_KEYS_AT = (_ipv4_keys, _ipv6_keys)
+_KEYS_AT: tuple[Callable[[Keys, Index], Keys], ...] = (
+    lambda halves, rows: (halves[1][rows].astype(np.uint32),),
+    lambda halves, rows: (halves[0][rows], halves[1][rows]),
+)
 """Convert selected addresses to keys of IPv4, and of IPv6."""
 
 

@@ -11,15 +11,17 @@ from __future__ import annotations
 import fcntl
 import os
 import re
+import shutil
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import chdir, closing, contextmanager, suppress
 from io import TextIOWrapper
 from pathlib import Path
 from typing import Any
 
-from nettop.collector.store import deduplication, queries, schema
+from nettop.collector.store import confirmed, queries, schema
 from nettop.errors import SourceFailed, Unsupported, UsageError
 from nettop.writing import path_in_memory
 
@@ -95,7 +97,6 @@ class EmbeddedStore:
         self.damage: SourceFailed | None = None
         self.before_query: Callable[[], None] = lambda: None
         self._tables: list[Path] = []
-        self._ends: dict[Path, deduplication.NotesEnd] = {}
         self._lock = _lock_directory(self._directory)
         try:
             file = self._directory / _CONFIGURATION
@@ -103,19 +104,20 @@ class EmbeddedStore:
                 # Rewriting the file on a full disk would leave it empty.
                 if not file.is_file() or file.read_text() != _ENGINE:
                     file.write_text(_ENGINE)
+                self._confirmed = confirmed.read_confirmed(self._directory)
             self._chdb = _import_chdb(self._directory)
             self._start()
             self._create(retention)
             self._refused = queries.refused_functions(self._execute(queries.FUNCTIONS))
             rows = (line.split("\t", 1) for line in self._execute(_PATHS).decode().splitlines())
             self._tables = [Path(path) for database, path in rows if database == schema.DATABASE]
-            self._sync()
+            self._confirm(self._confirmed.token)
         except BaseException:
             self.close()
             raise
 
     def insert(self, blocks: Mapping[str, bytes], token: str) -> None:
-        """Implement `Store.insert`. On return, the rows and the token are on disk.
+        """Implement `Store.insert`. On return, the rows and the token are on disk. Only the last token is remembered.
 
         After a failure, no table has any of the blocks.
         """
@@ -123,16 +125,18 @@ class EmbeddedStore:
             raise ValueError(f"cannot insert blocks {token!r} into {', '.join(blocks)}")
         if self._session is None:
             self._start()
+        if token == self._confirmed.token:
+            return
         self._check_space(sum(map(len, blocks.values())))
         try:
             for table, block in blocks.items():
                 self._insert(table, block, f"{token}-{table}")
             self.check()
-            self._sync()
+            self._confirm(token)
         except SourceFailed:
             with self._failures():
-                has_left_parts = self._session is not None and deduplication.has_new_parts(self._ends)
-            if has_left_parts:
+                has_left_parts = any(confirmed.unconfirmed_parts(self._directory, self._confirmed))
+            if self._session is not None and has_left_parts:
                 self._restart()
             raise
 
@@ -141,7 +145,8 @@ class EmbeddedStore:
         with self._failures(), path_in_memory(os.memfd_create("block"), block) as path:
             self._session.query(
                 f"INSERT INTO {schema.DATABASE}.{table} FROM INFILE '{path}' COMPRESSION 'none' "
-                f"SETTINGS insert_deduplication_token = '{token}', {settings} FORMAT Native"
+                # Different each time: the engine never takes a block for one that it has.
+                f"SETTINGS insert_deduplication_token = '{token}-{time.time_ns()}', {settings} FORMAT Native"
             )
 
     def check(self) -> None:
@@ -175,41 +180,33 @@ class EmbeddedStore:
         self._lock.close()
 
     def _start(self) -> None:
-        """Start the engine with intact parts and only their notes.
+        """Start the engine with the parts of complete inserts.
 
         Raise SourceFailed, with the engine stopped, if that is not possible.
         """
+        self._stop()
         try:
-            first = known = self._start_once()
-            while known != (known := deduplication.broken_parts(self._directory)):
-                self._start_once()
-            for part in sorted(known - first):
+            with self._failures():
+                for part in confirmed.unconfirmed_parts(self._directory, self._confirmed):
+                    shutil.rmtree(part)
+            known = confirmed.broken_parts(self._directory)
+            self._session = self._open_session({})
+            # The engine answers only once the tables are loaded.
+            self._execute(schema.EXISTING_TABLES_QUERY)
+            for part in sorted(confirmed.broken_parts(self._directory) - known):
                 self._report(f"a damaged part of the store is set aside, and its rows are missing: {part}")
             self._refused_before = self._refused_writes()
-            self._sync()
+            if self._tables:
+                self._confirm(self._confirmed.token)
         except BaseException:
             self._stop()
             raise
-
-    def _start_once(self) -> frozenset[Path]:
-        """Start the engine, and return the broken parts found beforehand."""
-        self._stop()
-        with self._failures():
-            deduplication.remove_unfinished(self._directory)
-        known = deduplication.broken_parts(self._directory)
-        self._session = self._open_session({})
-        # The engine answers only once the tables are loaded.
-        self._execute(schema.EXISTING_TABLES_QUERY)
-        return known
 
     def _restart(self) -> None:
         """Restart the engine without the parts that are not known to be stored."""
         for _ in range(_QUERIES_MAX):
             self._queries.acquire()
         try:
-            self._stop()
-            with self._failures():
-                deduplication.remove_new_parts(self._ends)
             self._start()
         finally:
             self._queries.release(_QUERIES_MAX)
@@ -219,9 +216,14 @@ class EmbeddedStore:
             self._session.close()
             self._session = None
 
-    def _sync(self) -> None:
+    def _confirm(self, token: str) -> None:
+        """Note that all parts belong to complete inserts, of which this is the last."""
         with self._failures():
-            self._ends = deduplication.sync_notes(self._tables)
+            now = confirmed.confirmed_now(self._directory, self._tables, token)
+            # Without a change, a store on a full disk can be opened.
+            if now != self._confirmed:
+                confirmed.write_confirmed(self._directory, now)
+            self._confirmed = now
 
     def _refused_writes(self) -> int:
         return int(self._execute(_REFUSED_WRITES) or 0)
