@@ -24,9 +24,10 @@ from collecting import Senders, all_stored, arrived, collector
 from measure import Figure, judge
 from programs import resident_mb, session
 
+from tests.builders.exports import NETFLOW_5
+from tests.builders.flow_messages import Sent, a_set, batch, message, template_set
 from tests.collecting import Running
-from tests.unit.test_flow_decoder import NETFLOW_5, check
-from tests.unit.test_flow_messages import Sent, a_set, batch, message, template_set
+from tests.unit.test_flow_decoder import check
 
 IN_FLIGHT = 20_000
 """Datagrams sent before the collector has counted earlier ones: as many as its receive buffer holds."""

@@ -19,8 +19,8 @@ import pytest
 from nettop.collector.columns import ADDRESS, COLUMNS, default_values
 from nettop.collector.protobuf import encoded_batch
 from nettop.collector.reader import RemoteCollector
+from tests.builders.exports import NETFLOW_5, SFLOW
 from tests.collecting import Running
-from tests.unit.test_flow_decoder import NETFLOW_5, SFLOW
 
 from .grafana import CLICKHOUSE, FILES, TimeRange, dashboard, sql, targets, variables
 

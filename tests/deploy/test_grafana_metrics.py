@@ -44,9 +44,9 @@ from .scraping import running_prometheus
 pytest.importorskip("chdb")
 
 from nettop.collector.decode.templates import IPFIX, NETFLOW_9
+from tests.builders.exports import DECLARED, NETFLOW_5, SFLOW
+from tests.builders.flow_messages import a_set, message, plain
 from tests.collecting import Running as Collecting
-from tests.unit.test_flow_decoder import DECLARED, NETFLOW_5, SFLOW
-from tests.unit.test_flow_messages import a_set, message, plain
 
 pytestmark = [
     pytest.mark.kernel,

@@ -22,8 +22,8 @@ from nettop.kernel.host import privileges
 from nettop.recording.reader import RecordedFile
 from nettop.settings import SYSTEM_FLOWS_DIR
 from nettop.snapshots import lenses
+from tests.builders.exports import NETFLOW_5
 from tests.collecting import until
-from tests.unit.test_flow_decoder import NETFLOW_5
 
 from .booted import SYSTEMD, UNITS, Booted, status_of
 

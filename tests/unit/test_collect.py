@@ -14,11 +14,11 @@ import pytest
 from nettop.collector.decode.templates import IPFIX, NETFLOW_9
 from nettop.collector.reader import EXPORTERS_PATH, STATE_PATH, RemoteCollector
 from nettop.errors import ExitCode, SourceFailed, UsageError
+from tests.builders.exports import DECLARED, NETFLOW_5, SFLOW
+from tests.builders.flow_messages import a_set, message, plain
 from tests.collecting import PATIENCE_S, Running, until
 
-from .test_flow_decoder import DECLARED, NETFLOW_5, SFLOW
 from .test_flow_exporters import netflow5
-from .test_flow_messages import a_set, message, plain
 
 pytest.importorskip("chdb")
 

@@ -21,9 +21,9 @@ from nettop.collector.decode.datagrams import Datagrams
 from nettop.collector.inputs import Exports
 from nettop.collector.receive import ReceiveCounts
 from nettop.errors import SourceFailed, UsageError
+from tests.builders.exports import NETFLOW_5
+from tests.builders.flow_messages import SENDER, Sent, batch
 
-from .test_flow_decoder import NETFLOW_5
-from .test_flow_messages import SENDER, Sent, batch
 from .test_flow_pipeline import Run
 from .test_flow_receive import received
 

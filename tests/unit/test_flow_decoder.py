@@ -26,9 +26,8 @@ from nettop.collector.decode.templates import IPFIX, NETFLOW_9
 from nettop.collector.exporters import Exporters
 from nettop.errors import SourceFailed
 from nettop.snapshots.arrays import Array
-
-from .flow_oracle import VARIABLE, Field
-from .test_flow_messages import (
+from tests.builders.exports import DECLARED, NETFLOW_5, SFLOW, sent
+from tests.builders.flow_messages import (
     EXPORT_S,
     PLAIN,
     PORT,
@@ -42,19 +41,11 @@ from .test_flow_messages import (
     plain,
     template_set,
 )
-from .test_flow_netflow5 import FIRST, PING, datagram, record
-from .test_flow_sflow import AGENT, INTERFACE, RAW, flow, mapped, part, words
-from .test_flow_sflow import datagram as sflow_datagram
+from tests.builders.sflow import AGENT, INTERFACE, mapped
 
-SFLOW = sflow_datagram(flow(RAW), part(2, words(5, 4, 1) + part(1, INTERFACE)), flow(RAW))
-NETFLOW_5 = datagram(record(FIRST), record(PING)).data
-DECLARED = {version: template_set(version, 300, PLAIN) for version in (NETFLOW_9, IPFIX)}
+from .flow_oracle import VARIABLE, Field
+
 BIFLOW: list[Field] = [*PLAIN, (29305, 1, 4)]
-
-
-def sent(*contents: bytes, sender: bytes = SENDER, port: int = PORT) -> list[Sent]:
-    """Return datagrams of one sender."""
-    return [Sent(sender, port, content) for content in contents]
 
 
 def check(decoder: Decoder) -> None:

@@ -11,9 +11,9 @@ import pytest
 from nettop.collector.decode import connections
 from nettop.collector.decode.decoder import Decoder
 from nettop.collector.decode.templates import IPFIX, NETFLOW_9
+from tests.builders.flow_messages import Sent, a_set, batch, message, template_set
 
 from .flow_oracle import REVERSE, Field
-from .test_flow_messages import Sent, a_set, batch, message, template_set
 
 ENDS: list[Field] = [(0, 8, 4), (0, 12, 4), (0, 7, 2), (0, 11, 2), (0, 4, 1), (0, 10, 2), (0, 14, 2)]
 CLIENT, SERVER = (10, 0, 50, 10), (10, 1, 78, 5)

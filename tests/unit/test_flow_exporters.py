@@ -21,8 +21,7 @@ from nettop.collector.decode.sequences import Counting
 from nettop.collector.decode.templates import IPFIX, NETFLOW_9
 from nettop.collector.exporters import COUNTED, EXPORTERS_MAX, UNRECOGNIZED_MAX, Exporters
 from nettop.snapshots.arrays import as_list
-
-from .test_flow_messages import (
+from tests.builders.flow_messages import (
     PLAIN,
     PORT,
     RECEIVED_NS,
@@ -35,8 +34,8 @@ from .test_flow_messages import (
     plain,
     template_set,
 )
-from .test_flow_netflow5 import FIRST, record
-from .test_flow_sflow import AGENT, RAW, address, flow, mapped, words
+from tests.builders.netflow5 import FIRST, record
+from tests.builders.sflow import AGENT, RAW, address, flow, mapped, words
 
 NETFLOW_5 = 5
 ELSEWHERE = mapped("198.51.100.9")

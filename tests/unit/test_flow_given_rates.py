@@ -11,8 +11,7 @@ from nettop.collector.decode.decoder import Decoder
 from nettop.collector.decode.templates import IPFIX, NETFLOW_9
 from nettop.collector.decode.user_rates import parse_rates
 from nettop.errors import UsageError
-
-from .test_flow_messages import (
+from tests.builders.flow_messages import (
     PLAIN,
     QUIET,
     SENDER,
@@ -25,9 +24,9 @@ from .test_flow_messages import (
     plain,
     template_set,
 )
-from .test_flow_netflow5 import FIRST, datagram, record
-from .test_flow_sflow import AGENT, RAW, flow
-from .test_flow_sflow import datagram as sflow_datagram
+from tests.builders.netflow5 import FIRST, datagram, record
+from tests.builders.sflow import AGENT, RAW, flow
+from tests.builders.sflow import datagram as sflow_datagram
 
 FIELDS = [*PLAIN, (0, 10, 4), (0, 14, 4), (0, 61, 1)]
 """With both interfaces and the direction."""

@@ -26,8 +26,8 @@ from nettop.collector.worker import ProducedFlows, WorkerState
 from nettop.errors import NettopError, SourceFailed, UsageError
 from nettop.serve.flows.queries import query_routes
 from nettop.serve.flows.state import ingest_routes, state_routes
+from tests.builders.native_reader import Reader
 from tests.unit.serving import make_app
-from tests.unit.test_flow_native import Reader
 from tests.unit.test_flow_protobuf import example_flows
 
 

@@ -29,12 +29,12 @@ from nettop.collector.pipeline import Columns, Pipeline, WorkerOutput
 from nettop.collector.spool import DROPPED, Spool
 from nettop.errors import NettopError
 from nettop.snapshots.arrays import Mask
+from tests.builders.exports import DECLARED, NETFLOW_5, SFLOW, sent
+from tests.builders.flow_messages import PLAIN, Sent, a_set, batch, message, options_set, plain, template_set
+from tests.builders.native_reader import Reader
 
 from .flow_oracle import VARIABLE
-from .test_flow_decoder import DECLARED, NETFLOW_5, SFLOW, sent
 from .test_flow_exporters import netflow5, numbered, sflow
-from .test_flow_messages import PLAIN, Sent, a_set, batch, message, options_set, plain, template_set
-from .test_flow_native import Reader
 
 LARGE = 1 << 30
 DATA = {version: message(version, a_set(300, plain(5)), sequence=2) for version in (NETFLOW_9, IPFIX)}

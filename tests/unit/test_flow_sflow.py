@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import struct
 from collections import Counter
-from ipaddress import ip_address
 from typing import Any
 
 import numpy as np
@@ -26,22 +25,41 @@ from nettop.collector.decode.packets import (
 )
 from nettop.collector.decode.sflow import RECORDS_MAX, SAMPLES_MAX, read_sflow
 from nettop.snapshots.arrays import Array, Index
+from tests.builders.sflow import (
+    A4,
+    A6,
+    AGENT,
+    B4,
+    B6,
+    ICMP,
+    ICMPV6,
+    INTERFACE,
+    MACS,
+    RAW,
+    SYN_ACK,
+    TCP,
+    TCP4,
+    TCP6,
+    UDP,
+    address,
+    datagram,
+    ethernet,
+    flow,
+    ip4,
+    ip6,
+    mapped,
+    packed,
+    part,
+    raw,
+    tcp,
+    words,
+)
 
-MACS = bytes.fromhex("0200000000020200000000aa")
-A4, B4 = "192.0.2.1", "198.51.100.7"
-A6, B6 = "2001:db8::1", "2001:db8:ffff::7"
-AGENT = "203.0.113.9"
 SENDER = "10.0.0.1"
 RECEIVED_MS = 1_700_000_000_123
-TCP, UDP, ICMP, ICMPV6 = 6, 17, 1, 58
-SYN_ACK = 0x12
 
 
 # Packets.
-
-
-def ethernet(etype: int, payload: bytes, tags: tuple[tuple[int, int], ...] = ()) -> bytes:
-    return MACS + b"".join(struct.pack("!HH", *tag) for tag in tags) + struct.pack("!H", etype) + payload
 
 
 def mpls(labels: tuple[int, ...], payload: bytes) -> bytes:
@@ -50,33 +68,8 @@ def mpls(labels: tuple[int, ...], payload: bytes) -> bytes:
     return struct.pack(f"!{len(labels)}I", *entries) + payload
 
 
-def ip4(payload: bytes, protocol: int, *, options: bytes = b"", fragment: int = 0, length: int = -1) -> bytes:
-    total = 20 + len(options) + len(payload) if length < 0 else length
-    words = 5 + len(options) // 4
-    head = struct.pack("!BBHHHBBH", 0x40 | words, 0xB8, total, 0x1234, fragment, 61, protocol, 0)
-    return head + packed(A4) + packed(B4) + options + payload
-
-
-def ip6(payload: bytes, protocol: int, length: int = -1) -> bytes:
-    total = len(payload) if length < 0 else length
-    head = struct.pack("!IHBB", 6 << 28 | 0xB8 << 20 | 0xABCDE, total, protocol, 61)
-    return head + packed(A6) + packed(B6) + payload
-
-
-def tcp(flags: int = SYN_ACK) -> bytes:
-    return struct.pack("!HHIIHHHH", 50123, 443, 1, 2, 0x5000 | flags, 1024, 0, 0)
-
-
 def udp(payload: bytes = b"") -> bytes:
     return struct.pack("!HHHH", 5353, 53, 8 + len(payload), 0) + payload
-
-
-def packed(address: str) -> bytes:
-    return ip_address(address).packed
-
-
-def mapped(address: str) -> bytes:
-    return (b"" if ":" in address else bytes(10) + b"\xff\xff") + packed(address)
 
 
 def decoded(packets: list[bytes], first: FirstHeader = FirstHeader.ETHERNET) -> list[dict[str, Any]]:
@@ -110,7 +103,6 @@ OF_IP6 = {
 }  # fmt: skip
 OF_TCP = {"protocol": TCP, "src_port": 50123, "dst_port": 443, "tcp_flags": SYN_ACK}
 OF_UDP = {"protocol": UDP, "src_port": 5353, "dst_port": 53}
-TCP4, TCP6 = ip4(tcp(), TCP), ip6(tcp(), TCP)
 OF_TCP4, OF_TCP6 = OF_IP4 | OF_TCP | {"ip_bytes": 40}, OF_IP6 | OF_TCP | {"ip_bytes": 60}
 PORTS = {"src_port": 5353, "dst_port": 53}
 
@@ -382,44 +374,11 @@ def test_packets_of_several_kinds() -> None:
 # Datagrams.
 
 
-def words(*values: int) -> bytes:
-    return struct.pack(f"!{len(values)}I", *values)
-
-
-def address(text: str) -> bytes:
-    if not text:
-        return words(0)
-    return words(2 if ":" in text else 1) + packed(text)
-
-
-def part(form: int, content: bytes, length: int | None = None) -> bytes:
-    """Return a sample or a record."""
-    return words(form, len(content) if length is None else length) + content
-
-
-def datagram(*samples: bytes, agent: str = AGENT, count: int | None = None, version: int = 5) -> bytes:
-    count = len(samples) if count is None else count
-    return words(version) + address(agent) + words(3, 77, 1000, count) + b"".join(samples)
-
-
-def flow(*records: bytes, input_if: int = 10, output_if: int = 20, count: int | None = None) -> bytes:
-    count = len(records) if count is None else count
-    return part(1, words(1, 10, 512, 99, 0, input_if, output_if, count) + b"".join(records))
-
-
 def expanded_flow(*records: bytes, interfaces: tuple[int, int, int, int] = (0, 10, 0, 20)) -> bytes:
     return part(3, words(1, 0, 10, 512, 99, 0, *interfaces, len(records)) + b"".join(records))
 
 
-def raw(packet: bytes, protocol: int = 1, frame_length: int = 1500, captured: int | None = None) -> bytes:
-    padded = packet + bytes(-len(packet) % 4)
-    captured = len(packet) if captured is None else captured
-    return part(1, words(protocol, frame_length, 4, captured) + padded)
-
-
-INTERFACE = struct.pack("!IIQIIQ6IQ5II", 4, 6, 10**10, 1, 3, 10**15, *range(1, 7), 10**16, *range(11, 16), 2)
 INTERFACE_ROW = (4, 6, 10**10, 1, 3, 10**15, *range(1, 7), 10**16, *range(11, 16), 2)
-RAW = raw(ethernet(0x0800, TCP4))
 SAMPLED_IPV4 = words(60, UDP) + packed(A4) + packed(B4) + words(5353, 53, 0, 0xB8)
 SAMPLED_IPV6 = words(80, TCP) + packed(A6) + packed(B6) + words(50123, 443, SYN_ACK, 0xB8)
 SAMPLED_ETHERNET = words(90) + MACS[6:] + bytes(2) + MACS[:6] + bytes(2) + words(0x0800)

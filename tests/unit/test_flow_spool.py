@@ -28,8 +28,8 @@ from nettop.collector.enrichment.lookups import LookupFiles
 from nettop.collector.pipeline import WorkerOutput
 from nettop.collector.spool import BROKEN_BLOCKS, Block, Spool, Storing
 from nettop.errors import NettopError, SourceFailed, UsageError
+from tests.builders.native_reader import Reader
 from tests.collecting import until
-from tests.unit.test_flow_native import Reader
 
 LARGE = 1 << 30
 FLOWS, COUNTERS = "flows_raw", "interface_counters"

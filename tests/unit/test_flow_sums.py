@@ -27,8 +27,7 @@ from nettop.settings import Format
 pytest.importorskip("chdb")
 
 from nettop.collector.store.embedded import EmbeddedStore
-
-from .test_flow_store import flow_block
+from tests.builders.flow_rows import flow_block
 
 HOUR, DAY = 3600, 86_400
 

@@ -12,9 +12,7 @@ from hypothesis import strategies as st
 
 from nettop.collector.decode.decoder import Decoder
 from nettop.collector.decode.templates import IPFIX, NETFLOW_9
-
-from .flow_oracle import Field
-from .test_flow_messages import (
+from tests.builders.flow_messages import (
     EXPORT_S,
     PLAIN,
     PORT,
@@ -28,6 +26,8 @@ from .test_flow_messages import (
     plain,
     template_set,
 )
+
+from .flow_oracle import Field
 
 NOW_MS, RECEIVED_MS, DAY_MS = EXPORT_S * 1000, RECEIVED_NS // 1_000_000, 86_400_000
 UPTIMES: list[Field] = [*PLAIN, (0, 22, 4), (0, 21, 4)]

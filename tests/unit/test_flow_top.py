@@ -27,8 +27,7 @@ pytest.importorskip("chdb")
 
 from nettop.collector.columns import Coded
 from nettop.collector.store.embedded import EmbeddedStore
-
-from .test_flow_store import flow_block, random_flows, rows_of
+from tests.builders.flow_rows import flow_block, random_flows, rows_of
 
 COUNT = 3000
 HOUR, DAY = 3600, 86_400

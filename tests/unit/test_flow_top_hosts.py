@@ -17,8 +17,9 @@ from nettop.output.flow_queries import remarks
 pytest.importorskip("chdb")
 
 from nettop.collector.store.embedded import EmbeddedStore
+from tests.builders.flow_rows import flow_block, random_flows
 
-from .test_flow_store import directory, flow_block, random_flows, store
+from .test_flow_store import directory, store
 
 __all__ = ["directory", "store"]
 

@@ -13,16 +13,16 @@ import pytest
 
 from nettop.collector.store.schema import SCHEMA_VERSION, TABLES, retention_of, statements
 from nettop.errors import SourceFailed
+from tests.builders.exports import NETFLOW_5
 from tests.collecting import Running
-
-from .test_flow_decoder import NETFLOW_5
 
 pytest.importorskip("chdb")
 
 from nettop.collector.store import schema
 from nettop.collector.store.embedded import EmbeddedStore
+from tests.builders.flow_rows import flow_block, random_flows
 
-from .test_flow_store import flow_block, number, random_flows
+from .test_flow_store import number
 
 HUGE = 2**64 - 1
 ROLLUPS = [table for table in TABLES.values() if table.source]
