@@ -6,7 +6,6 @@ from __future__ import annotations
 import importlib.util
 import json
 import re
-import socket
 import subprocess
 from collections import defaultdict
 from collections.abc import Iterator
@@ -379,45 +378,6 @@ def test_a_killed_unit_is_restarted(machine: Booted) -> None:
     until(lambda: machine.show(unit, "NRestarts") == "1", "it is restarted")
     until(lambda: machine.show(unit, "ActiveState") == "active", "it works again")
     assert machine.pid(unit) != first
-
-
-def connect_here() -> None:
-    """Open and close a connection in the namespace of the tests: the programs of the machine's nettop see it, so that
-    nettop knows of a namespace that it cannot enter."""
-    with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()):
-        server.accept()[0].close()
-
-
-@run_by_systemd
-@pytest.mark.kernel
-@pytest.mark.deploy
-@pytest.mark.parametrize(
-    ("without", "lens", "words"),
-    [
-        ("CAP_BPF CAP_SYS_ADMIN", "connections", "sock_diag"),
-        ("CAP_PERFMON CAP_SYS_ADMIN", "connections", "sock_diag"),
-        ("CAP_NET_ADMIN", "connections", "needs CAP_NET_ADMIN"),
-        ("CAP_SYS_ADMIN", "connections", "not checked: creating a network namespace needs CAP_SYS_ADMIN"),
-        ("CAP_SYS_PTRACE", "connections", "finding and entering it needs CAP_SYS_PTRACE"),
-        ("CAP_SYSLOG", "drops", "seeing kernel symbols needs CAP_SYSLOG"),
-    ],
-)
-def test_each_capability_is_needed(machine: Booted, without: str, lens: str, words: str) -> None:
-    """Without a capability something is missing, and /health says what replaces it or why not."""
-    unit, url = "nettop-serve", "http://127.0.0.1:9471/health"
-    machine.configure(unit, "--lenses connections,drops")
-    machine.start(unit)
-    assert words not in str(json.loads(got(machine, url))["lenses"][lens]["hooks"])
-    machine.run("systemctl", "stop", unit)
-    drop_in = f"CapabilityBoundingSet=~{without}\nAmbientCapabilities=~{without}\n"
-    machine.configure(unit, "--lenses connections,drops", drop_in)
-    machine.start(unit)
-
-    def is_said() -> bool:
-        connect_here()
-        return words in str(json.loads(got(machine, url))["lenses"][lens]["hooks"])
-
-    until(is_said, words)
 
 
 ADDED = "CapabilityBoundingSet={0}\nAmbientCapabilities={0}\n"

@@ -52,14 +52,6 @@ def settings(**given: Any) -> ServeSettings:
 # --- options --------------------------------------------------------------------------------------------------
 
 
-def test_defaults() -> None:
-    """By default every lens is served, at one address of this host, every second."""
-    every = settings()
-    assert every.listen == ("127.0.0.1:9471",)
-    assert every.lenses == tuple(lens.id for lens in lenses())
-    assert (every.interval_s, every.top, every.token_file, every.insecure_listen) == (1.0, {}, None, False)
-
-
 def test_lenses_come_with_those_that_they_use() -> None:
     """Required lenses are added, in the order of the screens, each once."""
     assert settings(lenses="drops,latency, drops").read_lenses == ("connections", "latency", "drops")

@@ -125,40 +125,6 @@ def test_a_day(seed: int, end_s: float) -> None:
 # --- who comes and who leaves ---------------------------------------------------------------------------------
 
 
-def test_a_trickle_comes_before_old_bursts() -> None:
-    """A steady small count overtakes an old burst before the burst leaves the window."""
-    places = top()
-    add(places, {f"old{at}": 1000.0 for at in range(SIZE)}, 0.0)
-    places.mark_listed()
-    for second in range(1, 200):
-        add(places, {"steady": 10.0}, float(second))
-    assert "steady" in listed(places)
-    assert len(listed(places)) == SIZE
-
-
-def test_equals_do_not_displace_each_other() -> None:
-    """A series only ends for a larger one."""
-    places = top()
-    first = {f"a{at}": 7.0 for at in range(SIZE)}
-    add(places, first, 0.0)
-    second = first | {f"b{at}": 7.0 for at in range(SIZE)}
-    kept = listed(places)
-    for at_s in range(1, 300):
-        assert not add(places, second, float(at_s))
-        places.mark_listed()
-    assert listed(places) == kept
-
-
-def test_the_largest_of_one() -> None:
-    """A burst's age is known to 10 s, so the runner-up keeps a place too."""
-    places = SeriesPlaces(1, 2, prefers_present=False, drops_gone=False)
-    add(places, {"burst": 100.0, "old": 1.0}, 1.0)
-    for at_s in (100.0, 901.0):
-        places.mark_listed()
-        add(places, {"steady": 40.0, "burst": 1.0}, at_s)
-    assert "steady" in listed(places)
-
-
 def test_a_new_series_stays_until_it_was_seen() -> None:
     """A large new series stays until a scrape has seen it, or for a minute without scrapes."""
     for is_scraped in (True, False):
