@@ -11,13 +11,14 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO, TextIO, cast
+from typing import BinaryIO, TextIO
 
 from nettop.diagnostics import Diagnostics
 from nettop.engine.consumer import READING_WAIT_S, Consumer
 from nettop.engine.session import Session
 from nettop.errors import ExitCode, SourceFailed
 from nettop.output.lens_output import Exporter, lens_output
+from nettop.output.status_line import StatusLine
 from nettop.process.interrupts import Requests
 from nettop.query.filter import Filter, combined, parse_filter
 from nettop.query.query import text_query
@@ -31,7 +32,7 @@ from nettop.snapshots.source import SourceOptions
 from nettop.writing import OUTPUT, open_to_write, replace_file, temporary_path, write_all, writing
 
 _STEP_S = 0.2
-"""Seconds between updates of the progress bar."""
+"""Seconds between updates of the status line."""
 _REMEDY = "choose another FILE, or - for standard output"
 
 
@@ -107,36 +108,23 @@ def _sample(
     first = consumer.first_frame(lambda: requests.ending)
     if first is None:
         return None
+    status = StatusLine(stderr)
     for remark in exporter.remarks(first.now):
-        Diagnostics(stderr)(remark)
-
-    def count() -> int:
+        status.report(remark)
+    start, before = time.monotonic(), exporter.count(first.now.tables[table.name])
+    while not requests.ending and (elapsed_s := time.monotonic() - start) < settings.duration_s:
+        consumer.raise_failure()
         frame = consumer.frame or first
-        return exporter.count(frame.now.tables[table.name])
-
-    with _progress(settings, exporter.unit, stderr) as show:
-        _wait(consumer, requests, settings.duration_s, count, show)
+        counted = exporter.count(frame.now.tables[table.name]) - before
+        amount = f"{elapsed_s:.0f} of {settings.duration_s:g} s, {counted:,} {exporter.unit}"
+        status.show(f"{settings.view}: {amount} (Ctrl-C ends early)")
+        consumer.wait(timeout_s=min(settings.duration_s - elapsed_s, _STEP_S))
+    status.show("")
     missing, last = consumer.read_last(wait_s=READING_WAIT_S), consumer.frame
     consumer.raise_failure()
     if missing or last is None:
         raise SourceFailed(missing, "try again")
     return first.now, last.now
-
-
-def _wait(
-    consumer: Consumer,
-    requests: Requests,
-    duration_s: float,
-    count: Callable[[], int],
-    show: Callable[[float, int], None] | None,
-) -> None:
-    """Wait until the time is over or the end is requested; pass elapsed seconds and the count to `show`."""
-    start, first = time.monotonic(), count()
-    while not requests.ending and (left := start + duration_s - time.monotonic()) > 0:
-        consumer.raise_failure()
-        if show is not None:
-            show(duration_s - left, count() - first)
-        consumer.wait(timeout_s=left if show is None else min(left, _STEP_S))
 
 
 # --- the reports ----------------------------------------------------------------------------------------------
@@ -151,53 +139,6 @@ def _summary(
     losses = ", ".join(f"{count} {name}" for name, count in lost.items() if count > 0)
     place = "" if settings.path == STDOUT else f"; written to {settings.path}"
     return f"{amount}{early}{f'; lost {losses}' if losses else ''}{place}"
-
-
-@contextmanager
-def _progress(
-    settings: ExportSettings, unit: str, stderr: TextIO | None
-) -> Iterator[Callable[[float, int], None] | None]:
-    """Show a progress bar on a terminal; yield its update function, or None without a terminal."""
-    if stderr is None or not stderr.isatty():
-        yield None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn
-
-    columns = (
-        TextColumn(settings.view),
-        BarColumn(),
-        TextColumn("{task.completed:.0f} of {task.total:g} s"),
-        TextColumn(f"{{task.fields[counted]:,}} {unit}  (Ctrl-C ends early)"),
-    )
-    console = Console(file=cast("TextIO", _SafeTerminal(stderr)))
-    with Progress(*columns, console=console, transient=True, auto_refresh=False) as progress:
-        task = progress.add_task("", total=settings.duration_s, counted=0)
-
-        def show(elapsed_s: float, counted: int) -> None:
-            progress.update(task, completed=elapsed_s, counted=counted)
-            progress.refresh()
-
-        yield show
-
-
-class _SafeTerminal:
-    """A terminal stream that ignores write errors, as the terminal may be closed."""
-
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._stream, name)
-
-    def write(self, text: str) -> int:
-        with suppress(OSError):
-            self._stream.write(text)
-        return len(text)
-
-    def flush(self) -> None:
-        with suppress(OSError):
-            self._stream.flush()
 
 
 # --- the file -------------------------------------------------------------------------------------------------

@@ -92,10 +92,9 @@ class _Exposition(Collector):
             yield from (_of_family(family, totals) for family in totals.declared.all_families)
         for lens in self._served.lenses:
             for field, family in zip(lens.counts, count_families(lens), strict=True):
-                numbers = self._totals.gauges if field.kind is Kind.GAUGE else self._totals.counts
                 metric = Metric(family.name, family.help, family.kind.value)
-                if (lens.id, field.name) in numbers:
-                    metric.add_sample(family.sample_name, {}, numbers[lens.id, field.name])
+                if (lens.id, field.name) in self._totals.counts:
+                    metric.add_sample(family.sample_name, {}, self._totals.counts[lens.id, field.name])
                 yield metric
 
     def _of_nettop(self) -> Iterator[Metric]:

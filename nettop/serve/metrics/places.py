@@ -132,18 +132,16 @@ class SeriesPlaces:
         smallest = (key for key in reversed(ranked[self.size :]) if self._may_leave(key, now_s))
         wanted = {*ranked[: self._wanted]}
         left: list[int] = []
-        room = self._wanted - sum(until > now_s for until in self._unseen_until.values())
         for key in ranked[: self.size]:
             if key in self._places or key in self._just_left:
                 continue
-            stays = key in wanted and room > 0
+            stays = key in wanted
             other = next(smallest, None) if stays and not self._free else None
             if other is not None:
                 left.append(self._leave(other))
             if self._free:
                 self._places[key] = self._free.pop()
                 self._unseen_until[key] = now_s + UNSEEN_S if stays else now_s
-                room -= stays
         return left
 
     def _ranked(self) -> Index:

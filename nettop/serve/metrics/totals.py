@@ -45,8 +45,8 @@ class Totals:
         self.lock = threading.Lock()
         self.series: list[SeriesTotals] = []
         self.counts: Counter[tuple[str, str]] = Counter()
+        """Numbers of lenses as a whole, by lens id and name: sums, and the last value of gauges."""
         self.lost: Counter[tuple[str, str]] = Counter()
-        self.gauges: dict[tuple[str, str], int] = {}
         self.last: dict[str, Snapshot] = {}
         """Most recently added reading, by lens id."""
         for lens in served.lenses:
@@ -133,12 +133,12 @@ class Totals:
 
     def _add_counts(self, lens: Lens, now: Snapshot, before: Snapshot | None) -> None:
         """Add the lens-wide counts and losses."""
-        known = {field.name: field.kind for field in lens.counts if field.name in now.counts}
-        gauges = [name for name, kind in known.items() if kind is Kind.GAUGE]
-        self.gauges |= {(lens.id, name): now.counts[name] for name in gauges}
-        counts = {name: now.counts[name] for name in known.keys() - gauges}
+        counts = {field.name: now.counts[field.name] for field in lens.counts if field.name in now.counts}
         _add_increase(self.counts, lens, counts, before.counts if before else {})
         _add_increase(self.lost, lens, now.lost, before.lost if before else {})
+        for field in lens.counts:
+            if field.kind is Kind.GAUGE and field.name in counts:
+                self.counts[lens.id, field.name] = counts[field.name]
 
 
 def _add_increase(
