@@ -377,19 +377,30 @@ def test_the_largest_request_is_answered() -> None:
         assert run.ask(head + b"x" * (filler + 1) + b"\r\n\r\n").status == 431
 
 
-def test_a_small_body_is_taken_and_not_read() -> None:
-    """A small body is accepted unread; the application may refuse it. Headers after the body are ignored."""
-    with running() as run:
+@pytest.mark.parametrize("is_passed_on", [False, True])
+def test_bodies(*, is_passed_on: bool) -> None:
+    """A small body is accepted, and passed on only if the application takes bodies. Trailers are ignored."""
+    with running(Limits(takes_bodies=is_passed_on)) as run:
         post = b"POST /body HTTP/1.1\r\nHost: localhost\r\n"
-        nothing = b"{'type': 'http.request', 'body': b'', 'more_body': False}"
-        assert run.ask(post + b"Content-Length: 3\r\n\r\nabc").body == nothing
-        chunks = b"Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\nHost: evil.example\r\n\r\n"
-        assert run.ask(post + chunks).body == nothing
+        taken = repr({"type": "http.request", "body": b"abc" * is_passed_on, "more_body": False}).encode()
+        assert run.ask(post + b"Content-Length: 3\r\n\r\nabc").body == taken
+        chunks = b"Transfer-Encoding: chunked\r\n\r\n1\r\na\r\n2\r\nbc\r\n0\r\nHost: evil.example\r\n\r\n"
+        assert run.ask(post + chunks).body == taken
         with run.connect() as client:
             client.sendall(post + b"Content-Length: 3\r\nExpect: 100-continue\r\n\r\n")
             assert client.recv(100) == b"HTTP/1.1 100 Continue\r\n\r\n"
             client.sendall(b"abc")
-            assert answer_of(client).body == nothing
+            assert answer_of(client).body == taken
+
+
+def test_head_has_no_body() -> None:
+    """HEAD gets the headers of GET, and the next request on its connection is answered."""
+    with running() as run, run.connect() as client:
+        client.sendall(GET.replace(b"GET", b"HEAD") + GET[:-2] + b"Connection: close\r\n\r\n")
+        answered = client.makefile("rb").read()
+    assert answered.count(b"HTTP/1.1 200") == 2
+    assert answered.count(b"content-length: 12\r\n") == 2
+    assert answered.count(b"hello /hello") == 1
 
 
 @pytest.mark.parametrize("method", ["TRACE", "PROPFIND"])
