@@ -17,6 +17,11 @@ READY = "ready to receive web requests"
 LISTENING = re.compile(r'msg="Listening on" address=127.0.0.1:(\d+)')
 
 
+def is_ready(said: str) -> bool:
+    """Return whether Prometheus has said that it is ready, and where it listens."""
+    return READY in said and LISTENING.search(said) is not None
+
+
 @contextmanager
 def running_prometheus(config: Path, around: Sequence[str] = ()) -> Iterator[str]:
     """Run Prometheus and yield its API's URL. Its data is next to `config`; `around` prefixes the command."""
@@ -31,7 +36,7 @@ def running_prometheus(config: Path, around: Sequence[str] = ()) -> Iterator[str
     with said.open("wb") as errors:
         process = subprocess.Popen(words, stderr=errors, start_new_session=True)
     try:
-        until(lambda: READY in said.read_text() or process.poll() is not None, "Prometheus is ready", 60)
+        until(lambda: is_ready(said.read_text()) or process.poll() is not None, "Prometheus is ready", 60)
         listening = LISTENING.search(said.read_text())
         assert listening, said.read_text()
         yield f"http://127.0.0.1:{listening[1]}/api/v1"
