@@ -10,7 +10,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from nettop.errors import TOO_MANY_FILES
-from nettop.serve.http.connection import Connection
+from nettop.serve.http.connection import Connection, Connections
 from nettop.serve.http.limits import Server
 
 if TYPE_CHECKING:
@@ -27,32 +27,22 @@ class Acceptor:
     """Acceptor of connections whose requests `app` answers, created inside the event loop."""
 
     def __init__(self, server: Server, app: ASGIApp) -> None:
-        self.server = server
-        self.app = app
-        self.idle: dict[Connection, None] = {}
-        """Connections between two requests, longest idle first."""
-        self.receiving: dict[Connection, float] = {}
-        """Connections whose request is incomplete, oldest first, with their start by the loop's clock."""
-        self.ending = False
-        self._loop = asyncio.get_running_loop()
+        self._connections = Connections(server, app)
+        self._report, self._credentials = server.report, server.credentials
         self._limits, self._counts = server.limits, server.counts
+        self._loop = asyncio.get_running_loop()
         self._open: dict[asyncio.Task[None], Connection] = {}
-        self._waiting = 0
-        """Accepted connections for which there is no room yet, at most one for each listener."""
         self._has_left = asyncio.Event()
+        self._listeners = server.listeners
         self._accepting = [self._loop.create_task(self._accept(listener)) for listener in server.listeners]
 
-    @property
-    def crowded(self) -> bool:
-        """Whether the limit is reached while connections wait."""
-        return self._waiting > 0
-
-    def close(self) -> None:
-        """Stop accepting, and close open connections once they have been answered."""
-        self.ending = True
+    async def close(self) -> None:
+        """Stop accepting, and close open connections once they have been answered; idempotent."""
+        self._connections.ending = True
         for task in self._accepting:
             task.cancel()
-        for listener in self.server.listeners:
+        await asyncio.gather(*self._accepting, return_exceptions=True)
+        for listener in self._listeners:
             listener.close()
         for task, connection in list(self._open.items()):
             if connection.is_open:
@@ -74,11 +64,6 @@ class Acceptor:
             task.cancel()
         await self.wait_closed(_ABORT_S)
 
-    def leave(self, connection: Connection) -> None:
-        """Note that a connection no longer waits for a request."""
-        self.idle.pop(connection, None)
-        self.receiving.pop(connection, None)
-
     async def _accept(self, listener: socket.socket) -> None:
         while True:
             try:
@@ -89,21 +74,21 @@ class Acceptor:
                     await self._wait_for_resources(error)
                 continue
             await self._make_room(client)
-            connection = Connection(self)
+            connection = Connection(self._connections)
             task = self._loop.create_task(self._serve(client, connection))
             self._open[task] = connection
             self._counts.open_connections = len(self._open)
             task.add_done_callback(self._remove)
 
     async def _wait_for_resources(self, error: OSError) -> None:
-        self.server.report(f"cannot accept connections for now: {error}")
-        for connection in list(self.idle):
+        self._report(f"cannot accept connections for now: {error}")
+        for connection in list(self._connections.idle):
             connection.evict()
         await asyncio.sleep(_RETRY_S)
 
     async def _make_room(self, client: socket.socket) -> None:
         """Close the longest-idle connection, or all whose request is overdue, until one more fits."""
-        self._waiting += 1
+        self._connections.held += 1
         try:
             while len(self._open) >= self._limits.connections:
                 self._evict()
@@ -115,14 +100,14 @@ class Acceptor:
             client.close()
             raise
         finally:
-            self._waiting -= 1
+            self._connections.held -= 1
 
     def _evict(self) -> None:
-        if self.idle:
-            next(iter(self.idle)).evict()
+        if self._connections.idle:
+            next(iter(self._connections.idle)).evict()
             return
         late = self._loop.time() - self._limits.crowded_s
-        for connection in [each for each, since in self.receiving.items() if since <= late]:
+        for connection in [each for each, since in self._connections.receiving.items() if since <= late]:
             connection.evict()
 
     async def _serve(self, client: socket.socket, connection: Connection) -> None:
@@ -135,7 +120,7 @@ class Acceptor:
 
     async def _open_transport(self, client: socket.socket, connection: Connection) -> bool:
         """Hand the connection to the loop, after any TLS handshake; return whether that worked."""
-        tls = self.server.credentials.tls
+        tls = self._credentials.tls
         began = self._loop.time()
         try:
             await self._loop.connect_accepted_socket(

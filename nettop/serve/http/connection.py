@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
+from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import TYPE_CHECKING, NamedTuple, cast
 from urllib.parse import unquote
@@ -16,14 +17,33 @@ from urllib.parse import unquote
 import h11
 
 from nettop.serve.http.guard import common_headers
+from nettop.serve.http.limits import Server
 from nettop.serve.problems import Problem, problem_response
 
 if TYPE_CHECKING:
-    from starlette.types import Message, Scope
-
-    from nettop.serve.http.acceptor import Acceptor
+    from starlette.types import ASGIApp, Message, Scope
 
 _MALFORMED = "not a valid HTTP/1.1 request"
+
+
+@dataclass(eq=False)
+class Connections:
+    """State that the connections of a server share with their acceptor."""
+
+    server: Server
+    app: ASGIApp
+    idle: dict[Connection, None] = field(default_factory=dict)
+    """Connections between two requests, longest idle first."""
+    receiving: dict[Connection, float] = field(default_factory=dict)
+    """Connections whose request is incomplete, oldest first, with their start by the loop's clock."""
+    held: int = 0
+    """Accepted connections for which there is no room yet, at most one for each listener."""
+    ending: bool = False
+
+    def leave(self, connection: Connection) -> None:
+        """Note that a connection no longer waits for a request."""
+        self.idle.pop(connection, None)
+        self.receiving.pop(connection, None)
 
 
 class _Request(NamedTuple):
@@ -32,12 +52,11 @@ class _Request(NamedTuple):
 
 
 class Connection(asyncio.Protocol):
-    """A connection that is receiving (`acceptor.receiving`), idle (`acceptor.idle`), answering or closing."""
+    """A connection that is receiving or idle, as `others` know, or answering or closing."""
 
-    def __init__(self, acceptor: Acceptor) -> None:
-        self._acceptor = acceptor
-        self._server = acceptor.server
-        self._limits, self._counts = acceptor.server.limits, acceptor.server.counts
+    def __init__(self, others: Connections) -> None:
+        self._others = others
+        self._limits, self._counts = others.server.limits, others.server.counts
         self._loop = asyncio.get_running_loop()
         self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=self._limits.head_bytes)
         self._transport: asyncio.Transport | None = None
@@ -71,7 +90,7 @@ class Connection(asyncio.Protocol):
             return
         self._received += data
         self._news.set()
-        self._acceptor.idle.pop(self, None)
+        self._others.idle.pop(self, None)
         if len(self._received) > self._limits.head_bytes and self._is_reading:
             self._is_reading = False
             self.transport.pause_reading()
@@ -98,7 +117,7 @@ class Connection(asyncio.Protocol):
     def evict(self) -> None:
         """Close the connection to make room for another."""
         self._counts.evicted += 1
-        self._acceptor.leave(self)
+        self._others.leave(self)
         if self.transport.get_write_buffer_size():
             self.transport.close()
         else:
@@ -111,13 +130,13 @@ class Connection(asyncio.Protocol):
 
     def shutdown(self) -> None:
         """Close the connection unless a request is being answered."""
-        if self in self._acceptor.idle or self in self._acceptor.receiving:
+        if self in self._others.idle or self in self._others.receiving:
             self.transport.close()
 
     async def run(self) -> None:
         """Answer requests until the client or the server closes the connection."""
         try:
-            while not (self._acceptor.ending or self._lost.is_set()):
+            while not (self._others.ending or self._lost.is_set()):
                 request = await self._receive_in_time()
                 if request is None:
                     break
@@ -132,7 +151,7 @@ class Connection(asyncio.Protocol):
         except ConnectionError:
             pass
         finally:
-            self._acceptor.leave(self)
+            self._others.leave(self)
         self.transport.close()
         await self._wait_until_written(self._lost)
 
@@ -142,10 +161,10 @@ class Connection(asyncio.Protocol):
         """Return whether another request begins before the connection is idle for too long or must make room."""
         if self._has_begun():
             return True
-        if self._acceptor.crowded:
+        if self._others.held:
             self._counts.evicted += 1
             return False
-        self._acceptor.idle[self] = None
+        self._others.idle[self] = None
         try:
             async with asyncio.timeout(self._limits.idle_s):
                 await self._wait_for_data()
@@ -159,8 +178,8 @@ class Connection(asyncio.Protocol):
 
     async def _receive_in_time(self) -> _Request | None:
         """Return the next request; None if none begins. Raise Problem for a request to refuse."""
-        self._acceptor.leave(self)
-        self._acceptor.receiving[self] = self._loop.time()
+        self._others.leave(self)
+        self._others.receiving[self] = self._loop.time()
         try:
             async with asyncio.timeout(self._limits.request_s):
                 await asyncio.sleep(0)  # let other connections have their turn
@@ -173,7 +192,7 @@ class Connection(asyncio.Protocol):
         except h11.RemoteProtocolError:
             raise Problem(400, _MALFORMED) from None
         finally:
-            self._acceptor.leave(self)
+            self._others.leave(self)
 
     async def _receive(self) -> _Request:
         head, body = None, bytearray()
@@ -258,13 +277,14 @@ class Connection(asyncio.Protocol):
             if message["type"] == "http.response.start":
                 status = message["status"]
                 self._counts.count_answer(status)
-                self._send_head(status, message["headers"])
+                is_last = self._others.ending or self._others.held > 0
+                self._send_head(status, message["headers"], is_last=is_last)
             else:
                 self._send_body(message.get("body", b""), is_last=not message.get("more_body", False))
             await self._wait_until_written(self._writable)
 
         try:
-            await self._acceptor.app(scope, receive, send)
+            await self._others.app(scope, receive, send)
         except Exception as error:  # noqa: BLE001 - a bug, which is reported
             context = {"message": "cannot answer a request", "exception": error}
             self._loop.call_exception_handler(context)
@@ -282,7 +302,7 @@ class Connection(asyncio.Protocol):
             "asgi": {"version": "3.0", "spec_version": "2.3"},
             "http_version": head.http_version.decode(),
             "method": head.method.decode(),
-            "scheme": "http" if self._server.credentials.tls is None else "https",
+            "scheme": "http" if self._others.server.credentials.tls is None else "https",
             "path": unquote(path.decode()),
             "raw_path": path,
             "root_path": "",
@@ -292,10 +312,10 @@ class Connection(asyncio.Protocol):
             "client": client[:2] if isinstance(client, tuple) else None,
         }
 
-    def _send_head(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
-        last = [(b"connection", b"close")] if self._acceptor.ending or self._acceptor.crowded else []
+    def _send_head(self, status: int, headers: list[tuple[bytes, bytes]], *, is_last: bool) -> None:
+        close = [(b"connection", b"close")] if is_last else []
         reason = HTTPStatus(status).phrase.encode()
-        self._send(h11.Response(status_code=status, headers=[*headers, *last], reason=reason))
+        self._send(h11.Response(status_code=status, headers=[*headers, *close], reason=reason))
 
     def _send_body(self, piece: bytes, *, is_last: bool) -> None:
         if piece and not self._is_head:
@@ -323,8 +343,7 @@ class Connection(asyncio.Protocol):
         self._counts.count_answer(refused.status)
         self._log(f'"-" {refused.status}')
         response = problem_response(refused)
-        headers = common_headers([*response.raw_headers, (b"connection", b"close")])
-        self._send(h11.Response(status_code=refused.status, headers=headers, reason=b"Refused"))
+        self._send_head(refused.status, common_headers(response.raw_headers), is_last=True)
         self._send_body(bytes(response.body), is_last=True)
         # Closing immediately would reset the connection if the client is still sending, and so lose the response.
         if self.transport.can_write_eof():
@@ -336,6 +355,6 @@ class Connection(asyncio.Protocol):
 
     def _log(self, line: str) -> None:
         """Write an access log line; a client on a Unix socket has no address."""
-        if self._server.log is not None:
+        if self._others.server.log is not None:
             client = self.transport.get_extra_info("peername")
-            self._server.log(f"{client[0] if isinstance(client, tuple) else '-'} {line}")
+            self._others.server.log(f"{client[0] if isinstance(client, tuple) else '-'} {line}")

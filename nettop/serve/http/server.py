@@ -45,12 +45,12 @@ async def _serve(server: Server) -> None:
         try:
             await _wait_for_end(server, requested, ready)
             service_manager.stopping()
-            acceptor.close()
+            await acceptor.close()
             server.on_ending()
             await acceptor.wait_closed(server.limits.drain_s)
         finally:
             ready.cancel()
-            acceptor.close()
+            await acceptor.close()
             await acceptor.abort()
     finally:
         server.requests.wake = nothing
