@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from functools import partial
-from typing import TYPE_CHECKING, Protocol, TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -48,12 +48,9 @@ _SUMS = (METRICS_PATH, REALTIME, SUMMARY)
 """Paths of what is summed since serving started."""
 
 
-class ServeRun(Protocol):
-    """Function that serves what a session reads until shutdown is requested: of the kernel, or of a recording with its
-    `player`."""
-
-    def __call__(self, session: Session, player: Player | None = None) -> ExitCode:
-        """Serve."""
+ServeRun = Callable[..., ExitCode]
+"""Function that serves what a session reads until shutdown is requested: of the kernel, or of a recording with its
+`player`."""
 
 
 @contextmanager

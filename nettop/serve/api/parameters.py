@@ -7,7 +7,7 @@ import re
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Final, TypeVar
+from typing import Final
 from urllib.parse import parse_qsl
 
 from nettop.errors import UsageError, unknown_word
@@ -18,8 +18,7 @@ from nettop.serve.served import Served
 from nettop.snapshots import find_table
 from nettop.snapshots.schema import RATE, Kind, Lens, Table
 
-FORMATS: Final = {"json": "json", "csv": "csv"}
-BOOLEANS: Final = {"true": True, "false": False}
+FORMATS: Final = ("json", "csv")
 
 FILTER: Final = "filter"
 PARAMETERS: Final = (FILTER, "sort", "limit", "columns", "all", "deltas", "format")
@@ -35,8 +34,6 @@ MAX_FILTER_CHARS: Final = 1_000
 MAX_QUERY_BYTES: Final = 16_384
 
 _WHOLE_NUMBER = re.compile(r"[1-9][0-9]{0,8}")
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -118,7 +115,7 @@ def given_parameters(raw_query: bytes, known: Collection[str], repeatable: str =
 
 def _wanted(served: Served, lens: Lens, table: Table, given: Mapping[str, list[str]]) -> Wanted:
     chosen = {name: values[0] for name, values in given.items()}
-    with_deltas = _word("deltas", chosen.get("deltas", "false"), BOOLEANS)
+    with_deltas = _flag("deltas", chosen)
     shown = _filter(served, table, given.get(FILTER, []))
     with _parameter("sort"):
         sort = parse_sort(table, chosen.get("sort", table.sort))
@@ -130,7 +127,7 @@ def _wanted(served: Served, lens: Lens, table: Table, given: Mapping[str, list[s
         table,
         sort,
         shown,
-        all_rows=_word("all", chosen.get("all", "false"), BOOLEANS),
+        all_rows=_flag("all", chosen),
         deltas=with_deltas,
         # With differences, include rows that ended: the differences then add up to everything counted.
         closed=table.cumulative or with_deltas or not used <= table.by_name.keys(),
@@ -157,10 +154,14 @@ def _limit(text: str) -> int:
     return int(text)
 
 
-def _word(name: str, text: str, words: Mapping[str, T]) -> T:
+def _flag(name: str, chosen: Mapping[str, str]) -> bool:
+    return _word(name, chosen.get(name, "false"), ("true", "false")) == "true"
+
+
+def _word(name: str, text: str, words: Collection[str]) -> str:
     if text not in words:
         raise bad_parameter(name, f"{text!r} is not a valid value", f"give {' or '.join(words)}")
-    return words[text]
+    return text
 
 
 @contextmanager

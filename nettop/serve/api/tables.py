@@ -73,7 +73,6 @@ def table_routes(served: Served) -> list[Route]:
         async def pieces() -> AsyncGenerator[bytes, None]:
             async with open_tables:
                 lens = wanted.lens.id
-                lens = wanted.lens.id
                 origin = origin_of(served) or {AGE: served.age_s(lens)}
                 formatted = table_pieces(wanted, current_frame(served, lens), origin)
                 loop = asyncio.get_running_loop()
