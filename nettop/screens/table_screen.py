@@ -195,7 +195,7 @@ class TableScreen(MeasuredScreen[None], inherit_bindings=False):
             return
         if self.shown_frame.frame is None:
             self.view = self._headline_drawn = None
-        if frame is None:
+        if frame is None and not self.has_class("-small"):
             self.notice.notify_of(*notice)
         self.set_class(frame is None, "-notice")
         self.draw_lines()

@@ -12,7 +12,6 @@ from textual import events
 from textual.pilot import Pilot
 
 from nettop.screens.lens import LensScreen
-from nettop.screens.nettop_app import NettopApp
 from nettop.settings import Settings, ViewSettings
 from nettop.widgets.table import LiveTable
 from tests.builders.example_events import eventful_host
@@ -53,7 +52,6 @@ def on_eventful_host(size: tuple[int, int] = (120, 30), **how: Any) -> AbstractA
 def shown(run: Running) -> LensScreen:
     """Return the screen in sight now."""
     app = run[0].app
-    assert isinstance(app, NettopApp)
     return app.lens_screen
 
 

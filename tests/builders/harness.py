@@ -194,5 +194,5 @@ def harness_of(
     nothing: dict[str, Script] = {FINDINGS_LENS.id: Rules()}
     nothing |= {lens: Script([Snapshot(lens, wall_ns=0, boot_ns=0, tables={})]) for lens in silent}
     harness = Harness(lambda lens: nothing.get(lens, script))
-    harness.script = script  # type: ignore[attr-defined]
+    harness.script = script
     return harness

@@ -89,7 +89,7 @@ def harness_with(own: list[Snapshot]) -> Harness:
     """Return a harness whose connections and whose own cost follow scripts."""
     scripts = {"connections": Script(busy_host()), SELF.id: Script(list(own))}
     harness = Harness(scripts.__getitem__)
-    harness.session._source = scripts.__getitem__  # type: ignore[method-assign]
+    harness.session._source = scripts.__getitem__
     return harness
 
 

@@ -147,7 +147,7 @@ def player(harness: Harness, keys: Sequence[str], ticks: int) -> Callable[[Pilot
             harness.run_tasks()
             await pilot.pause()
         for cursor in pilot.app.screen.query("Input"):
-            cursor.cursor_blink = False  # type: ignore[attr-defined]
+            cursor.cursor_blink = False
         await pilot.pause()
 
     return play

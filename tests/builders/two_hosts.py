@@ -67,7 +67,7 @@ async def two_hosts() -> AsyncIterator[tuple[Running, FakeHosts]]:
     """Yield the connections of two hosts."""
     hosts = FakeHosts()
     by_id = {lens.id: lens for lens in lenses()}
-    harness = Harness(lambda lens: HostsSource(hosts, by_id[lens]))  # type: ignore[arg-type]
+    harness = Harness(lambda lens: HostsSource(hosts, by_id[lens]))
     app = harness.app(lens_set=tuple(lens for lens in lenses() if lens.id == "connections"))
     async with app.run_test(size=(140, 30)) as pilot:
         for _ in range(2):

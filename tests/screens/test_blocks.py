@@ -70,15 +70,6 @@ async def test_the_largest_row_fills_its_bar() -> None:
         assert not any("█" in line or "RATE" in line for line in text_of(table))
 
 
-async def test_a_sum_that_is_not_shown_marks_its_parts() -> None:
-    """The default order is seen where there is no room for its column."""
-    async with running(busy_host(), (80, 20)) as run:
-        header = text_of(run[1].rows)[0]
-        assert "SENT/s ▾" in header
-        assert "RECEIVED ▾" in header
-        assert "RATE" not in header
-
-
 async def test_bars_are_not_available_without_their_parts() -> None:
     """Where the kernel does not count what is received, the column says so."""
     async with running(busy_host(missing={"bytes_received": "no hook"}), (150, 20)) as run:

@@ -46,41 +46,51 @@ def test_endpoints_keep_their_port(endpoint: str, width: int, shown: str) -> Non
     assert fit_endpoint(endpoint, width) == shown
 
 
-@pytest.mark.parametrize("width", range(1, 24))
-def test_fit_is_exact(width: int) -> None:
+@pytest.mark.parametrize("text", ["nginx", "日本語プロセス", "␛[31mred", "x" * 40, ""])
+def test_fit_is_exact(text: str) -> None:
     """Whatever the text, a cell has exactly its width."""
-    for text in ("nginx", "日本語プロセス", "␛[31mred", "x" * 40, ""):
-        assert cell_len(fit(text, width, left=True)) == width
-        assert cell_len(fit(text, width, left=False)) == width
+    for width in range(1, 24):
+        assert {cell_len(fit(text, width, left=left)) for left in (True, False)} == {width}
         assert len(elide_middle("203.0.113.9", width)) <= width
+
+
+SENDING = {"retransmits": 0, "data_packets_sent": 0}
+QUIET = {"rtt_us": 21400, "rtt_var_us": 3100, "packets_sent": 7, "packets_received": 9}
+
+
+@pytest.mark.parametrize(
+    ("row", "before", "column", "text", "role"),
+    [
+        (
+            {"process": "java", "pid": 2, "container": "docker:api-7f"},
+            None,
+            "owner",
+            "java 2 @api-7f",
+            Role.TEXT,
+        ),
+        ({"process": "nginx", "pid": 1, "container": "nginx.service"}, None, "owner", "nginx 1", Role.TEXT),
+        ({"process": "[red]x[/red]", "pid": 1}, None, "owner", "[red]x[/red] 1", Role.TEXT),
+        ({"process": None, "pid": None}, None, "owner", "(unattributed)", Role.NOBODY),
+        ({"bytes_sent": 5}, None, "bytes_sent_per_s", "–", Role.FAINT),
+        ({"bytes_sent": 5}, {"bytes_sent": 5}, "bytes_sent_per_s", "0 b/s", Role.FAINT),
+        ({"retransmits": 31, "data_packets_sent": 1000}, SENDING, "retransmit_ratio", "▲ 3.1%", Role.BAD),
+        ({"retransmits": 10, "data_packets_sent": 1000}, SENDING, "retransmit_ratio", "1.0%", Role.DIM),
+        (QUIET, QUIET, "rtt", "21.4 ±3.1 ms", Role.FAINT),
+        (QUIET | {"packets_received": 10}, QUIET, "rtt", "21.4 ±3.1 ms", Role.TEXT),
+    ],
+)
+def test_cells(
+    row: dict[str, object], before: dict[str, object] | None, column: str, text: str, role: Role
+) -> None:
+    """Names are shown as they are; unknown is no zero; values above a threshold warn, and stale ones are faint."""
+    cell = cells_of(row, before)[column]
+    assert (cell[0].strip(), cell[1]) == (text, role)
 
 
 def test_owner_keeps_its_pid() -> None:
     """A long process name is cut, its PID is not."""
     owner = cells_of({"process": "systemd-resolved-worker", "pid": 12345}, width=80)["owner"]
-    assert owner == ("systemd… 12345", Role.TEXT)
-
-
-def test_container_is_marked() -> None:
-    """A container stands behind the process as @id; a systemd unit does not."""
-    owner = cells_of({"process": "java", "pid": 2210, "container": "docker:api-7f"})["owner"]
-    assert owner[0].strip() == "java 2210 @api-7f"
-    owner = cells_of({"process": "nginx", "pid": 1, "container": "nginx.service"})["owner"]
-    assert owner[0].strip() == "nginx 1"
-
-
-def test_row_without_owner_says_so() -> None:
-    """A socket that no process holds is (unattributed), in a style of its own."""
-    text, role = cells_of({"process": None, "pid": None})["owner"]
-    assert text.strip() == "(unattributed)"
-    assert role is Role.NOBODY
-
-
-def test_unknown_is_not_zero() -> None:
-    """A rate without an earlier snapshot is a dash, a measured zero is a zero."""
-    row = {"bytes_sent": 5}
-    assert cells_of(row)["bytes_sent_per_s"][0].strip() == "–"
-    assert cells_of(row, row)["bytes_sent_per_s"][0].strip() == "0 b/s"
+    assert owner[0] == "systemd… 12345"
 
 
 def test_missing_field_is_not_available() -> None:
@@ -92,25 +102,3 @@ def test_missing_field_is_not_available() -> None:
         view, rtt, np.array([0]), row_flags(view, np.array([0])), ConnectionsScreen.row_style
     )
     assert (text.strip(), role) == ("n/a", Role.FAINT)
-
-
-def test_retransmits_warn_by_sign_and_colour() -> None:
-    """Above the threshold a share has a sign and a colour, at it neither."""
-    before = {"retransmits": 0, "data_packets_sent": 0}
-    text, role = cells_of({"retransmits": 31, "data_packets_sent": 1000}, before)["retransmit_ratio"]
-    assert (text.strip(), role) == ("▲ 3.1%", Role.BAD)
-    text, role = cells_of({"retransmits": 10, "data_packets_sent": 1000}, before)["retransmit_ratio"]
-    assert text.strip() == "1.0%"
-    assert role is not Role.BAD
-
-
-def test_idle_connection_has_a_dim_rtt() -> None:
-    """An RTT is old when no packet went in the last interval."""
-    row = {"rtt_us": 21400, "rtt_var_us": 3100, "packets_sent": 7, "packets_received": 9}
-    assert cells_of(row, row)["rtt"] == ("21.4 ±3.1 ms".rjust(14), Role.FAINT)
-    assert cells_of(row | {"packets_received": 10}, row)["rtt"][1] is Role.TEXT
-
-
-def test_hostile_name_stays_text() -> None:
-    """What looks like markup is shown as it is."""
-    assert cells_of({"process": "[red]x[/red]", "pid": 1})["owner"][0].strip() == "[red]x[/red] 1"

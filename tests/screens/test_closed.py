@@ -13,7 +13,6 @@ from nettop.query.query import parse_sort, screen_query
 from nettop.query.view import View
 from nettop.screens.actions import BY_ID
 from nettop.screens.connections.sockets import KEPT_CLOSED, ClosedRows
-from nettop.screens.connections.tables import GroupsScreen
 from nettop.snapshots.connections import SOCKETS
 from nettop.snapshots.snapshot import Frame, Snapshot
 from nettop.widgets.table import CLOSED
@@ -87,15 +86,6 @@ async def test_sockets_that_close_while_frozen_are_kept() -> None:
         assert sorted(kept(run)) == ["curl", "ssh", "wget"]
 
 
-async def test_only_connections_are_kept() -> None:
-    """Another table does not offer it."""
-    async with running(list(READINGS)) as run:
-        screen = run[1]
-        groups = next(table for table in screen.lens.tables if table.name == "groups")
-        assert screen.is_available(BY_ID["keep_closed"])
-        assert not GroupsScreen(screen.context, screen.lens, groups).is_available(BY_ID["keep_closed"])
-
-
 @pytest.mark.parametrize("deltas", [True, False])
 def test_kept_rows_have_their_last_totals_and_count_for_nothing(deltas: bool) -> None:
     """Their texts are whole, though the newest reading does not have them; rates are unknown, and sums do without."""
@@ -137,7 +127,6 @@ def test_the_newest_are_kept() -> None:
     second = reading(1, *(connection(key, f"p{key}") for key in range(KEPT_CLOSED + 1, KEPT_CLOSED + 31)))
     for frame in frames(first, second, reading(2)):
         closed.add(frame)
-    assert closed.rows is not None
     assert closed.dropped == 30
     assert closed.rows.array["id"].tolist() == list(range(31, KEPT_CLOSED + 31))
     assert len(closed.rows.texts["process"]) == KEPT_CLOSED

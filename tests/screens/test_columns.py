@@ -16,7 +16,7 @@ from nettop.snapshots.drops import PACKETS
 from nettop.snapshots.schema import Lens, Table
 from nettop.snapshots.services import SERVICES
 from nettop.snapshots.snapshot import Frame, Snapshot
-from nettop.widgets.columns import GAP, MARGINS, Column, as_rates, as_totals, plan
+from nettop.widgets.columns import GAP, MARGINS, Column, plan
 from nettop.widgets.table import DOWN, title_of
 from tests.unit.build import TAKEN_NS, WALL_NS, Row, make_rows
 
@@ -61,30 +61,26 @@ def test_what_one_came_for_stays(table: Table, width: int, titles: set[str]) -> 
 
 
 def test_columns_fit() -> None:
-    """No width makes a row longer than the terminal, or a column narrower than its title."""
+    """Columns fit at every width, with their titles, IPv4 endpoints and meanings whole, and leave no other column for
+    their bars. One column always stays; chosen ones get no company."""
     for width in range(40, 260):
         columns = columns_at(width)
         assert sum(c.width for c in columns) + GAP * (len(columns) - 1) + MARGINS <= width
         assert all(c.width >= len(c.title) for c in columns), width
-
-
-def test_every_ipv4_endpoint_fits_from_60_on() -> None:
-    """The peer's address and port are whole at every usual width."""
-    remotes = [c.width for width in range(60, 260) for c in columns_at(width) if c.name == "remote"]
-    assert min(remotes) >= len("255.255.255.255:65535")
-
-
-def test_a_meaning_is_long_enough_to_be_understood_or_absent() -> None:
-    """`receive buffer full: …` says why, `receive buffer…` does not."""
-    for width in range(60, 260):
-        widths = {column.name: column.width for column in plan(PACKETS, PACKETS.screen, width)}
-        assert widths.get("meaning", 24) >= 24, width
-
-
-def test_own_columns_get_no_company() -> None:
-    """Columns that were named on the command line are all there is."""
-    columns = plan(SOCKETS, ("process", "cwnd"), 200, extra=False, bars=False)
-    assert [c.name for c in columns] == ["process", "cwnd"]
+        (remote,) = (column for column in columns if column.name == "remote")
+        assert width < 60 or remote.width >= len("255.255.255.255:65535")
+        with_bars, without = (
+            plan(SOCKETS, SOCKETS.screen, width, extra=False, bars=bars) for bars in (True, False)
+        )
+        assert [c.name for c in with_bars if not c.bar] == [c.name for c in without], width
+        meanings = [c.width for c in plan(PACKETS, PACKETS.screen, width) if c.name == "meaning"]
+        assert width < 60 or min(meanings, default=24) >= 24, width
+    (only,) = plan(SOCKETS, ("remote",), 8)
+    assert only.width == 6
+    own = plan(SOCKETS, ("process", "cwnd"), 200, extra=False, bars=False)
+    assert [column.name for column in own] == ["process", "cwnd"]
+    widths = {column.name: column.width for column in columns_at(100)}
+    assert (widths["local"] >= len("127.0.0.1:53738"), widths["remote"]) == (True, 21)
 
 
 @pytest.mark.parametrize("width", [100, 120])
@@ -98,36 +94,6 @@ def test_columns_that_the_filter_compares_are_shown(width: int) -> None:
         assert titles[0] == "PROCESS"
     titles = [column.title for column in plan(SOCKETS, SOCKETS.screen, width, needed=filtered[-1:])]
     assert titles == [column.title for column in columns_at(width)]
-
-
-def test_bars_leave_before_other_columns() -> None:
-    """No column that the table shows unasked has to leave for the bars, or gets a short form."""
-    for width in range(40, 260):
-        with_bars, without = (
-            plan(SOCKETS, SOCKETS.screen, width, extra=False, bars=bars) for bars in (True, False)
-        )
-        left = [column.name for column in with_bars if not column.bar]
-        assert left == [column.name for column in without], width
-
-
-def test_last_column_stays() -> None:
-    """However narrow, one column is left, cut to the width."""
-    (only,) = plan(SOCKETS, ("remote",), 8)
-    assert only.width == 6
-
-
-def test_rates_and_totals_name_each_other() -> None:
-    """A counter and its rate are two names of one field; other columns have one name."""
-    assert as_totals(SOCKETS, "bytes_sent_per_s") == "bytes_sent"
-    assert as_rates(SOCKETS, "bytes_sent") == "bytes_sent_per_s"
-    assert as_totals(SOCKETS, "rtt") == as_rates(SOCKETS, "rtt") == "rtt"
-
-
-def test_a_local_endpoint_is_whole_where_the_remote_has_room_to_spare() -> None:
-    """At 100 columns a usual local endpoint is not elided beside a column that has more than it needs."""
-    widths = {column.name: column.width for column in columns_at(100)}
-    assert widths["local"] >= len("127.0.0.1:53738")
-    assert widths["remote"] == len("255.255.255.255:65535")
 
 
 @pytest.mark.parametrize(
@@ -151,7 +117,6 @@ def test_two_rows_with_one_name_have_their_namespace(lens: Lens, table: Table) -
     rows = make_rows(places, table)
     view = View(Frame(Snapshot(lens.id, WALL_NS, TAKEN_NS, {table.name: rows}), None), screen_query(table))
     apart = screen_class(TableRef(lens, table)).row_style.apart
-    assert apart is not None
     assert apart.is_needed(view, np.arange(2))
     assert not apart.is_needed(view, np.arange(1))
     columns = plan(table, table.screen, 120, needed=(apart.column,))
@@ -171,11 +136,11 @@ def test_no_two_columns_have_one_title(table: Table) -> None:
             assert len(words) == len(set(words)), words
 
 
-@pytest.mark.parametrize("width", range(60, 130))
-def test_what_a_finding_compares_keeps_its_title(width: int) -> None:
+def test_what_a_finding_compares_keeps_its_title() -> None:
     """The number of a full queue is not legible without its name; its short form only lacks decimals."""
     needed = ("pid", "local_port", "state", "accept_queue_use")
-    columns = plan(SOCKETS, SOCKETS.screen, width, needed=needed)
-    shown = [column for column in columns if column.name == "accept_queue_use"]
-    assert [column.title for column in shown] == ["ACCQ %"] or width < 78
-    assert all(column.width >= len(column.title) for column in shown)
+    for width in range(60, 130):
+        columns = plan(SOCKETS, SOCKETS.screen, width, needed=needed)
+        shown = [column for column in columns if column.name == "accept_queue_use"]
+        assert [column.title for column in shown] == ["ACCQ %"] or width < 78
+        assert all(column.width >= len(column.title) for column in shown)

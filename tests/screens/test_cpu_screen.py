@@ -13,7 +13,7 @@ import pytest
 
 from nettop.screens.actions import ACTIONS, GRAPH
 from nettop.screens.cpu.bars import GLYPHS, EntryBars
-from nettop.screens.cpu.cpus import CpuNumbers, CpuScreen
+from nettop.screens.cpu.cpus import CpuScreen
 from nettop.screens.cpu.flame_graph import FlameGraph
 from nettop.screens.dialogs import help_lines, palette_entries
 from nettop.screens.filter_box import FilterBox
@@ -21,7 +21,7 @@ from nettop.settings import Settings, ViewSettings
 from nettop.snapshots.cpu import CATEGORIES, ENTRIES, LENS, RX_SOFTIRQ, STACKS
 from nettop.stacks.counts import FlameSort, Window
 from tests.builders.driving import Running, press, running, shown, tick, type_at_once
-from tests.builders.example_cpu import SECOND_NS, example_steps, idle_steps, make_missing, without
+from tests.builders.example_cpu import example_steps, idle_steps, make_missing, without
 from tests.builders.harness import Step
 
 RX = ENTRIES[RX_SOFTIRQ]
@@ -41,7 +41,6 @@ async def on_cpu(
     settings = Settings(view=ViewSettings(view="cpu", **(options or {})))
     async with running(chosen, size, settings=settings, ticks=ticks, lens_set=(LENS,)) as run:
         screen = run[1]
-        assert isinstance(screen, CpuScreen)
         yield run, screen
 
 
@@ -64,45 +63,6 @@ def line(widget: FlameGraph | EntryBars, y: int) -> str:
 # --- what it shows ----------------------------------------------------------------------------------------------
 
 
-async def test_the_answer_is_on_the_first_line() -> None:
-    """The first line has the share, its meaning, the mechanism, and losses."""
-    async with on_cpu(size=(160, 45)) as (_, screen):
-        text = screen.headline_bar.text
-        assert text.startswith(" network 15.8% of 4 CPUs (0.63 cores)   sampled 997 Hz   1,264 samples")
-        assert text.rstrip().endswith("0 missed")
-
-
-async def test_bars_and_their_legend() -> None:
-    """Each CPU's bar has its share at the right; the legend has each entry point's, of one or all CPUs."""
-    async with on_cpu(size=(160, 45)) as (run, screen):
-        assert line(screen.bars, 0).startswith(f" cpu0 {GLYPHS[1]}")
-        assert [line(screen.bars, y).split()[-1] for y in range(4)] == ["37.5%", "12.8%", "11.0%", "2.01%"]
-        assert "▒▒ RX softirq 7.27%" in screen.legend.text
-        await press(run, "u")
-        assert line(screen.bars, 0).startswith("▸cpu0 ")
-        assert line(screen.bars, 0).rstrip().endswith("37.5%")
-        assert " 37.5% of cpu0" in screen.crumbs.text
-        assert "▒▒ RX softirq 23.5%" in screen.legend.text
-
-
-async def test_other_softirqs_stand_beside() -> None:
-    """Other softirqs have their own figures, beside the kernel's time of all."""
-    async with on_cpu(size=(160, 45)) as (_, screen):
-        text = screen.others.text
-        assert text.startswith(" other softirqs  sched 0.40%  timer 0.30%  rcu 0.20%  ")
-        assert text.endswith(" all softirqs by /proc/stat 6.86% ")
-
-
-async def test_the_graph_begins_with_the_entry_points() -> None:
-    """Entry points are drawn as in the bars, as wide as their samples, above functions with category letters."""
-    async with on_cpu() as (_, screen):
-        assert line(screen.graph, 0).startswith(" ▒ RX softirq ▒▒")
-        assert "▕█ TX syscalls" in line(screen.graph, 0)
-        assert line(screen.graph, 1).startswith(" O handle_softirqs ")
-        assert "45.9% ▕" in line(screen.graph, 1)
-        assert [screen.crumbs.text.split()[at] for at in (0, 3, 7)] == ["all", "15.8%", "1,264"]
-
-
 async def test_categories_add_up() -> None:
     """Categories sum up to all samples of the zoomed frame; those without a function here say so."""
     async with on_cpu(size=(160, 45)) as (run, screen):
@@ -113,23 +73,10 @@ async def test_categories_add_up() -> None:
         assert any("B bridging" in text and "n/a" in text for text in lines)
         await press(run, "i")
         root = screen.graph.current_layout
-        assert root is not None
         assert sum(share.samples for share in screen.categories.shares) == root.row(0)[0].node.samples
 
 
 # --- walking and zooming ----------------------------------------------------------------------------------------
-
-
-async def test_down_follows_the_widest_frames() -> None:
-    """↓ follows the widest frames, ↑ goes to the caller, and a line describes the chosen frame."""
-    async with on_cpu(size=(160, 45)) as (run, screen):
-        await press(run, "down", "down", "down")
-        assert screen.graph.chosen == HOT[:3]
-        assert "▸net_rx_action" in line(screen.graph, 2)
-        assert "net_rx_action   45.6% of all  576 samples  7.22% of 4 CPUs  itself " in screen.frame_bar.text
-        assert "O softirq loop" in screen.frame_bar.text
-        await press(run, "up")
-        assert screen.graph.chosen == HOT[:2]
 
 
 async def test_aside_stays_in_the_row() -> None:
@@ -164,14 +111,19 @@ async def test_end_and_home() -> None:
 
 
 async def test_zoom_by_keys() -> None:
-    """→ zooms into the chosen frame, ← goes back, however far."""
+    """↓ follows the widest frames, ↑ selects the caller, → zooms into the selected frame, ← goes back."""
     async with on_cpu() as (run, screen):
-        await press(run, *["down"] * 5, "right")
+        await press(run, *["down"] * 6, "up")
+        assert screen.graph.chosen == HOT
+        await press(run, "right")
         assert screen.graph.zoom == HOT
+        assert " of all  " in screen.frame_bar.text
         assert line(screen.graph, 0).startswith(" P▸process_backlog ")
         assert "100% ▕" in line(screen.graph, 0)
         assert screen.crumbs.text.startswith(" all › RX softirq › … ›  process_backlog ")
-        await press(run, "down", "right", "left")
+        await press(run, "down")
+        assert " of process_backlog  " in screen.frame_bar.text
+        await press(run, "right", "left")
         assert screen.graph.zoom == HOT
         await press(run, "left")
         assert (screen.graph.zoom, screen.graph.chosen) == ((), HOT)
@@ -179,36 +131,27 @@ async def test_zoom_by_keys() -> None:
 
 
 async def test_zoom_by_mouse() -> None:
-    """A click chooses, a second one zooms in; the first line and the right button zoom out."""
-    async with on_cpu() as (run, screen):
-        pilot = run[0]
-        await pilot.click(FlameGraph, offset=(6, 3))
-        await pilot.pause()
-        assert screen.graph.chosen == HOT[:4]
-        assert screen.graph.zoom == ()
-        await pilot.click(FlameGraph, offset=(6, 3))
-        await pilot.pause()
-        assert screen.graph.zoom == HOT[:4]
-        await pilot.click(FlameGraph, offset=(60, 0))
-        await pilot.pause()
+    """A click selects, a second one zooms in; the first line, the right button, names in the path and entry points in
+    the legend zoom too."""
+    async with on_cpu(size=(160, 40)) as (run, screen):
+        for offset, button, zoom in (((6, 3), 1, ()), ((6, 3), 1, HOT[:4]), ((60, 0), 1, ())):
+            await run[0].click(FlameGraph, offset=offset, button=button)
+            await run[0].pause()
+            assert (screen.graph.chosen, screen.graph.zoom) == (HOT[:4], zoom)
+        await press(run, "right")
+        await run[0].click(FlameGraph, offset=(6, 2), button=3)
+        await run[0].pause()
         assert screen.graph.zoom == ()
         await press(run, "right")
-        assert screen.graph.zoom == HOT[:4]
-        await pilot.click(FlameGraph, offset=(6, 2), button=3)
-        await pilot.pause()
-        assert screen.graph.zoom == ()
-
-
-async def test_a_click_on_the_path_zooms_out() -> None:
-    """A click on a name in the path zooms out to it."""
-    async with on_cpu() as (run, screen):
-        await press(run, *["down"] * 5, "right")
-        await run[0].click("#crumbs", offset=(screen.crumbs.text.index("RX softirq") + 2, 0))
-        await run[0].pause()
-        assert screen.graph.zoom == (RX,)
-        await run[0].click("#crumbs", offset=(screen.crumbs.text.index("all"), 0))
-        await run[0].pause()
-        assert screen.graph.zoom == ()
+        for bar, word, zoom in (
+            (screen.crumbs, "RX softirq", (RX,)),
+            (screen.crumbs, "all", ()),
+            (screen.legend, "RX softirq", (RX,)),
+            (screen.legend, "RX softirq", ()),
+        ):
+            await run[0].click(bar, offset=(bar.text.index(word), 0))
+            await run[0].pause()
+            assert screen.graph.zoom == zoom
 
 
 async def test_zoom_and_choice_outlast_refreshes() -> None:
@@ -248,16 +191,6 @@ async def test_nothing_is_drawn_twice() -> None:
         screen.graph.refresh()
         await run[0].pause()
         assert screen.graph.drawn - drawn == 2
-
-
-async def test_the_zoomed_frame_is_compared_with_all_samples() -> None:
-    """The zoomed frame's share is of all samples, not 100 % of itself."""
-    async with on_cpu(size=(160, 45)) as (run, screen):
-        await press(run, *["down"] * 3, "right")
-        assert screen.graph.chosen == screen.graph.zoom == HOT[:3]
-        assert "net_rx_action   45.6% of all  576 samples" in screen.frame_bar.text
-        await press(run, "down")
-        assert "98.3% of net_rx_action" in screen.frame_bar.text
 
 
 # --- which samples ----------------------------------------------------------------------------------------------
@@ -311,16 +244,6 @@ async def test_entry_points() -> None:
         assert screen.graph.zoom == ()
 
 
-async def test_an_entry_point_by_mouse() -> None:
-    """A click on an entry point in the legend selects it, another one deselects it."""
-    async with on_cpu(size=(160, 45)) as (run, screen):
-        at = screen.legend.text.index("RX softirq")
-        for zoom in ((RX,), ()):
-            await run[0].click("#legend", offset=(at, 0))
-            await run[0].pause()
-            assert screen.graph.zoom == zoom
-
-
 async def test_cpus() -> None:
     """CPUs are selected one by one, then all; backwards too, and by a click on a bar."""
     async with on_cpu() as (run, screen):
@@ -346,7 +269,6 @@ async def test_orders() -> None:
         assert screen.stacks.sort is FlameSort.NAME
         assert line(screen.graph, 0).split()[1:3] == ["I/O", "workers"] or "▕" in line(screen.graph, 0)
         row = screen.graph.current_layout
-        assert row is not None
         names = [block.node.symbol for block in row.row(1) if not block.merged]
         assert names == sorted(names)
         assert screen.categories.shares[0] != first
@@ -354,15 +276,6 @@ async def test_orders() -> None:
         assert screen.stacks.sort is FlameSort.SAMPLES
         assert [line(screen.bars, y).split()[0] for y in range(4)] == ["cpu0", "cpu1", "cpu2", "cpu3"]
         assert screen.busiest_first
-
-
-async def test_busiest_cpus() -> None:
-    """If there are more CPUs than lines, the busiest are shown, and a line counts the others."""
-    async with on_cpu([*example_steps(cpus=16)], (80, 24)) as (run, screen):
-        assert [line(screen.bars, y).split()[0] for y in range(4)] == ["cpu0", "cpu1", "cpu4", "cpu8"]
-        assert line(screen.bars, 4).strip() == "… 12 more, none above 11.0%"
-        await press(run, "S")
-        assert [line(screen.bars, y).split()[0] for y in range(4)] == ["cpu0", "cpu4", "cpu1", "cpu8"]
 
 
 async def test_frozen() -> None:
@@ -475,30 +388,8 @@ async def test_ticks_that_waited_for_interrupts() -> None:
         assert f"most time in  {name}* 15.3%" in screen.frame_bar.text
         assert "* waited for interrupts" in screen.frame_bar.text
         await press(run, "down", "end")
-        assert screen.graph.chosen is not None
         is_late = screen.graph.chosen[-1] == name
         assert ("* ticks that waited for interrupts" in screen.frame_bar.text) == is_late
-
-
-async def test_one_sample() -> None:
-    """For one sample the words are singular."""
-    steps = []
-    for step in example_steps():
-        rows = step.tables[STACKS.name]
-        array = rows.array[:1].copy()
-        array["samples"] = step.counts["watched_ns"] > SECOND_NS
-        steps.append(
-            replace(
-                step,
-                counts={**step.counts, "samples": 1},
-                tables={**step.tables, STACKS.name: replace(rows, array=array)},
-            )
-        )
-    async with on_cpu([*steps], (160, 45)) as (run, screen):
-        assert " 1 sample " in screen.headline_bar.text
-        assert screen.crumbs.text.split("  last minute")[0].rstrip().endswith(" 1 sample")
-        await press(run, "down")
-        assert " 1 sample " in screen.frame_bar.text
 
 
 @pytest.mark.parametrize("size", [(40, 10), (60, 20), (80, 24), (100, 12), (131, 33), (250, 90)])
@@ -553,7 +444,7 @@ async def test_a_cpu_that_does_nothing() -> None:
     still = [replace(step, tables=dict(step.tables)) for step in steps]
     for step in still:
         rows = step.tables[STACKS.name]
-        step.tables[STACKS.name] = replace(rows, array=rows.array[rows.array["cpu"] != 3])  # type: ignore[index]
+        step.tables[STACKS.name] = replace(rows, array=rows.array[rows.array["cpu"] != 3])
     async with on_cpu([*still]) as (run, screen):
         await press(run, "U")
         assert "on cpu3 was idle in the last minute" in screen.graph_notice.text
@@ -599,7 +490,7 @@ async def test_entry_points_that_are_not_here() -> None:
 
 
 async def test_every_key_of_a_graph_is_pressed_here() -> None:
-    """Each of them works on this screen, and stands in its help and in the palette's palette_entries or not at all."""
+    """Keys of a graph work, and are in help and palette, on this screen alone."""
     async with on_cpu() as (run, screen):
         await press(run, "down")
         working = {a.id for a in ACTIONS if screen.is_available(a)}
@@ -613,15 +504,9 @@ async def test_every_key_of_a_graph_is_pressed_here() -> None:
         labels = {label for label, _, _ in palette_entries(screen)}
         assert "Show processes" in labels
         assert not any(label.startswith("Sort by") for label in labels)
-
-
-async def test_keys_of_a_graph_do_nothing_elsewhere() -> None:
-    """In the tables of the lens they are not offered."""
-    async with on_cpu() as (run, _):
         await press(run, "p")
-        there = shown(run)
-        assert there.table is STACKS
-        assert not any(there.is_available(a) for a in ACTIONS if a.group == GRAPH)
+        assert shown(run).table is STACKS
+        assert not any(shown(run).is_available(a) for a in ACTIONS if a.group == GRAPH)
 
 
 async def test_out_of_sight() -> None:
@@ -642,7 +527,6 @@ async def test_numbers() -> None:
         for back in ("n", "left"):
             await press(run, "n")
             there = shown(run)
-            assert isinstance(there, CpuNumbers)
             assert "TX SOFT" in there.rows.render_line(0).text
             assert "network 15.8% of 4 CPUs" in there.headline_bar.text
             await press(run, "s", "t", back)
@@ -651,7 +535,10 @@ async def test_numbers() -> None:
 
 
 async def test_words_of_the_command_line() -> None:
-    """The command line's filter chooses CPUs, is named, and is the last that Esc clears."""
+    """The command line's filter and limit select CPUs and are shown; Esc clears the filter last."""
+    async with on_cpu(options={"limit": 1}, size=(160, 45)) as (_, screen):
+        assert "all entry points   37.5% of 1 CPU  748 samples" in screen.crumbs.text
+        assert "1 of 4 CPUs" in screen.crumbs.text
     async with on_cpu(options={"filters": ("cpu<2",)}, size=(160, 45)) as (run, screen):
         assert [use.cpu for use in screen.bars.arrangement.shown] == [0, 1]
         assert "/ cpu<2   2 of 4" in screen.third_line.text
@@ -664,13 +551,6 @@ async def test_words_of_the_command_line() -> None:
         await press(run, "u", "escape")
         assert len(screen.bars.arrangement.shown) == 4
         assert "all entry points   15.8% of 4 CPUs  1,264 samples" in screen.crumbs.text
-
-
-async def test_a_limit_of_the_command_line() -> None:
-    """A limit drops CPUs from the drawing, and the screen says so."""
-    async with on_cpu(options={"limit": 1}, size=(160, 45)) as (_, screen):
-        assert "all entry points   37.5% of 1 CPU  748 samples" in screen.crumbs.text
-        assert "1 of 4 CPUs" in screen.crumbs.text
 
 
 async def test_a_filter_that_no_cpu_passes() -> None:

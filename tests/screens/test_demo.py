@@ -9,9 +9,11 @@ from nettop.cli import run
 from nettop.errors import ExitCode
 from nettop.output.check import findings_between
 from nettop.recording.recording import open_recording
+from nettop.snapshots import view_name
 from nettop.snapshots.schema import Lens
 from tests.builders.demo import DEMO, RECORDED, playing
 from tests.builders.replaying import no_probes
+from tests.unit.kept import uncollected
 
 INCIDENTS = {"slow service", "retransmitting", "data unread", "SYN queue full", "DNS slow"}
 
@@ -36,9 +38,7 @@ async def test_every_lens(lens: Lens) -> None:
         screen = demo.app.lens_screen
         assert screen.lens is lens
         assert not screen.has_class("-notice")
-        assert screen.view is not None
         assert not (screen.view.gone | screen.view.rest)[screen.view.order].all()
-        assert screen.time_line is not None
         assert "UTC" in screen.time_line.text
 
 
@@ -46,3 +46,26 @@ def test_text(capfd: pytest.CaptureFixture[str]) -> None:
     """--demo works with text too."""
     assert run(["--demo", "--view", "services", "-d", "--once"], no_probes) == ExitCode.DONE
     assert "served" in capfd.readouterr().out
+
+
+REFRESHES = 3
+"""Refreshes with the details of a row open, with its members shown, and with all rows."""
+
+
+@pytest.mark.parametrize("lens", RECORDED, ids=lambda lens: lens.id)
+async def test_no_reading_is_kept(lens: Lens) -> None:
+    """What a screen no longer shows is freed by counting references: of tables, details, and tables that rows open."""
+    with uncollected() as kept:
+        async with playing((100, 30), view_name(lens, lens.main)) as demo:
+            second = 0
+            for table in lens.tables:
+                await demo.app.action_view(view_name(lens, table))
+                await demo.pilot.pause()
+                for keys in (("down", "enter"), ("escape", "right"), ("left", "a")):
+                    await demo.pilot.press(*keys)
+                    second += REFRESHES
+                    await demo.play_until(second)
+            assert not kept.in_cycles()
+            counts = kept.counts()
+            assert counts["View"] <= 2 * len(lens.tables), counts
+            assert counts["Snapshot"] <= 16, counts

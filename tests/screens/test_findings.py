@@ -9,11 +9,9 @@ import pytest
 from textual.widgets import Input
 
 from nettop.errors import SourceFailed
-from nettop.screens.dialogs import HelpDialog
 from nettop.screens.filter_box import FilterBox
 from nettop.screens.finding_strip import place_after
 from nettop.screens.lens import LensScreen
-from nettop.screens.nettop_app import NettopApp
 from nettop.snapshots.connections import LENS as CONNECTIONS
 from nettop.snapshots.connections import SOCKETS
 from nettop.snapshots.drops import LENS as DROPS
@@ -119,32 +117,17 @@ async def test_findings_that_cannot_be_read_are_not_shown_as_they_were(
         assert [line.split("  ")[0] for line in strip(run)] == [line.split("  ")[0] for line in lines]
 
 
-async def test_lenses_that_are_judged_only_while_open_are_named() -> None:
-    """Without their hooks, nothing is known of them: not that all is well."""
-    async with on_host(CALM) as run:
+@pytest.mark.parametrize(("width", "named"), [(70, True), (65, False)])
+async def test_unwatched_lenses_are_named_or_not_spoken_of(width: int, named: bool) -> None:
+    """Lenses that are judged only while open are named until they were, if there is room for their names."""
+    async with on_host(CALM, (width, 24)) as run:
         await press(run, "0")
-        assert "not watched: Drops 5   0 missed" in shown(run).headline_bar.text
+        text = shown(run).headline_bar.text
+        assert ("watched" in text, "Drops 5" in text) == (named, named)
         await press(run, "5")
         run[2].session.bus.publish(Snapshot(DROPS.id, 0, 0, {}))
         await press(run, "0")
         assert "watched" not in shown(run).headline_bar.text
-
-
-@pytest.mark.parametrize(("width", "named"), [(80, True), (70, True), (65, False)])
-async def test_unwatched_lenses_are_named_or_not_spoken_of(width: int, named: bool) -> None:
-    """Where there is no room for their names, their label does not stand there alone."""
-    async with on_host(CALM, (width, 24)) as run:
-        await press(run, "0")
-        text = shown(run).headline_bar.text
-        assert ("watched" in text, "Drops" in text) == (named, named)
-
-
-async def test_the_evidence_is_legible_on_a_small_screen() -> None:
-    """The filter's first words and the value that it is about."""
-    async with on_host(ALL_BUT_LEAK, (80, 24)) as run:
-        await press(run, "exclamation_mark")
-        assert "/ pid=2 and local_port=443 and state=" in shown(run).third_line.text
-        assert text_of(shown(run).rows)[1].split()[-1] == "100%"
 
 
 async def test_the_details_of_a_row_begin_with_its_finding() -> None:
@@ -161,7 +144,8 @@ async def test_the_details_of_a_row_begin_with_its_finding() -> None:
 
 
 async def test_at_most_three_findings_are_shown() -> None:
-    """The last line counts those below it, and names the key of the lens that lists them."""
+    """The last line counts the others, and names the key of the lens that lists them; there the key opens the selected
+    finding."""
     async with on_host(FOUR) as run:
         assert len(strip(run)) == 3
         assert strip(run)[2].endswith("new  +1 more 0")
@@ -172,13 +156,7 @@ async def test_at_most_three_findings_are_shown() -> None:
         assert [
             line.strip()[: len(word)] for line, word in zip(text_of(screen.rows)[1:5], words, strict=True)
         ] == words
-
-
-async def test_the_key_opens_the_chosen_finding_of_the_list() -> None:
-    """In its lens; its details say what to try."""
-    async with on_host(FOUR) as run:
-        await press(run, "0", "down", "down", "right")
-        assert "what they stopped on" not in shown(run).details.text
+        await press(run, "down", "down", "right")
         assert "WHAT TO TRY" in shown(run).details.text.upper()
         await press(run, "exclamation_mark")
         assert (shown(run).lens.id, processes(shown(run))) == ("connections", {"leaker"})
@@ -197,7 +175,7 @@ async def test_without_findings_nothing_is_said() -> None:
 
 
 async def test_a_finding_that_has_gone_is_kept_for_a_while() -> None:
-    """It says so, below those still seen; the key does not open it, because it would show no row."""
+    """It says so, below those still seen; the key does not open it, as it has no rows. While frozen, findings stay."""
     later = [make_frame([LISTENER, WELL], None, seconds).now for seconds in (4.0, 20.0)]
     first = ALL_BUT_LEAK[0]  # read twice: the findings lens attaches after the first reading
     async with on_host([first, *ALL_BUT_LEAK, *later]) as run:
@@ -210,13 +188,18 @@ async def test_a_finding_that_has_gone_is_kept_for_a_while() -> None:
         assert processes(shown(run)) == {"payapi"}
         await press(run, "exclamation_mark")
         assert filter_text(run) == ""
+        await press(run, "space")
+        before = strip(run)
         run[2].tick()
         await run[0].pause()
+        assert strip(run) == before
+        await press(run, "space")
         assert [line.split()[2] for line in strip(run)] == ["payapi"]
 
 
 async def test_findings_are_shown_in_every_lens() -> None:
-    """The key leads from another lens to the rows; its filter is in the box as if typed, and Esc removes it."""
+    """The key leads from another lens to the rows; its filter is in the box as if typed, and Esc removes it. A click on
+    a sentence opens its rows too."""
     async with on_host(ALL_BUT_LEAK) as run:
         lines = strip(run)
         await press(run, "5")
@@ -228,27 +211,9 @@ async def test_findings_are_shown_in_every_lens() -> None:
         assert shown(run).query_one(FilterBox).query_one(Input).value == wanted
         await press(run, "escape", "escape")
         assert filter_text(run) == ""
-
-
-async def test_a_click_on_a_finding_opens_it() -> None:
-    """On its sentence."""
-    async with on_host(ALL_BUT_LEAK) as run:
         at = shown(run).findings.text.splitlines()[1].index("stuck")
         await run[0].click("#findings", offset=(at + 3, 1))
         assert processes(shown(run)) == {"stuck"}
-
-
-async def test_findings_do_not_move_while_frozen() -> None:
-    """The rows are of another moment."""
-    later = make_frame([WELL], None, 20.0).now
-    async with on_host([*ALL_BUT_LEAK, later]) as run:
-        lines = strip(run)
-        await press(run, "space")
-        run[2].tick()
-        await run[0].pause()
-        assert strip(run) == lines
-        await press(run, "space")
-        assert strip(run) == []
 
 
 @pytest.mark.parametrize("width", [40, 64, 80])
@@ -266,8 +231,6 @@ async def test_the_help_says_what_findings_are() -> None:
     async with on_host(CALM, (200, 50)) as run:
         await press(run, "question_mark")
         app = run[0].app
-        assert isinstance(app, NettopApp)
-        assert isinstance(app.screen, HelpDialog)
         text = " ".join(app.screen.page.text.split())
         assert "CLOSE_WAIT connections that the peer has closed" in text
         assert f"Shown from 100 rows on, or 20 and growing: {RULES['CLOSE_WAIT'].filter}" in text

@@ -66,54 +66,26 @@ def blocks(layout: Layout) -> list[FlameBlock]:
 
 
 @given(trees(), WIDTHS)
-def test_frames_of_a_row_do_not_overlap(tree: FlameNode, width: int) -> None:
-    """Each frame begins at or after the end of the previous one, and has at least one cell."""
+def test_layout(tree: FlameNode, width: int) -> None:
+    """Frames lie below their caller without overlapping, within a cell of their share; those narrower than a cell are
+    merged or counted as unseen."""
     layout = Layout(tree, (), width)
     for number in range(layout.depth):
         row = layout.row(number)
-        assert all(each.end <= other.start for each, other in pairwise(row))
+        assert all(block.end <= other.start for block, other in pairwise(row))
         assert all(0 <= block.start < block.end <= width for block in row)
-
-
-@given(trees(), WIDTHS)
-def test_callees_lie_below_their_caller(tree: FlameNode, width: int) -> None:
-    """Within its cells, and so together no wider than it."""
-    layout = Layout(tree, (), width)
-    singles = {block.path: block for block in blocks(layout) if not block.merged}
-    for block in blocks(layout):
+    all_blocks = blocks(layout)
+    singles = {block.path: block for block in all_blocks if not block.merged}
+    for block in all_blocks:
+        assert abs(block.end - block.start - block.node.samples * width / tree.samples) <= 1
         if block.path or block.merged:
             caller = singles[block.path if block.merged else block.path[:-1]]
             assert caller.start <= block.start and block.end <= caller.end
-
-
-@given(trees(), WIDTHS)
-def test_a_width_is_within_a_cell_of_the_share(tree: FlameNode, width: int) -> None:
-    """At any depth a width is within a cell of the share: rounding errors do not add up."""
-    layout = Layout(tree, (), width)
-    for block in blocks(layout):
-        exact = block.node.samples * width / tree.samples
-        assert abs(block.end - block.start - exact) <= 1
-
-
-@given(trees(), WIDTHS)
-def test_nothing_is_dropped_silently(tree: FlameNode, width: int) -> None:
-    """Every callee of a drawn frame is drawn, merged with others, or counted as hidden."""
-    layout = Layout(tree, (), width)
-    all_rows = blocks(layout)
-    for caller in (block for block in all_rows if not block.merged):
-        own = sum(not b.merged and b.path[:-1] == caller.path and bool(b.path) for b in all_rows)
-        merged = sum(b.merged for b in all_rows if b.merged and b.path == caller.path)
-        assert own + merged + layout.unseen.get(caller.path, 0) == len(caller.node.children)
-
-
-@given(trees(), WIDTHS)
-def test_wide_frames_have_their_own_block(tree: FlameNode, width: int) -> None:
-    """A cell's worth of samples is never merged, whatever stands beside it."""
-    layout = Layout(tree, (), width)
-    for caller in (block for block in blocks(layout) if not block.merged):
-        for child in caller.node.children:
-            has_one = layout.block((*caller.path, child.symbol)) is not None
-            assert has_one == (child.samples * width >= tree.samples)
+    for path, caller in singles.items():
+        wide = {child.symbol for child in caller.node.children if child.samples * width >= tree.samples}
+        assert {below[-1] for below in singles if below and below[:-1] == path} == wide
+        merged = sum(block.merged for block in all_blocks if block.merged and block.path == path)
+        assert len(wide) + merged + layout.unseen.get(path, 0) == len(caller.node.children)
 
 
 def test_rows_are_made_when_they_are_visible() -> None:
@@ -172,7 +144,6 @@ def test_every_row_is_as_wide_as_the_graph(monkeypatch: pytest.MonkeyPatch) -> N
         assert [cell_len(strip.text) for strip in strips] == [width] * height
         assert [strip.cell_length for strip in strips] == [width] * height
         layout = graph.current_layout
-        assert layout is not None
         for number, strip in enumerate(strips, 1):
             whole = [each for each in layout.row(number) if not each.merged and each.end - each.start > 1]
             assert all(strip.text[block.end] == EDGE for block in whole)
@@ -204,31 +175,32 @@ def uses(*shares: float) -> list[CpuUse]:
 
 def shown(*args: object, **how: object) -> list[int]:
     """Return the CPUs of an arrangement, in order."""
-    return [use.cpu for use in arrange(*args, **how).shown]  # type: ignore[arg-type]
+    return [use.cpu for use in arrange(*args, **how).shown]
 
 
-def test_all_cpus_where_they_fit() -> None:
-    """All CPUs are sorted by number, or the busiest first."""
-    some = uses(0.1, 0.3, 0.0)
-    assert shown(some, 80, 3, None, by_use=False) == [0, 1, 2]
-    assert shown(some, 80, 3, None, by_use=True) == [1, 0, 2]
+@pytest.mark.parametrize(
+    ("shares", "height", "chosen", "by_use", "expected"),
+    [
+        ((0.1, 0.3, 0.0), 3, None, False, [0, 1, 2]),
+        ((0.1, 0.3, 0.0), 3, None, True, [1, 0, 2]),
+        ((0.1, 0.3, 0.0, 0.2, 0.05), 4, None, False, [0, 1, 3]),
+        ((0.1, 0.3, 0.0, 0.2, 0.05), 4, 2, False, [1, 2, 3]),
+        ((0.1, 0.3, 0.0, 0.2, 0.05), 4, None, True, [1, 3, 0]),
+    ],
+)
+def test_cpus_with_a_bar(
+    shares: tuple[float, ...], height: int, chosen: int | None, by_use: bool, expected: list[int]
+) -> None:
+    """The busiest and the selected CPU have bars, by number or by use; one line is for those left out."""
+    assert shown(uses(*shares), 80, height, chosen, by_use=by_use) == expected
 
 
-def test_the_busiest_and_the_chosen_cpu_where_there_is_not() -> None:
-    """One line is for what is left out; the order is as requested."""
-    some = uses(0.1, 0.3, 0.0, 0.2, 0.05)
-    assert shown(some, 80, 4, None, by_use=False) == [0, 1, 3]
-    assert shown(some, 80, 4, 2, by_use=False) == [1, 2, 3]
-    assert shown(some, 80, 4, None, by_use=True) == [1, 3, 0]
-    assert [use.cpu for use in arrange(some, 80, 4, None, by_use=True).left_out] == [4, 2]
-
-
-def test_many_cpus_stand_side_by_side() -> None:
+@pytest.mark.parametrize(
+    ("cpus", "width", "height", "columns"), [(16, 160, 8, 2), (16, 160, 6, 3), (4, 160, 6, 1), (16, 60, 6, 1)]
+)
+def test_many_cpus_stand_side_by_side(cpus: int, width: int, height: int, columns: int) -> None:
     """Many CPUs take as many columns as fit, and no more than needed."""
-    assert arrange(uses(*[0.1] * 16), 160, 8, None, by_use=False).columns == 2
-    assert arrange(uses(*[0.1] * 16), 160, 6, None, by_use=False).columns == 3
-    assert arrange(uses(*[0.1] * 4), 160, 6, None, by_use=False).columns == 1
-    assert arrange(uses(*[0.1] * 16), 60, 6, None, by_use=False).columns == 1
+    assert arrange(uses(*[0.1] * cpus), width, height, None, by_use=False).columns == columns
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=200), st.integers(40, 250), st.integers(1, 30))
@@ -276,13 +248,6 @@ def test_a_full_bar_of_a_category_is_all_samples(monkeypatch: pytest.MonkeyPatch
     assert lengths == [round(bars._bar * 0.6), round(bars._bar * 0.4)]
 
 
-def test_every_entry_point_has_a_look() -> None:
-    """Each entry point has its own one-cell glyph and colour."""
-    assert set(GLYPHS) == set(ROLES) == set(ENTRIES)
-    assert len(set(GLYPHS.values())) == len(GLYPHS)
-    assert {cell_len(glyph) for glyph in GLYPHS.values()} == {1}
-
-
 # --- colours ----------------------------------------------------------------------------------------------------
 
 
@@ -295,25 +260,15 @@ def colour(theme: Palette, letter: str, shade: Shade, role: Role) -> tuple[str, 
 
 @pytest.mark.parametrize("palette", [DARK, LIGHT], ids=lambda p: p.name)
 def test_frames_can_be_read(palette: Palette) -> None:
-    """A contrast of 4.5 for names, chosen or not, at least 3 for what may fade."""
+    """Names and entry points have a contrast of 4.5, faded frames of 3; each category has its own background."""
     for category in CATEGORIES.values():
         for shade in (Shade.PLAIN, Shade.CHOSEN):
             assert contrast(*colour(palette, category.letter, shade, Role.TEXT)) >= 4.5, category
             assert contrast(*colour(palette, category.letter, shade, Role.DIM)) >= 3, category
         assert contrast(*colour(palette, category.letter, Shade.FADED, Role.TEXT)) >= 3, category
-
-
-@pytest.mark.parametrize("palette", [DARK, LIGHT], ids=lambda p: p.name)
-def test_entry_points_can_be_seen(palette: Palette) -> None:
-    """On the ground and on that of the chosen CPU."""
     for role in ROLES.values():
         for background in (palette["screen"], palette["band"]):
             assert contrast(palette[role.value], background) >= 4.5, role
-
-
-@pytest.mark.parametrize("palette", [DARK, LIGHT], ids=lambda p: p.name)
-def test_every_category_has_a_ground_of_its_own(palette: Palette) -> None:
-    """Each category has its own background and letter, so that neighbours differ."""
     grounds = [colour(palette, c.letter, Shade.PLAIN, Role.TEXT)[1] for c in CATEGORIES.values()]
     assert len(set(grounds)) == len({c.letter for c in CATEGORIES.values()}) == len(CATEGORIES)
 

@@ -215,7 +215,6 @@ async def test_nothing_to_stay_for() -> None:
     failure = PermissionMissing("seeing every process's sockets needs CAP_BPF", "run it as root: sudo nettop")
     async with running([failure], ticks=1) as run:
         app = run[0].app
-        assert isinstance(app, NettopApp)
         assert app.fatal_error is failure
         assert app._exit
 
@@ -296,7 +295,7 @@ async def test_words_of_the_command_line_hold() -> None:
         assert [c.name for c in screen.rows.columns] == ["process", "rtt_us"]
         assert "▾" in text_of(screen.rows)[0]
         assert screen.state.query.all_rows
-        assert run[2].script.options == source_options(["sockets"], all_rows=True)  # type: ignore[attr-defined]
+        assert run[2].script.options == source_options(["sockets"], all_rows=True)
 
 
 async def test_all_rows_are_requested_again_after_a_failure() -> None:
@@ -305,10 +304,10 @@ async def test_all_rows_are_requested_again_after_a_failure() -> None:
     async with running(
         [failure, *busy_host()], ticks=1, settings=Settings(view=ViewSettings(all_rows=True))
     ) as run:
-        run[2].script.options = None  # type: ignore[attr-defined]
+        run[2].script.options = None
         await press(run, "enter")
         run[2].run_tasks()
-        assert run[2].script.options == source_options(["sockets"], all_rows=True)  # type: ignore[attr-defined]
+        assert run[2].script.options == source_options(["sockets"], all_rows=True)
 
 
 async def test_another_lens_attaches_when_it_is_opened() -> None:
@@ -337,7 +336,7 @@ async def test_publications_wait_once() -> None:
     async with running(busy_host()) as run:
         pilot, screen, harness = run
         shown_frames = []
-        screen.show_newest = lambda: shown_frames.append(1)  # type: ignore[method-assign]
+        screen.show_newest = lambda: shown_frames.append(1)
         for _ in range(5):
             harness.session._read("connections")
         await pilot.pause()

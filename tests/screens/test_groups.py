@@ -39,34 +39,6 @@ def row_of(table: LiveTable, word: str) -> dict[str, str]:
 # --- failures -----------------------------------------------------------------------------------------------
 
 
-async def test_failures_are_groups_with_count_rate_and_times() -> None:
-    """Failures are sorted by count, with their rate, and the times of the first and the last."""
-    async with on_eventful_host((160, 30), view="connections.failures") as run:
-        screen = shown(run)
-        assert row_of(screen.rows, "refused") | {"ID": ""} == {
-            "REASON": "refused",
-            "REMOTE ADDRESS": "10.0.9.4",
-            "PORT": "9092",
-            "PROCESS": "java",
-            "FAILED": "▲ 38",
-            "RESET": "0",
-            "FAILURES/s": "1",
-            "LAST UTC": "11:06:40.123456",
-            "FIRST UTC": "11-17 11:06:40",
-            "DIRECTION": "outbound",
-            "NAMESPACE": "own",
-            "ID": "",
-        }
-        assert screen.view is not None
-        assert screen.view.values("failures", screen.view.order) == [38, 5, 2, 11]
-        assert screen.headline_bar.text.startswith(
-            " 45 failed   11 reset   failures 1/s   groups 4   refused 38   reset by peer 11"
-        )
-        assert "t totals" not in screen.footer.text
-        assert "t rates" in screen.footer.text
-        assert "→ events" in screen.footer.text
-
-
 async def test_a_group_opens_into_its_events() -> None:
     """→ shows the events of the group, ← goes back to it; the filter of the tables stays as it was."""
     async with on_eventful_host((160, 30)) as run:
@@ -77,35 +49,17 @@ async def test_a_group_opens_into_its_events() -> None:
         assert run[0].app.screen is inside
         assert (inside.table.name, inside.opened_from) == ("events", FAILURES)
         assert inside.third_line.text.split()[:5] == ["sockets", "events", "failures", "→", "events"]
-        assert {*inside.view.values("reason", inside.view.order)} == {"refused"}  # type: ignore[union-attr]
-        assert {*inside.view.values("process", inside.view.order)} == {"java"}  # type: ignore[union-attr]
+        assert {*inside.view.values("reason", inside.view.order)} == {"refused"}
+        assert {*inside.view.values("process", inside.view.order)} == {"java"}
         assert "← failures" in inside.footer.text
         await press(run, "right", "left")
         assert shown(run) is inside
+        failures.action_details()
         await press(run, "left")
         assert shown(run) is failures
         assert failures.rows.at == 0
         await press(run, "P")
         assert shown(run).state.query.filter.text == "java"
-
-
-async def test_few_refusals_stand_out_among_many_resets() -> None:
-    """Failures come first, in their own column and colour."""
-    steps, batches = eventful_host()
-    rows = [
-        row
-        | {"failed": 8 if row["reason"] == "refused" else 0, "reset": 0 if row["reason"] == "refused" else n}
-        for n, row in enumerate(example_failures(), 1000)
-    ]
-    async with running(only(FAILURES, rows, steps), batches=batches, view="connections.failures") as run:
-        table = shown(run).rows
-        assert [row_of(table, word)["FAILED"] for word in ("refused", "reset by peer")] == ["▲ 8", "0"]
-        assert text_of(table)[1].startswith(" refused")
-        assert table.view.values("reset", table.view.order) == [0, 1001, 1002, 1003]  # type: ignore[union-attr]
-        refusals, resets = (
-            {s.style for s in table.render_line(y) if s.text.strip() in ("▲ 8", "1,001")} for y in (1, 2)
-        )
-        assert refusals and resets and refusals != resets
 
 
 async def test_a_group_whose_events_were_overwritten_says_so() -> None:
@@ -125,18 +79,6 @@ async def test_a_group_whose_events_were_overwritten_says_so() -> None:
         assert "newest events 10,000" in inside.headline_bar.text
         await press(run, "left", "P")
         assert "─ ≥10,000 " in "".join(text_of(shown(run).rows))
-
-
-async def test_a_group_opens_once() -> None:
-    """→ twice in a row opens one screen, which ← closes."""
-    async with on_eventful_host(view="connections.failures") as run:
-        failures = shown(run)
-        await press(run, "down")
-        failures.action_details()
-        failures.action_details()
-        await press(run, "left")
-        assert shown(run) is failures
-        assert run[0].app.screen is failures
 
 
 async def test_an_opened_group_goes_on_and_waits() -> None:
@@ -216,30 +158,26 @@ async def test_groups_are_rates_that_turn_into_totals() -> None:
 
 
 async def test_a_group_opens_into_its_sockets() -> None:
-    """→ shows a process's sockets, ← goes back; the row for the rest does not open."""
+    """→ shows the sockets of a process or of a namespace, ← goes back."""
     async with on_eventful_host((160, 30), view="connections.groups") as run:
         groups = shown(run)
         await press(run, "down", "right")
         inside = shown(run)
         assert (inside.table.name, inside.opened_from) == ("sockets", GROUPS)
         assert inside.state.query.filter.text == "pid=1812"
-        assert inside.view is not None
         assert {*inside.view.values("pid", inside.view.order)} == {1812}
         await press(run, "left")
         assert shown(run) is groups
+        assert run[2].script.described == []
         await press(run, "end", "right")
         assert shown(run).state.query.filter.text == "pid=–"
-
-
-async def test_a_namespaces_group_opens_by_its_name() -> None:
-    """A group shows only sockets of its namespace, by name, or without one."""
-    rows = make_rows([{"id": 1, "group": "web"}, {"id": 2, "group": NO_GROUP}], GROUPS)
-    rows = replace(rows, variant="netns")
-    view = View(Frame(Snapshot(LENS.id, 1, 1, {GROUPS.name: rows})), screen_query(GROUPS))
-    async with on_eventful_host((160, 30), view="connections.groups") as run:
-        filters = [shown(run).member_filter(view, np.array([at])) for at in (0, 1)]
-    assert filters == ['namespace="web"', "namespace=–"]
-    assert parse_filter(SOCKETS, str(filters[0])).names == ("namespace",)
+        rows = replace(
+            make_rows([{"id": 1, "group": "web"}, {"id": 2, "group": NO_GROUP}], GROUPS), variant="netns"
+        )
+        view = View(Frame(Snapshot(LENS.id, 1, 1, {GROUPS.name: rows})), screen_query(GROUPS))
+        filters = [groups.member_filter(view, np.array([at])) for at in (0, 1)]
+        assert filters == ['namespace="web"', "namespace=–"]
+        assert parse_filter(SOCKETS, str(filters[0])).names == ("namespace",)
 
 
 async def test_g_shows_the_groups_and_folds_by_something_else() -> None:
@@ -247,14 +185,6 @@ async def test_g_shows_the_groups_and_folds_by_something_else() -> None:
     async with on_eventful_host((120, 30)) as run:
         await press(run, "g")
         assert shown(run).table is GROUPS
-        assert GROUP not in run[2].script.options.values  # type: ignore[attr-defined]
+        assert GROUP not in run[2].script.options.values
         await press(run, "g")
-        assert run[2].script.options[GROUP] == "remote"  # type: ignore[attr-defined]
-
-
-@pytest.mark.parametrize("view", ["connections.groups", "connections.failures"])
-async def test_the_source_describes_no_other_tables_rows(view: str) -> None:
-    """Only the first table's keys mean something to the source: other rows have only their fields."""
-    async with on_eventful_host((120, 30), view=view) as run:
-        await press(run, "down", "right")
-        assert run[2].script.described == []  # type: ignore[attr-defined]
+        assert run[2].script.options[GROUP] == "remote"

@@ -14,7 +14,7 @@ from nettop.snapshots.connections import SOCKETS
 from nettop.snapshots.schema import RATE
 from nettop.snapshots.snapshot import Frame, Snapshot
 from nettop.widgets.blocks import sparkline
-from tests.builders.driving import Running, on_eventful_host, press, running, shown, tick
+from tests.builders.driving import Running, press, running, shown, tick
 from tests.builders.harness import busy_host
 from tests.unit.build import make_frame, make_view
 
@@ -53,12 +53,6 @@ def test_cells_are_averages_over_twenty_seconds(
 ) -> None:
     """Each cell averages the parts of intervals in it; unseen or unknown ones are blank."""
     assert averages(history_of(*intervals), 0, 6) == cells
-
-
-def test_each_field_has_averages_of_its_own() -> None:
-    """A cell's time is its position in the intervals."""
-    intervals = [Interval(0, 60 * SECOND, (1.0, None)), Interval(60 * SECOND, 120 * SECOND, (3.0, 5.0))]
-    assert [averages(intervals, field, 2) for field in (0, 1)] == [[1.0, 3.0], [None, 5.0]]
 
 
 def test_cells_do_not_depend_on_the_time_since_boot() -> None:
@@ -114,22 +108,23 @@ def rates(run: Running) -> list[float | None]:
     return [interval.rates[0] for interval in shown(run).totals_history.intervals]
 
 
-async def test_it_is_kept_while_another_table_is_shown() -> None:
-    """The tables of a lens share one history."""
-    async with running([*traffic(0, 100, 300, 700, 1500)], (160, 20)) as run:
-        await press(run, "p")
-        await tick(run)
-        await tick(run)
-        assert (shown(run).table.name, rates(run)) == ("events", [100.0, 200.0, 400.0])
-
-
 async def test_an_average_does_not_blur_it() -> None:
-    """The history has each interval, however many the table's rates average."""
+    """The history has each interval, however many the rates average, whichever table is shown. A long filter hides it."""
     async with running([*traffic(0, 100, 300, 700, 1500)], (160, 20)) as run:
         await press(run, "A", "A")
         for _ in range(3):
             await tick(run)
         assert rates(run) == [100.0, 200.0, 400.0, 800.0]
+        await press(run, "slash", *"process!=surely-there-is-no-such-program", "enter")
+        assert "peak" not in run[1].third_line.text
+        assert "Esc clears" in run[1].third_line.text
+        await press(run, "escape")
+        assert "peak" in run[1].third_line.text
+    async with running([*traffic(0, 100, 300, 700)], (160, 20)) as run:
+        await press(run, "p")
+        for _ in range(2):
+            await tick(run)
+        assert (shown(run).table.name, rates(run)) == ("events", [100.0, 200.0, 400.0])
 
 
 async def test_a_frozen_screen_leaves_a_gap() -> None:
@@ -144,14 +139,6 @@ async def test_a_frozen_screen_leaves_a_gap() -> None:
         assert rates(run) == [100.0, 400.0]
         first, second = run[1].totals_history.intervals
         assert second.begin_ns - first.end_ns == SECOND
-
-
-async def test_hidden_screens_hold_no_rows_of_it() -> None:
-    """Only numbers stay while another lens is shown."""
-    async with running([*traffic(0, 100)], (160, 20)) as run:
-        history = run[1].totals_history
-        run[1].release_view()
-        assert (history._last, len(history.intervals)) == (None, 1)
 
 
 def test_it_is_no_longer_than_two_minutes() -> None:
@@ -180,24 +167,6 @@ async def test_where_it_stands(width: int, line: str) -> None:
         assert re.search(line + "$", text)
 
 
-async def test_it_pushes_nothing_out() -> None:
-    """A long filter takes the history's room."""
-    async with running([*traffic(0, 100)], (120, 20)) as run:
-        await press(run, "slash", *"process!=surely-there-is-no-such", "enter")
-        assert "peak" not in run[1].third_line.text
-        assert "Esc clears" in run[1].third_line.text
-        await press(run, "escape")
-        assert "peak" in run[1].third_line.text
-
-
-async def test_the_unit_changes_wherever_the_totals_stand() -> None:
-    """Failures have no bytes, but the totals beside the tables' names are the sockets'."""
-    async with on_eventful_host((160, 40), view="connections.failures", ticks=3) as run:
-        assert "b/s" in shown(run).third_line.text
-        await press(run, "B")
-        assert "B/s" in shown(run).third_line.text
-
-
 async def test_a_frozen_screen_has_the_unit_that_was_chosen_elsewhere() -> None:
     """A hidden screen shows the same rows when visible again, in bytes."""
     async with running(busy_host(), (160, 40)) as run:
@@ -206,3 +175,4 @@ async def test_a_frozen_screen_has_the_unit_that_was_chosen_elsewhere() -> None:
         assert shown(run) is first
         assert "B/s" in first.rows.render_line(1).text
         assert "B/s" in first.headline_bar.text
+        assert "B/s" in first.third_line.text

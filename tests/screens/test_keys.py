@@ -145,7 +145,7 @@ EFFECTS: dict[str, tuple[Prepare, Check]] = {
         (),
         lambda app, _: isinstance(app.screen, PaletteDialog) and "Sort by rtt_us" in app.screen.page.text,
     ),
-    "suspend": ((), lambda app, _: app.suspended),  # type: ignore[attr-defined]
+    "suspend": ((), lambda app, _: app.suspended),
     "quit": ((), lambda app, _: app._exit),
     "interrupt": ((), lambda app, _: app._exit),
 }

@@ -59,7 +59,6 @@ async def on_latency(
         [*steps], size, settings=settings, ticks=len(steps), silent=STAGE_TABLE.uses, lens_set=(LENS,)
     ) as run:
         screen = run[1]
-        assert isinstance(screen, HistogramScreen)
         yield run, screen
 
 
@@ -70,20 +69,7 @@ def lines(widget: Lines) -> list[str]:
 
 def column(screen: LensScreen, name: str) -> list[Any]:
     """Return the values of a column, from the top."""
-    assert screen.view is not None
     return screen.view.values(name, screen.view.order)
-
-
-async def test_the_pane_follows_the_chosen_row() -> None:
-    """Until a row is chosen the pane shows the first."""
-    async with on_latency() as (run, screen):
-        assert (
-            lines(screen.pane)[0]
-            == " wire-ip  p50 4.2 µs  p90 9.0 µs  p99 16.9 µs  p99.9 26.1 µs  max 48.1 µs"
-        )
-        assert lines(screen.pane)[1] == " from the receive timestamp to the IP layer"
-        await press(run, "down", "down")
-        assert lines(screen.pane)[0].startswith(" wire-socket  p50 7.8 µs ")
 
 
 async def test_the_histogram_and_its_marks() -> None:
@@ -128,19 +114,9 @@ async def test_unavailable_stages_say_why() -> None:
         assert f"n/a here: {NO_BTF}" in "".join(lines(pane_of(run)))
 
 
-async def test_totals() -> None:
-    """`t` shows the histogram since the start, in the headline too."""
-    async with on_latency() as (run, screen):
-        before = lines(screen.pane)[0]
-        await press(run, "t")
-        assert lines(screen.pane)[0] != before
-        assert "SEEN " in text_of(screen.rows)[0]
-
-
 def pane_of(run: Running) -> Lines:
     """Return the pane in sight now."""
     screen = shown(run)
-    assert isinstance(screen, HistogramScreen)
     return screen.pane
 
 
@@ -158,7 +134,7 @@ async def test_a_column_for_each_refresh() -> None:
     matched = [int(step.tables["stages"].array["matched"][0]) for step in steps]
     added = [now - before for before, now in itertools.pairwise(matched)]
     async with on_latency(steps=steps[:3]) as (run, screen):
-        run[2].script.steps += steps[3:]  # type: ignore[attr-defined]
+        run[2].script.steps += steps[3:]
         assert remembered(screen) == added[:2]
         await press(run, "A")
         for _ in range(2):
@@ -170,18 +146,6 @@ async def test_a_column_for_each_refresh() -> None:
         await press(run, "p", "p")
         await tick(run)
         assert remembered(screen) == [*added[:4], 0, *added[5:7]]
-
-
-async def test_protocols_were_remembered_before_they_are_opened() -> None:
-    """Protocols have a history before they are opened, and the row they were opened from keeps its own."""
-    async with on_latency() as (run, screen):
-        await press(run, "down", "right")
-        opened = shown(run)
-        assert isinstance(opened, HistogramScreen)
-        assert opened.history is not screen.history
-        assert len(remembered(opened)) == 2
-        await press(run, "left")
-        assert len(remembered(screen)) == 2
 
 
 async def test_the_history_does_not_grow() -> None:
@@ -201,11 +165,14 @@ async def test_the_history_does_not_grow() -> None:
 
 
 async def test_arrows_open_and_close_the_protocols() -> None:
-    """→ opens the chosen row's protocols, ← returns; → there opens details."""
+    """→ opens the selected row's protocols, which have a history already, ← returns; → there opens details. Without a
+    selection the pane shows the first row."""
     async with on_latency() as (run, screen):
+        assert lines(screen.pane)[0].startswith(" wire-ip  p50 4.2 µs ")
         await press(run, "down", "down", "down", "right")
         opened = shown(run)
         assert opened.table is PROTOCOL_TABLE
+        assert len(remembered(opened)) == 2
         assert set(column(opened, "stage")) == {"wire-app"}
         assert len(column(opened, "stage")) == 8
         assert lines(pane_of(run))[0].startswith(" wire-app tcp IPv4  p50 ")
@@ -213,84 +180,36 @@ async def test_arrows_open_and_close_the_protocols() -> None:
         assert opened.details_open
         await press(run, "left", "left")
         assert shown(run) is screen
-        assert lines(screen.pane)[0].startswith(" wire-app  p50 ")
-
-
-async def test_sort() -> None:
-    """By a quantile the longest come first; `s` selects the next column, skipping the histogram."""
-    async with on_latency() as (run, screen):
-        screen.action_sort_by("p99")
-        assert column(screen, "stage")[:3] == ["rtt", "handshake", "socket-wait"]
-        await press(run, "s")
-        assert "P99.9 ▾" in text_of(screen.rows)[0]
-        await press(run, "s", "s")
-        assert "DROP/s ▾" in text_of(screen.rows)[0]
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("protocol=tcp family=IPv6 p99>10ms", [("handshake", "IPv6"), ("rtt", "IPv6")]),
-        ("stage=qdisc max>1ns", [("qdisc", "IPv4"), ("qdisc", "IPv6"), ("qdisc", "IPv4"), ("qdisc", "IPv4")]),
-    ],
-)
-async def test_filter(text: str, expected: list[tuple[str, str]]) -> None:
-    """A filter matches rows by their fields alone; the pane shows the first remaining row."""
-    async with on_latency(view="latency.protocols") as (run, screen):
-        await press(run, "slash", *text, "enter")
-        assert list(zip(column(screen, "stage"), column(screen, "family"), strict=True)) == expected
-        assert lines(screen.pane)[0].startswith(f" {expected[0][0]} tcp {expected[0][1]} ")
-
-
-async def test_freeze() -> None:
-    """On a frozen screen the histogram and heat map stand still, and continue afterwards."""
-    async with on_latency(steps=example_steps(3)) as (run, screen):
-        run[2].script.steps += example_steps(6)[3:]  # type: ignore[attr-defined]
-        await press(run, "space")
-        before = lines(screen.pane)
-        await tick(run)
-        await tick(run)
-        assert lines(screen.pane) == before
-        await press(run, "space")
-        await tick(run)
-        assert lines(screen.pane) != before
+        before = lines(screen.pane)[0]
+        assert before.startswith(" wire-app  p50 ")
+        assert len(remembered(screen)) == 2
+        await press(run, "t")
+        assert lines(screen.pane)[0] != before
+        assert "SEEN " in text_of(screen.rows)[0]
 
 
 # --- other hosts, other terminals -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("width", "items"),
+    ("width", "one_in", "counts", "items"),
     [
-        (120, ["socket-wait p99 672 µs", "qdisc p99 20.0 µs", "followed 1 in 64"]),
-        (96, ["socket-wait p99 672 µs", "followed 1 in 64"]),
-        (80, ["followed 1 in 64"]),
-        (60, ["followed 1 in 64"]),
+        (96, 64, {}, ["socket-wait p99 672 µs", "followed 1 in 64", "0 missed"]),
+        (60, 64, {}, ["followed 1 in 64"]),
+        (120, 1, {}, ["socket-wait p99 672 µs", "qdisc p99 20.0 µs", "followed every packet", "0 missed"]),
+        (96, 64, {PAIRS_EVICTED: 1_234}, ["followed 1 in 64", "evicted 1,234", "0 missed"]),
     ],
 )
-async def test_the_headline_sheds_delays(width: int, items: list[str]) -> None:
-    """The headline keeps the most important delay, that counts are estimates, and losses."""
-    async with on_latency((width, 24)) as (_, screen):
-        assert screen.headline_bar.text.strip().split("   ") == [
-            "wire-app p50 50.2 µs p99 639 µs",
-            *items,
-            *["0 missed"] * (width > 60),
-        ]
-
-
-async def test_every_packet_is_followed() -> None:
-    """If nothing is skipped there is no number."""
-    async with on_latency(steps=example_steps(one_in=1)) as (_, screen):
-        assert "followed every packet" in screen.headline_bar.text
-
-
-async def test_evicted_pairs_are_named() -> None:
-    """Only the headline of pairs counts evictions."""
-    steps = [replace(step, counts={**step.counts, PAIRS_EVICTED: 1_234}) for step in example_steps()]
-    async with on_latency(steps=steps) as (run, screen):
-        assert "evicted" not in screen.headline_bar.text
-        await press(run, "p", "p")
-        assert "evicted 1,234" in shown(run).headline_bar.text
+async def test_the_headline_sheds_delays(
+    width: int, one_in: int, counts: dict[str, int], items: list[str]
+) -> None:
+    """The headline keeps the most important delay, that counts are estimates, and losses; of pairs also evictions."""
+    steps = [replace(step, counts={**step.counts, **counts}) for step in example_steps(one_in=one_in)]
+    async with on_latency((width, 24), steps) as (run, _):
+        if counts:
+            await press(run, "p", "p")
+        text = shown(run).headline_bar.text
+        assert text.strip().split("   ") == ["wire-app p50 50.2 µs p99 639 µs", *items]
 
 
 # --- arrangements -----------------------------------------------------------------------------------------------

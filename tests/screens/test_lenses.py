@@ -3,16 +3,17 @@
 
 from __future__ import annotations
 
+import re
 from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 import pytest
 
-from nettop.snapshots import bandwidth, cpu, latency
+from nettop.snapshots import bandwidth, cpu, drops, latency
 from nettop.snapshots.bandwidth import LOOPBACK
 from nettop.snapshots.latency import SAMPLING, STAGE_TABLE
 from nettop.snapshots.schema import Lens
-from tests.builders import example_bandwidth, example_cpu, example_latency
+from tests.builders import example_bandwidth, example_cpu, example_drops, example_latency
 from tests.builders.driving import Running, press, running, shown, text_of
 
 STEPS = {
@@ -70,7 +71,7 @@ async def test_a_key_goes_through_the_values_of_an_option(
             _ = run[2].refresh_was_requested
             await press(run, key)
             assert run[2].refresh_was_requested
-            assert run[2].script.options[option] == value  # type: ignore[attr-defined]
+            assert run[2].script.options[option] == value
 
 
 @pytest.mark.parametrize(
@@ -103,3 +104,16 @@ async def test_no_row_passes_the_filter(lens: Lens) -> None:
         assert "─ total 0" in "".join(text_of(shown(run).rows))
         await press(run, "escape")
         assert pane(run).display
+
+
+@pytest.mark.parametrize("width", [*range(80, 124, 4), 160])
+async def test_counters_since_boot_stand_behind_their_label(width: int) -> None:
+    """Where there is no room for the first counter, its label is left out too."""
+    async with running(example_drops.example_steps(), (width, 24), view="drops", lens_set=(drops.LENS,)) as (
+        _,
+        screen,
+        _,
+    ):
+        labels = re.findall(r"since boot:.{5}", screen.headline_bar.text)
+        assert set(labels) <= {"since boot: list"}
+        assert labels or width < 160

@@ -10,7 +10,6 @@ import pytest
 from nettop.errors import UsageError
 from nettop.screens.dialogs import help_lines
 from nettop.screens.headline import status_items
-from nettop.screens.nettop_app import NettopApp
 from nettop.settings import Settings, ViewSettings
 from nettop.snapshots.connections import FAILURES, LENS
 from nettop.snapshots.hooks import HookStatus
@@ -43,9 +42,15 @@ def with_hooks(steps: list[Step]) -> list[Step]:
 
 
 async def test_help_lists_each_hook_and_its_mechanisms() -> None:
-    """Each point with its way, what it is, and the refused ways, faintly; the gaps stand below."""
-    async with running(with_hooks(busy_host())) as run:
+    """Each hook has its mechanism, its meaning, and the refused mechanisms, faintly; the gaps stand below. The headline
+    counts what is not available."""
+    async with running(with_hooks(busy_host()), (160, 30)) as run:
         lines = help_lines(shown(run), 110)
+        assert (
+            shown(run)
+            .headline_bar.text.rstrip()
+            .endswith("0 missed   4 n/a (opened, closed, failed, reset)   !1 gap")
+        )
     texts = ["".join(span.text for span in line) for line in lines]
     at = texts.index("HOOKS")
     indent = " " * 17
@@ -62,16 +67,6 @@ async def test_help_lists_each_hook_and_its_mechanisms() -> None:
     assert texts[events] == f"{'events':17}n/a"
     assert "tp_btf/inet_sock_set_state refused: no BTF" in map(str.strip, texts[events + 2 : events + 4])
     assert texts.index(f"{'namespace 7':17}not entered") > events
-
-
-async def test_the_headline_counts_what_is_not_here() -> None:
-    """Four fields hang on the events, and a namespace cannot be seen."""
-    async with running(with_hooks(busy_host()), (160, 30)) as run:
-        assert (
-            shown(run)
-            .headline_bar.text.rstrip()
-            .endswith("0 missed   4 n/a (opened, closed, failed, reset)   !1 gap")
-        )
 
 
 def with_new_namespaces(lost: int = 0) -> list[Step]:
@@ -92,37 +87,26 @@ def with_new_namespaces(lost: int = 0) -> list[Step]:
 def roles_of_ending(run: Running) -> dict[str, Role]:
     """Return the role of each text at the end of the headline."""
     view = shown(run).view
-    assert view is not None
     return {span.text: span.role for each in status_items(view.snapshot) for span in each.spans}
 
 
 async def test_namespaces_made_later_raise_no_alarm() -> None:
-    """The headline says so dimly, and nothing is missed."""
+    """The headline says so dimly, and the help what is missing; those that cannot be entered are missed, and a gap."""
     async with running(with_new_namespaces(), (200, 30)) as run:
         text, roles = shown(run).headline_bar.text, roles_of_ending(run)
+        helps = ["".join(span.text for span in line) for line in help_lines(shown(run), 400)]
+    assert helps[helps.index("namespaces web, db and 4026532201") + 1].strip() == PARTLY_SEEN
+    sign = next(line for line in helps if line.startswith("n partly seen"))
+    for said in ("sockets without a process", "drop counters", "--follow-namespaces"):
+        assert said in sign
+        assert said in PARTLY_SEEN
     assert text.rstrip().endswith("0 missed   3 namespaces partly seen")
     assert roles["3 namespaces partly seen"] is Role.DIM
     assert not {Role.WARN, Role.BAD} & set(roles.values())
-
-
-async def test_namespaces_that_are_lost_beside_them_do() -> None:
-    """What cannot be entered is missed, and is a gap."""
     async with running(with_new_namespaces(lost=1), (200, 30)) as run:
         text, roles = shown(run).headline_bar.text, roles_of_ending(run)
     assert text.rstrip().endswith("1 missed   !1 gap   3 namespaces partly seen")
     assert (roles["1"], roles["!1 gap"]) == (Role.BAD, Role.WARN)
-
-
-async def test_help_says_what_is_missing_of_them() -> None:
-    """The names in full, what is missing, and the option that changes it; among the signs too."""
-    async with running(with_new_namespaces(), (200, 30)) as run:
-        texts = ["".join(span.text for span in line) for line in help_lines(shown(run), 400)]
-    at = texts.index("namespaces web, db and 4026532201")
-    assert texts[at + 1].strip() == PARTLY_SEEN
-    sign = next(text for text in texts if text.startswith("n partly seen"))
-    for said in ("sockets without a process", "drop counters", "--follow-namespaces"):
-        assert said in sign
-        assert said in PARTLY_SEEN
 
 
 async def test_columns_and_help_of_a_table_say_why() -> None:
@@ -141,7 +125,7 @@ async def test_a_table_that_nobody_fills_does_not_wait_for_it() -> None:
         replace(s, tables=dict(s.tables)) for s in with_hooks(eventful_host()[0]) if isinstance(s, Snapshot)
     ]
     for step in steps:
-        del step.tables[FAILURES.name]  # type: ignore[attr-defined]
+        del step.tables[FAILURES.name]
     async with running([*steps], (140, 30), view="connections.failures") as run:
         assert any(
             "failures of connections are not available: tp_btf" in line for line in text_of(shown(run).rows)
@@ -168,6 +152,5 @@ async def test_an_unknown_mechanism_ends_the_app() -> None:
     error = UsageError("unknown mechanism for events 'x'", "did you mean tp_btf?")
     async with running([error], ticks=1, settings=Settings(mechanisms={"events": "x"})) as run:
         app = run[0].app
-        assert isinstance(app, NettopApp)
         assert app.fatal_error is error
-        assert run[2].script.options.mechanisms == {"events": "x"}  # type: ignore[attr-defined]
+        assert run[2].script.options.mechanisms == {"events": "x"}

@@ -10,9 +10,7 @@ import pytest
 
 from nettop.preferences import LoadedPreferences, Preferences, load_preferences, remember
 from nettop.screens.dialogs import ColumnsDialog
-from nettop.screens.nettop_app import NettopApp
 from nettop.settings import Settings, ViewSettings
-from nettop.snapshots import lenses
 from nettop.snapshots.connections import SOCKETS
 from tests.builders.driving import Running, press, running, screen_text, shown, text_of
 from tests.builders.harness import busy_host
@@ -37,9 +35,7 @@ def text_in(file: Path) -> str | None:
 
 def dialog(run: Running) -> ColumnsDialog:
     """Return the open dialog."""
-    screen = run[0].app.screen
-    assert isinstance(screen, ColumnsDialog)
-    return screen
+    return run[0].app.screen
 
 
 def notes(run: Running) -> list[str]:
@@ -84,47 +80,26 @@ async def test_columns_are_chosen_and_remembered(file: Path) -> None:
     assert load_preferences(file).preferences == Preferences()
 
 
-async def test_columns_are_remembered_when_nettop_ends(file: Path) -> None:
-    """Ctrl-C while the dialog is open keeps all choices."""
-    async with running(busy_host(), **loaded(file)) as run:
-        await press(run, "C", "space", "ctrl+c")
-    assert load_preferences(file).preferences.columns["connections"] == SOCKETS.screen[1:]
-
-
 async def test_nothing_is_written_without_a_choice(file: Path) -> None:
-    """Looking at the columns writes no file."""
+    """Looking at the columns writes no file; without a file nothing is written or reported."""
     async with running(busy_host(), **loaded(file)) as run:
         await press(run, "C", "space", "space", "down", "escape")
     assert text_in(file) is None
-
-
-async def test_the_last_column_stays(file: Path) -> None:
-    """The last column cannot be hidden."""
-    settings = Settings(view=ViewSettings(columns=("pid",)))
-    async with running(busy_host(), settings=settings, **loaded(file)) as run:
-        await press(run, "C", "space")
-        assert shown(run).state.names == ("pid",)
+    async with running(busy_host(), loaded=LoadedPreferences()) as run:
+        await press(run, "B")
+        assert notes(run) == []
 
 
 async def test_a_column_without_room_is_marked(file: Path) -> None:
-    """A narrow terminal cannot show all that were chosen: the dialog says which."""
+    """The dialog says which columns have no room in a narrow terminal; the last one cannot be hidden."""
     settings = Settings(view=ViewSettings(columns=("owner", "local", "remote", "state", "cwnd")))
     async with running(busy_host(), (60, 24), settings=settings, **loaded(file)) as run:
         await press(run, "C")
         marked = [line.split()[1] for line in dialog(run).page.text.splitlines() if "no room" in line]
         assert marked
         assert not set(marked) & set(header(run))
-
-
-async def test_totals_are_chosen_where_they_are_shown(file: Path) -> None:
-    """The dialog lists the shown columns: in totals, those shown at the next start."""
-    async with running(busy_host(), **loaded(file)) as run:
-        await press(run, "t", "C", "space", "escape")
-        assert "bytes_sent" in shown(run).state.names
-        assert shown(run).state.totals
-    async with running(busy_host(), **loaded(file)) as run:
-        assert shown(run).state.totals
-        assert shown(run).state.query.sort.field == "bytes"
+        await press(run, *["space", "down"] * 5)
+        assert len(shown(run).state.names) == 1
 
 
 async def test_the_command_line_wins(file: Path) -> None:
@@ -157,13 +132,18 @@ async def test_every_screen_of_a_table_has_the_chosen_columns(file: Path) -> Non
 
 
 async def test_theme_and_unit_are_remembered(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Theme and unit are restored, except a theme that a terminal without colours cannot show."""
+    """Theme, unit and columns in totals are restored, also after Ctrl-C in the dialog, except a theme that a terminal
+    without colours cannot show."""
     async with running(busy_host(), **loaded(file)) as run:
-        await press(run, "T", "B")
-    assert load_preferences(file).preferences == Preferences(theme="light", unit="bytes")
+        await press(run, "T", "B", "t", "C", "space", "ctrl+c")
+    saved = load_preferences(file).preferences
+    assert (saved.theme, saved.unit) == ("light", "bytes")
     async with running(busy_host(), theme=None, **loaded(file)) as run:
         assert run[0].app.theme == "nettop-light"
         assert shown(run).context.in_bytes
+        assert shown(run).state.totals
+        assert shown(run).state.query.sort.field == "bytes"
+        await press(run, "t")
         assert "B/s" in text_of(shown(run).rows)[1]
         await press(run, "B")
     assert load_preferences(file).preferences.unit == "bits"
@@ -191,19 +171,3 @@ async def test_root_writes_no_file_of_the_caller(file: Path) -> None:
         await press(run, "B")
         assert "not remembered: no files are written: nettop stays root: why" in notes(run)[0]
     assert text_in(file) is None
-
-
-async def test_without_a_path_nothing_is_remembered() -> None:
-    """Without a file name nothing is written or reported."""
-    async with running(busy_host(), loaded=LoadedPreferences()) as run:
-        await press(run, "B")
-        assert notes(run) == []
-
-
-def test_the_flame_graph_has_no_columns() -> None:
-    """The dialog's key has no effect on a flame graph."""
-    from nettop.screens.actions import BY_ID
-    from tests.builders.harness import harness_of
-
-    app: NettopApp = harness_of([]).app(Settings(view=ViewSettings(view="cpu")), lens_set=lenses())
-    assert not app.lens_screen.is_available(BY_ID["columns"])

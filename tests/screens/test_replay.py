@@ -67,7 +67,6 @@ async def keys(run: Running, *names: str) -> None:
 def time_line(run: Running) -> str:
     """Return the line of time."""
     line = shown(run).time_line
-    assert line is not None
     return line.text
 
 

@@ -101,7 +101,6 @@ async def draw(
         for _ in range(TICKS):
             tick()
             await pilot.pause()
-        assert app.lens_screen.view is not None
         assert app.lens_screen.view.size
         plain = cells_of(app)
         for key in ("down", "right"):

@@ -16,9 +16,7 @@ from textual import events
 from nettop.process.interrupts import handle_signals
 from nettop.query.address import address_bytes
 from nettop.screens.actions import BY_ID
-from nettop.screens.dialogs import Dialog, PaletteDialog
 from nettop.screens.filter_box import FilterBox
-from nettop.screens.nettop_app import NettopApp
 from nettop.settings import Settings, ViewSettings
 from nettop.snapshots import lenses
 from nettop.snapshots.safe_text import safe_text
@@ -85,7 +83,7 @@ async def test_an_average_is_longer_than_the_interval() -> None:
 
 
 async def test_walking_goes_line_by_line() -> None:
-    """While only ↑ and ↓ were pressed, the choice stays at its line when the order changes."""
+    """While only ↑ and ↓ were pressed, the selection stays on its line; a step draws two rows."""
     async with running(two_orders()) as run:
         rows = run[1].rows
         await press(run, "down", "down", "down")
@@ -93,65 +91,38 @@ async def test_walking_goes_line_by_line() -> None:
         await tick(run)
         assert (rows.at, rows.key) == (2, 3)
         assert text_of(rows)[3].startswith("▸nginx 3 ")
+        drawn = rows.drawn
         await press(run, "down")
         assert (rows.at, rows.key) == (3, 4)
-
-
-@pytest.mark.parametrize("keys", [("right",), ("f",), ("right", "down", "up"), ("f", "f", "f")], ids=" ".join)
-async def test_a_followed_row_stays_chosen(keys: tuple[str, ...]) -> None:
-    """From → or its own key on, the chosen row stays chosen when the order changes."""
-    async with running(two_orders()) as run:
-        rows = run[1].rows
-        await press(run, "down", *keys)
-        assert (rows.at, rows.key) == (0, 10)
-        await tick(run)
-        assert (rows.at, rows.key) == (9, 10)
-        assert text_of(rows)[10].startswith("◆nginx 10 ")
+        assert rows.drawn - drawn <= 2
 
 
 @pytest.mark.parametrize(
-    "keys", [("right", "escape"), ("right", "left"), ("f", "f"), ("f", "up")], ids=" ".join
+    ("keys", "follows"),
+    [
+        ("right", True),
+        ("f", True),
+        ("right down up", True),
+        ("right escape", False),
+        ("right left", False),
+        ("f f", False),
+        ("f up", False),
+    ],
 )
-async def test_following_ends(keys: tuple[str, ...]) -> None:
-    """With the details, by the same key, or by moving on, the choice again stays on its line."""
-    async with running(two_orders()) as run:
+async def test_a_followed_row_stays_chosen(keys: str, follows: bool) -> None:
+    """From → or its own key on, the selected row stays selected and visible when the order changes, until the details
+    are closed, the key is pressed again, or another row is selected."""
+    async with running(two_orders(), (80, 20 if "right" in keys else 10)) as run:
         rows = run[1].rows
-        await press(run, "down", *keys)
+        await press(run, "down", *keys.split())
+        assert (rows.at, rows.key) == (0, 10)
         await tick(run)
-        assert (rows.at, rows.key) == (0, 1)
-        assert text_of(rows)[1].startswith("▸nginx 1 ")
-
-
-async def test_a_clicked_row_is_followed() -> None:
-    """A click means this row, not this line; Esc ends it."""
-    async with running(two_orders()) as run:
-        rows = run[1].rows
-        await run[0].click(LiveTable, offset=(5, 2))
-        await tick(run)
-        assert (rows.at, rows.key) == (8, 9)
-        await press(run, "escape")
-        assert (rows.at, rows.follows) == (None, False)
-
-
-async def test_a_followed_row_stays_in_sight() -> None:
-    """When the followed row goes below the last line, the table scrolls to it."""
-    async with running(two_orders(), (80, 10)) as run:
-        rows = run[1].rows
-        await press(run, "down", "f")
-        await tick(run)
-        assert rows.top <= rows.at < rows.top + rows.page
-        assert any(line.startswith("◆nginx 10 ") for line in text_of(rows))
-
-
-async def test_without_a_choice_the_top_stays_in_sight() -> None:
-    """As long as no row is chosen, the busiest connection is the first line."""
-    async with running(two_orders()) as run:
-        await tick(run)
-        assert text_of(run[1].rows)[1].startswith(" nginx 1 ")
+        assert (rows.at, rows.key) == ((9, 10) if follows else (0, 1))
+        assert any(line.startswith("◆nginx 10 " if follows else "▸nginx 1 ") for line in text_of(rows))
 
 
 async def test_closed_row_dims_then_goes() -> None:
-    """A closed connection is marked for one interval, is not counted, and then is gone."""
+    """A closed connection is marked for one interval and not counted; then the row in its place is selected."""
     first = [connection(1, 5), connection(2, 7)]
     steps = steps_of(make_frame(first, first, 1.0))
     (without,) = steps_of(make_frame([connection(1, 5)], None, elapsed_s=2.0))
@@ -161,22 +132,11 @@ async def test_closed_row_dims_then_goes() -> None:
         assert any(line.startswith("×nginx 2 ") for line in lines)
         assert any("total 1 " in line for line in lines)
         assert "opened 0/s   closed 1/s" in run[1].headline_bar.text
-        await tick(run)
-        assert not any("nginx 2 " in line for line in text_of(run[1].rows))
-
-
-async def test_choice_moves_on_when_its_row_is_gone() -> None:
-    """When the followed connection is gone for good, the row in its place is chosen."""
-    first = [connection(1, 5), connection(2, 7), connection(3, 9)]
-    steps = steps_of(make_frame(first, first, 1.0))
-    rest = [connection(1, 5), connection(3, 9)]
-    steps += [steps_of(make_frame(rest, None, elapsed_s=at))[0] for at in (2.0, 3.0)]
-    async with running(steps) as run:
         await press(run, "down", "down", "f")
         assert run[1].rows.key == 2
         await tick(run)
-        await tick(run)
-        assert run[1].rows.key in (1, 3)
+        assert not any("nginx 2 " in line for line in text_of(run[1].rows))
+        assert run[1].rows.key == 1
 
 
 async def test_a_frozen_screen_does_not_change() -> None:
@@ -208,7 +168,10 @@ async def test_filter_is_checked_while_typed() -> None:
         await press(run, "enter")
         assert screen.query(FilterBox)
         assert screen.state.query.filter.is_empty
-        await press(run, "backspace", *"1813")
+        assert screen.footer.text.strip() == "Enter apply and refresh  Esc cancel"
+        await press(run, "backspace")
+        run[0].app.post_message(events.Paste("1813"))
+        await run[0].pause()
         assert box.effect == "9 of 59 rows"
         await press(run, "enter")
         assert not screen.query(FilterBox)
@@ -234,54 +197,21 @@ async def test_the_mark_stands_below_what_is_wrong(text: str, mark_first: bool) 
         assert "stat" in line.text or "pid is a whole number, not 'x' · write pid=80 ▲" in line.text
 
 
-async def test_without_room_for_a_mark_the_term_is_named() -> None:
-    """The explanation also fits if the filter is longer than its box."""
-    async with running(busy_host(), (40, 24)) as run:
-        await press(run, "slash", *"nginx or nginx or nginx or nginx pid=x")
-        assert run[1].query_one(FilterBox).effect.startswith("▲ filter term ‘pid=x’: pid is a whole")
-
-
 async def test_keys_after_enter_are_no_text() -> None:
-    """A slow connection delivers many keys at once: those after Enter or Esc are not part of the filter."""
+    """Of many keys that arrive at once, those after Enter or Esc are not part of the filter; those after Enter with an
+    invalid filter are."""
     async with running(busy_host()) as run:
         screen = run[1]
         await type_at_once(run, "slash", *"nginx", "enter", "t", "slash", *"x", "escape", "n")
         assert screen.state.query.filter.text == "nginx"
         assert screen.state.totals
         assert not screen.query(FilterBox)
-
-
-async def test_keys_after_a_wrong_filter_are_text() -> None:
-    """Enter keeps the box open then, with what was typed and pasted since."""
-    async with running(busy_host()) as run:
-        await type_at_once(run, "slash", *"pid=x", "enter", "backspace", *"18")
-        run[0].app.post_message(events.Paste("13"))
-        await type_at_once(run, "enter", "t")
-        assert run[1].state.query.filter.text == "pid=1813"
-        assert run[1].state.totals
-
-
-async def test_escape_leaves_the_filter_as_it_was() -> None:
-    """Esc in the box changes nothing, and keys work again."""
-    async with running(busy_host()) as run:
-        screen = run[1]
-        await press(run, "slash", *"nginx", "escape")
-        assert screen.state.query.filter.is_empty
-        assert not screen.query(FilterBox)
-        await press(run, "t")
-        assert screen.state.totals
-
-
-async def test_filter_keys_are_typed_not_done() -> None:
-    """Keys are letters in the box."""
-    async with running(busy_host()) as run:
-        await press(run, "slash", *"q?st/1", "space", *"a")
-        assert run[1].query_one(FilterBox).input.value == "q?st/1 a"
-        assert run[1].footer.text.strip() == "Enter apply and refresh  Esc cancel"
+        await type_at_once(run, "slash", *" pid=x", "enter", "backspace", "7", "enter")
+        assert screen.state.query.filter.text == "nginx pid=7"
 
 
 async def test_keys_typed_while_a_view_loads_are_no_commands() -> None:
-    """Keys after `/` go into its box, even before it appears; Enter applies it."""
+    """Keys after `/` go into its box, even before it appears; its effect is that on the newest rows."""
     other = replace(lenses()[0], id="other", title="Other", digit="2", order=2)
     async with running(busy_host(), lens_set=(lenses()[0], other)) as run:
         await type_at_once(run, "2", "slash", *"nginx q")
@@ -289,30 +219,12 @@ async def test_keys_typed_while_a_view_loads_are_no_commands() -> None:
         assert screen.notice.text == "Other: attaching …"
         box = screen.query_one(FilterBox)
         assert (box.input.value, box.effect) == ("nginx q", "there are no rows yet")
-        await press(run, "backspace", "backspace", "enter")
+        await press(run, "backspace", "backspace")
+        for _ in range(2):
+            await tick(run)
+        assert box.effect == screen.filter_effect("nginx")
+        await press(run, "enter")
         assert screen.state.query.filter.text == "nginx"
-
-
-async def test_the_effect_of_what_is_typed_is_that_on_the_newest_rows() -> None:
-    """Below the box is the number of matching rows, updated as they come during typing."""
-    async with running(busy_host(), ticks=0) as run:
-        await type_at_once(run, "slash", *"nginx")
-        box = run[1].query_one(FilterBox)
-        assert box.effect == "there are no rows yet"
-        await tick(run)
-        assert run[1].view is not None
-        assert box.effect == run[1].filter_effect("nginx")
-        await press(run, "space")
-        assert box.effect == run[1].filter_effect("nginx ")
-
-
-async def test_keys_after_the_palette_key_reach_the_palette() -> None:
-    """Keys that arrive before the palette appears are letters, not commands."""
-    async with running(busy_host()) as run:
-        await type_at_once(run, "ctrl+p", *"quit")
-        dialog = run[0].app.screen
-        assert isinstance(dialog, PaletteDialog)
-        assert dialog.input.value == "quit"
 
 
 async def test_keys_after_the_palette_are_no_text() -> None:
@@ -330,9 +242,7 @@ async def has_ended(run: Running) -> None:
     await asyncio.wait_for(asyncio.shield(task), 30)
 
 
-@pytest.mark.parametrize(
-    "keys", [("q", "slash"), ("q", "question_mark"), ("y", "q"), ("q", "y"), ("right", "q", "p")]
-)
+@pytest.mark.parametrize("keys", [("q", "slash"), ("y", "q"), ("right", "q", "p")])
 async def test_keys_after_quitting_are_no_error(keys: tuple[str, ...]) -> None:
     """Later keys are dropped, and so are pending effects of earlier keys, such as a notice."""
     async with running(busy_host()) as run:
@@ -347,7 +257,6 @@ async def test_a_signal_does_not_wait_for_what_was_typed() -> None:
     """Keys still queued at the exit are dropped."""
     async with running(busy_host()) as run:
         app = run[0].app
-        assert isinstance(app, NettopApp)
         theme = app.theme
         for _ in range(3):
             app.post_message(events.Key("T", "T"))
@@ -360,14 +269,7 @@ async def test_a_signal_does_not_wait_for_what_was_typed() -> None:
 
 @pytest.mark.parametrize(
     ("opening", "closing"),
-    [
-        ("ctrl+p", "enter"),
-        ("ctrl+p", "escape"),
-        ("question_mark", "escape"),
-        ("C", "escape"),
-        ("e", "escape"),
-        ("e", "c"),
-    ],
+    [("ctrl+p", "enter"), ("ctrl+p", "escape"), ("question_mark", "escape"), ("e", "c")],
 )
 async def test_a_dialog_may_be_closed_twice(
     opening: str, closing: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -377,30 +279,24 @@ async def test_a_dialog_may_be_closed_twice(
     async with running(busy_host()) as run:
         await press(run, opening)
         dialog = run[0].app.screen
-        assert isinstance(dialog, Dialog)
         await type_at_once(run, closing, closing, closing)
         assert shown(run) is run[1]
         assert not dialog.is_attached
 
 
-async def test_header_sorts_by_mouse() -> None:
-    """A click on a header sorts by its column, a second one turns the order round."""
-    async with running(busy_host()) as run:
-        pilot, screen, _ = run
-        header = text_of(screen.rows)[0]
-        for descending in (True, False):
-            await pilot.click(LiveTable, offset=(header.index("RETR"), 0))
-            await pilot.pause()
-            assert str(screen.state.query.sort) == ("-" if descending else "") + "retransmit_ratio"
-
-
 async def test_rows_open_by_mouse() -> None:
-    """A click chooses a row, another one opens its details; the wheel scrolls and leaves the choice."""
+    """A click on a header sorts by it, another one in reverse; one on a row follows it, another one opens its details;
+    the wheel keeps the selection."""
     async with running(busy_host(), (120, 12)) as run:
         pilot, screen, harness = run
+        at = text_of(screen.rows)[0].index("RETR")
+        for descending in (True, False):
+            await pilot.click(LiveTable, offset=(at, 0))
+            await pilot.pause()
+            assert str(screen.state.query.sort) == ("-" if descending else "") + "retransmit_ratio"
         await pilot.click(LiveTable, offset=(5, 3))
         await pilot.pause()
-        assert screen.rows.at == 2
+        assert (screen.rows.at, screen.rows.follows) == (2, True)
         screen.rows.scroll_by(30)
         await tick(run)
         assert screen.rows.top == 30
@@ -413,7 +309,7 @@ async def test_rows_open_by_mouse() -> None:
 
 
 async def test_details_tell_each_fact_once() -> None:
-    """Details have the source's description, then sections of facts, each known one once."""
+    """Details have the source's description, then each known fact once, by section; a key adds names and formulas."""
     async with running(busy_host(), (160, 45)) as run:
         _, screen, _ = run
         await press(run, "down", "right")
@@ -434,14 +330,7 @@ async def test_details_tell_each_fact_once() -> None:
         assert set(counts.values()) == {0, 1}
         assert [title for title in ("MSGS OUT", "ACCQ %", "OPENED") if counts[title]] == []
         assert "–" not in text
-
-
-async def test_meanings_of_facts_are_shown_by_a_key() -> None:
-    """Each field has its name, help and formula, also in other rows, until the key is pressed again."""
-    async with running(busy_host(), (160, 45)) as run:
-        _, screen, _ = run
-        await press(run, "down", "right")
-        assert "srtt_us >> 3" not in screen.details.text
+        assert "srtt_us >> 3" not in text
         await press(run, "m", "down")
         assert "bytes_sent: payload sent, without retransmits" in screen.details.text
         assert "srtt_us >> 3" in screen.details.text
@@ -462,24 +351,6 @@ def test_details_are_complete(lens: Lens) -> None:
         assert {field.name for field in table.stored} <= set(shown_names)
 
 
-async def test_details_below_where_it_is_narrow() -> None:
-    """At 80×24 the pane stands below the table, which keeps its width."""
-    async with running(busy_host(), (80, 24)) as run:
-        await press(run, "right")
-        assert run[1].rows.size.width == 80
-        assert run[1].details.region.y > run[1].rows.region.y
-
-
-async def test_strips_are_reused() -> None:
-    """Moving the choice redraws two rows only."""
-    async with running(busy_host(), (120, 30)) as run:
-        rows = run[1].rows
-        await press(run, "down")
-        drawn = rows.drawn
-        await press(run, "down")
-        assert rows.drawn - drawn <= 2
-
-
 async def test_a_row_is_copied_whole() -> None:
     """The copy has the chosen or first row, in the shown columns, unabridged and escaped."""
     name = "a\tname\nof \x1b]52;c;\a many words"
@@ -494,8 +365,7 @@ async def test_a_row_is_copied_whole() -> None:
         pilot, screen, _ = run
         assert "…" in text_of(screen.rows)[1]
         driver = pilot.app._driver
-        assert driver is not None
-        driver.write = written.append  # type: ignore[method-assign]
+        driver.write = written.append
         await press(run, "y")
         cells = pilot.app.clipboard.split("\t")
         assert cells[0] == "a␉name␊of ␛]52;c;␇ many words 77"
@@ -509,14 +379,14 @@ async def test_a_row_is_copied_whole() -> None:
 
 
 async def test_host_names_appear_as_they_are_resolved() -> None:
-    """`r` shows names as they arrive at each refresh, even on a frozen screen; `r` again shows addresses."""
+    """`r` shows names as they arrive, even on a frozen screen, or addresses again; --resolve shows names at once. A
+    table without addresses does not offer it."""
     known: dict[bytes, str] = {}
     async with running(busy_host(), resolver=known.get) as run:
         _, screen, _ = run
         addresses = text_of(screen.rows)
         await press(run, "r")
         assert text_of(screen.rows) == addresses
-        assert screen.view is not None
         known.update(dict.fromkeys(address_bytes(screen.view.raw("remote_address")), "web.example"))
         await tick(run)
         assert "web.example:39139" in text_of(screen.rows)[1]
@@ -530,10 +400,6 @@ async def test_host_names_appear_as_they_are_resolved() -> None:
         assert "db.example:39139" in text_of(screen.rows)[1]
         await press(run, "r")
         assert text_of(screen.rows) == addresses
-
-
-async def test_host_names_where_there_are_addresses() -> None:
-    """A table without addresses does not offer names; --resolve enables them at the start."""
     async with running(busy_host(), view="cpu.categories", lens_set=lenses()) as run:
         assert not run[1].is_available(BY_ID["host_names"])
     settings = Settings(view=ViewSettings(resolve=True))

@@ -9,14 +9,13 @@ from itertools import groupby
 from typing import Any
 
 import numpy as np
-import pytest
 
 from nettop.screens.lens import LensScreen
 from nettop.settings import Settings, ViewSettings
 from nettop.snapshots.services import BUCKETS, CLIENTS, LENS, SERVICES, WAITING
 from nettop.snapshots.snapshot import Snapshot
 from tests.builders.driving import Running, press, running, shown, text_of, tick
-from tests.builders.example_services import NGINX_TO_ORDERS, ORDERS, example_steps
+from tests.builders.example_services import ORDERS, example_steps
 from tests.unit.build import make_frame
 
 # --- keys -------------------------------------------------------------------------------------------------------
@@ -34,34 +33,17 @@ async def on_services(
 
 def column(screen: LensScreen, name: str) -> list[Any]:
     """Return the values of a column, from the top."""
-    assert screen.view is not None
     return screen.view.values(name, screen.view.order)
 
 
-async def test_the_slowest_is_first() -> None:
-    """Services are sorted by p99, and the headline counts waiting requests."""
-    async with on_services() as (_, screen):
-        p99 = column(screen, "p99")
-        known = [number for number in p99 if number is not None]
-        assert p99 == [*sorted(known, reverse=True), None]
-        assert set(column(screen, "id")[:2]) == {ORDERS, NGINX_TO_ORDERS}
-        assert "waiting 14" in screen.headline_bar.text
-
-
-async def test_a_service_in_trouble_has_a_sign() -> None:
-    """Trouble has a sign as well as a colour; there is none before the backend reads late."""
-    async with on_services() as (_, screen):
-        marked = [line for line in text_of(screen.rows) if "▲" in line]
-        assert len(marked) == 2
-        assert all("8000" in line for line in marked)
-    async with on_services(example_steps(30)) as (_, screen):
-        assert not any("▲" in line for line in text_of(screen.rows))
-
-
 async def test_arrows_open_what_waits() -> None:
-    """→ opens only the chosen service's requests, oldest first; ← goes back."""
+    """→ opens only the selected service's requests, oldest first; ← goes back."""
     async with on_services(filters=("side=served",)) as (run, screen):
-        await press(run, "down", "right")
+        assert "last 89 s, one column per refresh" in screen.pane.text
+        assert len([line for line in text_of(screen.rows) if "▲" in line and "8000" in line]) == 1
+        await press(run, "down")
+        assert "→ waiting" in screen.footer.text
+        await press(run, "right")
         opened = shown(run)
         assert opened.table is WAITING
         waited = column(opened, "waited")
@@ -75,48 +57,15 @@ async def test_arrows_open_what_waits() -> None:
 async def test_arrows_open_clients_where_nothing_waits() -> None:
     """The chosen service's clients are shown; → there opens one client's requests."""
     async with on_services(filters=("process=nginx side=served",)) as (run, _):
-        await press(run, "down", "right")
+        await press(run, "down")
+        assert "→ clients" in run[1].footer.text
+        await press(run, "right")
         opened = shown(run)
         assert opened.table is CLIENTS
         assert len(column(opened, "client")) == 3
         await press(run, "down", "right")
         assert shown(run).table is WAITING
         assert column(shown(run), "id") == []
-
-
-async def test_the_key_names_what_it_opens() -> None:
-    """The footer shows the target of → for the chosen row."""
-    async with on_services(filters=("process=nginx",)) as (run, screen):
-        await press(run, "down")
-        assert screen.member_table is WAITING
-        await press(run, "down")
-        assert screen.member_table is CLIENTS
-
-
-@pytest.mark.parametrize(
-    ("text", "rows"),
-    [
-        ("side=served", 4),
-        ("process=orders", 3),
-        ("protocol=udp", 1),
-        ("p99>1s", 2),
-        ("speed=slower", 2),
-        ("pattern=overlapping", 1),
-    ],
-)
-async def test_filters(text: str, rows: int) -> None:
-    """Services can be filtered by every kind of column."""
-    async with on_services(filters=(text,)) as (_, screen):
-        assert len(column(screen, "id")) == rows
-
-
-async def test_the_pane_shows_the_chosen_service() -> None:
-    """The pane has the service's name, times, and a heat map of two minutes."""
-    async with on_services() as (run, screen):
-        lines = [screen.pane.render_line(y).text for y in range(screen.pane.size.height)]  # type: ignore[attr-defined]
-        assert lines[0].startswith(f" {column(screen, 'process')[0]} ")
-        assert any("last 89 s, one column per refresh" in line for line in lines)
-        await tick(run)
 
 
 RARE_MS = (1500, 2, 3, 2, 40)
@@ -148,7 +97,7 @@ async def test_rare_answers_count_for_ten_seconds() -> None:
         spells = [(slow, len(list(seconds))) for slow, seconds in groupby(is_slow)]
         assert [slow for slow, _ in spells] == [True, False, True, False, True]
         assert all(10 <= seconds <= 13 for slow, seconds in spells[:-1] if slow)
-        pane = [run[1].pane.render_line(y).text for y in range(3)]  # type: ignore[attr-defined]
+        pane = [run[1].pane.render_line(y).text for y in range(3)]
         assert any(line.rstrip().endswith("first byte of its answer; last 10 s") for line in pane)
 
 

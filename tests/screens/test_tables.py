@@ -9,7 +9,7 @@ import pytest
 
 from nettop.query.filter import parse_filter
 from nettop.screens.actions import ACTIONS
-from nettop.screens.dialogs import HelpDialog, PaletteDialog, filter_help
+from nettop.screens.dialogs import filter_help
 from nettop.screens.filter_box import FilterBox
 from nettop.screens.lens import LensScreen
 from nettop.settings import Settings, ViewSettings
@@ -17,7 +17,6 @@ from nettop.snapshots import lenses
 from nettop.snapshots.connections import FAILURES, LENS
 from nettop.snapshots.own_cost import SELF
 from nettop.snapshots.schema import Table
-from nettop.snapshots.snapshot import Snapshot
 from tests.builders.driving import Running, on_eventful_host, press, running, shown, text_of, tick
 from tests.builders.example_events import eventful_host
 from tests.builders.harness import Step
@@ -84,8 +83,8 @@ async def test_the_command_line_opens_a_table(name: str) -> None:
     """`--view connections.TABLE` begins there, and the source gets that table before its first reading."""
     async with on_eventful_host(view=f"connections.{name}") as run:
         assert shown(run).table.name == name
-        assert shown(run).view.size > 0  # type: ignore[union-attr]
-        assert run[2].script.options.tables == {name}  # type: ignore[attr-defined]
+        assert shown(run).view.size > 0
+        assert run[2].script.options.tables == {name}
 
 
 async def test_columns_of_the_command_line_hold_for_their_table_alone() -> None:
@@ -125,7 +124,6 @@ def toasts(run: Running) -> list[str]:
 def chosen_values(run: Running, *names: str) -> list[object]:
     """Return the values of the chosen row."""
     screen = shown(run)
-    assert screen.view is not None
     assert screen.rows.at is not None
     at = screen.view.order[screen.rows.at : screen.rows.at + 1]
     return [screen.view.values(name, at)[0] for name in names]
@@ -182,7 +180,6 @@ async def test_the_filter_goes_along() -> None:
         await press(run, "slash", *"nginx", "enter", "p")
         events = shown(run)
         assert "/ nginx" in events.third_line.text
-        assert events.view is not None
         assert {*events.view.values("process", events.view.order)} == {"nginx"}
         await press(run, "slash", *" or curl", "enter", "P")
         assert shown(run).state.query.filter.text == "nginx or curl"
@@ -218,7 +215,6 @@ async def test_freezing_goes_along() -> None:
         await press(run, "p")
         events = shown(run)
         assert "❄ frozen 00:09 ago" in events.first_line.text
-        assert events.view is not None
         assert events.view.frame is frozen
         assert "resume" in events.footer.text
         before = text_of(events.rows)
@@ -234,7 +230,6 @@ async def test_freezing_goes_along() -> None:
         newest = run[2].session.bus.frame("connections")
         assert events.view.frame is newest
         await press(run, "P")
-        assert sockets.view is not None
         assert sockets.view.frame is newest
         assert "frozen" not in sockets.first_line.text
 
@@ -251,11 +246,9 @@ async def test_unread_tables_are_not_frozen() -> None:
         assert toasts(run) == ["failures is not frozen: it had not been read yet"]
         await tick(run)
         failures = shown(run)
-        assert failures.view is not None
         assert failures.view.frame is run[2].session.bus.frame("connections")
         assert "frozen" not in failures.first_line.text
         await press(run, "P", "P")
-        assert sockets.view is not None
         assert sockets.view.frame is frozen
 
 
@@ -269,7 +262,6 @@ async def test_tables_out_of_sight_draw_nothing_and_hold_nothing() -> None:
         assert sockets.rows.drawn == drawn
         assert (sockets.view, sockets.rows.view) == (None, None)
         await press(run, "P")
-        assert sockets.view is not None
         assert sockets.view.frame is run[2].session.bus.frame("connections")
 
 
@@ -279,7 +271,7 @@ async def test_a_table_is_read_when_it_is_first_looked_at() -> None:
     bare = [without(step, FAILURES.name) for step in steps[:2]]
     async with running([*bare, steps[2]], batches=batches) as run:
         await press(run, "p", "p")
-        assert "failures" in run[2].script.options.tables  # type: ignore[attr-defined]
+        assert "failures" in run[2].script.options.tables
         assert run[2].refresh_was_requested
         assert shown(run).notice.text == "Connections: attaching …"
         assert not shown(run).rows.region
@@ -291,7 +283,6 @@ async def test_a_table_is_read_when_it_is_first_looked_at() -> None:
 
 def without(step: Step, table: str) -> Step:
     """Return the step, in which a table is not read yet."""
-    assert isinstance(step, Snapshot)
     return replace(step, tables={name: rows for name, rows in step.tables.items() if name != table})
 
 
@@ -300,7 +291,6 @@ async def test_the_palette_lists_the_tables() -> None:
     async with on_eventful_host() as run:
         await press(run, "ctrl+p", *"show")
         dialog = run[0].app.screen
-        assert isinstance(dialog, PaletteDialog)
         assert [line.split()[1] for line in dialog.page.text.splitlines()[:4]] == NAMES
         await press(run, *" failures", "enter")
         assert shown(run).table.name == "failures"
@@ -323,13 +313,12 @@ async def test_help_lists_the_tables_and_how_they_are_read() -> None:
     async with running(steps, batches=batches) as run:
         await press(run, "question_mark")
         dialog = run[0].app.screen
-        assert isinstance(dialog, HelpDialog)
         lines = [line.split(maxsplit=1) for line in dialog.page.text.splitlines() if line.strip()]
         facts = {line[0]: line[1] for line in lines if len(line) > 1}
         assert facts["groups"].startswith("sockets by process")
         assert "tp_btf/inet_sock_set_state" in dialog.page.text
         assert "fexit/inet_csk_accept" in dialog.page.text
-        assert facts["abc"].startswith("text in any column")
+        assert any(line[0] == "abc" and line[1].startswith("text in any column") for line in lines)
         assert "tp_btf" not in shown(run).headline_bar.text
         assert any(line[0] == "events" and line[1].startswith("1,234 events") for line in lines)
         assert not any(line[0] == "connection records" for line in lines)

@@ -3,12 +3,10 @@
 
 from __future__ import annotations
 
-import random
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from textual import constants, events
+from textual import events
 
 from nettop.screens.terminal import InputParser, latin_key
 
@@ -30,13 +28,9 @@ def keys(*pieces: bytes) -> list[tuple[str, str | None]]:
 
 @pytest.mark.parametrize("sent", NOT_UTF8.values(), ids=NOT_UTF8.keys())
 def test_invalid_utf8_is_ignored(sent: bytes) -> None:
-    """Wherever it is cut, and the key after it counts."""
+    """Wherever it is cut, and the key after it counts; the bytes of a split character are joined."""
     for at in range(len(sent) + 1):
         assert keys(b"a", sent[:at], sent[at:], b"q") == [("a", "a"), ("q", "q")]
-
-
-def test_a_character_may_be_cut() -> None:
-    """The bytes of a split character are joined."""
     assert keys(b"\xc3", b"\xa9") == [("é", "é")]
 
 
@@ -49,11 +43,6 @@ def test_ctrl_c_is_no_part_of_what_is_not_complete(begun: bytes) -> None:
         ("ctrl+c", "\x03"),
         ("q", "q"),
     ]
-
-
-def test_kitty_is_not_asked_for_its_protocol() -> None:
-    """Keys are then the same in every terminal."""
-    assert constants.DISABLE_KITTY_KEY
 
 
 @pytest.mark.parametrize(
@@ -92,15 +81,3 @@ def test_nothing_that_is_sent_is_an_error(pieces: list[bytes]) -> None:
         for message in (*parser.feed(piece), *parser.tick()):
             if isinstance(message, events.Key) and message.character:
                 message.character.encode()
-
-
-@pytest.mark.parametrize("seed", range(20))
-def test_random_bytes(seed: int) -> None:
-    """2,000 of them, cut anywhere."""
-    chance = random.Random(seed)
-    sent, parser = chance.randbytes(2000), InputParser()
-    while sent:
-        cut = chance.randint(1, 40)
-        list(parser.feed(sent[:cut]))
-        list(parser.tick())
-        sent = sent[cut:]

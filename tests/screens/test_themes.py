@@ -13,12 +13,9 @@ from nettop.widgets.themes import (
     DARK,
     LIGHT,
     TERMINAL,
-    Background,
     Palette,
-    Role,
     first_theme,
     has_256_colours,
-    style,
 )
 from tests.builders.colours import contrast
 
@@ -27,19 +24,14 @@ READ = ("text", "dim", "head", "sent", "received", "warn", "bad")
 
 @pytest.mark.parametrize("palette", [DARK, LIGHT], ids=lambda p: p.name)
 def test_contrast(palette: Palette) -> None:
-    """Whatever is to be read has a contrast of 4.5 on every ground, what may fade at least 3."""
+    """Texts have a contrast of 4.5 on every background, faint ones of 3; the nearest of 256 colours is grey."""
     for background in (palette["screen"], palette["panel"], palette["band"]):
         for name in READ:
             assert contrast(palette[name], background) >= 4.5, (name, background)
         assert contrast(palette["faint"], background) >= 3.0, background
-
-
-@pytest.mark.parametrize("palette", [DARK, LIGHT], ids=lambda p: p.name)
-@pytest.mark.parametrize("background", ["screen", "panel"])
-def test_grounds_are_grey_among_256_colours(palette: Palette, background: str) -> None:
-    """The nearest of 256 colours is no pink."""
-    shown = rich.color.Color.parse(palette[background]).downgrade(rich.color.ColorSystem.EIGHT_BIT)
-    assert len(set(shown.get_truecolor())) == 1
+    for background in (palette["screen"], palette["panel"]):
+        nearest = rich.color.Color.parse(background).downgrade(rich.color.ColorSystem.EIGHT_BIT)
+        assert len(set(nearest.get_truecolor())) == 1
 
 
 @pytest.mark.parametrize(
@@ -73,39 +65,17 @@ def test_terminals_with_256_colours(term: str, has_them: bool) -> None:
     assert has_256_colours(term) == has_them
 
 
-def test_terminal_theme_needs_no_colour() -> None:
-    """Without colours the chosen row and the tab are reversed, warnings are bold."""
-    assert style(TERMINAL.name, Role.TEXT, Background.BAND).reverse
-    assert style(TERMINAL.name, Role.TAB).reverse
-    assert style(TERMINAL.name, Role.BAD).bold
-
-
-def test_plain_signs_keep_widths() -> None:
-    """Outside UTF-8 every sign becomes ASCII of the same width."""
-    signs = needed_signs({}, "ISO-8859-1")
-    assert signs is not None
-    ((text, _, _),) = signs.apply([Segment("▲ 3.1% – ↑ 日本 ± RTT ▴")], Color(0, 0, 0))
-    assert text == "! 3.1% - ^ ???? ~ RTT ^"
+@pytest.mark.parametrize(
+    ("term", "encoding", "text", "expected"),
+    [
+        ("xterm", "ISO-8859-1", "▲ 3.1% – ↑ 日本 ± RTT ▴", "! 3.1% - ^ ???? ~ RTT ^"),
+        ("xterm", "ascii", "     37 ±18 µs ", "   37 +/-18 us "),
+        ("xterm", "ascii", " 1234 ±567 ms ", " 1234 ~567 ms "),
+        ("linux", "UTF-8", "▲ – ↑ ❄ RTT ▾", "▲ - ↑ * RTT ▼"),
+    ],
+)
+def test_plain_signs_keep_widths(term: str, encoding: str, text: str, expected: str) -> None:
+    """Signs that the terminal lacks become others of the same width; `±` is `+/-` where the cell has room for it."""
+    signs = needed_signs({"TERM": term}, encoding)
+    assert [segment.text for segment in signs.apply([Segment(text)], Color(0, 0, 0))] == [expected]
     assert needed_signs({"TERM": "xterm"}, "UTF-8") is None
-
-
-def test_console_signs() -> None:
-    """The Linux console keeps the signs that its font has."""
-    signs = needed_signs({"TERM": "linux"}, "UTF-8")
-    assert signs is not None
-    ((text, _, _),) = signs.apply([Segment("▲ – ↑ ❄ RTT ▾")], Color(0, 0, 0))
-    assert text == "▲ - ↑ * RTT ▼"
-
-
-def test_a_deviation_has_the_usual_signs_in_ascii() -> None:
-    """`±` is `+/-` where the cell has room at its left, and no column moves."""
-    signs = needed_signs({}, "ascii")
-    assert signs is not None
-    shown = [
-        segment.text
-        for segment in signs.apply(
-            [Segment(text) for text in ("     37 ±18 µs ", " 1234 ±567 ms ", "      RTT ±VAR ")],
-            Color(0, 0, 0),
-        )
-    ]
-    assert shown == ["   37 +/-18 us ", " 1234 ~567 ms ", "    RTT +/-VAR "]
