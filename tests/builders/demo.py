@@ -92,6 +92,7 @@ class DemoHosts:
 
     def __init__(self, recording: Recording, *lens_ids: str) -> None:
         self.second = 0
+        self.lost_hosts: dict[str, HostRecording] = {}
         self.interval_s, self.clock = 1.0, time.monotonic
         self._begin_ns = recording.begin_ns
         self._readings = {lens: Readings(recording, find_table(lens)[0]) for lens in lens_ids}
@@ -109,11 +110,12 @@ class DemoHosts:
         return {
             host: replace(reading, now=_only(reading.now, names), before=_only(reading.before, names))
             for host, names in PROCESSES.items()
+            if host not in self.lost_hosts
         }
 
     def lost(self, _lens: str) -> dict[str, HostRecording]:
-        """Return no hosts."""
-        return {}
+        """Return the lost hosts."""
+        return self.lost_hosts
 
     def failure(self, _lens: str) -> None:
         """Return None: every host is there."""
@@ -137,8 +139,10 @@ def _rows_of(rows: Rows, processes: set[str]) -> Rows:
 
 
 @asynccontextmanager
-async def hosts_playing(size: tuple[int, int], seconds: Iterable[int]) -> AsyncIterator[NettopApp]:
-    """Yield the app with the connections of the hosts, after these seconds of the demo."""
+async def hosts_playing(
+    size: tuple[int, int], seconds: Iterable[int], lost: str = ""
+) -> AsyncIterator[NettopApp]:
+    """Yield the app with the connections of the hosts, after these seconds of the demo; `lost` is lost then."""
     with open_recording(DEMO) as recording:
         hosts = DemoHosts(recording, "connections", "findings")
         with several_hosts():
@@ -147,6 +151,11 @@ async def hosts_playing(size: tuple[int, int], seconds: Iterable[int]) -> AsyncI
             app = harness.app(lens_set=tuple(shown.values()), host=f"{len(PROCESSES)} hosts")
             async with app.run_test(size=size) as pilot:
                 for hosts.second in seconds:
+                    harness.tick()
+                    await pilot.pause()
+                if lost:
+                    hosts.lost_hosts[lost] = HostRecording(lost, ("connections",), cause="off", lost_at=0.0)
+                    hosts.second += 1
                     harness.tick()
                     await pilot.pause()
                 yield app

@@ -17,7 +17,7 @@ from textual.geometry import Region, Size
 from textual.strip import Strip
 
 from nettop.engine.own_cost import DRAW, Steps
-from nettop.errors import PermissionMissing, SourceFailed, Unsupported
+from nettop.errors import NettopError, PermissionMissing, SourceFailed, Unsupported, UsageError
 from nettop.screens import headline
 from nettop.screens.dialogs import help_lines
 from nettop.screens.lens import LensScreen
@@ -210,10 +210,12 @@ async def test_failed_source_says_why_and_can_be_tried_again() -> None:
         assert "the loader died" in screen.notice.text
 
 
-async def test_nothing_to_stay_for() -> None:
-    """If the first lens is not permitted, the app exits with the reason and its exit code."""
-    failure = PermissionMissing("seeing every process's sockets needs CAP_BPF", "run it as root: sudo nettop")
-    async with running([failure], ticks=1) as run:
+@pytest.mark.parametrize("error", [PermissionMissing, Unsupported, UsageError])
+async def test_nothing_to_stay_for(error: type[NettopError]) -> None:
+    """If the first lens cannot work, as for an unknown mechanism, the app exits with the reason."""
+    failure = error("seeing every process's sockets needs CAP_BPF", "run it as root: sudo nettop")
+    async with running([failure], ticks=1, settings=Settings(mechanisms={"events": "x"})) as run:
+        assert run[2].script.options.mechanisms == {"events": "x"}
         app = run[0].app
         assert app.fatal_error is failure
         assert app._exit

@@ -109,7 +109,7 @@ def rates(run: Running) -> list[float | None]:
 
 
 async def test_an_average_does_not_blur_it() -> None:
-    """The history has each interval, however many the rates average, whichever table is shown. A long filter hides it."""
+    """The history has each interval, however many the rates average, whichever table is shown; a filter may hide it."""
     async with running([*traffic(0, 100, 300, 700, 1500)], (160, 20)) as run:
         await press(run, "A", "A")
         for _ in range(3):

@@ -6,12 +6,12 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from functools import partial
 
 import pytest
-from textual.pilot import Pilot
 from textual.widgets import Input
 
-from nettop.screens.actions import ACTIONS, GRAPH, RECORDING, Action, call
+from nettop.screens.actions import ACTIONS, GRAPH, RECORDING, Action
 from nettop.screens.connections.sockets import ConnectionsScreen
 from nettop.screens.cpu.cpus import CpuScreen
 from nettop.screens.dialogs import ColumnsDialog, ExportDialog, HelpDialog, PaletteDialog
@@ -21,6 +21,8 @@ from nettop.screens.playback import Playback
 from nettop.snapshots import lenses
 from nettop.snapshots.findings import LENS as FINDINGS
 from nettop.snapshots.schema import Lens
+from tests.builders.driving import press as press_keys
+from tests.builders.driving import running
 from tests.builders.harness import Harness, busy_host, harness_of
 
 Prepare = tuple[str, ...]
@@ -168,33 +170,17 @@ class Watched(NettopApp):
         self.suspended = True
 
 
-async def settled(pilot: Pilot[None], harness: Harness) -> None:
-    """Wait until all pending messages have arrived."""
-    await pilot.pause()
-    harness.run_tasks()
-    await pilot.pause()
-
-
 @asynccontextmanager
 async def after(*keys: str) -> AsyncIterator[tuple[Press, NettopApp, Harness]]:
     """Yield the app with rows after these keys, and the function that presses more."""
-    harness = harness_of(busy_host(), {"command": "nginx"})
     lens_set = (lenses()[0], other_lens(), FINDINGS)
-    app = harness.app(lens_set=lens_set, resolver=lambda raw: f"host-{raw[15]}.example")
-    app.__class__ = Watched
-    async with app.run_test(size=(150, 30)) as pilot:
-
-        async def press(*keys: str) -> None:
-            for key in keys:
-                await pilot.press(key)
-                await settled(pilot, harness)
-
-        harness.tick()
-        harness.tick()
-        await settled(pilot, harness)
-        await press(*keys)
-        _ = harness.refresh_was_requested
-        yield press, app, harness
+    async with running(
+        busy_host(), (150, 30), lens_set=lens_set, resolver=lambda raw: f"host-{raw[15]}.example"
+    ) as run:
+        run[0].app.__class__ = Watched
+        await press_keys(run, *keys)
+        _ = run[2].refresh_was_requested
+        yield partial(press_keys, run), run[0].app, run[2]
 
 
 @pytest.mark.parametrize(("key", "action"), PRESSED, ids=[f"{key}" for key, _ in PRESSED])
@@ -218,13 +204,13 @@ def test_every_action_has_an_effect_here() -> None:
     assert len(keys) == len(set(keys))
 
 
-@pytest.mark.parametrize("action", ACTIONS, ids=call)
-def test_every_action_has_a_method(action: Action) -> None:
+def test_every_action_has_a_method() -> None:
     """Each row of the table names a method of the app, of the lens's screen or of what controls recordings."""
-    owner = NettopApp if action.by_app else CpuScreen if action.group == GRAPH else ConnectionsScreen
-    assert callable(getattr(owner, f"action_{action.method or action.id}"))
-    if action.method == "replay":
-        assert callable(getattr(Playback, action.argument.split("'")[1]))
+    for action in ACTIONS:
+        owner = NettopApp if action.by_app else CpuScreen if action.group == GRAPH else ConnectionsScreen
+        assert callable(getattr(owner, f"action_{action.method or action.id}"))
+        if action.method == "replay":
+            assert callable(getattr(Playback, action.argument.split("'")[1]))
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,6 @@ from dataclasses import replace
 
 import pytest
 
-from nettop.errors import UsageError
 from nettop.screens.dialogs import help_lines
 from nettop.screens.headline import status_items
 from nettop.settings import Settings, ViewSettings
@@ -145,12 +144,3 @@ async def test_a_filter_on_it_says_so(text: str) -> None:
         assert any(f"no row passes the filter; {remark}" in line for line in text_of(shown(run).rows))
         await press(run, "escape")
         assert "n/a here" not in shown(run).third_line.text
-
-
-async def test_an_unknown_mechanism_ends_the_app() -> None:
-    """What the source says of an unknown way is the end, as for any wrong word."""
-    error = UsageError("unknown mechanism for events 'x'", "did you mean tp_btf?")
-    async with running([error], ticks=1, settings=Settings(mechanisms={"events": "x"})) as run:
-        app = run[0].app
-        assert app.fatal_error is error
-        assert run[2].script.options.mechanisms == {"events": "x"}

@@ -19,7 +19,6 @@ from nettop.screens.nettop_app import NettopApp
 from nettop.snapshots.connections import GROUPS, LENS
 from nettop.snapshots.findings import FINDINGS
 from nettop.snapshots.findings import LENS as FINDINGS_LENS
-from nettop.snapshots.snapshot import Snapshot
 from tests.builders.driving import Running, press, running, shown, text_of
 from tests.builders.harness import Harness, steps_of
 from tests.builders.replaying import Clock
@@ -68,32 +67,6 @@ def time_line(run: Running) -> str:
     """Return the line of time."""
     line = shown(run).time_line
     return line.text
-
-
-async def test_the_same_rows_as_live(path: Path) -> None:
-    """A replayed moment looks as it did: every row, rate, total and headline."""
-    with open_recording(path) as recording:
-        live = [reading_at(recording, second) for second in (9, 10)]
-    async with running(live) as run:
-        expected = seen(run)
-    async with replayed(path) as (run, player, _):
-        player.jump(BEGIN_NS + 10 * SECOND_NS)
-        run[2].tick()
-        await run[0].pause()
-        assert seen(run) == expected
-
-
-def seen(run: Running) -> tuple[list[str], str]:
-    """Return the rows, without the empty lines below, and the headline."""
-    return [line for line in text_of(shown(run).rows) if line.strip()], shown(run).headline_bar.text
-
-
-def reading_at(recording: Recording, second: int) -> Snapshot:
-    """Return the snapshot of a second, through a source of its own."""
-    source = RecordedSource(player := Player(recording), LENS)
-    player.is_paused = True
-    player.jump(BEGIN_NS + second * SECOND_NS)
-    return source.read(0)
 
 
 async def test_play_pause_and_speed(path: Path) -> None:
