@@ -13,6 +13,7 @@ from textual.pilot import Pilot
 
 from nettop.screens.lens import LensScreen
 from nettop.settings import Settings, ViewSettings
+from nettop.widgets.lines import Lines
 from nettop.widgets.table import LiveTable
 from tests.builders.example_events import eventful_host
 from tests.builders.harness import Batches, Harness, Step, harness_of
@@ -85,6 +86,21 @@ async def tick(run: Running) -> None:
 def text_of(table: LiveTable) -> list[str]:
     """Return the text of each line of the table."""
     return [table.render_line(y).text for y in range(table.size.height)]
+
+
+def lines(widget: Lines) -> list[str]:
+    """Return the lines of a widget, without blanks at their ends."""
+    return [widget.render_line(y).text.rstrip() for y in range(widget.size.height)]
+
+
+def values_of(screen: LensScreen, name: str) -> list[Any]:
+    """Return the values of a column, from the top."""
+    return screen.view.values(name, screen.view.order)
+
+
+def notes(run: Running) -> list[str]:
+    """Return the notices so far."""
+    return [note.message for note in run[0].app._notifications]
 
 
 def screen_text(run: Running) -> str:

@@ -14,8 +14,7 @@ from nettop.settings import Settings, ViewSettings
 from nettop.snapshots.bandwidth import INTERFACES, LENS, LOOPBACK
 from nettop.snapshots.findings import LENS as FINDINGS
 from nettop.snapshots.schema import Lens
-from nettop.widgets.lines import Lines
-from tests.builders.driving import Running, press, running, shown, text_of, tick
+from tests.builders.driving import Running, lines, press, running, shown, text_of, tick, values_of
 from tests.builders.example_bandwidth import (
     ETH0,
     SECOND_NS,
@@ -39,16 +38,6 @@ async def on_interfaces(
         yield run, screen
 
 
-def lines(widget: Lines) -> list[str]:
-    """Return the lines of a widget."""
-    return [widget.render_line(y).text.rstrip() for y in range(widget.size.height)]
-
-
-def interfaces(screen: InterfacesScreen) -> list[str]:
-    """Return the names in the table, from the top."""
-    return screen.view.values("interface", screen.view.order)
-
-
 # --- the chosen interface ---------------------------------------------------------------------------------------
 
 
@@ -62,7 +51,7 @@ async def test_the_graph_follows_the_chosen_row() -> None:
         assert lines(screen.graph)[0] == " docker0: the last two minutes"
         assert lines(screen.shares)[0] == " docker0: protocols"
         await press(run, "S")
-        assert interfaces(screen)[-2:] == ["docker0", "eth0"]
+        assert values_of(screen, "interface")[-2:] == ["docker0", "eth0"]
         assert lines(screen.graph)[0] == " docker0: the last two minutes"
         await press(run, "end", "right")
         assert "COMMAND" in screen.details.text

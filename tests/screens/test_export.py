@@ -16,7 +16,7 @@ import pytest
 from nettop.screens.export import write_new
 from nettop.settings import Settings, ViewSettings
 from nettop.snapshots import lenses
-from tests.builders.driving import Running, press, running, shown
+from tests.builders.driving import Running, notes, press, running, shown
 from tests.builders.example_cpu import example_steps
 from tests.builders.harness import busy_host
 
@@ -29,11 +29,6 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Return the working directory, empty."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
-
-
-def note(run: Running) -> str:
-    """Return the last notice."""
-    return list(run[0].app._notifications)[-1].message
 
 
 async def export(run: Running, key: str) -> None:
@@ -70,7 +65,7 @@ async def test_rows_as_csv(folder: Path) -> None:
         ]  # fmt: skip
         assert [row["remote"] for row in rows] == view.values("remote", view.order)
         assert {row["process"] for row in rows} == {"nginx"}
-        assert note(run) == f"written to {folder / name}"
+        assert notes(run)[-1] == f"written to {folder / name}"
 
 
 async def test_rows_as_json_lines(folder: Path) -> None:
@@ -120,10 +115,10 @@ async def test_the_cause_of_a_failed_export_is_shown(folder: Path) -> None:
     async with running(busy_host()) as run:
         os.rmdir(Path.cwd())
         await export(run, "c")
-        assert "cannot be written to the working directory: No such file or directory" in note(run)
+        assert "cannot be written to the working directory: No such file or directory" in notes(run)[-1]
         shown(run).context.writing_refused = "nettop stays root: why"
         await export(run, "s")
-        assert note(run).startswith("no files are written: nettop stays root: why")
+        assert notes(run)[-1].startswith("no files are written: nettop stays root: why")
 
 
 def test_nothing_is_overwritten(folder: Path) -> None:

@@ -8,13 +8,11 @@ import re
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import pytest
 
 from nettop.screens.history import HistogramHistory
-from nettop.screens.lens import LensScreen
 from nettop.screens.selected_row import HistogramScreen, Quantile, SelectedRow, body, title
 from nettop.settings import Settings, ViewSettings
 from nettop.snapshots.arrays import Array
@@ -40,7 +38,7 @@ from nettop.widgets.durations import (
     shades,
 )
 from nettop.widgets.lines import Lines
-from tests.builders.driving import Running, press, running, shown, text_of, tick
+from tests.builders.driving import Running, lines, press, running, shown, text_of, tick, values_of
 from tests.builders.example_latency import NO_BTF, SECOND_NS, example_steps
 
 SOCKET_WAIT_CHOSEN = ["down"] * 6
@@ -60,16 +58,6 @@ async def on_latency(
     ) as run:
         screen = run[1]
         yield run, screen
-
-
-def lines(widget: Lines) -> list[str]:
-    """Return the lines of a widget."""
-    return [widget.render_line(y).text.rstrip() for y in range(widget.size.height)]
-
-
-def column(screen: LensScreen, name: str) -> list[Any]:
-    """Return the values of a column, from the top."""
-    return screen.view.values(name, screen.view.order)
 
 
 async def test_the_histogram_and_its_marks() -> None:
@@ -173,8 +161,8 @@ async def test_arrows_open_and_close_the_protocols() -> None:
         opened = shown(run)
         assert opened.table is PROTOCOL_TABLE
         assert len(remembered(opened)) == 2
-        assert set(column(opened, "stage")) == {"wire-app"}
-        assert len(column(opened, "stage")) == 8
+        assert set(values_of(opened, "stage")) == {"wire-app"}
+        assert len(values_of(opened, "stage")) == 8
         assert lines(pane_of(run))[0].startswith(" wire-app tcp IPv4  p50 ")
         await press(run, "down", "right")
         assert opened.details_open

@@ -12,7 +12,7 @@ from nettop.preferences import LoadedPreferences, Preferences, load_preferences,
 from nettop.screens.dialogs import ColumnsDialog
 from nettop.settings import Settings, ViewSettings
 from nettop.snapshots.connections import SOCKETS
-from tests.builders.driving import Running, press, running, screen_text, shown, text_of
+from tests.builders.driving import Running, notes, press, running, screen_text, shown, text_of
 from tests.builders.harness import busy_host
 
 
@@ -36,11 +36,6 @@ def text_in(file: Path) -> str | None:
 def dialog(run: Running) -> ColumnsDialog:
     """Return the open dialog."""
     return run[0].app.screen
-
-
-def notes(run: Running) -> list[str]:
-    """Return the notices so far."""
-    return [note.message for note in run[0].app._notifications]
 
 
 def loaded(file: Path, **more: Any) -> dict[str, Any]:

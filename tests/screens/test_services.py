@@ -6,7 +6,6 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from itertools import groupby
-from typing import Any
 
 import numpy as np
 
@@ -14,7 +13,7 @@ from nettop.screens.lens import LensScreen
 from nettop.settings import Settings, ViewSettings
 from nettop.snapshots.services import BUCKETS, CLIENTS, LENS, SERVICES, WAITING
 from nettop.snapshots.snapshot import Snapshot
-from tests.builders.driving import Running, press, running, shown, text_of, tick
+from tests.builders.driving import Running, press, running, shown, text_of, tick, values_of
 from tests.builders.example_services import ORDERS, example_steps
 from tests.unit.build import make_frame
 
@@ -31,11 +30,6 @@ async def on_services(
         yield run, run[1]
 
 
-def column(screen: LensScreen, name: str) -> list[Any]:
-    """Return the values of a column, from the top."""
-    return screen.view.values(name, screen.view.order)
-
-
 async def test_arrows_open_what_waits() -> None:
     """→ opens only the selected service's requests, oldest first; ← goes back."""
     async with on_services(filters=("side=served",)) as (run, screen):
@@ -46,10 +40,10 @@ async def test_arrows_open_what_waits() -> None:
         await press(run, "right")
         opened = shown(run)
         assert opened.table is WAITING
-        waited = column(opened, "waited")
+        waited = values_of(opened, "waited")
         assert waited == sorted(waited, reverse=True)
-        assert set(column(opened, "service")) == {ORDERS}
-        assert set(column(opened, "was_read")) == {"yes", "no"}
+        assert set(values_of(opened, "service")) == {ORDERS}
+        assert set(values_of(opened, "was_read")) == {"yes", "no"}
         await press(run, "left")
         assert shown(run) is screen
 
@@ -62,10 +56,10 @@ async def test_arrows_open_clients_where_nothing_waits() -> None:
         await press(run, "right")
         opened = shown(run)
         assert opened.table is CLIENTS
-        assert len(column(opened, "client")) == 3
+        assert len(values_of(opened, "client")) == 3
         await press(run, "down", "right")
         assert shown(run).table is WAITING
-        assert column(shown(run), "id") == []
+        assert values_of(shown(run), "id") == []
 
 
 RARE_MS = (1500, 2, 3, 2, 40)
@@ -91,7 +85,7 @@ async def test_rare_answers_count_for_ten_seconds() -> None:
     async with running([*steps], (120, 40), ticks=2, lens_set=(LENS,), view="services") as run:
         is_slow = []
         for _ in range(36):
-            (ns,) = column(run[1], "max")
+            (ns,) = values_of(run[1], "max")
             is_slow.append(ns > 1_000_000_000)
             await tick(run)
         spells = [(slow, len(list(seconds))) for slow, seconds in groupby(is_slow)]
@@ -109,6 +103,6 @@ async def test_a_frozen_time_is_no_recent_one() -> None:
         for _ in range(24):
             await tick(run)
         await press(run, "space")
-        assert column(run[1], "max") == [None]
+        assert values_of(run[1], "max") == [None]
         assert run[1].recent is not None
         assert run[1].recent.boot_ns == steps[26].boot_ns

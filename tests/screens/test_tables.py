@@ -17,7 +17,7 @@ from nettop.snapshots import lenses
 from nettop.snapshots.connections import FAILURES, LENS
 from nettop.snapshots.own_cost import SELF
 from nettop.snapshots.schema import Table
-from tests.builders.driving import Running, on_eventful_host, press, running, shown, text_of, tick
+from tests.builders.driving import Running, notes, on_eventful_host, press, running, shown, text_of, tick
 from tests.builders.example_events import eventful_host
 from tests.builders.harness import Step
 
@@ -116,11 +116,6 @@ async def test_each_table_keeps_how_it_was_left() -> None:
 # --- what goes along ----------------------------------------------------------------------------------------
 
 
-def toasts(run: Running) -> list[str]:
-    """Return the notifications."""
-    return [each.message for each in run[0].app._notifications]
-
-
 def chosen_values(run: Running, *names: str) -> list[object]:
     """Return the values of the chosen row."""
     screen = shown(run)
@@ -185,7 +180,7 @@ async def test_the_filter_goes_along() -> None:
         assert shown(run).state.query.filter.text == "nginx or curl"
         await press(run, "escape", "p")
         assert events.state.query.filter.is_empty
-        assert toasts(run) == []
+        assert notes(run) == []
 
 
 async def test_a_filter_that_a_table_cannot_apply() -> None:
@@ -195,12 +190,12 @@ async def test_a_filter_that_a_table_cannot_apply() -> None:
         failures = shown(run)
         assert failures.table.name == "failures"
         assert failures.state.query.filter.is_empty
-        assert toasts(run) == ["failures is not filtered: unknown field 'rtt_us'"]
+        assert notes(run) == ["failures is not filtered: unknown field 'rtt_us'"]
         await press(run, "P")
         assert shown(run).state.query.filter.text == "rtt_us>0"
         await press(run, "P", "P", "slash", *"conns>0", "enter", "p")
         assert shown(run).state.query.filter.is_empty
-        assert toasts(run)[-1] == "sockets is not filtered: unknown field 'conns'"
+        assert notes(run)[-1] == "sockets is not filtered: unknown field 'conns'"
 
 
 async def test_freezing_goes_along() -> None:
@@ -243,7 +238,7 @@ async def test_unread_tables_are_not_frozen() -> None:
         await press(run, "space")
         frozen = run[2].session.bus.frame("connections")
         await press(run, "p", "p")
-        assert toasts(run) == ["failures is not frozen: it had not been read yet"]
+        assert notes(run) == ["failures is not frozen: it had not been read yet"]
         await tick(run)
         failures = shown(run)
         assert failures.view.frame is run[2].session.bus.frame("connections")
