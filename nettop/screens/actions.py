@@ -301,12 +301,6 @@ def bindings(*, everywhere: bool) -> list[BindingType]:
     ]
 
 
-MOVES: list[BindingType] = [
-    Binding("up,k", "move(-1)", show=False),
-    Binding("down,j", "move(1)", show=False),
-    Binding("pageup", "move(-10)", show=False),
-    Binding("pagedown", "move(10)", show=False),
-    Binding("home", "move(-10000)", show=False),
-    Binding("end", "move(10000)", show=False),
-]
+_STEPS = {"up,k": -1, "down,j": 1, "pageup": -10, "pagedown": 10, "home": -10_000, "end": 10_000}
+MOVES: list[BindingType] = [Binding(keys, f"move({step})", show=False) for keys, step in _STEPS.items()]
 """The keys that scroll texts and select in lists, by the action `move`."""

@@ -132,7 +132,18 @@ class HelpDialog(Dialog, inherit_bindings=False):
         self.page.scroll_by(step)
 
 
-class PaletteDialog(Dialog, inherit_bindings=False):
+class ListDialog(Dialog, inherit_bindings=False):
+    """A dialog with a list, one line of which is selected."""
+
+    _at = 0
+
+    def action_move(self, step: int) -> None:
+        """Move the selection by `step`."""
+        self._at = max(0, min(self._at + step, self.page.row_count - 1))
+        self.draw()
+
+
+class PaletteDialog(ListDialog, inherit_bindings=False):
     """A search for actions and columns by name; Enter runs the selected one."""
 
     AUTO_FOCUS = "Input"
@@ -150,7 +161,6 @@ class PaletteDialog(Dialog, inherit_bindings=False):
         super().__init__(below)
         self._entries = entries
         self._matches = list(entries)
-        self._at = 0
         self.input = Input(placeholder="an action or a column", compact=True)
 
     def body(self) -> ComposeResult:
@@ -180,11 +190,6 @@ class PaletteDialog(Dialog, inherit_bindings=False):
         self._match()  # what was typed just before Enter may not have been shown yet
         self.dismiss(self._matches[self._at][2] if self._matches else None)
 
-    def action_move(self, step: int) -> None:
-        """Move the selection by `step`."""
-        self._at = max(0, min(self._at + step, len(self._matches) - 1))
-        self.draw()
-
     def draw(self) -> None:
         """Show the matches."""
         lines = [
@@ -194,7 +199,7 @@ class PaletteDialog(Dialog, inherit_bindings=False):
         self.page.show(lines or [(TextSpan("no match", Role.DIM),)], self._at if lines else None)
 
 
-class ColumnsDialog(Dialog, inherit_bindings=False):
+class ColumnsDialog(ListDialog, inherit_bindings=False):
     """The columns of a table, the visible ones first. Space adds and removes them, < and > change their order.
 
     Changes are shown at once, and saved when the dialog closes.
@@ -218,7 +223,6 @@ class ColumnsDialog(Dialog, inherit_bindings=False):
     def __init__(self, below: LensScreen) -> None:
         super().__init__(below)
         self._below = below
-        self._at = 0
         self._about = Page(id="about")
         self._before = self.context.columns.get(below.view_name)
         self._list(below.state.names)
@@ -240,11 +244,6 @@ class ColumnsDialog(Dialog, inherit_bindings=False):
         chosen = self.context.columns.get(self._below.view_name)
         if chosen != self._before:
             self._below.remember("columns", {self._below.view_name: chosen})
-
-    def action_move(self, step: int) -> None:
-        """Move the selection by `step`."""
-        self._at = max(0, min(self._at + step, len(self._names) - 1))
-        self.draw()
 
     def action_toggle_column(self) -> None:
         """Show the column after the others, or hide it unless it is the only one."""
