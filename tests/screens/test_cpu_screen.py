@@ -210,7 +210,10 @@ async def test_windows() -> None:
 
 
 async def test_a_screen_that_is_opened_late() -> None:
-    """Earlier samples of the source count since its start, as do the seconds of the share."""
+    """Earlier samples of the source count since its start, as do the seconds of the share, unless it does not tell."""
+    counts = {name: n for name, n in example_steps()[-1].counts.items() if name != "watched_ns"}
+    async with on_cpu([replace(step, counts=counts) for step in example_steps()], (160, 45)) as (_, screen):
+        assert "all entry points   – of 4 CPUs  1,264 samples" in screen.crumbs.text
     late = example_steps(9)[-1:]
     async with on_cpu([*late], (160, 45), ticks=1) as (run, screen):
         await press(run, "w")
@@ -218,16 +221,6 @@ async def test_a_screen_that_is_opened_late() -> None:
         assert " all entry points   15.8% of 4 CPUs  5,056 samples" in screen.crumbs.text
         assert "total" in "".join(screen.categories.render_line(y).text for y in range(20))
         assert sum(each.of_time or 0.0 for each in screen.categories.shares) == pytest.approx(0.158, abs=1e-3)
-
-
-async def test_a_source_that_does_not_tell_how_long_it_looked() -> None:
-    """Without the sampling time shares are unknown; the number of samples is shown."""
-    steps = [
-        replace(step, counts={name: n for name, n in step.counts.items() if name != "watched_ns"})
-        for step in example_steps()
-    ]
-    async with on_cpu([*steps], (160, 45)) as (_, screen):
-        assert "all entry points   – of 4 CPUs  1,264 samples" in screen.crumbs.text
 
 
 async def test_entry_points() -> None:
@@ -374,10 +367,13 @@ async def test_c_switches_between_graph_and_categories(width: int, graph: bool, 
         )
 
 
-@pytest.mark.parametrize("width", [40, 41, 50, 60, 72, 80, 200])
-async def test_the_hottest_function_is_named_at_every_width(width: int) -> None:
-    """Its name is cut where it has to be, its share never."""
-    async with on_cpu(calling("copy_user_enhanced_fast"), (width, 24)) as (_, screen):
+@pytest.mark.parametrize("size", [(40, 10), (41, 24), (60, 20), (72, 24), (100, 12), (250, 90)])
+async def test_every_size_shows_the_largest_costs(size: tuple[int, int]) -> None:
+    """Any size has the headline, bars, and the hottest function: its name may be cut, its share never."""
+    async with on_cpu(calling("copy_user_enhanced_fast"), size) as (_, screen):
+        assert "network 15.8%" in screen.headline_bar.text
+        assert "   37.5%" in line(screen.bars, 0)
+        assert screen.graph.size.height >= 1 or screen.categories.size.height >= 1
         assert re.match(r" most time in  copy_user_[\w…]+ 15\.3%( |$)", screen.frame_bar.text)
 
 
@@ -392,15 +388,6 @@ async def test_ticks_that_waited_for_interrupts() -> None:
         assert ("* ticks that waited for interrupts" in screen.frame_bar.text) == is_late
 
 
-@pytest.mark.parametrize("size", [(40, 10), (60, 20), (80, 24), (100, 12), (131, 33), (250, 90)])
-async def test_every_size_shows_shares_of_cpus(size: tuple[int, int]) -> None:
-    """Any size has the headline, bars, and a line of the largest costs."""
-    async with on_cpu(size=size) as (_, screen):
-        assert "network 15.8%" in screen.headline_bar.text
-        assert "   37.5%" in line(screen.bars, 0)
-        assert screen.graph.size.height >= 1 or screen.categories.size.height >= 1
-
-
 # --- nothing to show --------------------------------------------------------------------------------------------
 
 
@@ -413,41 +400,45 @@ async def test_a_large_terminal_is_used() -> None:
         assert screen.graph.size.height >= 23
 
 
-async def test_before_the_first_samples() -> None:
-    """After one reading there is no interval; the screen says what it waits for."""
-    async with on_cpu(ticks=1) as (run, screen):
-        assert screen.graph_notice.text == "waiting for the first samples …"
-        assert "network –" in screen.headline_bar.text
-        assert [line(screen.bars, y).split()[-1] for y in range(4)] == ["–"] * 4
-        assert not screen.graph.region
-        await tick(run)
-        assert screen.graph.region
-
-
-async def test_an_idle_network() -> None:
-    """The screen says that the network was idle; a longer window shows earlier activity."""
-    async with on_cpu([*idle_steps()]) as (run, screen):
-        assert (
-            screen.graph_notice.text
-            == "the network stack was idle in the last minute w selects a longer time"
-        )
-        assert line(screen.bars, 0).rstrip().endswith(" 0%")
-        keys = {a.id for a in ACTIONS if screen.is_available(a)}
-        assert not keys & {"details", "move_down", "sort_next", "categories", "next_entry"}
-        await press(run, "w")
-        assert "since the start" in screen.graph_notice.text
-
-
-async def test_a_cpu_that_does_nothing() -> None:
-    """An idle CPU is named."""
-    steps = [*example_steps()]
-    still = [replace(step, tables=dict(step.tables)) for step in steps]
-    for step in still:
+def without_stacks_of(cpu: int) -> list[Step]:
+    """Return the example, in which a CPU has no samples."""
+    steps: list[Step] = []
+    for step in example_steps():
         rows = step.tables[STACKS.name]
-        step.tables[STACKS.name] = replace(rows, array=rows.array[rows.array["cpu"] != 3])
-    async with on_cpu([*still]) as (run, screen):
-        await press(run, "U")
-        assert "on cpu3 was idle in the last minute" in screen.graph_notice.text
+        stacks = replace(rows, array=rows.array[rows.array["cpu"] != cpu])
+        steps.append(replace(step, tables={**step.tables, STACKS.name: stacks}))
+    return steps
+
+
+NO_SAMPLES = without(example_steps(), via={"samples": "n/a: perf_event_paranoid is 3"})
+NOTHING_PASSES = {"filters": ("cpu>99",)}
+
+
+@pytest.mark.parametrize(
+    ("steps", "options", "key", "notice"),
+    [
+        (example_steps()[:1], {}, "", "waiting for the first samples …"),
+        (idle_steps(), {}, "", "the network stack was idle in the last minute w selects a longer time"),
+        (idle_steps(), {}, "w", "the network stack was idle since the start "),
+        (without_stacks_of(3), {}, "U", "the network stack on cpu3 was idle in the last minute w selects"),
+        (NO_SAMPLES, {}, "c", "flame graph n/a: perf_event_paranoid is 3 the bars above are still live"),
+        (example_steps(), NOTHING_PASSES, "", "no CPU passes the filter Esc clears it"),
+    ],
+)
+async def test_why_there_is_no_graph(
+    steps: list[Step], options: dict[str, Any], key: str, notice: str
+) -> None:
+    """The reason replaces the graph and the categories; keys that need one do nothing."""
+    async with on_cpu([*steps], ticks=min(3, len(steps)), options=options) as (run, screen):
+        await press(run, *key)
+        assert screen.graph_notice.text.startswith(notice)
+        assert not screen.graph.region and not screen.categories.region
+        keys = {a.id for a in ACTIONS if screen.is_available(a)}
+        assert not keys & {"details", "move_down", "sort_next", "categories"}
+        assert (screen.bars.arrangement.shown == ()) == (options == NOTHING_PASSES)
+        unknown = len(steps) == 1
+        assert unknown == ("network –" in screen.headline_bar.text)
+        assert unknown == all(line(screen.bars, y).endswith(" – ") for y in range(4))
 
 
 async def test_a_function_that_did_not_run() -> None:
@@ -461,18 +452,6 @@ async def test_a_function_that_did_not_run() -> None:
         await press(run, "left", "left")
         assert screen.graph.zoom == ()
         assert screen.graph.region
-
-
-async def test_a_host_without_samples() -> None:
-    """Without samples the bars continue, and the reason replaces the graph."""
-    steps = without(example_steps(), via={"samples": "n/a: perf_event_paranoid is 3"})
-    async with on_cpu(steps) as (run, screen):
-        assert "n/a: perf_event_paranoid is 3" in screen.graph_notice.text
-        assert "samples n/a" in screen.headline_bar.text
-        assert line(screen.bars, 0).rstrip().endswith("37.5%")
-        assert not screen.graph.region
-        await press(run, "c")
-        assert not screen.categories.region
 
 
 async def test_entry_points_that_are_not_here() -> None:
@@ -551,16 +530,6 @@ async def test_words_of_the_command_line() -> None:
         await press(run, "u", "escape")
         assert len(screen.bars.arrangement.shown) == 4
         assert "all entry points   15.8% of 4 CPUs  1,264 samples" in screen.crumbs.text
-
-
-async def test_a_filter_that_no_cpu_passes() -> None:
-    """A filter that no CPU passes, or the chosen one no longer passes, is reported, as in tables."""
-    async with on_cpu(options={"filters": ("cpu>99",)}, size=(100, 24)) as (run, screen):
-        assert screen.graph_notice.text == "no CPU passes the filter Esc clears it"
-        assert screen.graph_notice.region.height == 16
-        assert screen.bars.arrangement.shown == ()
-        await press(run, "escape")
-        assert screen.graph.region
 
 
 async def test_a_chosen_cpu_that_is_left_out() -> None:
