@@ -248,6 +248,7 @@ async def test_escape_goes_back_step_by_step() -> None:
         ("other.failures", lambda app, _: app.lens_screen.table.name == "failures"),
         ("other.failures", lens_is("other")),
         ("totals", lambda app, _: app.lens_screen.state.totals),
+        ("show failures", table_is("failures")),
     ],
 )
 async def test_palette(text: str, check: Check) -> None:

@@ -78,21 +78,13 @@ async def test_p_goes_round_and_back() -> None:
         assert shown(run).table.name == "failures"
 
 
-@pytest.mark.parametrize("name", NAMES[1:])
-async def test_the_command_line_opens_a_table(name: str) -> None:
-    """`--view connections.TABLE` begins there, and the source gets that table before its first reading."""
-    async with on_eventful_host(view=f"connections.{name}") as run:
-        assert shown(run).table.name == name
-        assert shown(run).view.size > 0
-        assert run[2].script.options.tables == {name}
-
-
 async def test_columns_of_the_command_line_hold_for_their_table_alone() -> None:
-    """The columns belong to the requested table; others open with their defaults. The filter holds for all."""
+    """`--view` opens a table, which the source gets first; its columns are its own, the filter is that of all."""
     view_settings = ViewSettings(view="connections.events", filters=("refused",), columns=("time", "reason"))
     async with on_eventful_host(settings=Settings(view=view_settings)) as run:
         assert [c.name for c in shown(run).rows.columns] == ["time", "reason"]
         assert "/ refused" in shown(run).third_line.text
+        assert run[2].script.options.tables == {"events"}
         await press(run, "P")
         assert "/ refused" in shown(run).third_line.text
         assert shown(run).state.declared_names == LENS.main.screen
@@ -279,16 +271,6 @@ async def test_a_table_is_read_when_it_is_first_looked_at() -> None:
 def without(step: Step, table: str) -> Step:
     """Return the step, in which a table is not read yet."""
     return replace(step, tables={name: rows for name, rows in step.tables.items() if name != table})
-
-
-async def test_the_palette_lists_the_tables() -> None:
-    """Each table is found by name, and shown by Enter."""
-    async with on_eventful_host() as run:
-        await press(run, "ctrl+p", *"show")
-        dialog = run[0].app.screen
-        assert [line.split()[1] for line in dialog.page.text.splitlines()[:4]] == NAMES
-        await press(run, *" failures", "enter")
-        assert shown(run).table.name == "failures"
 
 
 @pytest.mark.parametrize(
