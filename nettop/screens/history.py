@@ -158,8 +158,10 @@ class HistogramHistory:
         self._last: Snapshot | None = None
         self._refreshes: deque[Interval[Mapping[int, Array]]] = deque(maxlen=MAP_COLUMNS)
 
-    def add(self, frame: Frame) -> None:
-        """Add the interval that ends with the frame's newest snapshot, unless already added."""
+    def add(self, shown: View) -> None:
+        """Add the interval that ends with the newest snapshot of a view, which may be of any table, unless already
+        added."""
+        frame = shown.frame
         before, self._last = _before(self._last, frame), frame.now
         until_ns = _until_ns(self._refreshes)
         if before is None or frame.now.boot_ns <= until_ns:

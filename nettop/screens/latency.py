@@ -126,7 +126,7 @@ class StagesScreen(LatencyHistograms):
 
     about = "where packets wait and for how long, the selected stage as a histogram; → opens its protocols"
     named_by = ("stage",)
-    member_table = PROTOCOL_TABLE
+    members = PROTOCOL_TABLE
 
     def member_filter(self, view: View, at: Index) -> str:
         """Return the filter for the protocols of this stage."""

@@ -55,8 +55,8 @@ class LensScreen(TableScreen, inherit_bindings=False):
     """Description of the table for help and palette; if empty, they list its columns."""
     has_rows: ClassVar[bool] = True
     """True if rows are shown, which `/` filters and columns sort."""
-    member_table: Table | None = None
-    """The table whose rows each row groups, if any; → opens it instead of the details."""
+    members: ClassVar[Table | None] = None
+    """The table whose rows each row groups, if any."""
 
     own_actions: ClassVar[Mapping[str, Action]] = {}
     """Actions that differ on this screen, by id."""
@@ -81,6 +81,11 @@ class LensScreen(TableScreen, inherit_bindings=False):
     def more_help(self) -> Mapping[str, Sequence[tuple[str, str]]]:
         """Return further sections of the help by heading: terms and their meanings."""
         return {}
+
+    @property
+    def member_table(self) -> Table | None:
+        """The table that → opens instead of the details of the selected row."""
+        return self.members
 
     def member_filter(self, view: View, at: Index) -> str | None:
         """Return the filter for the rows of `member_table` that the row at `at` groups; None if they are not listed."""

@@ -21,7 +21,6 @@ from nettop.snapshots.arrays import Array, Index
 from nettop.snapshots.histograms import Buckets
 from nettop.snapshots.hooks import NOT_AVAILABLE
 from nettop.snapshots.schema import Table
-from nettop.snapshots.snapshot import Frame
 from nettop.widgets.bar import drop_items, item
 from nettop.widgets.blocks import column_lines
 from nettop.widgets.durations import BEYOND, axis_line, heat_map, mark_line, rebin
@@ -132,10 +131,11 @@ class HistogramScreen(SelectedRowScreen):
         super().__init__(*args, **options)
         self.below = self.pane = Drawing(id="pane")
         kept = self.lens_state.histograms
-        self.history, *self._histories = (
+        self.history, *recorded = (
             kept.setdefault(table.name, HistogramHistory(table))
             for table in (self.table, *self.recorded_tables)
         )
+        self.histories += recorded
 
     def meaning(self, view: View, at: int) -> str:
         """Return the meaning of the row at a position."""
@@ -144,18 +144,6 @@ class HistogramScreen(SelectedRowScreen):
     def why_not(self, view: View, at: int) -> str | None:  # noqa: ARG002 - most tables have no such rows
         """Return why this kernel does not measure the row, or None if it does."""
         return None
-
-    def make_view(self, frame: Frame) -> None:
-        """Apply the query to a frame, and record its histograms."""
-        super().make_view(frame)
-        for history in self._histories:
-            history.add(frame)
-
-    def release_view(self) -> None:
-        """Release the rows of a hidden screen."""
-        super().release_view()
-        for history in self._histories:
-            history.forget_rows()
 
     # --- the chosen row -------------------------------------------------------------------------------------
 

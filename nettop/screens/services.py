@@ -15,6 +15,7 @@ from nettop.screens.lens import LensScreen
 from nettop.screens.selected_row import HistogramScreen
 from nettop.snapshots.arrays import Index
 from nettop.snapshots.connections import NO_YES
+from nettop.snapshots.schema import Table
 from nettop.snapshots.services import (
     CLIENTS,
     CLIENTS_EVICTED,
@@ -91,7 +92,6 @@ class ServicesScreen(TimesScreen, HistogramScreen):
     min_table_lines = 12
     recorded_tables = (SERVICES,)
     named_by = ("process", "service", "side")
-    member_table = WAITING
 
     def meaning(self, view: View, at: int) -> str:
         """Return the end at which times are measured, or the reason why there are none."""
@@ -111,13 +111,15 @@ class ServicesScreen(TimesScreen, HistogramScreen):
             headline.count_of(view, "unanswered_per_s", "unanswered", at, 800),
         ]
 
-    def draw_chosen(self, view: View) -> None:
-        """Draw the selected row; → will open its waiting requests, or its clients."""
-        super().draw_chosen(view)
-        if len(row := self.chosen_or_first(view)):
-            is_listed = view.raw("side")[row][0] == SERVED and view.raw("protocol")[row][0] == TCP
-            has_clients = is_listed and not view.raw("waiting")[row][0]
-            self.member_table = CLIENTS if has_clients else WAITING
+    @property
+    def member_table(self) -> Table:
+        """The waiting requests of the selected service, or else its clients, of which only TCP servers have a list."""
+        view = self.view
+        row = () if view is None else self.chosen_or_first(view)
+        if view is None or not len(row):
+            return WAITING
+        is_listed = view.raw("side")[row][0] == SERVED and view.raw("protocol")[row][0] == TCP
+        return CLIENTS if is_listed and not view.raw("waiting")[row][0] else WAITING
 
     def member_filter(self, view: View, at: Index) -> str:
         """Return the filter for the members of this service, which refer to its key."""
@@ -129,7 +131,7 @@ class ClientsScreen(TimesScreen):
 
     about = "clients by response time, slowest first; → opens a client's waiting requests"
     row_style = RowStyle(apart=Apart("namespace", ("process", "port", "client")))
-    member_table = WAITING
+    members = WAITING
 
     def headline(self, view: View) -> list[BarItem]:
         """Return the numbers of clients, answers, waiting requests, and evicted clients."""

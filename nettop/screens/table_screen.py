@@ -22,6 +22,7 @@ from nettop.query.view import View
 from nettop.screens import headline
 from nettop.screens.context import ScreenContext, TableRef
 from nettop.screens.finding_strip import FindingStrip
+from nettop.screens.history import HistogramHistory, TotalsHistory
 from nettop.screens.shown_frame import ShownFrame
 from nettop.screens.table_state import initial_state
 from nettop.screens.textual_internals import MeasuredScreen
@@ -84,6 +85,7 @@ class TableScreen(MeasuredScreen[None], inherit_bindings=False):
             self.lens_state.filter_text = self.state.query.filter.text
         self.view: View | None = None
         self.totals_history = self.lens_state.totals
+        self.histories: list[TotalsHistory | HistogramHistory] = [self.totals_history]
         self.shown_frame = ShownFrame(context, lens, table)
         self._last: Columns | None = None
         self._headline_drawn: tuple[View, int] | None = None
@@ -185,10 +187,14 @@ class TableScreen(MeasuredScreen[None], inherit_bindings=False):
         self.shown_frame.frame = self.view = self._last = self._headline_drawn = None
         self.details.forget()
         self.rows.release_view()
-        self.totals_history.forget_rows()
+        for history in self.histories:
+            history.forget_rows()
 
     def show_newest(self) -> None:
         """Show the newest frame, or the frozen one, or why there is none."""
+        newest = self.context.session.bus.frame(self.lens.id)
+        if newest is not None:
+            self.record(newest)
         frame, notice = self.shown_frame.choose()
         if frame is not None and frame is not self.shown_frame.frame:
             self._show_frame(frame)
@@ -199,6 +205,9 @@ class TableScreen(MeasuredScreen[None], inherit_bindings=False):
             self.notice.notify_of(*notice)
         self.set_class(frame is None, "-notice")
         self.draw_lines()
+
+    def record(self, newest: Frame) -> None:
+        """Record what the screen keeps of each reading, even while it is frozen."""
 
     def _show_frame(self, frame: Frame) -> None:
         last, before = self.view, frame.before
@@ -239,7 +248,8 @@ class TableScreen(MeasuredScreen[None], inherit_bindings=False):
             recent=self.recent,
         )
         self._last = self.view.left
-        self.totals_history.add(self.view)
+        for history in self.histories:
+            history.add(self.view)
         self.rows.show(self.view, self.state.names)
 
     def is_shown(self) -> bool:

@@ -12,6 +12,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from nettop.query.query import screen_query
+from nettop.query.view import View
 from nettop.screens.history import HistogramHistory
 from nettop.screens.selected_row import HistogramScreen, Quantile, SelectedRow, body, title
 from nettop.settings import Settings, ViewSettings
@@ -142,7 +144,8 @@ async def test_the_history_does_not_grow() -> None:
     steps = example_steps(3)
     for n in range(2 * MAP_COLUMNS):
         at = n * SECOND_NS
-        history.add(Frame(*(replace(step, boot_ns=step.boot_ns + at) for step in (steps[1], steps[0]))))
+        frame = Frame(*(replace(step, boot_ns=step.boot_ns + at) for step in (steps[1], steps[0])))
+        history.add(View(frame, screen_query(STAGE_TABLE)))
     assert history.columns(0).shape == (MAP_COLUMNS, PARTS)
     assert history.span_s(MAP_COLUMNS) == MAP_COLUMNS
     assert history.span_s(7) == 7

@@ -96,13 +96,11 @@ class ConnectionsScreen(LensScreen):
     _traced: Mapping[int, RowHistory] = MappingProxyType({})
     """The history of the row whose details are open, by its key."""
 
-    def show_newest(self) -> None:
-        """Record closed rows, even while the screen is frozen, and show the newest frame."""
-        frame = self.context.session.bus.frame(self.lens.id)
-        if self.closed is not None and frame is not None and self.shown_frame.has_table(frame):
-            self.closed.add(frame)
+    def record(self, newest: Frame) -> None:
+        """Record the rows that have closed."""
+        if self.closed is not None and self.shown_frame.has_table(newest):
+            self.closed.add(newest)
             self.closed_rows = self.closed.rows
-        super().show_newest()
 
     def make_view(self, frame: Frame) -> None:
         """Apply the query to a frame. Closed rows are folded, except those that `x` keeps and those that → lists."""
@@ -110,10 +108,10 @@ class ConnectionsScreen(LensScreen):
         self.rows.folded_by = "" if lists_all else "process"
         super().make_view(frame)
 
-    def draw_lines(self) -> None:
-        """Draw the lines above and below the body; → will list the rows of the selected fold's process."""
-        self.member_table = self.table if self.rows.chosen_fold is not None else None
-        super().draw_lines()
+    @property
+    def member_table(self) -> Table | None:
+        """The sockets of the selected fold's process."""
+        return self.table if self.rows.chosen_fold is not None else None
 
     def draw_details(self) -> None:
         """Draw the details of the selected row; a fold has none."""

@@ -146,7 +146,7 @@ class FailuresScreen(LensScreen):
         empty="no failures since nettop started",
         lacking="failures of connections are not available",
     )
-    member_table = EVENTS
+    members = EVENTS
 
     def headline(self, view: View) -> list[BarItem]:
         """Return the numbers of failed and reset connections, their rate, and the main reasons."""
@@ -196,7 +196,7 @@ class GroupsScreen(LensScreen):
         "sockets by process, remote, network, port, container, namespace or state; → opens a group's sockets"
     )
     row_style = RowStyle(warn_above={"retransmit_ratio": RETRANSMITS_WARN_ABOVE})
-    member_table = SOCKETS
+    members = SOCKETS
 
     def headline(self, view: View) -> list[BarItem]:
         """Return the groups' traffic, their number and kind, and their connections."""

@@ -134,13 +134,10 @@ class CpuScreen(CpuTable):
 
     # --- frames ---------------------------------------------------------------------------------------------
 
-    def show_newest(self) -> None:
-        """Record every reading of the stacks, even while the screen is frozen, and show the newest frame."""
+    def record(self, newest: Frame) -> None:
+        """Record every reading of the stacks."""
         self._freeze()
-        frame = self.context.session.bus.frame(self.lens.id)
-        if frame is not None:
-            self.stacks.add(frame)
-        super().show_newest()
+        self.stacks.add(newest)
 
     def release_view(self) -> None:
         """Release the rows and the tree of a hidden screen; keep the readings of the last minute."""
