@@ -112,7 +112,7 @@ async def test_shares_of_another_namespaces_interface_are_unknown() -> None:
     ],
 )
 def test_interfaces_without_a_line_are_summed(shares: list[float], room: int, labels: list[str]) -> None:
-    """The last line that there is has the rest, so that the lines are still a whole."""
+    """The last line sums the parts that have no line of their own."""
     group = [Share(str(n), rate, rate / 2) for n, rate in enumerate(shares)]
     shown = fitting(group, room)
     assert [share.label for share in shown] == labels

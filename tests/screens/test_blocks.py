@@ -27,7 +27,7 @@ from tests.unit.build import make_frame
     ],
 )
 def test_bar_pieces(first: float, second: float, pieces: tuple[str, str]) -> None:
-    """As long as both amounts, of the colour of each; nothing is shorter than an eighth, and zero is nothing."""
+    """A bar has a part for each amount, in proportion; an amount above 0 takes at least an eighth of a cell."""
     assert bar_parts(first, second, 100, 4) == pieces
 
 
@@ -43,7 +43,7 @@ def test_bar_pieces(first: float, second: float, pieces: tuple[str, str]) -> Non
     ids=["eighths", "one line", "the smallest, zero, unknown", "nothing moved", "no amounts"],
 )
 def test_column_pieces(amounts: list[float | None], height: int, lines: list[str]) -> None:
-    """From the top; the largest is as high as all lines."""
+    """The largest amount fills all lines; unknown amounts are blank."""
     most = max((amount for amount in amounts if amount is not None), default=0.0)
     assert column_lines(amounts, most, height) == lines
 
@@ -54,7 +54,7 @@ def row_segments(table: LiveTable, y: int) -> list[Segment]:
 
 
 async def test_the_largest_row_fills_its_bar() -> None:
-    """The others are drawn beside it, whatever the order; an unknown rate has no bar."""
+    """The row with the highest rate has a full bar, in any order; a row without a rate has none."""
     before = [{"id": n, "bytes_sent": 0, "bytes_received": 0} for n in (1, 2)]
     now = [
         {"id": 1, "bytes_sent": 3000, "bytes_received": 3000},

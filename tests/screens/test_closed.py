@@ -108,7 +108,7 @@ def test_kept_rows_have_their_last_totals_and_count_for_nothing(deltas: bool) ->
 
 
 def test_a_row_is_shown_once() -> None:
-    """One that leaves just now is not also among those that left before, nor is one that is back."""
+    """Rows that close now, or are back, are not also among those that closed before."""
     closed = ClosedRows(SOCKETS)
     first, *_ = frames(*READINGS)
     closed.add(first)
@@ -121,7 +121,7 @@ def test_a_row_is_shown_once() -> None:
 
 
 def test_the_newest_are_kept() -> None:
-    """No more than the limit; how many were dropped is known."""
+    """At most the limit is kept, and the number of dropped rows is known."""
     closed = ClosedRows(SOCKETS)
     first = reading(0, *(connection(key, f"p{key}") for key in range(1, KEPT_CLOSED + 1)))
     second = reading(1, *(connection(key, f"p{key}") for key in range(KEPT_CLOSED + 1, KEPT_CLOSED + 31)))

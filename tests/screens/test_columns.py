@@ -56,7 +56,7 @@ def test_columns_leave_in_order_of_importance(width: int) -> None:
     ],
 )
 def test_what_one_came_for_stays(table: Table, width: int, titles: set[str]) -> None:
-    """What was dropped, why and whose it was; which service is slow, at which end, and what waits there."""
+    """Columns with the reason and the owner of a row, or with its trouble, stay at 80 columns."""
     assert titles <= {column.title for column in plan(table, table.screen, width)}
 
 
@@ -85,7 +85,7 @@ def test_columns_fit() -> None:
 
 @pytest.mark.parametrize("width", [100, 120])
 def test_columns_that_the_filter_compares_are_shown(width: int) -> None:
-    """Trouble's own columns are added, in rates or totals like the others; an endpoint shows its port already."""
+    """Columns that a filter compares are added, in rates or totals like the others, unless an endpoint shows them."""
     filtered = ("state", "receive_queue", "bytes_acked_per_s", "local_port")
     for names, acked in ((SOCKETS.screen, "ACKED/s"), (("owner", "bytes_sent"), "ACKED")):
         titles = [column.title for column in plan(SOCKETS, names, width, needed=filtered)]
@@ -110,7 +110,7 @@ def test_columns_that_the_filter_compares_are_shown(width: int) -> None:
     ids=lambda part: part.name if isinstance(part, Table) else part.id,
 )
 def test_two_rows_with_one_name_have_their_namespace(lens: Lens, table: Table) -> None:
-    """Only where two rows look the same: the column takes the room of others."""
+    """The namespace is needed only if two visible rows look the same."""
     places: list[Row] = [
         {"id": n, "netns": n, "namespace": name} for n, name in enumerate(("blue", "green"), 1)
     ]
@@ -125,7 +125,7 @@ def test_two_rows_with_one_name_have_their_namespace(lens: Lens, table: Table) -
 
 @pytest.mark.parametrize("table", [table for lens in lenses() for table in lens.tables], ids=lambda t: t.name)
 def test_no_two_columns_have_one_title(table: Table) -> None:
-    """Also where the sort mark takes the place of `/s`: a rate may stand beside its total."""
+    """Titles differ, even where the sort mark replaces `/s` beside a total."""
     for width in range(60, 200, 10):
         columns = plan(table, table.screen, width)
         for sorted_by in columns:

@@ -19,7 +19,7 @@ INCIDENTS = {"slow service", "retransmitting", "data unread", "SYN queue full", 
 
 
 def test_what_happens() -> None:
-    """It has every incident, every lens, and fits into the package."""
+    """The demo has every incident and every lens, and at most 1 MiB."""
     assert DEMO.stat().st_size <= 1 << 20
     with open_recording(DEMO) as recording:
         assert recording.lenses == {lens.id for lens in RECORDED}
@@ -30,7 +30,7 @@ def test_what_happens() -> None:
 
 @pytest.mark.parametrize("lens", RECORDED, ids=lambda lens: lens.id)
 async def test_every_lens(lens: Lens) -> None:
-    """Its screen has rows besides the total, above the line of time."""
+    """The screen of each lens has rows, and the line of time below them."""
     async with playing((120, 40), first=57) as demo:
         await demo.play_until(58)
         await demo.press(lens.digit)

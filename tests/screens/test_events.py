@@ -138,7 +138,7 @@ def cells_of(row: Row, width: int = 200) -> dict[str, Cell]:
 def test_failures_warn_and_openings_are_dim(
     event: str, reason: str | None, words: tuple[str, str], role: Role
 ) -> None:
-    """What failed or was reset has a sign and a colour, an opening is quiet, and an end as agreed is plain."""
+    """Failures and resets have a sign and a colour, openings are dim, and orderly ends plain."""
     cells = cells_of({"event": event, "reason": reason, "time": WALL_NS, "process": "nginx", "pid": 1})
     assert (cells["event"][0].strip(), cells["reason"][0].strip()) == words
     assert cells["event"][1] is role
@@ -163,7 +163,7 @@ NOW = "2026-11-18T11:06:40.123456Z"
     ],
 )
 def test_times_are_short_and_never_ambiguous(moment: str, width: int, text: str) -> None:
-    """Of today the time of day, of another day its date as well, of another year the year first."""
+    """Times of today have no date, those of another year begin with it."""
     assert when(moment, width, NOW) == text
 
 
@@ -197,7 +197,7 @@ async def test_headline_counts_exactly() -> None:
     ids=["events", "failures"],
 )
 async def test_an_empty_table_says_why(table: Table, words: str) -> None:
-    """Nothing happened yet, or this kernel does not tell and why."""
+    """An empty table says that nothing happened yet, or why it is not available."""
     view = f"connections.{table.name}"
     steps = only(FAILURES, [], eventful_host()[0])
     async with running(steps, (80, 24), view=view) as run:

@@ -69,7 +69,7 @@ async def test_rows_as_csv(folder: Path) -> None:
 
 
 async def test_rows_as_json_lines(folder: Path) -> None:
-    """An object a row, in the columns that were chosen."""
+    """Each row is an object with the chosen columns."""
     settings = Settings(view=ViewSettings(columns=("pid", "bytes_sent"), limit=3))
     async with running(busy_host(), settings=settings) as run:
         await export(run, "j")

@@ -48,7 +48,7 @@ def filter_text(run: Running) -> str:
 
 
 async def test_ten_thousand_sockets_in_close_wait_are_named_and_shown() -> None:
-    """A sentence with a sign in the colour of problems; the key filters by them, then by nothing."""
+    """A problem is a sentence with a sign and a colour; the key filters by its rows, then shows all again."""
     async with on_host(LEAK) as run:
         (line,) = strip(run)
         assert line == "! ▲ leaker leaves 10,000 connections open that their peers have closed  new"
@@ -65,7 +65,7 @@ async def test_ten_thousand_sockets_in_close_wait_are_named_and_shown() -> None:
 
 
 async def test_the_key_goes_from_finding_to_finding() -> None:
-    """The worst first, a listener too, though listeners are not shown otherwise; after the last, all rows."""
+    """The key opens one finding after the other, the worst first, and after the last shows all rows."""
     async with on_host(ALL_BUT_LEAK) as run:
         lines = strip(run)
         assert [line.split("▲ ")[1].split()[0] for line in lines] == ["payapi", "stuck", "warning:"]
@@ -79,7 +79,7 @@ async def test_the_key_goes_from_finding_to_finding() -> None:
 
 
 def test_a_finding_that_another_one_explains_by_now_is_not_gone_back_from() -> None:
-    """A lens that was opened for it may see why: the key goes on after that one."""
+    """The key goes on after the finding that explains the shown one."""
     rows = [
         {"id": 1, "rank": 1, "view": "connections", "filter": "pid=1", "cause": None},
         {"id": 2, "rank": 2, "view": "drops", "filter": "port=8125", "cause": None},
@@ -95,7 +95,7 @@ def test_a_finding_that_another_one_explains_by_now_is_not_gone_back_from() -> N
 async def test_findings_that_cannot_be_read_are_not_shown_as_they_were(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The cause stands in their place, in every lens, until nettop finds them again: it tries."""
+    """If findings cannot be read, the reason replaces them until they can."""
     why = "too many open files"
 
     def fail(_taken_ns: int) -> Snapshot:
@@ -131,7 +131,7 @@ async def test_unwatched_lenses_are_named_or_not_spoken_of(width: int, named: bo
 
 
 async def test_the_details_of_a_row_begin_with_its_finding() -> None:
-    """Whichever row is chosen; one that is in none begins with its age."""
+    """Details begin with the finding that a row is part of, if there is one."""
     async with on_host(ALL_BUT_LEAK) as run:
         await press(run, "exclamation_mark", "exclamation_mark", "right")
         first = text_of(shown(run).details)[0]
@@ -218,7 +218,7 @@ async def test_findings_are_shown_in_every_lens() -> None:
 
 @pytest.mark.parametrize("width", [40, 64, 80])
 async def test_a_sentence_is_cut_where_room_is_short(width: int) -> None:
-    """Its age and the number of others stay."""
+    """The sentence is cut; its age and the number of other findings are not."""
     async with on_host(FOUR, (width, 20)) as run:
         lines = strip(run)
         assert max(map(len, lines)) <= width

@@ -131,7 +131,7 @@ def of_entries() -> st.SearchStrategy[FlameNode]:
 
 
 def test_every_row_is_as_wide_as_the_graph(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever the tree, the width and what is chosen; and edges stand where frames end, so above those below."""
+    """Each row fills the width, with an edge at the end of each frame."""
     monkeypatch.setattr(FlameGraph, "app", SimpleNamespace(theme=DARK.name))
 
     @given(of_entries(), st.integers(3, 240), st.integers(1, 12), st.integers(0, 1))
@@ -152,7 +152,7 @@ def test_every_row_is_as_wide_as_the_graph(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_numbers_of_categories_are_whole_or_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    """From the least width on: no column is cut, and its title stands above it or nowhere."""
+    """Columns of categories are whole, with their titles, or left out."""
     monkeypatch.setattr(CategoryBars, "app", SimpleNamespace(theme=DARK.name))
     bars = CategoryBars()
     bars.shares, bars._of = (CategoryShare(12, 8_765_432, 0.1234), CategoryShare(9, 1, 0.0005)), "2 CPUs"
@@ -205,7 +205,7 @@ def test_many_cpus_stand_side_by_side(cpus: int, width: int, height: int, column
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=200), st.integers(40, 250), st.integers(1, 30))
 def test_every_cpu_is_shown_or_left_out(shares: list[float], width: int, height: int) -> None:
-    """And the lines are no more than there are."""
+    """Each CPU has a bar or is counted as left out, in the lines that there are."""
     made = arrange(uses(*shares), width, height, None, by_use=False)
     assert sorted(use.cpu for use in (*made.shown, *made.left_out)) == list(range(len(shares)))
     assert made.height <= max(2, height) and made.shown
@@ -220,7 +220,7 @@ def test_cells_of_a_bar(shares: dict[int, float], cells: int) -> None:
 
 
 def test_no_share_for_a_cpu_without_known_times() -> None:
-    """Before the first interval, say: neither its bar nor the line for those left out makes that 0."""
+    """CPUs without known times have no share, not 0."""
     unknown = [CpuUse(cpu, {}) for cpu in range(3)]
     assert [use.network for use in unknown] == [None] * 3
     assert shown([*unknown, CpuUse(3, {RX_SOFTIRQ: 0.1})], 80, 2, None, by_use=True) == [3]
@@ -229,7 +229,7 @@ def test_no_share_for_a_cpu_without_known_times() -> None:
 
 
 def test_a_full_bar_is_always_one_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The busiest CPU's past changes no length: 48 % fill half, then 40 % less, and 4 % a tenth."""
+    """A full bar is 100 % of a CPU, whatever was shown before."""
     monkeypatch.setattr(EntryBars, "app", SimpleNamespace(theme=DARK.name))
     bars, filled = EntryBars(), []
     for share in (0.48, 0.40, 0.04):
@@ -239,7 +239,7 @@ def test_a_full_bar_is_always_one_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_full_bar_of_a_category_is_all_samples(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The largest category does not fill its line: the bars add up to one."""
+    """The bars of the categories add up to one full bar."""
     monkeypatch.setattr(CategoryBars, "app", SimpleNamespace(theme=DARK.name))
     bars = CategoryBars()
     bars.shares, bars._of = (CategoryShare(12, 60, 0.1), CategoryShare(9, 40, 0.1)), "2 CPUs"
@@ -274,7 +274,7 @@ def test_frames_can_be_read(palette: Palette) -> None:
 
 
 def test_without_colours_the_chosen_frame_is_not_reversed() -> None:
-    """The terminal's own colours: frames are reversed, the chosen one and what is not searched for are not."""
+    """In the terminal's own colours all frames but the selected and faded ones are reversed."""
     looks = [frame_style(TERMINAL.name, "T", shade) for shade in Shade]
     assert [look.reverse for look in looks] == [True, False, False]
     assert looks[1].bold and looks[2].dim

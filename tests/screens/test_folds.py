@@ -84,7 +84,7 @@ def test_a_fold_has_the_place_of_its_sum(sort: str, first: list[str | None]) -> 
 
 @pytest.mark.parametrize(("deltas", "sums"), [(True, [26, 600]), (False, [39, 900])])
 def test_a_fold_has_the_sum_of_its_rows(deltas: bool, sums: list[int]) -> None:
-    """In totals too, in which the table's total has closed rows only once, as part of the rest."""
+    """A fold has the sum of its rows, in rates and in totals."""
     view = view_of(deltas=deltas)
     _, folds = fold_closed(view, "process")
     totals = (view.total("bytes_sent", rows, with_closed=True) or 0 for rows in folds.values())
@@ -107,7 +107,7 @@ STEPS: list[Step] = [
 
 @pytest.mark.parametrize("width", [60, 120])
 async def test_a_fold_is_one_line(width: int) -> None:
-    """It has the number of its rows and what they sent, is not counted as a connection, and is gone with them."""
+    """A fold has the number and the sums of its rows, is not counted as a connection, and ends with them."""
     async with running(STEPS, (width, 20)) as run:
         (line,) = marked(run)
         assert line.startswith(f"{CLOSED}curl: 340 closed ")

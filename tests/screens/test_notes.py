@@ -34,7 +34,7 @@ async def test_an_unusual_state_stands_in_place_of_the_rtt(width: int, state: st
 
 
 async def test_a_state_is_shown_once() -> None:
-    """With its own column, it replaces no round-trip time; nor among columns that the user chose."""
+    """The state replaces no round-trip time if it has its own column or the user chose the columns."""
     steps = reading({"process": "curl", "state": "CLOSE_WAIT"})
     async with running(steps, (160, 20), ticks=1) as run:
         line = text_of(shown(run).rows)[1]
@@ -46,7 +46,7 @@ async def test_a_state_is_shown_once() -> None:
 
 
 def test_every_state_fits_in_place_of_a_round_trip_time() -> None:
-    """In seven cells, the narrowest form of that column."""
+    """Each state has a form of at most seven cells."""
     note = ConnectionsScreen.row_style.note
     assert all(len(note.short.get(state, state)) <= 7 for state in STATES.values() if state != note.usual)
 
@@ -59,7 +59,7 @@ IN_TWO_NAMESPACES = (
 
 @pytest.mark.parametrize("field", ["process", "local_port", "namespace"])
 async def test_no_namespace_is_shown_without_need(field: str) -> None:
-    """Where the rows differ in what is shown anyway, or do not differ in their namespaces."""
+    """No namespace is shown if rows differ in visible columns, or not in their namespaces."""
     values = {"process": ("nginx", "java"), "local_port": (443, 80), "namespace": ("own", "own")}[field]
     rows = [row | {field: value} for row, value in zip(IN_TWO_NAMESPACES, values, strict=True)]
     async with running(reading(*rows), ticks=1) as run:

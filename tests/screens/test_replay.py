@@ -157,7 +157,7 @@ async def test_marks(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def test_no_command_enters_a_recorded_process(tmp_path: Path) -> None:
-    """`Y` copies no PID of another machine, or of a process that is gone: here, it may be anybody's."""
+    """`Y` copies no command with the PID of a recorded process."""
     row = {"namespace": "web", "pid": 1812, "local_port": 443, "remote_port": 52114}
     one = record(tmp_path / "one.nettop", [at_second(make_frame([row]).now, second) for second in range(3)])
     async with replayed(one) as (run, *_):

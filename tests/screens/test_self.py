@@ -83,7 +83,7 @@ async def test_it_can_be_the_first_view() -> None:
 
 @pytest.mark.parametrize(("width", "is_there"), [(190, True), (80, False)])
 async def test_the_footer_names_the_key_where_it_fits(width: int, is_there: bool) -> None:
-    """The cost is the first to be dropped for lack of room."""
+    """The footer names the key if there is room."""
     async with costs(width=width) as run:
         assert ("o overhead" in shown(run).footer.text) == is_there
 

@@ -56,7 +56,7 @@ def test_the_end_leaves_a_sane_terminal(terminal: Terminal, end: bytes | signal.
 
 
 def test_vanished_terminal_ends_the_program(terminal: Terminal) -> None:
-    """When the terminal is gone the program ends, and does not wait or spin."""
+    """The program ends when its terminal is gone."""
     terminal.close()
     assert terminal.ended() == 0
 
@@ -134,12 +134,12 @@ def test_random_bytes_are_no_error(terminal: Terminal, seed: int) -> None:
 
 
 def test_kittys_protocol_is_not_requested(terminal: Terminal) -> None:
-    """Keys are then the same in every terminal."""
+    """The program does not request Kitty's keyboard protocol."""
     assert not re.search(rb"\x1b\[>\d*u", terminal.seen)
 
 
 def test_changed_size_is_drawn(terminal: Terminal) -> None:
-    """The kernel says what it is, also of a terminal that says that it does so itself."""
+    """The screen takes its size from the kernel, not from the terminal's own reports."""
     assert b"ESTABLISHED" not in terminal.seen  # for want of room
     os.write(terminal.master, b"\x1b[?2048;1$y\x1b[48;3;10;30;100t")
     fcntl.ioctl(terminal.master, termios.TIOCSWINSZ, struct.pack("HHHH", 30, 132, 0, 0))
@@ -178,7 +178,7 @@ def test_signals_while_it_starts(seed: int) -> None:
     ("term", "has_them"), [("xterm-ghostty", True), ("alacritty", True), ("xterm", False)]
 )
 def test_colours_without_colorterm(monkeypatch: pytest.MonkeyPatch, term: str, has_them: bool) -> None:
-    """Without COLORTERM, as under sudo, a terminal with 256 colours gets them, another one does not."""
+    """Without COLORTERM, TERM decides between 16 and 256 colours."""
     monkeypatch.setenv("TERM", term)
     monkeypatch.delenv("COLORTERM", raising=False)
     terminal = Terminal()

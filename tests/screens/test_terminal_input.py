@@ -59,7 +59,7 @@ def test_ctrl_c_is_no_part_of_what_is_not_complete(begun: bytes) -> None:
     ],
 )
 def test_letters_are_the_keys_of_their_places(key: str, latin: str) -> None:
-    """With a Cyrillic or a Greek layout the key of `q` still quits."""
+    """Cyrillic and Greek letters act as the Latin keys in the same places."""
     assert latin_key(key) == latin
 
 

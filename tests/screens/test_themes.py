@@ -48,7 +48,7 @@ def test_contrast(palette: Palette) -> None:
     ],
 )
 def test_first_theme(environ: dict[str, str], theme: Palette) -> None:
-    """The theme suits the terminal."""
+    """TERM, COLORFGBG and NO_COLOR choose the first theme."""
     assert first_theme(environ) == theme.name
 
 
@@ -61,7 +61,7 @@ def test_first_theme(environ: dict[str, str], theme: Palette) -> None:
     ],
 )
 def test_terminals_with_256_colours(term: str, has_them: bool) -> None:
-    """They are known by TERM, which sudo keeps."""
+    """TERM tells which terminals have 256 colours."""
     assert has_256_colours(term) == has_them
 
 
