@@ -126,20 +126,18 @@ SERVICE = Option(
 
 # --- tables ---------------------------------------------------------------------------------------------------
 
-_INTERFACE = Field(
-    "interface", Kind.TEXT, "INTERFACE", "the network interface", "u4", width=14, importance=100
-)
+_INTERFACE = Field("interface", Kind.TEXT, "INTERFACE", "the network interface", width=14, importance=100)
 _RECEIVED = Field("bytes_received", Kind.COUNTER, "RECV", "bytes received, with link-layer headers, without checksum "
-                  "and preamble; every packet merged by GRO counts with its own headers",
-                  "u8", "bytes", 10, 95, tone="received", rate_title="IN")  # fmt: skip
+                  "and preamble; every packet merged by GRO counts with its own headers", unit="bytes", importance=95,
+                  tone="received", rate_title="IN")  # fmt: skip
 _SENT = Field("bytes_sent", Kind.COUNTER, "SENT", "bytes sent, with link-layer headers, without checksum and preamble; "
-              "every packet segmented by the interface (GSO) counts with its own headers",
-              "u8", "bytes", 10, 94, tone="sent", rate_title="OUT")  # fmt: skip
+              "every packet segmented by the interface (GSO) counts with its own headers", unit="bytes", importance=94,
+              tone="sent", rate_title="OUT")  # fmt: skip
 _BYTES = Field("bytes", Kind.SUM, "BYTES", "bytes received and sent", importance=20,
                parts=("bytes_received", "bytes_sent"))  # fmt: skip
-_PACKETS_RECEIVED = Field("packets_received", Kind.COUNTER, "PKTS IN", "packets received", "u8", "packets", 9, 70,
-                          tone="received", rate_title="PPS IN")  # fmt: skip
-_PACKETS_SENT = Field("packets_sent", Kind.COUNTER, "PKTS OUT", "packets sent", "u8", "packets", 9, 69,
+_PACKETS_RECEIVED = Field("packets_received", Kind.COUNTER, "PKTS IN", "packets received", unit="packets",
+                          importance=70, tone="received", rate_title="PPS IN")  # fmt: skip
+_PACKETS_SENT = Field("packets_sent", Kind.COUNTER, "PKTS OUT", "packets sent", unit="packets", importance=69,
                       tone="sent", rate_title="PPS OUT")  # fmt: skip
 
 _MOVED = ("bytes_received", "bytes_sent", "packets_received", "packets_sent")
@@ -147,48 +145,50 @@ _MOVED = ("bytes_received", "bytes_sent", "packets_received", "packets_sent")
 INTERFACES = Table(
     name="interfaces",
     fields=(
-        Field("id", Kind.KEY, "ID", "number made of its namespace and index", "u8", width=6, importance=2),
+        Field("id", Kind.KEY, "ID", "number made of its namespace and index", importance=2),
         _INTERFACE,
-        Field("kind", Kind.TEXT, "KIND", "kind of interface, as in `ip -d link`; ether for a network card", "u4",
-              width=8, importance=45),
+        Field("kind", Kind.TEXT, "KIND", "kind of interface, as in `ip -d link`; ether for a network card", width=8,
+              importance=45),
         NETNS,
         replace(NAMESPACE, importance=30),
         Field("backing", Kind.ENUM, "BACKING", "uplink: a device or, if there is none, a link to another namespace; "
-              "host totals add these up. virtual: its traffic passes an uplink too", "u1",
-              width=8, importance=40, labels=BACKINGS),
+              "host totals add these up. virtual: its traffic passes an uplink too", width=8, importance=40,
+              labels=BACKINGS),
         Field("mode", Kind.ENUM, "MODE", "how received packets are seen. counters: only the kernel's own counters; "
-              "after XDP: TCX sees what another XDP program lets pass", "u1",
-              width=11, importance=75, labels=MODES),
-        Field("state", Kind.ENUM, "STATE", "up, down, or unplugged: up, but without a carrier", "u1",
-              width=9, importance=25, labels=STATES),
-        Field("link_ups", Kind.GAUGE, "LINK UPS", "times that its carrier appeared", "u4", "times", 8, 4),
+              "after XDP: TCX sees what another XDP program lets pass", importance=75, labels=MODES),
+        Field("state", Kind.ENUM, "STATE", "up, down, or unplugged: up, but without a carrier", importance=25,
+              labels=STATES),
+        Field("link_ups", Kind.GAUGE, "LINK UPS", "times that its carrier appeared", "u4", "times", importance=4),
         Field("speed", Kind.GAUGE, "SPEED", "negotiated link speed; a virtual interface has none, unless it is that of "
-              "the cards below", "u8", "bytes/s", 9, 35),
-        Field("duplex", Kind.ENUM, "DUPLEX", "full: it sends and receives at once; half: one at a time", "u1", width=6,
-              importance=5, labels=DUPLEX_MODES),
+              "the cards below", unit="bytes/s", width=9, importance=35),
+        Field("duplex", Kind.ENUM, "DUPLEX", "full: it sends and receives at once; half: one at a time", importance=5,
+              labels=DUPLEX_MODES),
         _RECEIVED,
         _SENT,
         _BYTES,
-        Field("capacity", Kind.COUNTER, "CAPACITY", "bytes that the link speed allows, each way", "u8", "bytes",
-              10, 3),
-        Field("use_received", Kind.RATIO, "IN %", "bytes received ÷ capacity", "", "", 6, 85,
+        Field("capacity", Kind.COUNTER, "CAPACITY", "bytes that the link speed allows, each way", unit="bytes",
+              importance=3),
+        Field("use_received", Kind.RATIO, "IN %", "bytes received ÷ capacity", width=6, importance=85,
               parts=("bytes_received", "capacity"), tone="received"),
-        Field("use_sent", Kind.RATIO, "OUT %", "bytes sent ÷ capacity", "", "", 6, 84,
+        Field("use_sent", Kind.RATIO, "OUT %", "bytes sent ÷ capacity", width=6, importance=84,
               parts=("bytes_sent", "capacity"), tone="sent"),
         _PACKETS_RECEIVED,
         _PACKETS_SENT,
-        Field("broadcast", Kind.COUNTER, "BCAST", "broadcast packets, received and sent", "u8", "packets", 8, 28),
-        Field("multicast", Kind.COUNTER, "MCAST", "multicast packets, received and sent", "u8", "packets", 8, 27),
+        Field("broadcast", Kind.COUNTER, "BCAST", "broadcast packets, received and sent", unit="packets", width=8,
+              importance=28),
+        Field("multicast", Kind.COUNTER, "MCAST", "multicast packets, received and sent", unit="packets", width=8,
+              importance=27),
         Field("unseen", Kind.COUNTER, "UNSEEN", "received packets, by the interface's own counter, that nettop's "
-              "program did not see (lower bound): another program, bridge rules or the hardware took them first", "u8",
-              "packets", 8, 57, "rx_packets − packets seen", tone="warn", rate_title="UNSEEN"),
+              "program did not see (lower bound): another program, bridge rules or the hardware took them first",
+              unit="packets", width=8, importance=57, formula="rx_packets − packets seen", tone="warn",
+              rate_title="UNSEEN"),
         Field("drops_received", Kind.COUNTER, "DROP IN", "received packets that the interface dropped, by its own "
-              "counters", "u8", "packets", 8, 60, "rx_dropped + rx_missed_errors", tone="warn",
+              "counters", unit="packets", width=8, importance=60, formula="rx_dropped + rx_missed_errors", tone="warn",
               rate_title="DROP IN"),
         Field("drops_sent", Kind.COUNTER, "DROP OUT", "packets that the interface did not send, by its own counters",
-              "u8", "packets", 8, 59, "tx_dropped", tone="warn", rate_title="DROP OUT"),
-        Field("errors", Kind.COUNTER, "ERRORS", "receive and send errors, by its own counters", "u8",
-              "packets", 8, 58, "rx_errors + tx_errors", tone="warn", rate_title="ERRORS"),
+              unit="packets", width=8, importance=59, formula="tx_dropped", tone="warn", rate_title="DROP OUT"),
+        Field("errors", Kind.COUNTER, "ERRORS", "receive and send errors, by its own counters", unit="packets", width=8,
+              importance=58, formula="rx_errors + tx_errors", tone="warn", rate_title="ERRORS"),
     ),
     screen=("interface", "mode", "bytes_received_per_s", "bytes_sent_per_s", "use_received", "use_sent",
             "packets_received_per_s", "packets_sent_per_s", "drops_received_per_s", "drops_sent_per_s", "errors_per_s",
@@ -281,7 +281,7 @@ def _split_table(name: str, field: Field) -> Table:
     return Table(
         name=name,
         fields=(
-            Field("id", Kind.KEY, "ID", "number of the row", "u8", width=6, importance=2),
+            Field("id", Kind.KEY, "ID", "number of the row", importance=2),
             _INTERFACE,
             field,
             _RECEIVED,
@@ -292,7 +292,6 @@ def _split_table(name: str, field: Field) -> Table:
         ),
         screen=("interface", field.name, "bytes_received_per_s", "bytes_sent_per_s", "packets_received_per_s",
                 "packets_sent_per_s"),
-        text=("interface", field.name, "bytes_received", "bytes_sent", "packets_received", "packets_sent"),
         sort="-bytes_per_s",
         watched="bytes",
         adds_up=False,
@@ -305,45 +304,40 @@ def _split_table(name: str, field: Field) -> Table:
 
 PROTOCOL_TABLE = _split_table(
     "protocols",
-    Field("protocol", Kind.ENUM, "PROTO", "the packet's protocol; later fragments count as their packet's "
-          "protocol", "u1", width=8, importance=99, labels=dict(enumerate(PROTOCOLS))),
+    Field("protocol", Kind.ENUM, "PROTO", "the packet's protocol; later fragments count as their packet's protocol",
+          width=8, importance=99, labels=dict(enumerate(PROTOCOLS))),
 )  # fmt: skip
 SERVICE_TABLE = _split_table(
     "services",
-    Field("service", Kind.TEXT, "SERVICE", "the service by port, the lower port first; (other) is everything "
-          "else", "u4", width=12, importance=99),
+    Field("service", Kind.TEXT, "SERVICE", "the service by port, the lower port first; (other) is everything else",
+          importance=99),
 )  # fmt: skip
 
 FLOWS = Table(
     name="flows",
     fields=(
-        Field("id", Kind.KEY, "ID", "number made of the flow's addresses, ports, protocol and interface", "u8",
-              width=6, importance=2),
+        Field("id", Kind.KEY, "ID", "number made of the flow's addresses, ports, protocol and interface", importance=2),
         replace(_INTERFACE, importance=60),
-        Field("protocol", Kind.TEXT, "PROTO", "the protocol in the IP header, or the network protocol if not IP", "u4",
+        Field("protocol", Kind.TEXT, "PROTO", "the protocol in the IP header, or the network protocol if not IP",
               width=7, importance=80),
         Field("local", Kind.ENDPOINT, "LOCAL", "destination of received packets, source of sent ones", width=21,
               importance=88, parts=("local_address", "local_port")),
         Field("remote", Kind.ENDPOINT, "REMOTE", "source of received packets, destination of sent ones", width=21,
               importance=92, parts=("remote_address", "remote_port")),
-        Field("local_address", Kind.ADDRESS, "LADDR", "address on this side of the interface", "(2,)>u8", width=15,
-              importance=10),
-        Field("local_port", Kind.LABEL, "LPORT", "port on this side", "u2", width=5, importance=9),
-        Field("remote_address", Kind.ADDRESS, "RADDR", "address on the other side", "(2,)>u8", width=15,
-              importance=11),
-        Field("remote_port", Kind.LABEL, "RPORT", "port on the other side", "u2", width=5, importance=8),
-        Field("process", Kind.TEXT, "PROCESS", "the process that owns the flow's socket", "u4", width=15,
-              importance=90),
-        Field("pid", Kind.LABEL, "PID", "its process ID", "u4", width=7, importance=38),
+        Field("local_address", Kind.ADDRESS, "LADDR", "address on this side of the interface", width=15, importance=10),
+        Field("local_port", Kind.LABEL, "LPORT", "port on this side", "u2", importance=9),
+        Field("remote_address", Kind.ADDRESS, "RADDR", "address on the other side", width=15, importance=11),
+        Field("remote_port", Kind.LABEL, "RPORT", "port on the other side", "u2", importance=8),
+        Field("process", Kind.TEXT, "PROCESS", "the process that owns the flow's socket", width=15, importance=90),
+        Field("pid", Kind.LABEL, "PID", "its process ID", importance=38),
         _RECEIVED,
         _SENT,
         _BYTES,
         _PACKETS_RECEIVED,
         _PACKETS_SENT,
-        Field("tcp_flags", Kind.TEXT, "FLAGS", "TCP flags seen: F S R P A U E C", "u4", width=8),
-        Field("first_seen", Kind.TIME, "FIRST", "the first packet since counting of the flow began", "u8", "ns",
-              width=19, importance=15),
-        Field("last_seen", Kind.TIME, "LAST", "the last packet", "u8", "ns", width=19, importance=18),
+        Field("tcp_flags", Kind.TEXT, "FLAGS", "TCP flags seen: F S R P A U E C", width=8),
+        Field("first_seen", Kind.TIME, "FIRST", "the first packet since counting of the flow began", importance=15),
+        Field("last_seen", Kind.TIME, "LAST", "the last packet", importance=18),
     ),
     screen=("process", "remote", "local", "protocol", "interface", "bytes_received_per_s", "bytes_sent_per_s",
             "packets_received_per_s", "packets_sent_per_s", "tcp_flags"),

@@ -146,19 +146,19 @@ CATEGORY_OF = {symbol: number for number, category in CATEGORIES.items() for sym
 
 # --- tables -------------------------------------------------------------------------------------------------------
 
-_ENTRY = Field("entry", Kind.ENUM, "ENTRY", "entry point into the network stack", "u1", width=12, importance=90,
+_ENTRY = Field("entry", Kind.ENUM, "ENTRY", "entry point into the network stack", importance=90,
                labels=ENTRIES)  # fmt: skip
-_CATEGORY = Field("category", Kind.ENUM, "CATEGORY", "part of the network stack, by the deepest function that "
-                  "belongs to one", "u1", width=19, importance=95,
+_CATEGORY = Field("category", Kind.ENUM, "CATEGORY", "part of the network stack, by the deepest function that belongs "
+                  "to one", importance=95,
                   labels={number: category.label for number, category in CATEGORIES.items()})  # fmt: skip
-_SAMPLES = Field("samples", Kind.COUNTER, "SAMPLES", "CPU samples taken there", "u8", "", 9, 85)
+_SAMPLES = Field("samples", Kind.COUNTER, "SAMPLES", "CPU samples taken there", width=9, importance=85)
 _TIME = Field("time_ns", Kind.COUNTER, "TIME", "CPU time, estimated from samples; its rate is a share of one CPU",
-              "u8", "ns", 9, 80, rate_title="SHARE")  # fmt: skip
+              unit="ns", importance=80, rate_title="SHARE")  # fmt: skip
 
 
-def _time(name: str, title: str, about: str, importance: int) -> Field:
+def _time(name: str, title: str, about: str, importance: int, width: int = 0) -> Field:
     """Return the field of a CPU time."""
-    return Field(name, Kind.COUNTER, title, about, "u8", "ns", 9, importance)
+    return Field(name, Kind.COUNTER, title, about, unit="ns", width=width, importance=importance)
 
 
 _OF_ENTRIES = (
@@ -184,17 +184,17 @@ _VECTOR_HELP = {
 CPUS = Table(
     name="cpus",
     fields=(
-        Field("cpu", Kind.KEY, "CPU", "the processor", "u4", width=4, importance=100),
+        Field("cpu", Kind.KEY, "CPU", "the processor", "u4", importance=100),
         *_OF_ENTRIES,
         _time("tx_softirq_ns", "TX SOFT", "CPU time in the softirq NET_TX", 75),
         _time("rx_softirq_ns", "RX SOFT", "CPU time in the softirq NET_RX; 7–11 % too low if senders sleep between "
               "bursts", 85),
         _IO_WORKERS,
         _time("napi_threads_ns", "NAPI", "CPU time of threads that poll devices (threaded NAPI)", 60),
-        *(_time(f"{name}_ns", name.upper(), f"CPU time in the softirq {name.upper()}: {about}", 20)
+        *(_time(f"{name}_ns", name.upper(), f"CPU time in the softirq {name.upper()}: {about}", 20, 9)
           for name, about in _VECTOR_HELP.items()),
         _time("stat_softirq_ns", "/PROC/STAT", "time of all softirqs from /proc/stat; 0–40 % off on kernels that count "
-              "ticks (no IRQ time accounting)", 15),
+              "ticks (no IRQ time accounting)", 15, 9),
     ),
     key="cpu",
     screen=("cpu", "network_ns_per_s", "tx_syscalls_ns_per_s", "rx_syscalls_ns_per_s", "tx_softirq_ns_per_s",
@@ -219,16 +219,16 @@ CPUS = Table(
 STACKS = Table(
     name="stacks",
     fields=(
-        Field("id", Kind.KEY, "ID", "sequence number of the stack", "u8", width=6, importance=2),
+        Field("id", Kind.KEY, "ID", "sequence number of the stack", importance=2),
         _ENTRY,
-        Field("cpu", Kind.LABEL, "CPU", "the processor", "u4", width=4, importance=60),
-        Field("process", Kind.TEXT, "PROCESS", "name of the process that made the call; none in softirqs", "u4",
-              width=16, importance=70),
+        Field("cpu", Kind.LABEL, "CPU", "the processor", importance=60),
+        Field("process", Kind.TEXT, "PROCESS", "name of the process that made the call; none in softirqs",
+              importance=70),
         _CATEGORY,
         _SAMPLES,
         _TIME,
-        Field("stack", Kind.TEXT, "STACK", "kernel functions from the entry point inwards, separated by ;",
-              "u4", width=60, importance=100),
+        Field("stack", Kind.TEXT, "STACK", "kernel functions from the entry point inwards, separated by ;", width=60,
+              importance=100),
     ),
     screen=("entry", "cpu", "process", "category", "time_ns_per_s", "samples", "stack"),
     text=("entry", "cpu", "process", "category", "samples", "time_ns", "stack"),
@@ -242,15 +242,15 @@ STACKS = Table(
 CATEGORY_SHARES = Table(
     name="categories",
     fields=(
-        Field("id", Kind.KEY, "ID", "entry point and category, as one number", "u8", width=6, importance=2),
+        Field("id", Kind.KEY, "ID", "entry point and category, as one number", importance=2),
         _ENTRY,
         _CATEGORY,
         _SAMPLES,
-        Field("entry_samples", Kind.COUNTER, "OF", "samples of the entry point", "u8", "", 9, 2),
-        Field("share", Kind.RATIO, "OF ENTRY", "share of the entry point's samples", width=8, importance=92,
+        Field("entry_samples", Kind.COUNTER, "OF", "samples of the entry point", width=9, importance=2),
+        Field("share", Kind.RATIO, "OF ENTRY", "share of the entry point's samples", importance=92,
               parts=("samples", "entry_samples"), formula="samples / entry_samples"),
         _TIME,
-        Field("note", Kind.TEXT, "NOTE", "why a number is missing", "u4", width=40, importance=40),
+        Field("note", Kind.TEXT, "NOTE", "why a number is missing", width=40, importance=40),
     ),
     screen=("entry", "category", "share", "time_ns_per_s", "samples", "note"),
     text=("entry", "category", "samples", "share", "time_ns", "note"),
@@ -269,11 +269,11 @@ NO_PROCESS = "(no process)"
 PROCESSES = Table(
     name="processes",
     fields=(
-        Field("id", Kind.KEY, "ID", "sequence number of the process", "u8", width=6, importance=2),
+        Field("id", Kind.KEY, "ID", "sequence number of the process", importance=2),
         Field("process", Kind.TEXT, "PROCESS", f"name of the process. {NO_PROCESS} stands for softirqs that served no "
               "socket of a known process: they forward, bridge, drop or reply, or ran before the socket was known. "
-              "They are charged to no process", "u4", width=16, importance=100),
-        Field("pid", Kind.LABEL, "PID", "process ID", "u4", width=8, importance=90),
+              "They are charged to no process", importance=100),
+        Field("pid", Kind.LABEL, "PID", "process ID", width=8, importance=90),
         *_OF_ENTRIES,
         _IO_WORKERS,
         _time("softirq_ns", "SOFTIRQ", "CPU time of softirqs and of threads that poll devices. A process has what "

@@ -278,37 +278,33 @@ _SILENT_HOP = f"({' or '.join(f'reason={reason}' for reason in sorted(SILENT_HOP
 PACKETS = Table(
     name="packets",
     fields=(
-        Field("id", Kind.KEY, "ID", "number of the row", "u8", width=6, importance=2),
-        Field("reason", Kind.TEXT, "REASON", "the kernel's name of the reason (enum skb_drop_reason); modules' "
-              "reasons are numbers", "u4", width=20, importance=100),
-        Field("meaning", Kind.TEXT, "MEANING", "meaning of the reason, and what would help", "u4", width=36,
-              importance=84),
+        Field("id", Kind.KEY, "ID", "number of the row", importance=2),
+        Field("reason", Kind.TEXT, "REASON", "the kernel's name of the reason (enum skb_drop_reason); modules' reasons "
+              "are numbers", width=20, importance=100),
+        Field("meaning", Kind.TEXT, "MEANING", "meaning of the reason, and what would help", width=36, importance=84),
         Field("severity", Kind.ENUM, "SEVERITY", "ordinary: nobody misses the packet, as when a connection ends; "
-              "refused: dropped by policy, or invalid; trouble: exhaustion or damage",
-              "u1", width=8, importance=55, labels=SEVERITIES),
-        Field("place", Kind.TEXT, "PLACE", "the kernel function that dropped it, and its [module]", "u4",
-              width=24, importance=62),
-        Field("protocol", Kind.TEXT, "PROTO", "the protocol in the IP header", "u4",
-              width=7, importance=70),
+              "refused: dropped by policy, or invalid; trouble: exhaustion or damage", importance=55,
+              labels=SEVERITIES),
+        Field("place", Kind.TEXT, "PLACE", "the kernel function that dropped it, and its [module]", width=24,
+              importance=62),
+        Field("protocol", Kind.TEXT, "PROTO", "the protocol in the IP header", width=7, importance=70),
         Field("family", Kind.TEXT, "FAMILY", "network protocol, by its ethertype; the socket's family for a packet "
-              "that never left a socket", "u4", width=7, importance=40),
+              "that never left a socket", width=7, importance=40),
         Field("interface", Kind.TEXT, "IFACE", "the packet's device, or the one it arrived on; if12 is a removed "
-              "device with index 12", "u4", importance=66),
+              "device with index 12", importance=66),
         *_NAMESPACE,
         Field("port", Kind.LABEL, "PORT", "the local port of the packet's receiving socket, else of its sender; the "
               "destination port of a received packet without a socket; unknown for a client's: an ephemeral port "
-              "(net.ipv4.ip_local_port_range) whose peer has another port", "u4",
-              width=5, importance=81),
-        Field("process", Kind.TEXT, "PROCESS", "the process that owns the socket at that port", "u4",
-              width=15, importance=82),
-        Field("pid", Kind.LABEL, "PID", "its process ID", "u4", width=7, importance=30),
+              "(net.ipv4.ip_local_port_range) whose peer has another port", width=5, importance=81),
+        Field("process", Kind.TEXT, "PROCESS", "the process that owns the socket at that port", width=15,
+              importance=82),
+        Field("pid", Kind.LABEL, "PID", "its process ID", importance=30),
         Field("packets", Kind.COUNTER, "DROPS", "packets dropped since nettop attached; several wire packets merged "
-              "into one (GSO, GRO) count once, as in netfilter's counters", "u8", "packets", 9, 95),
+              "into one (GSO, GRO) count once, as in netfilter's counters", unit="packets", importance=95),
         Field("bytes", Kind.COUNTER, "BYTES", "bytes of these packets, without headers that were already removed",
-              "u8", "bytes", 9, 35, "sum of skb->len"),
-        Field("first_seen", Kind.TIME, "FIRST", "time of the refresh that saw the first drop", "u8", "ns",
-              width=19, importance=25),
-        Field("last_seen", Kind.TIME, "LAST", "time of the refresh that saw the last drop", "u8", "ns", width=19),
+              unit="bytes", width=9, importance=35, formula="sum of skb->len"),
+        Field("first_seen", Kind.TIME, "FIRST", "time of the refresh that saw the first drop", importance=25),
+        Field("last_seen", Kind.TIME, "LAST", "time of the refresh that saw the last drop"),
     ),
     screen=("reason", "meaning", "place", "protocol", "port", "process", "interface", "namespace", "packets_per_s",
             "packets", "last_seen"),
@@ -492,17 +488,16 @@ _COUNTER_RULES = (
 COUNTERS = Table(
     name="counters",
     fields=(
-        Field("id", Kind.KEY, "ID", "number of the row", "u8", width=6, importance=2),
-        Field("counter", Kind.TEXT, "COUNTER", "what happened to the packets", "u4", width=24, importance=100),
-        Field("name", Kind.TEXT, "NAME", "the kernel's name, as in nstat or ip -s link", "u4",
-              width=24, importance=60),
-        Field("interface", Kind.TEXT, "IFACE", "the device, for a device's counter", "u4", importance=80),
-        Field("cpu", Kind.LABEL, "CPU", "the CPU, for a CPU's counter", "u4", width=4, importance=40),
+        Field("id", Kind.KEY, "ID", "number of the row", importance=2),
+        Field("counter", Kind.TEXT, "COUNTER", "what happened to the packets", width=24, importance=100),
+        Field("name", Kind.TEXT, "NAME", "the kernel's name, as in nstat or ip -s link", width=24, importance=60),
+        Field("interface", Kind.TEXT, "IFACE", "the device, for a device's counter", importance=80),
+        Field("cpu", Kind.LABEL, "CPU", "the CPU, for a CPU's counter", importance=40),
         *_NAMESPACE,
-        Field("packets", Kind.COUNTER, "DROPS", "packets counted since the start of the namespace, device or "
-              "machine", "u8", "packets", 9, 95),
+        Field("packets", Kind.COUNTER, "DROPS", "packets counted since the start of the namespace, device or machine",
+              unit="packets", importance=95),
         Field("included_in", Kind.LABEL, "INCLUDED IN", "ID of the row that counts these packets too; totals with that "
-              "row leave this one out", "u8", width=11, importance=1, refers=True),
+              "row leave this one out", "u8", importance=1, refers=True),
     ),
     screen=("counter", "interface", "cpu", "namespace", "packets_per_s", "packets", "name"),
     text=("counter", "name", "interface", "cpu", "netns", "namespace", "packets"),

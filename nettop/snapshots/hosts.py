@@ -7,12 +7,10 @@ from dataclasses import replace
 
 from nettop.snapshots.schema import Field, Kind, Lens, Table
 
-HOST = Field(
-    "host", Kind.TEXT, "HOST", "the host of the row, as named by --host", "u4", width=12, importance=98
-)
+HOST = Field("host", Kind.TEXT, "HOST", "the host of the row, as named by --host", importance=98)
 LOST_HOST = "lost: "
 """Begins the gap that is named by a host without readings; the cause follows."""
-_ID = Field("id", Kind.KEY, "ID", "number made of the host and the row", "u8", width=6, importance=1)
+_ID = Field("id", Kind.KEY, "ID", "number made of the host and the row", importance=1)
 """The key of tables whose own key is no number of 64 bits, and so cannot tell hosts apart."""
 
 
@@ -51,26 +49,27 @@ HOSTS = Table(
     fields=(
         HOST,
         replace(_ID, help="number made of the host's name"),
-        Field("state", Kind.ENUM, "STATE", "live: it sends readings; lost: it does not, see CAUSE", "u1", width=6,
+        Field("state", Kind.ENUM, "STATE", "live: it sends readings; lost: it does not, see CAUSE", width=6,
               importance=95, labels=STATES),
-        Field("findings", Kind.GAUGE, "FINDINGS", "findings that no other one explains", "u4", "findings", 8, 94),
-        Field("worst", Kind.TEXT, "WORST", "the worst finding; of a lost host, why it is lost", "u4", width=60,
+        Field("findings", Kind.GAUGE, "FINDINGS", "findings that no other one explains", "u4", "findings",
+              importance=94),
+        Field("worst", Kind.TEXT, "WORST", "the worst finding; of a lost host, why it is lost", width=60,
               importance=70),
-        Field("connections", Kind.GAUGE, "CONNS", "TCP connections", "u4", "connections", 7, 90),
-        Field("bytes_sent", Kind.COUNTER, "SENT", "bytes sent by TCP and UDP sockets since they were opened", "u8",
-              "bytes", 9, 88, tone="sent", rate_title="SENT/s"),
+        Field("connections", Kind.GAUGE, "CONNS", "TCP connections", "u4", "connections", importance=90),
+        Field("bytes_sent", Kind.COUNTER, "SENT", "bytes sent by TCP and UDP sockets since they were opened",
+              unit="bytes", width=9, importance=88, tone="sent", rate_title="SENT/s"),
         Field("bytes_received", Kind.COUNTER, "RECEIVED", "bytes received by TCP and UDP sockets since they were "
-              "opened", "u8", "bytes", 9, 87, tone="received", rate_title="RECEIVED/s"),
+              "opened", unit="bytes", width=9, importance=87, tone="received", rate_title="RECEIVED/s"),
         Field("bytes_total", Kind.SUM, "BYTES", "bytes sent and received", width=9, importance=40,
               parts=("bytes_sent", "bytes_received"), rate_title="BYTES/s"),
-        Field("connected", Kind.COUNTER, "CONNECTED", "connections that it opened, since nettop started there", "u8",
-              "connections", 9, 60, rate_title="CONN/s"),
-        Field("accepted", Kind.COUNTER, "ACCEPTED", "connections that it accepted, since nettop started there", "u8",
-              "connections", 9, 59, rate_title="ACCEPT/s"),
-        Field("failed", Kind.COUNTER, "FAILED", "connects that failed, since nettop started there", "u8",
-              "connects", 8, 62, tone="warn", rate_title="FAILED/s"),
-        Field("time_wait", Kind.GAUGE, "TIME_WAIT", "sockets in TIME_WAIT", "u4", "sockets", 9, 50),
-        Field("read", Kind.TIME, "READ", "when it was read last, by its own clock", "u8", "ns", 19, 30),
+        Field("connected", Kind.COUNTER, "CONNECTED", "connections that it opened, since nettop started there",
+              unit="connections", importance=60, rate_title="CONN/s"),
+        Field("accepted", Kind.COUNTER, "ACCEPTED", "connections that it accepted, since nettop started there",
+              unit="connections", width=9, importance=59, rate_title="ACCEPT/s"),
+        Field("failed", Kind.COUNTER, "FAILED", "connects that failed, since nettop started there", unit="connects",
+              importance=62, tone="warn", rate_title="FAILED/s"),
+        Field("time_wait", Kind.GAUGE, "TIME_WAIT", "sockets in TIME_WAIT", "u4", "sockets"),
+        Field("read", Kind.TIME, "READ", "when it was read last, by its own clock", importance=30),
     ),
     screen=("host", "state", "findings", "connections", "bytes_sent_per_s", "bytes_received_per_s", "connected_per_s",
             "accepted_per_s", "failed_per_s", "worst"),

@@ -60,30 +60,31 @@ _PACKET_HOOKS = tuple(hook.name for stage, hook in HOOKS.items() if stage not in
 
 # --- tables ---------------------------------------------------------------------------------------------------
 
-_STAGE = Field("stage", Kind.ENUM, "STAGE", "what is measured", "u1", width=11,
-               importance=100, labels=STAGES)  # fmt: skip
-_PROTOCOL = Field("protocol", Kind.ENUM, "PROTO", "the protocol in the IP header", "u1", width=6, importance=99,
+_STAGE = Field("stage", Kind.ENUM, "STAGE", "what is measured", importance=100, labels=STAGES)  # fmt: skip
+_PROTOCOL = Field("protocol", Kind.ENUM, "PROTO", "the protocol in the IP header", width=6, importance=99,
                   labels=PROTOCOLS)  # fmt: skip
-_FAMILY = Field("family", Kind.ENUM, "FAMILY", "IP version", "u1", width=6, importance=99, labels=FAMILIES)
-_ID = Field("id", Kind.KEY, "ID", "number of the row", "u8", width=6, importance=2)
+_FAMILY = Field("family", Kind.ENUM, "FAMILY", "IP version", importance=99, labels=FAMILIES)
+_ID = Field("id", Kind.KEY, "ID", "number of the row", importance=2)
 _SEEN = Field("seen", Kind.COUNTER, "SEEN", "packets that entered the stage, extrapolated from the followed ones "
-              "(sampling)", "u8", "packets", 9, 80, rate_title="SEEN/s")  # fmt: skip
-_MATCHED = Field("matched", Kind.COUNTER, "MATCHED", "packets also seen at the end of the stage", "u8", "packets",
-                 9, 30, rate_title="MATCHED/s")  # fmt: skip
-_DROPPED = Field("dropped", Kind.COUNTER, "DROPPED", "packets that the kernel dropped within the stage", "u8",
-                 "packets", 8, 60, tone="warn", rate_title="DROP/s")  # fmt: skip
+              "(sampling)", unit="packets", importance=80, rate_title="SEEN/s")  # fmt: skip
+_MATCHED = Field("matched", Kind.COUNTER, "MATCHED", "packets also seen at the end of the stage", unit="packets",
+                 importance=30, rate_title="MATCHED/s")  # fmt: skip
+_DROPPED = Field("dropped", Kind.COUNTER, "DROPPED", "packets that the kernel dropped within the stage", unit="packets",
+                 width=8, importance=60, tone="warn", rate_title="DROP/s")  # fmt: skip
 _UNMATCHED = Field("unmatched", Kind.COUNTER, "UNMATCHED", "packets without a known duration: without a timestamp, "
-                   "merged, segmented, cloned, or without room to follow them", "u8", "packets", 9, 55,
+                   "merged, segmented, cloned, or without room to follow them", unit="packets", importance=55,
                    rate_title="UNMATCH/s")  # fmt: skip
-_WAITING = Field("waiting", Kind.GAUGE, "WAITING", "packets in the stage now", "u8", "packets", 8, 40)
-_LATENCY = Field("latency", Kind.HISTOGRAM, "100 ns TO 10 s", "durations of matched packets", BUCKETS.dtype, "ns",
-                 24, 95, buckets=BUCKETS)  # fmt: skip
+_WAITING = Field(
+    "waiting", Kind.GAUGE, "WAITING", "packets in the stage now", unit="packets", width=8, importance=40
+)
+_LATENCY = Field("latency", Kind.HISTOGRAM, "100 ns TO 10 s", "durations of matched packets", unit="ns", importance=95,
+                 buckets=BUCKETS)  # fmt: skip
 
 
 def _quantile(name: str, title: str, share: float, importance: int) -> Field:
     meaning = "the longest duration" if share == 1 else f"{share * 100:g} % of durations are at most this"
-    return Field(name, Kind.QUANTILE, title, f"{meaning}, within the histogram's error", unit="ns", width=9,
-                 importance=importance, parts=(_LATENCY.name,), quantile=share)  # fmt: skip
+    return Field(name, Kind.QUANTILE, title, f"{meaning}, within the histogram's error", width=9, importance=importance,
+                 parts=(_LATENCY.name,), quantile=share)  # fmt: skip
 
 
 _P50, _P90, _P99, _P999, _MAX = _QUANTILES = (
@@ -145,9 +146,8 @@ PAIR_TABLE = Table(
     fields=(
         replace(_ID, help="number made of the pair, its protocol and stage"),
         _STAGE,
-        Field("source", Kind.ADDRESS, "SOURCE", "source address of the packets", "(2,)>u8", width=16, importance=99),
-        Field("destination", Kind.ADDRESS, "DESTINATION", "their destination address", "(2,)>u8", width=16,
-              importance=99),
+        Field("source", Kind.ADDRESS, "SOURCE", "source address of the packets", width=16, importance=99),
+        Field("destination", Kind.ADDRESS, "DESTINATION", "their destination address", width=16, importance=99),
         _PROTOCOL,
         replace(_MATCHED, name="packets", title="PACKETS", help="packets with a known duration",
                 rate_title="PACKETS/s", importance=70),
@@ -159,7 +159,6 @@ PAIR_TABLE = Table(
     ),
     hooks=_PACKET_HOOKS,
     screen=("stage", "source", "destination", "protocol", "packets_per_s", "p50", "p99", "max", "latency"),
-    text=("stage", "source", "destination", "protocol", "packets", "p50", "p99", "max"),
     sort="-p99",
     adds_up=False,
     begins_at_zero=True,
@@ -175,15 +174,14 @@ BUCKET_TABLE = Table(
         _STAGE,
         _PROTOCOL,
         _FAMILY,
-        Field("at_least", Kind.GAUGE, "FROM", "shortest duration in the bucket", "u8", "ns", 9, 95),
-        Field("below", Kind.GAUGE, "BELOW", "exclusive upper bound of the bucket; unknown for the last", "u8", "ns", 9,
-              94),
+        Field("at_least", Kind.GAUGE, "FROM", "shortest duration in the bucket", unit="ns", importance=95),
+        Field("below", Kind.GAUGE, "BELOW", "exclusive upper bound of the bucket; unknown for the last", unit="ns",
+              importance=94),
         replace(_MATCHED, name="packets", title="PACKETS", help="durations in this bucket", rate_title="PACKETS/s",
                 importance=80),
     ),
     hooks=_ALL_HOOKS,
     screen=("stage", "protocol", "family", "at_least", "below", "packets_per_s"),
-    text=("stage", "protocol", "family", "at_least", "below", "packets"),
     sort="id",
     begins_at_zero=True,
     uses=_USES,

@@ -54,6 +54,26 @@ class Kind(Enum):
     """Composite that shows its parts side by side in one column of a screen."""
 
 
+_DTYPES = {
+    Kind.KEY: "u8", Kind.LABEL: "u4", Kind.TEXT: "u4", Kind.ADDRESS: "(2,)>u8", Kind.GAUGE: "u8", Kind.COUNTER: "u8",
+    Kind.TIME: "u8", Kind.ENUM: "u1",
+}  # fmt: skip
+"""The usual dtype of stored values."""
+_UNITS = {Kind.TIME: "ns", Kind.QUANTILE: "ns"}
+_WIDTHS = {
+    Kind.KEY: 6, Kind.LABEL: 5, Kind.TEXT: 12, Kind.ADDRESS: 22, Kind.GAUGE: 7, Kind.COUNTER: 8, Kind.TIME: 19,
+    Kind.ENUM: 1, Kind.HISTOGRAM: 24, Kind.QUANTILE: 9, Kind.ENDPOINT: 22, Kind.RATIO: 7, Kind.SUM: 10, Kind.GROUP: 24,
+}  # fmt: skip
+_WIDTHS_OF_AMOUNTS = {
+    (Kind.COUNTER, "bytes"): 10, (Kind.COUNTER, "packets"): 9, (Kind.COUNTER, "ns"): 9, (Kind.COUNTER, "us"): 9,
+    (Kind.GAUGE, "bytes"): 9, (Kind.GAUGE, "bytes/s"): 10, (Kind.GAUGE, "ns"): 9, (Kind.GAUGE, "us"): 9,
+    (Kind.GAUGE, "ms"): 9, (Kind.RATIO, "ns"): 9, (Kind.RATIO, "bytes"): 9,
+}  # fmt: skip
+_WIDTHS_OF_NAMES = {
+    "pid": 7, "port": 6, "cpu": 4, "netns": 10, "interface": 10, "process": 16, "container": 20, "cgroup": 24,
+}  # fmt: skip
+"""Columns and amounts on a screen; more where a title or label is longer."""
+
 BEGAN = "began"
 """An optional column: 1 if the source saw the row begin, so that its counters started at 0."""
 
@@ -68,6 +88,7 @@ class Field:
     """One column, declared once for the screens, plain text, JSON, filters and documentation.
 
     `unit` is a base unit ("bytes", "packets", "us", "bytes/s", "ns"); `dtype` is the numpy dtype of the stored value.
+    Where they or the `width` on screens are not given, they follow from the kind, the unit, the name and the labels.
     An unknown value is stored as the largest of an unsigned dtype, or as NaN. `tone` is the colour on screens ("sent",
     "received" or "warn"; chosen by importance if empty), `rate_title` the title of a counter's rate. A histogram has
     `buckets`; a quantile has `quantile`, the share of values at or below it (1: the maximum). `lens` is the id of
@@ -83,7 +104,7 @@ class Field:
     help: str
     dtype: str = ""
     unit: str = ""
-    width: int = 10
+    width: int = 0
     importance: int = 50
     formula: str = ""
     labels: Mapping[int, str] = field(default_factory=dict)
@@ -97,6 +118,18 @@ class Field:
     binds: bool = False
     share: bool = False
     refers: bool = False
+
+    def __post_init__(self) -> None:
+        """Set what is not given."""
+        dtype = self.buckets.dtype if self.buckets else _DTYPES.get(self.kind, "")
+        object.__setattr__(self, "dtype", self.dtype or dtype)
+        object.__setattr__(self, "unit", self.unit or _UNITS.get(self.kind, ""))
+        object.__setattr__(self, "width", self.width or self._usual_width())
+
+    def _usual_width(self) -> int:
+        of_kind = _WIDTHS_OF_AMOUNTS.get((self.kind, self.unit), _WIDTHS[self.kind])
+        usual = _WIDTHS_OF_NAMES.get(self.name, of_kind)
+        return max(usual, len(self.title), *map(len, self.labels.values()))
 
     @property
     def is_composite(self) -> bool:
@@ -235,7 +268,8 @@ class Table:
     """A named set of fields with its display defaults.
 
     - `screen` and `text`: the default columns of the TUI and of plain text, sorted by `sort` and `text_sort` (a field
-      name; a leading `-` means descending). The default of `text_sort` is `sort`, by the total instead of the rate.
+      name; a leading `-` means descending). The defaults of `text` and `text_sort` are `screen` and `sort`, with
+      totals instead of rates and without histograms.
     - `key`: the field that identifies a row.
     - `default_filter`: selects the rows shown without --all, in addition to those with nonzero `watched` counters.
     - `append`: a table of events, whose rows are added and never replaced; views show the newest `kept_rows`.
@@ -262,8 +296,8 @@ class Table:
     name: str
     fields: tuple[Field, ...]
     screen: tuple[str, ...]
-    text: tuple[str, ...]
     sort: str
+    text: tuple[str, ...] = ()
     text_sort: str = ""
     key: str = "id"
     default_filter: str = ""
@@ -285,8 +319,11 @@ class Table:
     rules: tuple[Rule, ...] = ()
 
     def __post_init__(self) -> None:
-        """Set the default order of plain text."""
+        """Set the defaults of plain text."""
         object.__setattr__(self, "text_sort", self.text_sort or self.sort.removesuffix(RATE))
+        totals = (name if name in self.by_name else name.removesuffix(RATE) for name in self.screen)
+        words = tuple(name for name in totals if self.by_name[name].is_sortable)
+        object.__setattr__(self, "text", self.text or words)
 
     @cached_property
     def by_name(self) -> Mapping[str, Field]:

@@ -67,40 +67,39 @@ OTHERS = "(others)"
 
 # --- fields ---------------------------------------------------------------------------------------------------
 
-_ID = Field("id", Kind.KEY, "ID", "number of the row", "u8", width=6, importance=2)
-_SIDE = Field("side", Kind.ENUM, "SIDE", "served: this machine is the server; used: it is a client", "u1", width=6,
-              importance=90, labels=SIDES)  # fmt: skip
-_PROCESS = Field("process", Kind.TEXT, "PROCESS", "name of the server process, or of the client", "u4", width=16,
+_ID = Field("id", Kind.KEY, "ID", "number of the row", importance=2)
+_SIDE = Field("side", Kind.ENUM, "SIDE", "served: this machine is the server; used: it is a client", importance=90,
+              labels=SIDES)  # fmt: skip
+_PROCESS = Field("process", Kind.TEXT, "PROCESS", "name of the server process, or of the client",
                  importance=99)  # fmt: skip
-_PID = Field("pid", Kind.LABEL, "PID", "its thread group; the one seen last if there are several", "u4", width=7,
+_PID = Field("pid", Kind.LABEL, "PID", "its thread group; the one seen last if there are several",
              importance=20)  # fmt: skip
-_CGROUP = Field("cgroup", Kind.TEXT, "CGROUP", "its control group", "u4", width=24, importance=6)
+_CGROUP = Field("cgroup", Kind.TEXT, "CGROUP", "its control group", importance=6)
 _CONTAINER = Field("container", Kind.TEXT, "CONTAINER", "its container (runtime:name or short id) or systemd unit",
-                   "u4", width=20, importance=30)  # fmt: skip
-_PROTOCOL = Field("protocol", Kind.ENUM, "PROTO", "its transport protocol", "u1", width=5, importance=62,
+                   importance=30)  # fmt: skip
+_PROTOCOL = Field("protocol", Kind.ENUM, "PROTO", "its transport protocol", importance=62,
                   labels=PROTOCOLS)  # fmt: skip
-_ANSWERS = Field("answers", Kind.COUNTER, "ANSWERS", "answered requests; each step of a dialogue counts, such as "
-                 "100 Continue, a TLS handshake or HTTP/2 SETTINGS", "u8", "answers", 9, 89,
+_ANSWERS = Field("answers", Kind.COUNTER, "ANSWERS", "answered requests; each step of a dialogue counts, such as 100 "
+                 "Continue, a TLS handshake or HTTP/2 SETTINGS", unit="answers", width=9, importance=89,
                  rate_title="ANSWERS/s")  # fmt: skip
 _RESPONSE = Field("response", Kind.HISTOGRAM, "1 µs TO 1 min", "response times: from the first byte of a request to "
-                  "the first byte of its answer, at this end", BUCKETS.dtype, "ns", 24, 79,
-                  buckets=BUCKETS)  # fmt: skip
+                  "the first byte of its answer, at this end", unit="ns", importance=79, buckets=BUCKETS)  # fmt: skip
 _QUEUED = Field("queued", Kind.HISTOGRAM, "QUEUED", "time requests waited here before their first byte was read",
-                BUCKETS.dtype, "ns", 24, 40, buckets=BUCKETS)  # fmt: skip
+                unit="ns", importance=40, buckets=BUCKETS)  # fmt: skip
 _SERVICE = Field("service_time", Kind.HISTOGRAM, "SERVICE", "time from that read to the first byte of the answer",
-                 BUCKETS.dtype,
-                 "ns", 24, 39, buckets=BUCKETS)  # fmt: skip
+                 unit="ns", importance=39, buckets=BUCKETS)  # fmt: skip
 _RESPONSE_NS = Field("response_ns", Kind.COUNTER, "WAITED", "sum of response times; its rate is the average number of "
-                     "open requests, 100% being one", "u8", "ns", 9, 34,
-                     rate_title="CONCURRENCY")  # fmt: skip
-_TIMED = Field("timed", Kind.COUNTER, "TIMED", "answers with a known response time", "u8", "answers", 8, 11)
+                     "open requests, 100% being one", unit="ns", importance=34, rate_title="CONCURRENCY")  # fmt: skip
+_TIMED = Field(
+    "timed", Kind.COUNTER, "TIMED", "answers with a known response time", unit="answers", importance=11
+)
 _WAITING = Field("waiting", Kind.GAUGE, "WAITING", "requests without an answer yet", "u4", "requests", 8, 92)
 _OLDEST = Field(
-    "oldest", Kind.GAUGE, "OLDEST", "age of the oldest request without an answer", "u8", "ns", 9, 91
+    "oldest", Kind.GAUGE, "OLDEST", "age of the oldest request without an answer", unit="ns", importance=91
 )
 _STALLED = Field("stalled", Kind.GAUGE, "STALLED", "the longest time for which a request without an answer has had no "
-                 "more data; short while a long request is being sent", "u8", "ns", 9, 30)  # fmt: skip
-_CONNECTIONS = Field("connections", Kind.GAUGE, "CONNS", "open connections", "u4", "connections", 7, 50)
+                 "more data; short while a long request is being sent", unit="ns", importance=30)  # fmt: skip
+_CONNECTIONS = Field("connections", Kind.GAUGE, "CONNS", "open connections", "u4", "connections")
 
 
 def _quantiles(part: Field, prefix: str, title: str, importances: tuple[int, ...]) -> tuple[Field, ...]:
@@ -109,7 +108,7 @@ def _quantiles(part: Field, prefix: str, title: str, importances: tuple[int, ...
     return tuple(
         Field(f"{prefix}{name}", Kind.QUANTILE, f"{title}{name.upper()}",
               f"{'the longest' if share == 1 else f'{share * 100:g} % take at most this'}, within histogram error",
-              unit="ns", width=9, importance=importance, parts=(part.name,), quantile=share)
+              width=9, importance=importance, parts=(part.name,), quantile=share)
         for (name, share), importance in of_shares
     )  # fmt: skip
 
@@ -150,11 +149,11 @@ SERVICES = Table(
         NAMESPACE,
         _SIDE,
         _PROTOCOL,
-        Field("address", Kind.ADDRESS, "ADDRESS", "address of the service; if served, the one it listens on", "(2,)>u8",
-              width=22, importance=60),
-        Field("port", Kind.LABEL, "PORT", "the service's port", "u4", width=6, importance=60),
+        Field("address", Kind.ADDRESS, "ADDRESS", "address of the service; if served, the one it listens on",
+              importance=60),
+        Field("port", Kind.LABEL, "PORT", "the service's port", importance=60),
         Field("service", Kind.ENDPOINT, "SERVICE", "its address and port; 0.0.0.0 and [::] mean every address of this "
-              "machine", width=22, importance=98, parts=("address", "port")),
+              "machine", importance=98, parts=("address", "port")),
         _ANSWERS,
         _RESPONSE,
         *_quantiles(_RESPONSE, "", "", (89, 70, 97, 71)),
@@ -162,15 +161,14 @@ SERVICES = Table(
         *_quantiles(_QUEUED, "queued_", "QUEUED ", (48, 46, 80, 45)),
         _SERVICE,
         *_quantiles(_SERVICE, "service_", "SERVICE ", (44, 43, 79, 42)),
-        Field("recent_p99", Kind.GAUGE, "P99 10 s",
-              "99 % of the response times of the last 10 seconds are at most this",
-              "u8", "ns", 9, 68),
-        Field("usual_p99", Kind.GAUGE, "P99 5 min", "median of that p99 over the five minutes before, or "
-              "before it became slower or stuck, within the last hour", "u8", "ns", 9, 67),
+        Field("recent_p99", Kind.GAUGE, "P99 10 s", "99 % of the response times of the last 10 seconds are at most "
+              "this", unit="ns", importance=68),
+        Field("usual_p99", Kind.GAUGE, "P99 5 min", "median of that p99 over the five minutes before, or before it "
+              "became slower or stuck, within the last hour", unit="ns", importance=67),
         Field("speed", Kind.ENUM, "SPEED", "slower: the p99 of the last 10 seconds is more than three times the usual "
               f"and 10 ms or more, and so was that of a reading in the last {SLOWER_FOR_S:g}; stuck: a request has "
               "waited more than ten times the usual, more than twice the recent p99, and at least a second since its "
-              "last data", "u1", width=8, importance=66, labels=SPEEDS),
+              "last data", importance=66, labels=SPEEDS),
         _RESPONSE_NS,
         _TIMED,
         _mean("response_mean", "MEAN", "mean response time", ("response_ns", "timed"), importance=38),
@@ -178,46 +176,47 @@ SERVICES = Table(
         _OLDEST,
         _STALLED,
         Field("unanswered", Kind.COUNTER, "UNANSWERED", "requests whose connection ended before the answer; over UDP, "
-              f"those without one within {TIMEOUT_S:g} s or before their socket was closed", "u8", "requests",
-              10, 65, tone="warn", rate_title="UNANSW/s"),
+              f"those without one within {TIMEOUT_S:g} s or before their socket was closed", unit="requests",
+              importance=65, tone="warn", rate_title="UNANSW/s"),
         Field("failed_answers", Kind.COUNTER, "SERVFAIL", "DNS answers over UDP by which the server says that it "
-              "failed (SERVFAIL)", "u8", "answers", 8, 61, tone="warn", rate_title="SERVFAIL/s"),
-        Field("missing_names", Kind.COUNTER, "NXDOMAIN", "DNS answers over UDP that say that the name does not "
-              "exist (NXDOMAIN)", "u8", "answers", 8, 59, rate_title="NXDOMAIN/s"),
-        Field("failed_ratio", Kind.RATIO, "FAILED", "SERVFAIL ÷ answers", width=7, importance=16,
+              "failed (SERVFAIL)", unit="answers", importance=61, tone="warn", rate_title="SERVFAIL/s"),
+        Field("missing_names", Kind.COUNTER, "NXDOMAIN", "DNS answers over UDP that say that the name does not exist "
+              "(NXDOMAIN)", unit="answers", importance=59, rate_title="NXDOMAIN/s"),
+        Field("failed_ratio", Kind.RATIO, "FAILED", "SERVFAIL ÷ answers", importance=16,
               parts=("failed_answers", "answers"), tone="warn"),
-        Field("closed", Kind.COUNTER, "CLOSED", "unanswered requests whose connection the service closed", "u8",
-              "requests", 8, 64, tone="warn", rate_title="CLOSED/s"),
-        Field("failed_connects", Kind.COUNTER, "CONN FAIL", "failed connects: refused, or never answered; an "
-              "address that only fails is listed from its third failure on", "u8", "connects", 10, 63, tone="warn",
-              rate_title="CONN FAIL/s"),
-        Field("refused", Kind.COUNTER, "REFUSED", "failed connects that were refused", "u8", "connects", 8, 35,
+        Field("closed", Kind.COUNTER, "CLOSED", "unanswered requests whose connection the service closed",
+              unit="requests", importance=64, tone="warn", rate_title="CLOSED/s"),
+        Field("failed_connects", Kind.COUNTER, "CONN FAIL", "failed connects: refused, or never answered; an address "
+              "that only fails is listed from its third failure on", unit="connects", width=10, importance=63,
+              tone="warn", rate_title="CONN FAIL/s"),
+        Field("refused", Kind.COUNTER, "REFUSED", "failed connects that were refused", unit="connects", importance=35,
               tone="warn", rate_title="REFUSED/s"),
-        Field("unanswered_ns", Kind.COUNTER, "UNANS SUM", "total time that unanswered requests waited", "u8", "ns", 9,
-              10),
+        Field("unanswered_ns", Kind.COUNTER, "UNANS SUM", "total time that unanswered requests waited", unit="ns",
+              importance=10),
         _mean("unanswered_age", "UNANS AVG", "mean time that unanswered requests waited",
               ("unanswered_ns", "unanswered"),
               importance=32),
-        Field("request_bytes", Kind.COUNTER, "REQ BYTES", "bytes of requests", "u8", "bytes", 9, 15),
-        Field("answer_bytes", Kind.COUNTER, "ANS BYTES", "bytes of complete answers", "u8", "bytes", 9, 15),
+        Field("request_bytes", Kind.COUNTER, "REQ BYTES", "bytes of requests", unit="bytes", width=9, importance=15),
+        Field("answer_bytes", Kind.COUNTER, "ANS BYTES", "bytes of complete answers", unit="bytes", width=9,
+              importance=15),
         _mean("request_size", "REQUEST", "mean bytes of a request", ("request_bytes", "timed"),
               importance=28),
         _mean("answer_size", "ANSWER", "mean bytes of an answer", ("answer_bytes", "timed"), importance=36),
-        Field("transfer_ns", Kind.COUNTER, "SENDING", "total time from the first to the last byte of answers", "u8",
-              "ns", 9, 12),
+        Field("transfer_ns", Kind.COUNTER, "SENDING", "total time from the first to the last byte of answers",
+              unit="ns", importance=12),
         _mean("transfer_mean", "TRANSFER", "mean time from the first to the last byte of an answer",
               ("transfer_ns", "timed"), importance=33),
         _CONNECTIONS,
-        Field("overlaps", Kind.COUNTER, "OVERLAPS", "answers that cannot be timed because requests overlapped, or "
-              "may have; a burst counts as one", "u8", "turns", 8, 14),
+        Field("overlaps", Kind.COUNTER, "OVERLAPS", "answers that cannot be timed because requests overlapped, or may "
+              "have; a burst counts as one", unit="turns", importance=14),
         Field("pushes", Kind.COUNTER, "PUSHES", "messages that the service sent without a request; part of an answer "
-              "that comes 60 ms after the previous one counts too", "u8", "messages", 8, 13),
+              "that comes 60 ms after the previous one counts too", unit="messages", importance=13),
         Field("replies", Kind.COUNTER, "REPLIES", "client messages after a push: replies, or requests that cannot be "
-              "timed", "u8", "messages", 8, 12),
-        Field("pattern", Kind.ENUM, "PATTERN", "overlapping: a request is sent before the previous one is answered, "
-              "as in HTTP/2, or may be; pushing: the service sends without a request, as in WebSocket. If one turn in "
-              "twenty or more is like that, response times and waiting requests are unknown", "u1", width=11,
-              importance=69, labels=PATTERNS),
+              "timed", unit="messages", importance=12),
+        Field("pattern", Kind.ENUM, "PATTERN", "overlapping: a request is sent before the previous one is answered, as "
+              "in HTTP/2, or may be; pushing: the service sends without a request, as in WebSocket. If one turn in "
+              "twenty or more is like that, response times and waiting requests are unknown", importance=69,
+              labels=PATTERNS),
     ),
     screen=("process", "service", "protocol", "side", "answers_per_s", "p50", "p99", "max", "queued_p99", "service_p99",
             "response", "waiting", "oldest", "unanswered_per_s", "failed_answers_per_s", "failed_connects_per_s",
@@ -375,12 +374,12 @@ CLIENTS = Table(
     name="clients",
     fields=(
         replace(_ID, help="number made of the service and the client"),
-        Field("service", Kind.LABEL, "SERVICE", "the ID of the service", "u8", width=7, importance=30, refers=True),
+        Field("service", Kind.LABEL, "SERVICE", "the ID of the service", "u8", importance=30, refers=True),
         replace(_PROCESS, help="name of the server process"),
-        Field("port", Kind.LABEL, "PORT", "the service's port", "u4", width=6, importance=90),
+        Field("port", Kind.LABEL, "PORT", "the service's port", importance=90),
         NETNS,
         NAMESPACE,
-        Field("client", Kind.ADDRESS, "CLIENT", "address of the client", "(2,)>u8", width=22, importance=100),
+        Field("client", Kind.ADDRESS, "CLIENT", "address of the client", importance=100),
         replace(_ANSWERS, importance=96),
         replace(_RESPONSE, dtype=CLIENT_BUCKETS.dtype, buckets=CLIENT_BUCKETS),
         *_quantiles(_RESPONSE, "", "", (95, 70, 97, 71)),
@@ -403,8 +402,8 @@ CLIENTS = Table(
 )  # fmt: skip
 
 _CONNECTION_FIELDS = (
-    Field("id", Kind.KEY, "ID", "the kernel's socket cookie, as in connections", "u8", width=12, importance=3),
-    Field("service", Kind.LABEL, "SERVICE", "the ID of the service", "u8", width=7, importance=4, refers=True),
+    Field("id", Kind.KEY, "ID", "the kernel's socket cookie, as in connections", width=12, importance=3),
+    Field("service", Kind.LABEL, "SERVICE", "the ID of the service", "u8", importance=4, refers=True),
     _PROCESS,
     replace(_PID, help="its thread group", importance=60),
     _CGROUP,
@@ -412,25 +411,22 @@ _CONNECTION_FIELDS = (
     NETNS,
     NAMESPACE,
     _SIDE,
-    Field("local_address", Kind.ADDRESS, "LOCAL ADDRESS", "address on this machine", "(2,)>u8", width=22,
-          importance=20),
-    Field("local_port", Kind.LABEL, "LPORT", "port on this machine", "u4", width=6, importance=20),
-    Field("remote_address", Kind.ADDRESS, "REMOTE ADDRESS", "address of the peer", "(2,)>u8", width=22,
-          importance=20),
-    Field("remote_port", Kind.LABEL, "RPORT", "port of the peer", "u4", width=6, importance=20),
-    Field("local", Kind.ENDPOINT, "LOCAL", "address and port on this machine", width=22, importance=85,
+    Field("local_address", Kind.ADDRESS, "LOCAL ADDRESS", "address on this machine", importance=20),
+    Field("local_port", Kind.LABEL, "LPORT", "port on this machine", width=6, importance=20),
+    Field("remote_address", Kind.ADDRESS, "REMOTE ADDRESS", "address of the peer", importance=20),
+    Field("remote_port", Kind.LABEL, "RPORT", "port of the peer", width=6, importance=20),
+    Field("local", Kind.ENDPOINT, "LOCAL", "address and port on this machine", importance=85,
           parts=("local_address", "local_port")),
-    Field("remote", Kind.ENDPOINT, "REMOTE", "address and port of the peer", width=22, importance=95,
+    Field("remote", Kind.ENDPOINT, "REMOTE", "address and port of the peer", importance=95,
           parts=("remote_address", "remote_port")),
 )  # fmt: skip
 """The columns that identify a connection."""
-_WAITED = Field("waited", Kind.GAUGE, "WAITED", "age of its open request", "u8", "ns", 9, 98)
-_SINCE = Field("since", Kind.TIME, "SINCE", "when that request arrived, or was sent", "u8", "ns", 27, 50)
+_WAITED = Field("waited", Kind.GAUGE, "WAITED", "age of its open request", unit="ns", importance=98)
+_SINCE = Field("since", Kind.TIME, "SINCE", "when that request arrived, or was sent", width=27)
 _INFERRED = Field("inferred", Kind.ENUM, "INFERRED", "yes: it began before nettop watched, and is inferred from the "
-                  "last times of data received and sent", "u1", width=8, importance=49, labels=NO_YES)  # fmt: skip
-_WAS_READ = Field("was_read", Kind.ENUM, "READ", "served: whether the server has read any of it", "u1", width=5,
-                  importance=94,
-                  labels=NO_YES)  # fmt: skip
+                  "last times of data received and sent", importance=49, labels=NO_YES)  # fmt: skip
+_WAS_READ = Field("was_read", Kind.ENUM, "READ", "served: whether the server has read any of it", width=5,
+                  importance=94, labels=NO_YES)  # fmt: skip
 
 CONNECTIONS = Table(
     name="connections",
@@ -439,49 +435,15 @@ CONNECTIONS = Table(
         replace(_ANSWERS, importance=97),
         _RESPONSE_NS,
         _mean("response_mean", "MEAN", "mean response time", ("response_ns", "answers"), importance=96),
-        Field(
-            "queued_ns",
-            Kind.COUNTER,
-            "QUEUED",
-            "total time that answered requests waited here before their first byte was read",
-            "u8",
-            "ns",
-            9,
-            33,
-        ),
-        Field(
-            "queued_answers",
-            Kind.COUNTER,
-            "QUEUED ANS",
-            "answers to requests that were seen being read, so that their time in the queue is known",
-            "u8",
-            "answers",
-            10,
-            12,
-        ),
-        _mean(
-            "queued_mean",
-            "QUEUE AVG",
-            "mean time that answered requests waited here before they were read",
-            ("queued_ns", "queued_answers"),
-            importance=48,
-        ),
-        Field(
-            "local_isn",
-            Kind.LABEL,
-            "LOCAL ISN",
-            "initial sequence number of this end, from TCP's counts; of the end that accepted, one more",
-            "u4",
-            importance=2,
-        ),
-        Field(
-            "remote_isn",
-            Kind.LABEL,
-            "REMOTE ISN",
-            "initial sequence number of the peer, plus one",
-            "u4",
-            importance=2,
-        ),
+        Field("queued_ns", Kind.COUNTER, "QUEUED", "total time that answered requests waited here before their first "
+              "byte was read", unit="ns", importance=33),
+        Field("queued_answers", Kind.COUNTER, "QUEUED ANS", "answers to requests that were seen being read, so that "
+              "their time in the queue is known", unit="answers", importance=12),
+        _mean("queued_mean", "QUEUE AVG", "mean time that answered requests waited here before they were read",
+              ("queued_ns", "queued_answers"), importance=48),
+        Field("local_isn", Kind.LABEL, "LOCAL ISN", "initial sequence number of this end, from TCP's counts; of the "
+              "end that accepted, one more", width=10, importance=2),
+        Field("remote_isn", Kind.LABEL, "REMOTE ISN", "initial sequence number of the peer, plus one", importance=2),
         _WAITED,
         _SINCE,
         _WAS_READ,
@@ -494,13 +456,12 @@ CONNECTIONS = Table(
     adds_up=False,
     hooks=("calls",),
     metrics=(),
-)
+)  # fmt: skip
 
 WAITING = Table(
     name="waiting",
     fields=(*_CONNECTION_FIELDS, _WAITED, _SINCE, _WAS_READ, _INFERRED),
     screen=("waited", "process", "pid", "side", "was_read", "local", "remote", "since", "inferred"),
-    text=("waited", "process", "pid", "side", "was_read", "local", "remote", "since", "inferred"),
     sort="-waited",
     hooks=("calls",),
     metrics=(),

@@ -269,7 +269,7 @@ OTHER_SOCKETS = Table(
     text=("id",),
     sort="id",
 )
-DREAMS = Table("dreams", (Field("id", Kind.KEY, "ID", "", "u4"),), ("id",), ("id",), "id")
+DREAMS = Table("dreams", (Field("id", Kind.KEY, "ID", "", "u4"),), ("id",), "id")
 OTHER = Lens("connections", "Connections", 1, "1", "", (OTHER_SOCKETS, DREAMS))
 WEATHER = Lens("weather", "Weather", 2, "2", "", (DREAMS,))
 

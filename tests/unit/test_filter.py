@@ -834,7 +834,7 @@ def test_a_table_without_endpoints_takes_a_port_as_a_word() -> None:
         Field("note", Kind.TEXT, "NOTE", "anything", "u4"),
         Field("shape", Kind.HISTOGRAM, "SHAPE", "buckets", buckets.dtype, buckets=buckets),
     )
-    table = Table("notes", fields, ("note",), ("note",), "n", key="n")
+    table = Table("notes", fields, ("note",), "n", key="n")
     view = make_view(make_frame([{"note": "at :443 sharp"}, {"note": "443"}], table=table), ":443", "n")
     assert np.flatnonzero(view.query.filter.mask(view)).tolist() == [0]
     with pytest.raises(UsageError, match="histogram"):

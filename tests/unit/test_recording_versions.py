@@ -26,7 +26,7 @@ STATE = {label: code for code, label in SOCKETS.by_name["state"].labels.items()}
 def column(kind: Kind = Kind.GAUGE, dtype: str = "u4", **more: Any) -> Table:
     """Return a table with a key and one other column, `n`."""
     fields = Field("id", Kind.KEY, "ID", "", "u8"), Field("n", kind, "N", "", dtype, **more)
-    return Table("any", fields, ("id",), ("id",), "id")
+    return Table("any", fields, ("id",), "id")
 
 
 def converted(recorded_table: Table, values: Any, table: Table) -> list[Any]:
