@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from functools import cached_property
@@ -321,9 +321,14 @@ class Table:
     def __post_init__(self) -> None:
         """Set the defaults of plain text."""
         object.__setattr__(self, "text_sort", self.text_sort or self.sort.removesuffix(RATE))
-        totals = (name if name in self.by_name else name.removesuffix(RATE) for name in self.screen)
-        words = tuple(name for name in totals if self.by_name[name].is_sortable)
-        object.__setattr__(self, "text", self.text or words)
+        object.__setattr__(self, "text", self.text or tuple(self._words()))
+
+    def _words(self) -> Iterator[str]:
+        """Yield the columns of `screen` as plain text has them."""
+        for name in self.screen:
+            total = name if name in self.by_name else name.removesuffix(RATE)
+            if self.by_name[total].is_sortable:
+                yield total
 
     @cached_property
     def by_name(self) -> Mapping[str, Field]:

@@ -10,7 +10,7 @@ import io
 import json
 import os
 import signal
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from ipaddress import ip_address
 from pathlib import Path
@@ -164,51 +164,56 @@ def test_kernel_options_are_named_once() -> None:
     assert "→ use a kernel with CONFIG_FUNCTION_TRACER or CONFIG_KPROBE_EVENTS" in "\n".join(lines(report))
 
 
-def remedies(*hooks: HookStatus, checks: tuple[Check, ...] = (), lens: Lens = LENS) -> list[str]:
-    """Return the remedies in the text for these hooks."""
-    shown = lines(Report(checks=checks, lenses=(LensReport(lens, hooks),)))
-    return [line.strip() for line in shown if line.strip().startswith("→")]
-
-
 BAD = Check("bcc", "bcc", "none", Verdict.BAD)
+FIX_BCC = "→ fix these under HOST: bcc"
+NEEDS_BTF = "→ use a kernel with CONFIG_DEBUG_INFO_BTF"
+NEEDS_KPROBES = "→ use a kernel with CONFIG_KPROBE_EVENTS"
+WITHOUT_TYPES = (("tp_btf/x", "no types"),)
+ROUTES = HookStatus("routes", None, (("fexit/x", "there are no events"),))
+EVENTS_OFF = (
+    HookStatus("events", None, (("tp_btf/x", NOT_CHOSEN),)),
+    ROUTES,
+    HookStatus("sockets", "sock_diag", (("iter/task_file", NOT_CHOSEN),)),
+    HookStatus("opened", None, (("iter/task_file", "not reported"),)),
+)
+DENIED = (("perf cpu-clock", "a filter denies them"),)
+SAMPLES = HookStatus("samples", None, DENIED, remedy="allow them")
+PLACES = HookStatus("places", None, (("/proc/kallsyms", "hidden"),), (), "give it CAP_SYSLOG")
 
 
-@pytest.mark.parametrize("why", [NOT_CHOSEN, DISABLED])
-@pytest.mark.parametrize("checks", [(), (BAD,)])
-def test_parts_left_out_by_the_user_need_no_remedy(why: str, checks: tuple[Check, ...]) -> None:
-    """Nor does what hangs on it; other reasons beside that have theirs."""
-    events = HookStatus("events", None, (("tp_btf/x", why),))
-    routes = HookStatus("routes", None, (("fexit/x", "there are no events"),))
-    opened = HookStatus("opened", None, (("iter/task_file", "not reported"),))
-    sockets = HookStatus("sockets", "sock_diag", (("iter/task_file", why),))
-    assert remedies(events, routes, sockets, opened, checks=checks) == []
-    mixed = HookStatus("routes", None, (("fexit/x", why), ("kprobe/x", "no kprobes")))
-    expected = "fix these under HOST: bcc" if checks else "use a kernel with CONFIG_KPROBE_EVENTS"
-    assert remedies(mixed, checks=checks) == [f"→ {expected}"]
-
-
-def test_a_hook_has_the_remedy_of_the_hook_it_requires() -> None:
-    """What refuses the one refuses the other."""
-    events = HookStatus("events", None, (("tp_btf/x", "no types"),))
-    routes = HookStatus("routes", None, (("fexit/x", "there are no events"),))
-    assert remedies(events, routes) == ["→ use a kernel with CONFIG_DEBUG_INFO_BTF"] * 2
-
-
-def test_no_option_is_advised_that_the_kernel_has() -> None:
-    """Where the kernel has all that a mechanism needs, a refusal is a bug."""
-    events = HookStatus("events", None, (("tp_btf/x", "refused"),))
-    assert remedies(events, checks=(Check("btf", "BTF", "all well"),)) == [f"→ {REPORT_IT}"]
-
-
-def test_hooks_with_a_remedy_of_their_own() -> None:
-    """Symbols need a capability, reasons a newer kernel; without the program it is what that one lacks."""
-    places = HookStatus("places", None, (("/proc/kallsyms", "hidden"),), (), "give it CAP_SYSLOG")
-    (remedy,) = remedies(HookStatus("packets", "tp_btf/kfree_skb"), places, lens=DROPS)
-    assert "CAP_SYSLOG" in remedy
-    reasons = HookStatus("reasons", None, (("tp_btf/kfree_skb", "old"),))
-    assert remedies(reasons, lens=DROPS) == ["→ Linux 5.17 and later report reasons"]
-    refused = HookStatus("packets", None, (("tp_btf/kfree_skb", "no types"),))
-    assert remedies(refused, places, lens=DROPS) == ["→ use a kernel with CONFIG_DEBUG_INFO_BTF"] * 2
+@pytest.mark.parametrize(
+    ("lens", "hooks", "checks", "expected"),
+    [
+        # What the user left out needs no remedy, nor does what requires it.
+        (LENS, EVENTS_OFF, (), []),
+        (LENS, EVENTS_OFF, (BAD,), []),
+        (LENS, [HookStatus("events", None, (("tp_btf/x", DISABLED),)), ROUTES], (BAD,), []),
+        (LENS, [HookStatus("routes", None, (("fexit/x", DISABLED), ("kprobe/x", "none")))], (), [NEEDS_KPROBES]),
+        (LENS, [HookStatus("routes", None, (("fexit/x", DISABLED), ("kprobe/x", "none")))], (BAD,), [FIX_BCC]),
+        # What refuses a hook refuses those that require it.
+        (LENS, [HookStatus("events", None, WITHOUT_TYPES), ROUTES], (), [NEEDS_BTF] * 2),
+        # A refusal by a kernel that has all that a mechanism needs is a bug.
+        (LENS, [HookStatus("events", None, WITHOUT_TYPES)], (Check("btf", "BTF", "all well"),), [f"→ {REPORT_IT}"]),
+        (DROPS, [HookStatus("packets", "tp_btf/kfree_skb"), PLACES], (), ["→ give it CAP_SYSLOG"]),
+        (DROPS, [HookStatus("reasons", None, (("tp_btf/kfree_skb", "old"),))], (),
+         ["→ Linux 5.17 and later report reasons"]),
+        (DROPS, [HookStatus("packets", None, WITHOUT_TYPES), PLACES], (), [NEEDS_BTF] * 2),
+        # The remedy of a refusal is that of all hooks refused for the same reason.
+        (LENS, [HookStatus("received", None, (("XDP", "no memory"),), remedy="raise it"),
+                HookStatus("sent", None, (("tp_btf/x", "no memory"),))], (), ["→ raise it"] * 2),
+        # The remedy of samples is of no use to others.
+        (CPU, [SAMPLES, HookStatus("served", None, (("tp_btf/tcp_probe", "there are no samples"),)),
+               HookStatus("routes", None, (("kprobe/x", "no kprobes"),))],
+         (Check("perf_events", "perf events", "a filter denies them", Verdict.BAD, "allow them"),),
+         ["→ allow them", *["→ fix these under HOST: perf events"] * 2, NEEDS_KPROBES]),
+    ],
+)  # fmt: skip
+def test_remedies_of_hooks(
+    lens: Lens, hooks: Sequence[HookStatus], checks: tuple[Check, ...], expected: list[str]
+) -> None:
+    """A hook without a mechanism has the remedy nearest to its cause: the host's, its own, or a kernel option."""
+    shown = lines(Report(checks=checks, lenses=(LensReport(lens, tuple(hooks)),)))
+    assert [line.strip() for line in shown if line.strip().startswith("→")] == expected
 
 
 def test_equal_reasons_are_shown_once() -> None:
@@ -474,15 +479,15 @@ def test_just_the_missing_capability_is_named(tmp_path: Path, number: int) -> No
         assert (known in check.remedy) == (known in names)
 
 
-def test_sys_admin_stands_for_what_was_split_from_it(tmp_path: Path) -> None:
-    """Older kernels and containers give CAP_SYS_ADMIN only."""
-    check = missing_of(tmp_path, ALL & ~(1 << CAP_BPF) & ~(1 << CAP_PERFMON))
-    assert (check.verdict, check.data) == (Verdict.OK, [])
-
-
-def test_only_the_surroundings_are_missing(tmp_path: Path) -> None:
-    """Without CAP_SYS_ADMIN programs load all the same."""
-    assert missing_of(tmp_path, ALL & ~(1 << CAP_SYS_ADMIN)).verdict is Verdict.NOTE
+@pytest.mark.parametrize(
+    ("lacking", "verdict"),
+    [((), Verdict.OK), ((CAP_BPF, CAP_PERFMON), Verdict.OK), ((CAP_SYS_ADMIN,), Verdict.NOTE)],
+)
+def test_programs_load_with_either_capability(
+    tmp_path: Path, lacking: tuple[int, ...], verdict: Verdict
+) -> None:
+    """CAP_SYS_ADMIN includes what was split from it; without it, programs load all the same."""
+    assert missing_of(tmp_path, ALL - sum(1 << number for number in lacking)).verdict is verdict
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="the remedy is another one for other users")
@@ -503,35 +508,28 @@ def test_another_user_namespace(tmp_path: Path) -> None:
     assert "user namespace" in refusal.value.what
 
 
+SYSFS = "30 20 0:7 / /sys rw - sysfs sysfs rw\n"
+SECURITYFS = "30 20 0:7 / /sys/kernel/security rw - securityfs securityfs rw\n"
+
+
 @pytest.mark.parametrize(
-    ("content", "mode", "verdict"),
+    ("content", "mode", "verdict", "remedy"),
     [
-        ("[none] integrity confidentiality", "none", Verdict.OK),
-        ("none [integrity] confidentiality", "integrity", Verdict.OK),
-        ("none integrity [confidentiality]", "confidentiality", Verdict.BAD),
+        ("[none] integrity confidentiality", "none", Verdict.OK, ""),
+        ("none [integrity] confidentiality", "integrity", Verdict.OK, ""),
+        ("none integrity [confidentiality]", "confidentiality", Verdict.BAD, " "),
+        (SECURITYFS, "none", Verdict.OK, ""),
+        (SYSFS, "unknown", Verdict.NOTE, "mount -t securityfs"),
     ],
 )
-def test_lockdown(tmp_path: Path, content: str, mode: str, verdict: Verdict) -> None:
-    """The mode is named; the one that does harm says what it forbids, and the way out."""
-    put(tmp_path, "sys/kernel/security/lockdown", content)
+def test_lockdown(tmp_path: Path, content: str, mode: str, verdict: Verdict, remedy: str) -> None:
+    """The mode is named, and what to do where it forbids reading or is unknown."""
+    is_mount = content in (SECURITYFS, SYSFS)
+    put(tmp_path, "proc/self/mountinfo" if is_mount else "sys/kernel/security/lockdown", content)
     check = facts.check_lockdown(tmp_path)
-    assert (check.data, check.verdict) == (mode, verdict)
+    assert (check.data, check.verdict, bool(check.remedy)) == (mode, verdict, bool(remedy))
     assert mode in check.value
-    assert bool(check.remedy) is (verdict is Verdict.BAD)
-
-
-def test_lockdown_not_built_in(tmp_path: Path) -> None:
-    """Where securityfs is mounted and says nothing of it, there is none."""
-    put(tmp_path, "proc/self/mountinfo", "30 20 0:7 / /sys/kernel/security rw - securityfs securityfs rw\n")
-    assert facts.check_lockdown(tmp_path).data == "none"
-
-
-def test_lockdown_without_securityfs(tmp_path: Path) -> None:
-    """The mode is unknown; the remedy shows it."""
-    put(tmp_path, "proc/self/mountinfo", "30 20 0:7 / /sys rw - sysfs sysfs rw\n")
-    check = facts.check_lockdown(tmp_path)
-    assert (check.data, check.verdict) == ("unknown", Verdict.NOTE)
-    assert "mount -t securityfs" in check.remedy
+    assert remedy in check.remedy
 
 
 def processes_of(root: Path, options: str, effective: int = ALL) -> Check:
@@ -584,27 +582,6 @@ def test_processes_in_another_user_namespace(tmp_path: Path) -> None:
     assert "outside the user namespace" in check.remedy
 
 
-def test_the_remedy_of_samples_concerns_samples_only() -> None:
-    """Hooks that the kernel refuses for other reasons keep their own remedies."""
-    events = Check("perf_events", "perf events", "a filter denies them", Verdict.BAD, "allow them")
-    samples = HookStatus("samples", None, (("perf cpu-clock", "a filter denies them"),), remedy="allow them")
-    served = HookStatus("served", None, (("tp_btf/tcp_probe", "there are no samples"),))
-    routes = HookStatus("routes", None, (("kprobe/x", "no kprobes"),))
-    assert remedies(samples, served, routes, checks=(events,), lens=CPU) == [
-        "→ allow them",
-        "→ fix these under HOST: perf events",
-        "→ fix these under HOST: perf events",
-        "→ use a kernel with CONFIG_KPROBE_EVENTS",
-    ]
-
-
-def test_the_remedy_of_a_refusal() -> None:
-    """A refusal's remedy is shown, also for other hooks refused for the same reason, without asking for a report."""
-    received = HookStatus("received", None, (("XDP", "too little memory"),), remedy="raise the limit")
-    sent = HookStatus("sent", None, (("tp_btf/x", "too little memory"),))
-    assert remedies(received, sent) == ["→ raise the limit"] * 2
-
-
 def test_another_pid_namespace(tmp_path: Path) -> None:
     """Processes of another PID namespace are seen; outside ones only have names."""
     put(tmp_path, "proc/self/ns/pid", "")  # has another inode number than the initial one
@@ -652,12 +629,10 @@ def test_nettop_unreadable_by_the_calling_user(monkeypatch: pytest.MonkeyPatch) 
 def test_more_time_for_a_slow_host(monkeypatch: pytest.MonkeyPatch) -> None:
     """--timeout applies to every check and lens; without it, each has 90 s."""
     given: list[float] = []
-
-    def run_doctor(settings: DoctorSettings, *_: object) -> ExitCode:
-        given.append(settings.step_s)
-        return ExitCode.DONE
-
-    monkeypatch.setattr("nettop.doctor.command.run_doctor", run_doctor)
+    monkeypatch.setattr(
+        "nettop.doctor.command.run_doctor",
+        lambda settings, *_: given.append(settings.step_s) or ExitCode.DONE,
+    )
     assert run(["doctor"]) == run(["doctor", "--timeout", "300"]) == ExitCode.DONE
     assert given == [90, 300]
     assert run(["doctor", "--timeout", "0"]) == ExitCode.USAGE
@@ -678,7 +653,6 @@ def test_every_step_has_the_time_allowed(monkeypatch: pytest.MonkeyPatch) -> Non
     assert allowed == {300}
 
 
-SYSFS = "30 20 0:7 / /sys rw - sysfs sysfs rw\n"
 TRACEFS = "31 30 0:8 / /sys/kernel/tracing rw - tracefs tracefs rw\n"
 OVER_BTF = "32 30 0:9 / /sys/kernel/btf rw - tmpfs tmpfs rw\n"
 
@@ -792,18 +766,12 @@ def test_paths_of_this_host_alone_are_replaced() -> None:
 
 
 @pytest.mark.parametrize(
-    "kept", ["/usr/lib/python3/dist-packages/bcc", "tp_btf/tcp_probe", "/var/cache/nettop", "/ x"]
-)
-def test_paths_of_every_host_stay(kept: str) -> None:
-    """They say nothing about this one."""
-    assert ReportRedactor({}).text(kept) == kept
-
-
-@pytest.mark.parametrize(
-    "kept", ["6.18.44", "12:34:56", "bpf_prog::x", "0.26.0 (LLVM 14)", "[    0.1] a:b", "127.0.0.1", "::1"]
-)
-def test_non_addresses_stay(kept: str) -> None:
-    """Versions, times and the like are not redacted."""
+    "kept",
+    ["/usr/lib/python3/dist-packages/bcc", "tp_btf/tcp_probe", "/var/cache/nettop", "/ x", "6.18.44", "12:34:56",
+     "bpf_prog::x", "0.26.0 (LLVM 14)", "[    0.1] a:b", "127.0.0.1", "::1"],
+)  # fmt: skip
+def test_words_of_every_host_stay(kept: str) -> None:
+    """Paths that exist everywhere, versions, times and loopback addresses are not redacted."""
     assert ReportRedactor({}).text(kept) == kept
 
 
@@ -887,9 +855,13 @@ def test_a_bundle_that_cannot_be_written() -> None:
         run_doctor(settings, lambda _: Scripted(steps([])), io.StringIO(), FullDisk())
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 @pytest.mark.parametrize(
-    ("words", "is_answering"), [(["doctor", "--no-traffic"], True), (["check"], True), (["--table"], False)]
+    ("words", "is_answering", "number"),
+    [
+        (["doctor", "--no-traffic"], True, signal.SIGINT),
+        (["check"], True, signal.SIGTERM),
+        (["--table"], False, signal.SIGHUP),
+    ],
 )
 def test_interrupted(
     words: list[str], is_answering: bool, number: int, monkeypatch: pytest.MonkeyPatch

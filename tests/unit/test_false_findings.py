@@ -634,6 +634,10 @@ def test_a_relay_that_cannot_send_on(onward: Row, kind: str | None) -> None:
         now = sends if is_late and second < 4 else stuck
         rows = readings.sockets([reads_not, now], [reads_not, sends])
     assert cause_of(rows, "data unread") == kind
+    if kind is not None:
+        assert (
+            next(row for row in rows if row["kind"] == kind)["lasted"] >= 40 * SECOND
+        )  # as old as its effect
 
 
 # --- over time ----------------------------------------------------------------------------------------------------

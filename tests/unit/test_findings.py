@@ -17,7 +17,7 @@ from nettop.kernel.host.facts import Host
 from nettop.probes.findings.cpus import read_cpus
 from nettop.probes.findings.interrupts import DeviceQueue, Interrupts
 from nettop.query.filter import parse_filter
-from nettop.query.finding_tracker import KEPT_S, FindingTracker, _explain, _rank, _Tracked, _values
+from nettop.query.finding_tracker import KEPT_S, FindingTracker
 from nettop.query.findings import GROUPS_MAX, Finding, find, parsed_rules, threshold
 from nettop.query.found import causes_of
 from nettop.query.place import Place
@@ -905,50 +905,6 @@ def test_kinds_have_one_meaning_each() -> None:
             if cause not in seen:
                 seen.add(cause)
                 following += explained_by[cause]
-
-
-CAUSES = [
-    (cause, rule) for _, _, rule in ALL_RULES for cause in (*rule.explained_by, *rule.explained_in_process)
-]
-
-
-@pytest.mark.parametrize(("cause", "effect"), CAUSES, ids=[f"{cause}: {rule.name}" for cause, rule in CAUSES])
-def test_a_cause_is_as_severe_as_what_it_explains(cause: str, effect: Rule) -> None:
-    """It takes the place of the worst finding that it explains, and is as old as that: a problem stays one, at its
-    rank, and the strip shows it."""
-    rules = {rule.name: rule for _, _, rule in ALL_RULES}
-    place = Place(
-        frozenset({7}),
-        frozenset({1}),
-        programs=frozenset({("x",)}),
-        namespaces=frozenset({1}),
-        is_outbound=True,
-    )
-    order = {name: at for at, name in enumerate(rules)}
-    hour_ns = 3_600_000_000_000
-
-    def tracked(rule: Rule, age_ns: int) -> _Tracked:
-        says = {"sentence": rule.name, "advice": "", "view": "", "filter": "", "table": ""}
-        unknown = {"process": None, "port": None, "lasted_ns": 0, "silent_ns": 0, "keys": np.zeros(0)}
-        finding = Finding(rule, order[rule.name], rows=1, place=place, **says, **unknown)  # type: ignore[arg-type]
-        first_ns = hour_ns - age_ns
-        return _Tracked(finding, first_ns, hour_ns, order[rule.name], first_ns, first_ns)
-
-    pair = tracked(effect, 60_000_000_000), tracked(rules[cause], 59_000_000_000)
-    _explain(pair, dict)
-    follows, first = pair if pair[0].cause is not None else pair[::-1]
-    assert (follows.cause, first.cause) == (first, None)  # never both
-    assert first is pair[1] or effect.name in rules[cause].explained_by
-    ranked = sorted(pair, key=lambda each: _rank(each, hour_ns))
-    assert ranked == [first, follows]
-    shown = _values(1, first, hour_ns)
-    severities = list(Severity)
-    assert severities.index(Severity(shown["severity"])) == min(
-        severities.index(each.finding.rule.severity) for each in pair
-    )
-    assert _rank(first, hour_ns)[:3] <= _rank(replace(follows, cause=None), hour_ns)[:3]
-    assert shown["lasted"] == 60_000_000_000
-    assert shown["since"] == hour_ns - 60_000_000_000
 
 
 def test_a_silent_next_hop_is_the_cause() -> None:

@@ -146,13 +146,6 @@ def test_a_histogram_that_counts_nothing_has_no_quantile() -> None:
     assert BUCKETS.quantiles(counts, 0.5)[1] == standing_for(5 * MS)
 
 
-@given(st.lists(SAMPLES, min_size=1, max_size=4))
-def test_merged_histograms_are_the_histogram_of_all(parts: list[list[int]]) -> None:
-    """Merged histograms are exact, and so is the sum over CPUs."""
-    whole = [number for part in parts for number in part]
-    assert np.sum([counted(part) for part in parts], axis=0).tolist() == counted(whole).tolist()
-
-
 def test_text_of_a_histogram() -> None:
     """The text has a word for each bucket; the last one has no upper bound."""
     assert histogram_text([(4096, 4352, 12), (1 << 34, None, 1)]) == "4096-4352:12 17179869184-:1"
@@ -355,7 +348,7 @@ def test_filtered_by_a_quantile(text: str, passing: list[int]) -> None:
     assert view_of(THREE, filter_text=text).order.tolist() == passing
 
 
-@pytest.mark.parametrize("op", ["=", "!=", ">", "<=", "~", "!~"])
+@pytest.mark.parametrize("op", ["=", "!~"])
 def test_a_histogram_cannot_be_compared(op: str) -> None:
     """The error says what it is and names what can be compared."""
     with pytest.raises(UsageError, match="wait is a histogram") as caught:
@@ -467,11 +460,6 @@ def test_table() -> None:
     assert lines[2].startswith("       –  ")
 
 
-def test_programs_are_given_the_whole_histogram() -> None:
-    """Without --columns, CSV and JSON Lines have the histogram beside its quantiles."""
-    assert {"wait", "p50", "p99", "max"} <= {*whole_columns(WAITS)}
-
-
 def test_logged_lines() -> None:
     """A quantile has its unit; a chosen histogram is one word."""
     view = view_of(THREE)
@@ -548,11 +536,6 @@ def test_a_histogram_shows_its_interval() -> None:
     before, now = counted([100] * 5), counted([100] * 5 + [9_900 * MS])
     ((text, _),) = drawn([{"wait": now}], before=[{"wait": before}], deltas=True)
     assert text == "█".rjust(24)
-
-
-def test_a_quantile_has_its_unit() -> None:
-    """A quantile has a unit, as any duration."""
-    assert [text.strip() for text, _ in drawn(THREE, "p99")] == ["20.4 ms", "–", "5.1 ms"]
 
 
 def test_a_histogram_gets_narrower_but_not_than_its_title() -> None:

@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nettop.errors import UsageError
-from nettop.query.query import parse_sort, screen_query, text_query
+from nettop.query.query import parse_sort
 from nettop.query.times import rfc3339
 from nettop.query.view import View
 from nettop.snapshots.connections import DIRECTIONS, SOCKETS, STATES
@@ -25,8 +25,6 @@ from nettop.snapshots.snapshot import Frame, Snapshot
 from tests.unit.build import (
     Row,
     address_pair,
-    big_frame,
-    example_frame,
     example_rows,
     make_frame,
     make_hooks,
@@ -80,17 +78,6 @@ def test_a_rate_is_the_difference_over_the_measured_time(
     pairs = zip(all_values(view, "bytes_sent_per_s"), all_values(differences, "bytes_sent"), strict=True)
     for rate, difference in pairs:
         assert rate == (None if difference is None else pytest.approx(difference / elapsed_s))
-
-
-@given(keyed_rows, keyed_rows)
-def test_a_new_counter_counts_whole_in_its_first_interval(now: list[Row], before: list[Row]) -> None:
-    """If a table's counters begin at zero, a new row's growth is its total, so that shares add up."""
-    view = make_view(make_frame(now, before, table=FROM_ZERO), all_rows=True, deltas=True)
-    rows_before = by_id(before)
-    rows_now = by_id(now)
-    for key, value in zip(view.raw("id").tolist(), all_values(view, "bytes_sent"), strict=True):
-        if key not in rows_before:
-            assert value == rows_now[key]["bytes_sent"]
 
 
 def test_a_counter_that_appears_late_has_no_first_interval() -> None:
@@ -264,14 +251,6 @@ def test_without_an_earlier_snapshot_nothing_is_new_or_gone() -> None:
     assert not view.gone.any()
 
 
-@pytest.mark.parametrize("carried", [(), (("start_ns", "u8"), ("comm", "S16"))])
-def test_columns_that_a_probe_carries_along_change_nothing(carried: Any) -> None:
-    """A wider row gives the same values."""
-    plain, wide = (make_view(example_frame(40, carried=c), closed=True, gone=True) for c in ((), carried))
-    for name in SOCKETS.names:
-        assert all_values(plain, name) == all_values(wide, name)
-
-
 # --- order --------------------------------------------------------------------------------------------------
 
 SORTS = [
@@ -358,13 +337,6 @@ def test_a_rate_is_the_same_whatever_was_computed_before() -> None:
         view = View(frame, last.query, last=last)
         rates.append([view.values(name, np.arange(view.size)) for name in order][-1])
     assert rates == [[10.0, 10.0]] * 2
-
-
-def test_a_table_opens_as_it_is_declared() -> None:
-    """Screens show differences and closing rows, text shows totals."""
-    screen, text = screen_query(SOCKETS), text_query(SOCKETS)
-    assert (str(screen.sort), screen.deltas, screen.closed) == (SOCKETS.sort, True, True)
-    assert (str(text.sort), text.deltas, text.closed) == (SOCKETS.text_sort, False, False)
 
 
 def test_an_unknown_sort_field_is_a_usage_error() -> None:
@@ -467,14 +439,3 @@ def test_times_are_utc_to_the_microsecond(wall_ns: int) -> None:
 
 
 # --- size ---------------------------------------------------------------------------------------------------
-
-
-def test_a_large_table_is_ordered_like_a_small_one() -> None:
-    """20,000 rows with churn: every row shown once, rates falling, unknown behind them."""
-    view = make_view(big_frame(20_000), "", "-bytes_sent_per_s", all_rows=True, closed=True, gone=True)
-    assert sorted(view.order.tolist()) == list(range(view.size))
-    rates = view.values("bytes_sent_per_s", view.order)
-    present = [rate for rate in rates if rate is not None]
-    assert present == sorted(present, reverse=True)
-    assert rates[: len(present)] == present
-    assert view.gone.sum() == view.appeared.sum() == 200
