@@ -13,14 +13,11 @@ from hypothesis import strategies as st
 
 from nettop.formats.cells import join_rows, only_where, take_texts
 from nettop.formats.jsonl import JsonLines
-from nettop.output.log_lines import TextLines
-from nettop.output.table import whole_columns, word
+from nettop.output.table import whole_columns
 from nettop.query.query import text_query
-from nettop.query.units import UNKNOWN, human, human_spread
 from nettop.query.view import View
 from nettop.snapshots.arrays import distinct_rows
 from nettop.snapshots.connections import EVENT_KINDS, EVENTS, REASONS
-from nettop.snapshots.hooks import NOT_AVAILABLE
 from nettop.snapshots.safe_text import safe_text
 from nettop.snapshots.schema import Field, Kind
 from nettop.snapshots.snapshot import Frame
@@ -83,71 +80,6 @@ def test_json_lines_have_the_values(rows: list[Row], missing: set[str]) -> None:
         for row in values
     ]
     assert JsonLines(columns)(view).splitlines() == expected
-
-
-@given(_events, _missing)
-def test_named_columns_have_the_values(rows: list[Row], missing: set[str]) -> None:
-    """With --columns, each value is one word."""
-    view = _view(rows, missing)
-    columns = tuple(name for name in whole_columns(EVENTS) if name != "time")
-    times = view.values("time", view.order)
-    values = zip(*(view.values(name, view.order) for name in columns), strict=True)
-
-    def cell(name: str, value: Any) -> str:
-        if value is None:
-            return NOT_AVAILABLE if name in view.missing else UNKNOWN
-        return word(value) if isinstance(value, str) else str(value)
-
-    expected = [
-        f"{time}  event  "
-        + "".join(f"  {name}={cell(name, value)}" for name, value in zip(columns, row, strict=True))
-        for time, row in zip(times, values, strict=True)
-    ]
-    assert TextLines("connections", EVENTS, "event", columns).lines(view, view.order).splitlines() == expected
-
-
-def _line(view: View, at: int) -> str:
-    """Return the line of one event, value by value."""
-    value = {name: view.values(name, np.array([at]))[0] for name in EVENTS.names}
-
-    def text(name: str) -> Any:
-        blank = NOT_AVAILABLE if name in view.missing else UNKNOWN
-        return blank if value[name] is None else value[name]
-
-    def amount(name: str, label: str, written: str | None) -> str:
-        if name in view.missing:
-            return f"  {label} {NOT_AVAILABLE}"
-        return "" if value[name] is None else f"  {label} {written}"
-
-    def size(name: str) -> str:
-        return f"{value[name] or 0:,} B"
-
-    owner = f"{word(str(text('process')))}[{text('pid')}]"
-    if value["pid"] is None and not {"process", "pid"} & view.missing.keys():
-        owner = "(unattributed)"
-    namespace = "" if value["netns"] is None else f"  netns {value['namespace'] or value['netns']}"
-    if {"netns", "namespace"} & view.missing.keys():
-        namespace = f"  netns {NOT_AVAILABLE}"
-    ends = f"{text('local')} → {text('remote')}"
-    begin = f"{text('time')}  {text('event'):7}  {text('reason'):15}  {owner:22}  {ends:45}{namespace}"
-    if value["event"] in ("connect", "accept"):
-        return begin + amount("handshake_us", "handshake", human(value["handshake_us"], "us"))
-    return "".join([
-        begin,
-        amount("duration_us", "after", human(value["duration_us"], "us")),
-        amount("bytes_sent", "sent", size("bytes_sent")),
-        amount("bytes_received", "received", size("bytes_received")),
-        amount("retransmits", "retransmits", human(value["retransmits"], "packets")),
-        amount("rtt_us", "rtt", human_spread(value["rtt_us"], value["rtt_var_us"], "us")),
-    ])  # fmt: skip
-
-
-@given(_events, _missing)
-def test_readable_lines_have_the_values(rows: list[Row], missing: set[str]) -> None:
-    """A readable line has the event, owner, ends and amounts of its own row."""
-    view = _view(rows, missing)
-    expected = [_line(view, at) for at in view.order.tolist()]
-    assert TextLines("connections", EVENTS, "event").lines(view, view.order).split("\n")[:-1] == expected
 
 
 def test_joined_cells() -> None:

@@ -209,19 +209,6 @@ def test_no_route(name: str, expected: dict[str, str]) -> None:
     assert severities(after(1, (COUNTERS, [counter], [counter | {"packets": 8}]))) == expected
 
 
-@pytest.mark.parametrize(("reason", "cause"), [("refused", None), ("network unreachable", "connects fail")])
-def test_connects_that_fail_beside_packets_without_a_route(reason: str, cause: str | None) -> None:
-    """They are the same only if there is no route for them."""
-    failed = FAILED | {"reason": reason, "remote_address": "198.51.100.9"}
-    counter = {"name": "IpOutNoRoutes", "netns": 1, "packets": 5}
-    rows = after(
-        3,
-        (FAILURES, [failed], [failed | {"failed": 9, "failures": 9}]),
-        (COUNTERS, [counter], [counter | {"packets": 15}]),
-    )
-    assert cause_of(rows, "no route") == cause
-
-
 def test_many_connections_that_open_and_stay() -> None:
     """They are not short."""
     group = {"group": "pushd", "pid": 4, "opened": 0, "closed": 0}
@@ -275,35 +262,115 @@ def cause_of(rows: list[Row], kind: str) -> str | None:
 
 
 WEB: Row = SERVED | {"process": "webapp", "pid": 20, "port": 8080, "usual_p99": 800_000}
+STUCK_WEB = WEB | {"process": "payapi", "pid": 10, "netns": 11}
+SLOW_WEB = WEB | {"id": 2, "speed": "slower", "recent_p99": SECOND}
+FULL = LISTENER | {"accept_queue": 11, "local_port": 8080, "local_address": "0.0.0.0", "netns": 11}
+FAILED_HERE: Row = FAILED | {"direction": "inbound", "reason": "timed out", "port": 8080, "process": "webapp",
+                             "remote_address": "10.1.2.3"}  # fmt: skip
+FAILS: Row = {"failed": 20, "failures": 20}
+HTTPS = SERVED | {"port": 443, "usual_p99": 800_000}
+USED_HTTPS = HTTPS | {"id": 2, "side": "used", "process": "billing", "pid": 20}
+ON_LOOPBACK: Row = {"state": "ESTABLISHED", "local_address": "127.0.0.1", "remote_address": "127.0.0.1"}
+UNREAD_THERE = UNREAD | ON_LOOPBACK | {"id": 1, "netns": 11, "local_port": 7000, "remote_port": 50_000}
+SENDS = BEFORE | ON_LOOPBACK | {"id": 2, "process": "ordersvc", "pid": 20, "send_queue": 9_000, "local_port": 50_001,
+                                "remote_port": 7000}  # fmt: skip
+ELSEWHERE = FAILED | {"remote_address": "198.51.100.9"}
+LOST: Row = {"id": 1, "reason": "SOCKET_RCVBUFF", "severity": "trouble", "meaning": "full", "netns": 1, "packets": 0,
+             "port": 443, "process": "nginx", "protocol": "TCP"}  # fmt: skip
+CPU_1: Row = {
+    "id": 1,
+    "cpu": 1,
+    "softirq_ns": 0,
+    "elsewhere_ns": 0,
+    "processed": 0,
+    "squeezed": 0,
+    "dropped": 0,
+}
+CPU_0 = CPU_1 | {"id": 0, "cpu": 0}
+MPV: Row = {**BEFORE, "process": "mpv", "direction": "outbound", "state": "ESTABLISHED", "receive_queue": 90_000,
+            "local_port": 40_000, "remote_port": 443, "remote_address": "198.51.100.9", "netns": 1}  # fmt: skip
+POLICY: Row = {"id": 1, "affects": "all", "action": "drop", "counted": "no", "netns": 1, "table": "filter",
+               "chain": "input", "hook": "input", "comment": "policy", "family": "ip"}  # fmt: skip
+RULE: Row = {"id": 1, "affects": "port", "action": "drop", "counted": "yes", "netns": 1, "table": "filter",
+             "chain": "input", "hook": "input", "family": "ip", "protocol": "tcp", "port": 443,
+             "packets": 0}  # fmt: skip
+COUNTER: Row = {"id": 1, "netns": 1, "packets": 5}
+SYN: Row = {**BEFORE, "state": "SYN_SENT", "lost": 1, "remote_port": 443}
+UNHEARD: Row = {**WAITING, "id": 8, "local_port": 7200, "netns": 1}
+PROXY: Row = {**LISTENER, "id": 7, "process": "proxyd", "pid": 9, "local_port": 7200, "netns": 1}
+USED_UP: Row = {**BEFORE, "id": 6, "process": "proxyd", "state": "ESTABLISHED", "local_port": 7300, "descriptor": 1023,
+                "descriptors_max": 1024}  # fmt: skip
+Changed = tuple[Table, Row, Row]
+"""A table, a row of it, and what is different in each reading."""
 
 
-@pytest.mark.parametrize(("netns", "cause"), [(22, None), (11, "stuck service")])
-def test_a_port_of_another_pod(netns: int, cause: str | None) -> None:
-    """All pods may listen on the same port."""
-    stuck = WEB | {"process": "payapi", "pid": 10, "netns": 11}
-    slow = WEB | {"id": 2, "netns": netns, "speed": "slower", "recent_p99": SECOND}
-    rows = after(6, (SERVICES, [stuck, slow], [stuck, slow | {"answers": 60}]))
-    assert cause_of(rows, "slow service") == cause
-
-
-@pytest.mark.parametrize(("netns", "cause"), [(22, None), (11, "accept queue full")])
-def test_a_full_listener_of_another_pod(netns: int, cause: str | None) -> None:
-    """It drops no connects to this one."""
-    full = LISTENER | {"accept_queue": 11, "local_port": 8080, "local_address": "0.0.0.0", "netns": 11}
-    failed = {"direction": "inbound", "reason": "timed out", "port": 8080, "netns": netns, "process": "webapp",
-              "remote_address": "10.1.2.3", "failed": 0, "failures": 0}  # fmt: skip
-    failing = failed | {"failed": 20, "failures": 20}
-    rows = after(1, (SOCKETS, [full], [full]), (FAILURES, [failed], [failing]))
-    assert cause_of(rows, "connects here fail") == cause
-
-
-@pytest.mark.parametrize(("address", "cause"), [("203.0.113.50", None), ("127.0.0.1", "stuck service")])
-def test_a_service_of_another_host(address: str, cause: str | None) -> None:
-    """One with the same port here is not what a process waits for."""
-    here = SERVED | {"port": 443, "usual_p99": 800_000}
-    used = here | {"id": 2, "side": "used", "process": "billing", "pid": 20, "address": address}
-    rows = after(3, (SERVICES, [here, used], [here, used]))
-    assert cause_of(rows, "waiting for a service") == cause
+@pytest.mark.parametrize(
+    ("kind", "cause", "changes"),
+    [
+        # All pods may listen on the same port.
+        ("slow service", None, [(SERVICES, STUCK_WEB, {}), (SERVICES, SLOW_WEB | {"netns": 22}, {"answers": 60})]),
+        ("slow service", "stuck service",
+         [(SERVICES, STUCK_WEB, {}), (SERVICES, SLOW_WEB | {"netns": 11}, {"answers": 60})]),
+        # The full listener of one drops no connects to another.
+        ("connects here fail", None, [(SOCKETS, FULL, {}), (FAILURES, FAILED_HERE | {"netns": 22}, FAILS)]),
+        ("connects here fail", "accept queue full",
+         [(SOCKETS, FULL, {}), (FAILURES, FAILED_HERE | {"netns": 11}, FAILS)]),
+        # All have a loopback interface, and may use the same port of it.
+        ("send queue stuck", None,
+         [(SOCKETS, UNREAD_THERE, {}), (SOCKETS, SENDS | {"netns": 22}, {"busy_us": 1_000_000})]),
+        ("send queue stuck", "data unread",
+         [(SOCKETS, UNREAD_THERE, {}), (SOCKETS, SENDS | {"netns": 11}, {"busy_us": 1_000_000})]),
+        # A service here with the same port is not what a process waits for at another host.
+        ("waiting for a service", None,
+         [(SERVICES, HTTPS, {}), (SERVICES, USED_HTTPS | {"address": "203.0.113.50"}, {})]),
+        ("waiting for a service", "stuck service",
+         [(SERVICES, HTTPS, {}), (SERVICES, USED_HTTPS | {"address": "127.0.0.1"}, {})]),
+        # Connects to the same port elsewhere do not explain what a listener here loses.
+        ("losing packets", None, [(FAILURES, ELSEWHERE | {"reason": "refused"}, FAILS),
+                                  (PACKETS, LOST | {"reason": "TCP_OFO_QUEUE_PRUNE"}, {"packets": 900})]),
+        # They lack a route only if that is why they fail.
+        ("no route", None, [(FAILURES, ELSEWHERE | {"reason": "refused"}, FAILS),
+                            (COUNTERS, COUNTER | {"name": "IpOutNoRoutes"}, {"packets": 15})]),
+        ("no route", "connects fail", [(FAILURES, ELSEWHERE | {"reason": "network unreachable"}, FAILS),
+                                       (COUNTERS, COUNTER | {"name": "IpOutNoRoutes"}, {"packets": 15})]),
+        # What another CPU drops does not explain that packets wait for this one.
+        ("squeezed", "backlog drops", [(CPUS, CPU_0, {}), (CPUS, CPU_1, {"squeezed": 900, "dropped": 900})]),
+        ("squeezed", None, [(CPUS, CPU_0, {"squeezed": 900}), (CPUS, CPU_1, {"dropped": 900})]),
+        # Packets of a client that does not read are dropped because of it; those of a server at the port are not.
+        ("losing packets", "data unread",
+         [(SOCKETS, MPV, {}), (PACKETS, LOST | {"port": 40_000, "process": "mpv"}, {"packets": 900})]),
+        ("losing packets", None, [(SOCKETS, MPV, {}), (PACKETS, LOST, {"packets": 900})]),
+        # A policy that counts nothing explains drops by netfilter only.
+        ("BPF drops", None, [(PACKETS, LOST | {"reason": "XDP"}, {"packets": 40}), (FIREWALL, POLICY, {})]),
+        ("firewall drops", "firewall may drop others",
+         [(PACKETS, LOST | {"reason": "NETFILTER_DROP"}, {"packets": 40}), (FIREWALL, POLICY, {})]),
+        # What a rule drops of those that scan this host says nothing of connects to the same port elsewhere.
+        ("connects unanswered", None,
+         [(SOCKETS, SYN | {"direction": "outbound"}, {}), (FIREWALL, RULE, {"packets": 30})]),
+        ("connects unanswered", None,
+         [(SOCKETS, SYN | {"direction": "outbound?"}, {}), (FIREWALL, RULE, {"packets": 30})]),
+        # A counter of packets that the drops show is part of them, unless it counts another protocol.
+        ("datagrams dropped", "losing packets",
+         [(PACKETS, LOST | {"protocol": "udp"}, {"packets": 900}),
+          (COUNTERS, COUNTER | {"name": "UdpRcvbufErrors"}, {"packets": 905})]),
+        ("connections dropped", None,
+         [(PACKETS, LOST | {"protocol": "udp"}, {"packets": 900}),
+          (COUNTERS, COUNTER | {"name": "TcpExtListenOverflows"}, {"packets": 905})]),
+        # Without descriptors a process does not accept, though its queue has room; another one does.
+        ("never accepts", "no descriptors left",
+         [(SOCKETS, UNHEARD, {}), (SOCKETS, PROXY, {}), (SOCKETS, USED_UP | {"pid": 9}, {})]),
+        ("never accepts", None, [(SOCKETS, UNHEARD, {}), (SOCKETS, PROXY, {}), (SOCKETS, USED_UP | {"pid": 8}, {})]),
+    ],
+)  # fmt: skip
+def test_causes(kind: str, cause: str | None, changes: list[Changed]) -> None:
+    """A finding is the cause of another one only if both are about the same place."""
+    tables = {table.name: table for table, _, _ in changes}
+    rows = {name: [(row, row | new) for of, row, new in changes if of.name == name] for name in tables}
+    each = (
+        (table, [row for row, _ in rows[name]], [row for _, row in rows[name]])
+        for name, table in tables.items()
+    )
+    assert cause_of(after(6, *each), kind) == cause
 
 
 @pytest.mark.parametrize(
@@ -352,30 +419,6 @@ def test_who_resets_connections(direction: str, target: str, peer: str, cause: s
     assert cause_of(rows, "connections reset") == cause
 
 
-@pytest.mark.parametrize(("netns", "cause"), [(22, None), (11, "data unread")])
-def test_the_loopback_interface_of_another_pod(netns: int, cause: str | None) -> None:
-    """All pods have one, and may use the same port of it."""
-    loopback = {"state": "ESTABLISHED", "local_address": "127.0.0.1", "remote_address": "127.0.0.1"}
-    unread = UNREAD | loopback | {"id": 1, "netns": 11, "local_port": 7000, "remote_port": 50_000}
-    sends = BEFORE | loopback | {"id": 2, "netns": netns, "process": "ordersvc", "pid": 20, "send_queue": 9_000,
-                                 "local_port": 50_001, "remote_port": 7000}  # fmt: skip
-    rows = after(2, (SOCKETS, [unread, sends], [unread, sends | {"busy_us": 1_000_000}]))
-    assert cause_of(rows, "send queue stuck") == cause
-
-
-def test_connects_to_the_same_port_elsewhere() -> None:
-    """They do not explain what a listener here loses."""
-    failed = FAILED | {"reason": "refused", "remote_address": "198.51.100.9"}
-    lost = {"id": 1, "reason": "TCP_OFO_QUEUE_PRUNE", "severity": "trouble", "meaning": "out of memory", "netns": 1,
-            "port": 443, "process": "nginx", "interface": "eth0", "protocol": "TCP", "packets": 0}  # fmt: skip
-    rows = after(
-        3,
-        (FAILURES, [failed], [failed | {"failed": 5, "failures": 5}]),
-        (PACKETS, [lost], [lost | {"packets": 900}]),
-    )
-    assert cause_of(rows, "losing packets") is None
-
-
 @pytest.mark.parametrize(
     ("reason", "kind", "cause"),
     [("CPU_BACKLOG", "backlog full", "backlog drops"), ("FULL_RING", "losing packets", None)],
@@ -394,61 +437,6 @@ def test_packets_that_a_cpu_drops(reason: str, kind: str, cause: str | None) -> 
     )
     assert cause_of(rows, kind) == cause
     assert cause_of(rows, "interface drops") == (cause or kind)
-
-
-@pytest.mark.parametrize(("cpu", "cause"), [(1, "backlog drops"), (0, None)])
-def test_what_another_cpu_drops_is_no_cause(cpu: int, cause: str | None) -> None:
-    """It does not explain that packets wait for this one."""
-    before = [
-        {
-            "id": each,
-            "cpu": each,
-            "softirq_ns": 0,
-            "elsewhere_ns": 0,
-            "processed": 0,
-            "squeezed": 0,
-            "dropped": 0,
-        }
-        for each in range(2)
-    ]
-    now = [each | {"squeezed": 900 * (each["cpu"] == cpu), "dropped": 900 * each["cpu"]} for each in before]
-    assert cause_of(after(3, (CPUS, before, now)), "squeezed") == cause
-
-
-@pytest.mark.parametrize(("process", "cause"), [("mpv", "data unread"), ("nginx", None)])
-def test_packets_of_a_client_that_does_not_read(process: str, cause: str | None) -> None:
-    """Its own are dropped because of it; those of a server at the same port are not."""
-    unread = {**BEFORE, "process": "mpv", "direction": "outbound", "state": "ESTABLISHED", "receive_queue": 90_000,
-              "local_port": 40_000, "remote_port": 443, "remote_address": "198.51.100.9", "netns": 1}  # fmt: skip
-    lost = {"id": 1, "reason": "SOCKET_RCVBUFF", "severity": "trouble", "meaning": "full", "netns": 1, "packets": 0,
-            "port": 40_000 if process == "mpv" else 443, "process": process, "protocol": "TCP"}  # fmt: skip
-    rows = after(2, (SOCKETS, [unread], [unread]), (PACKETS, [lost], [lost | {"packets": 900}]))
-    assert cause_of(rows, "losing packets") == cause
-
-
-@pytest.mark.parametrize(("reason", "cause"), [("XDP", None), ("NETFILTER_DROP", "firewall may drop others")])
-def test_nftables_does_not_drop_what_a_program_drops(reason: str, cause: str | None) -> None:
-    """A policy that counts nothing may be the cause of drops by netfilter only."""
-    dropped = {"id": 1, "reason": reason, "meaning": "a program", "severity": "refused", "netns": 1, "port": 443,
-               "process": "nginx", "interface": "eth0", "protocol": "TCP", "packets": 0}  # fmt: skip
-    policy = {"id": 1, "affects": "all", "action": "drop", "counted": "no", "netns": 1, "table": "filter",
-              "chain": "input", "hook": "input", "comment": "policy", "family": "ip"}  # fmt: skip
-    rows = after(1, (PACKETS, [dropped], [dropped | {"packets": 40}]), (FIREWALL, [policy], [policy]))
-    assert cause_of(rows, "firewall drops" if cause else "BPF drops") == cause
-
-
-RULE: Row = {"id": 1, "affects": "port", "action": "drop", "counted": "yes", "netns": 1, "table": "filter",
-             "chain": "input", "hook": "input", "family": "ip", "protocol": "tcp", "port": 443,
-             "packets": 0}  # fmt: skip
-
-
-@pytest.mark.parametrize("direction", ["outbound", "outbound?"])
-def test_a_firewall_drops_packets_of_others(direction: str) -> None:
-    """What it drops of those that scan this host says nothing of connects to the same port elsewhere, also of those
-    that are older than nettop."""
-    connecting = {**BEFORE, "state": "SYN_SENT", "lost": 1, "direction": direction, "remote_port": 443}
-    rows = after(2, (SOCKETS, [connecting], [connecting]), (FIREWALL, [RULE], [RULE | {"packets": 30}]))
-    assert cause_of(rows, "connects unanswered") is None
 
 
 def test_a_peer_that_receives_full_segments_of_another_connection() -> None:
@@ -486,26 +474,6 @@ def test_a_queue_drops_to_slow_tcp_down(reason: str, seconds: int, kinds: list[s
     }
     rows = after(seconds, (PACKETS, [dropped], [dropped | {"packets": 90}]))
     assert [row["kind"] for row in rows] == kinds
-
-
-@pytest.mark.parametrize(
-    ("name", "kind", "cause"),
-    [
-        ("UdpRcvbufErrors", "datagrams dropped", "losing packets"),
-        ("TcpExtListenOverflows", "connections dropped", None),
-    ],
-)
-def test_a_counter_of_packets_that_the_drops_show(name: str, kind: str, cause: str | None) -> None:
-    """It is no finding of its own, unless it counts those of another protocol."""
-    lost = {"id": 1, "reason": "SOCKET_RCVBUFF", "severity": "trouble", "meaning": "full", "netns": 1, "packets": 0,
-            "port": 8125, "process": "statsd", "protocol": "udp"}  # fmt: skip
-    counter = {"id": 1, "name": name, "netns": 1, "packets": 5}
-    rows = after(
-        1,
-        (PACKETS, [lost], [lost | {"packets": 900}]),
-        (COUNTERS, [counter], [counter | {"packets": 905}]),
-    )
-    assert cause_of(rows, kind) == cause
 
 
 @pytest.mark.parametrize(("pause", "is_deleted"), [(0, False), (8, False), (12, False), (1, True), (8, True)])
@@ -729,16 +697,6 @@ def test_a_service_that_accepts_nothing_while_it_waits() -> None:
     assert [(row["kind"], row["process"]) for row in rows if row["cause"] is None] == [
         ("stuck service", "backd")
     ]
-
-
-@pytest.mark.parametrize(("pid", "cause"), [(9, "no descriptors left"), (8, None)])
-def test_a_process_without_descriptors_does_not_accept(pid: int, cause: str | None) -> None:
-    """That is why connections wait in its queue, though that has room; those of another process do not."""
-    listens = {**LISTENER, "id": 7, "process": "proxyd", "pid": 9, "local_port": 7200, "netns": 1}
-    full = {**BEFORE, "id": 6, "pid": pid, "process": "proxyd", "state": "ESTABLISHED", "local_port": 7300,
-            "descriptor": 1023, "descriptors_max": 1024}  # fmt: skip
-    sockets = [{**WAITING, "id": 8, "local_port": 7200, "netns": 1}, listens, full]
-    assert cause_of(after(1, (SOCKETS, sockets, sockets)), "never accepts") == cause
 
 
 @pytest.mark.parametrize(("cgroup", "alone"), [("/web", {"backd"}), ("/other", {"frontd", "backd"})])
