@@ -13,12 +13,11 @@ from functools import partial
 from pathlib import Path
 from typing import BinaryIO, TextIO
 
-from nettop.diagnostics import Diagnostics
+from nettop.diagnostics import Diagnostics, StatusLine
 from nettop.engine.consumer import READING_WAIT_S, Consumer
 from nettop.engine.session import Session
 from nettop.errors import ExitCode, SourceFailed
 from nettop.output.lens_output import Exporter, lens_output
-from nettop.output.status_line import StatusLine
 from nettop.process.interrupts import Requests
 from nettop.query.filter import Filter, combined, parse_filter
 from nettop.query.query import text_query

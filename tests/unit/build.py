@@ -17,7 +17,9 @@ from nettop.process.clocks import boot_ns
 from nettop.query.filter import parse_filter
 from nettop.query.query import Query, parse_sort
 from nettop.query.view import View
+from nettop.snapshots.arrays import Array
 from nettop.snapshots.connections import APPLICATION, CONGESTION, PATH_LOSS, RECEIVER, SEND_BUFFER, SOCKETS
+from nettop.snapshots.histograms import Buckets
 from nettop.snapshots.hooks import NOT_AVAILABLE, HookStatus
 from nettop.snapshots.schema import Field, Kind, Table, row_dtype
 from nettop.snapshots.snapshot import Frame, Rows, Snapshot, TextTable, unknown_value
@@ -268,3 +270,9 @@ def _grown(row: Row, chance: random.Random, elapsed_s: float) -> Row:
     limit = PATH_LOSS if more["retransmits"] else limits[row["id"] % len(limits)]
     limited = {"limited_by": limit, "limited_share": 0.5 + row["id"] % 50 / 100} if limit else {}
     return row | {name: row[name] + by for name, by in more.items()} | limited
+
+
+def histogram_of(samples: Sequence[int], buckets: Buckets) -> Array:
+    """Return the histogram of these numbers."""
+    places = buckets.places(np.array(samples, np.float64))
+    return np.bincount(places.astype(np.intp), minlength=buckets.count).astype(np.uint64)

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 
 import pytest
@@ -18,53 +17,28 @@ from nettop.snapshots.bandwidth import LENS as BANDWIDTH
 from nettop.snapshots.connections import FAILURES, GROUPS, SOCKETS
 from nettop.snapshots.connections import LENS as CONNECTIONS
 from nettop.snapshots.drops import COUNTERS, PACKETS
-from nettop.snapshots.drops import LENS as DROPS
 from nettop.snapshots.findings import CPUS, FIREWALL
 from nettop.snapshots.findings import LENS as FINDINGS_LENS
-from nettop.snapshots.schema import Lens, Severity, Table
+from nettop.snapshots.schema import Severity, Table
 from nettop.snapshots.services import BUCKETS, SERVICES
 from nettop.snapshots.services import LENS as SERVICES_LENS
 from nettop.snapshots.snapshot import Frame, Snapshot
-from tests.unit.build import TAKEN_NS, WALL_NS, Row, make_frame
-from tests.unit.test_findings import BEFORE, GONE, LISTENER, NONE, UNREAD, WAITING, Readings, found, kinds
-from tests.unit.test_histograms import counted
-
-SECOND = 10**9
-LENS_OF: Mapping[str, Lens] = {
-    table.name: lens
-    for lens, table in ((CONNECTIONS, SOCKETS), (CONNECTIONS, FAILURES), (CONNECTIONS, GROUPS), (DROPS, COUNTERS),
-                        (DROPS, PACKETS), (BANDWIDTH, INTERFACES), (SERVICES_LENS, SERVICES), (FINDINGS_LENS, CPUS),
-                        (FINDINGS_LENS, FIREWALL))
-}  # fmt: skip
-
-
-def after(seconds: int, *changes: tuple[Table, list[Row], list[Row]]) -> list[Row]:
-    """Return the findings after so many seconds in which tables changed from the first rows to the second each time."""
-    readings, rows = Readings(), []
-    for _ in range(seconds):
-        frames: dict[str, tuple[Lens, Frame]] = {}
-        for table, before, now in changes:
-            lens = LENS_OF[table.name]
-            frame = make_frame(now, before, table=table, lens=lens.id)
-            frames[lens.id] = lens, merged(frames[lens.id][1], frame) if lens.id in frames else frame
-        rows = readings.add(*frames.values())
-    return rows
-
-
-def merged(first: Frame, second: Frame) -> Frame:
-    """Return one frame with the tables of both."""
-    assert first.before is not None
-    assert second.before is not None
-    return Frame(
-        replace(first.now, tables={**first.now.tables, **second.now.tables}),
-        replace(first.before, tables={**first.before.tables, **second.before.tables}),
-    )
-
-
-def severities(rows: list[Row]) -> dict[str, str]:
-    """Return the severity of each kind that nothing explains."""
-    return {row["kind"]: row["severity"] for row in rows if row["cause"] is None}
-
+from tests.builders.findings import (
+    BEFORE,
+    GONE,
+    LISTENER,
+    NONE,
+    SECOND,
+    UNREAD,
+    WAITING,
+    Readings,
+    after,
+    cause_of,
+    found,
+    kinds,
+    severities,
+)
+from tests.unit.build import TAKEN_NS, WALL_NS, Row, histogram_of, make_frame
 
 # --- services -----------------------------------------------------------------------------------------------------
 
@@ -108,7 +82,7 @@ def test_some_domains_are_always_broken(failed: int, kinds_found: dict[str, str]
 
 def test_one_slow_name_is_no_slow_server() -> None:
     """Another slow answer within ten seconds is."""
-    slow = make_frame([DNS | {"response": counted([600_000_000], BUCKETS), "answers": 1}], [DNS],
+    slow = make_frame([DNS | {"response": histogram_of([600_000_000], BUCKETS), "answers": 1}], [DNS],
                       table=SERVICES, lens="services")  # fmt: skip
     calm = make_frame([DNS], [DNS], table=SERVICES, lens="services")
     readings = Readings()
@@ -253,12 +227,6 @@ def test_shares_of_several_cpus_are_not_added_up() -> None:
 
 
 # --- causes -------------------------------------------------------------------------------------------------------
-
-
-def cause_of(rows: list[Row], kind: str) -> str | None:
-    """Return the kind of the cause of the only finding of a kind."""
-    (row,) = (row for row in rows if row["kind"] == kind)
-    return next((each["kind"] for each in rows if each["id"] == row["cause"]), None)
 
 
 WEB: Row = SERVED | {"process": "webapp", "pid": 20, "port": 8080, "usual_p99": 800_000}

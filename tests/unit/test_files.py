@@ -29,8 +29,8 @@ from nettop.reading import has_data, read_file
 from nettop.screens.export import write_new
 from nettop.serve.http.credentials import read_credentials
 from nettop.settings.serve import ServeSettings
-from tests.unit.children import DEADLINE_S, environment, ran, started
 from tests.builders.example_stacks import StackSource
+from tests.unit.children import DEADLINE_S, environment, ran, started
 from tests.unit.test_run import nettop
 
 # --- read -------------------------------------------------------------------------------------------------------

@@ -24,42 +24,14 @@ from tests.unit.build import Row, example_rows, make_frame, make_view
 NAMES = ("process", "container", "pid", "uid", "state", "local_address", "local_port", "remote_address", "remote_port",
          "rtt_us", "bytes_sent", "retransmits", "data_packets_sent")  # fmt: skip
 VALUES: list[tuple[Any, ...]] = [
-    (
-        "nginx",
-        "docker:ab12",
-        443,
-        0,
-        "ESTABLISHED",
-        "10.0.0.7",
-        443,
-        "203.0.113.255",
-        1812,
-        9_999,
-        2**53,
-        1,
-        100,
-    ),
+    ("nginx", "docker:ab12", 443, 0, "ESTABLISHED", "10.0.0.7", 443, "203.0.113.255", 1812, 9_999, 2**53, 1, 100),
     ("NGINX", None, 1812, 22, "LISTEN", "0.0.0.0", 22, "::", None, 10_000, 2**53 + 1, 5, 100),
-    (
-        "sshd",
-        "nginx.service",
-        22,
-        443,
-        "FIN_WAIT1",
-        "2001:db8::7",
-        443,
-        "fe80::443",
-        22,
-        10_001,
-        2**64 - 2,
-        0,
-        500,
-    ),
+    ("sshd", "nginx.service", 22, 443, "FIN_WAIT1", "2001:db8::7", 443, "fe80::443", 22, 10_001, 2**64 - 2, 0, 500),
     ("a b", "podman:443", 1, 1, "CLOSE", "::1", 0, "10.0.3.7", 443, 3_000_000, 0, 5, 0),
-    ('quo"te\\', None, 0, 1812, "CLOSE_WAIT", "192.168.1.1", 1, "10.0.0.7", 443, 0, 999999, None, 100),
+    ('quo"te\\', None, 0, 1812, "CLOSE_WAIT", "192.168.1.1", 1, "10.0.0.7", 443, 0, 999_999, None, 100),
     ("(sd-pam)", None, None, None, None, "10.0.3.7", None, "2001:db8::7", None, None, None, 5, None),
     (None, None, None, None, None, "::", None, "0.0.0.0", None, None, None, None, None),
-]
+]  # fmt: skip
 """Rows with unknown values, both families, texts with signs, and numbers beyond a float's precision."""
 ROWS = [dict(zip(NAMES, values, strict=True)) for values in VALUES]
 

@@ -18,7 +18,7 @@ from nettop.probes.findings.cpus import read_cpus
 from nettop.probes.findings.interrupts import DeviceQueue, Interrupts
 from nettop.query.filter import parse_filter
 from nettop.query.finding_tracker import KEPT_S, FindingTracker
-from nettop.query.findings import GROUPS_MAX, Finding, find, parsed_rules, threshold
+from nettop.query.findings import GROUPS_MAX, find, parsed_rules, threshold
 from nettop.query.found import causes_of
 from nettop.query.place import Place
 from nettop.query.query import screen_query
@@ -30,69 +30,36 @@ from nettop.snapshots.bandwidth import INTERFACES
 from nettop.snapshots.connections import FAILURES, SOCKETS
 from nettop.snapshots.connections import LENS as CONNECTIONS
 from nettop.snapshots.drops import COUNTERS, PACKETS
-from nettop.snapshots.drops import LENS as DROPS
 from nettop.snapshots.findings import CPUS, FINDINGS, FIREWALL, LATE, LIMITS, LOSSES
 from nettop.snapshots.findings import LENS as FINDINGS_LENS
 from nettop.snapshots.schema import Lens, Rule, Severity, Table
 from nettop.snapshots.services import BUCKETS, SERVICES
-from nettop.snapshots.snapshot import Frame, Rows, Snapshot, unknown_value
-from tests.unit.build import TAKEN_NS, WALL_NS, Row, example_rows, make_frame
-from tests.unit.test_histograms import counted
+from nettop.snapshots.snapshot import Frame, Snapshot, unknown_value
+from tests.builders.findings import (
+    BEFORE,
+    GONE,
+    LISTENER,
+    NONE,
+    STUCK,
+    UNREAD,
+    WAITING,
+    Readings,
+    after,
+    cause_of,
+    found,
+    kinds,
+    kinds_of,
+    listed,
+)
+from tests.unit.build import TAKEN_NS, WALL_NS, Row, example_rows, histogram_of, make_frame
 
 ALL_RULES = [(lens, table, rule) for lens in lenses() for table in lens.tables for rule in table.rules]
-LISTENER = {
-    "state": "LISTEN",
-    "accept_queue": 0,
-    "backlog": 10,
-    "syn_queue": 0,
-    "process": "payapi",
-    "pid": 7,
-    "remote_address": "0.0.0.0",
-}
-BEFORE: Row = {
-    "process": "reportd",
-    "pid": 25406,
-    "netns": 1,
-    "send_queue": 0,
-    "bytes_acked": 500,
-    "bytes_received": 300,
-    "bytes_sent": 100,
-    "busy_us": 0,
-    "retransmits": 0,
-    "spurious": 0,
-    "data_packets_sent": 0,
-    "drops": 3,
-    "cwnd": 10,
-    "packets_received": 0,
-    "mss": 1448,
-    "peer_window": 0,
-    "bytes_in_flight": 0,
-    "last_received_ms": 40_000,
-}
-WAITING = {**BEFORE, "process": None, "pid": None, "state": "ESTABLISHED", "last_sent_ms": 10_000}
-STUCK = {**BEFORE, "send_queue": 1, "busy_us": 950_000}
-GONE = {**STUCK, "peer_window": 9, "bytes_in_flight": 1, "last_received_ms": 2_000}
-UNREAD = {**BEFORE, "state": "ESTABLISHED", "receive_queue": 129_000}
 DATAGRAMS = {**BEFORE, "protocol": "udp", "state": "UNCONN", "drops": 2_803}
 RETRANSMITTING = {**BEFORE, "bytes_acked": 900, "retransmits": 10, "data_packets_sent": 500}
 BLACK_HOLE = {**BEFORE, "lost": 1, "cwnd": 1, "send_queue": 9_000, "packets_received": 1}
 
 SLOW = {"side": "served", "process": "webapp", "address": "0.0.0.0", "port": 7020, "recent_p99": 1_600_000_000,
-         "response": counted([1_500_000_000] * 9, BUCKETS)}  # fmt: skip
-NONE = counted([], BUCKETS)
-
-
-def found(
-    now: list[Row], before: list[Row] | None = None, elapsed_s: float = 1.0, table: Table = SOCKETS
-) -> list[Finding]:
-    """Return the findings of one reading."""
-    frame = make_frame(now, before, elapsed_s, table=table)
-    return list(find(parsed_rules(CONNECTIONS, table), frame))
-
-
-def kinds(findings: Iterable[Finding]) -> list[str]:
-    """Return the kinds of findings."""
-    return [finding.rule.name for finding in findings]
+         "response": histogram_of([1_500_000_000] * 9, BUCKETS)}  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -508,34 +475,6 @@ def test_findings_are_told_apart_by_what_they_are_about() -> None:
 # --- over time ----------------------------------------------------------------------------------------------------
 
 
-class Readings:
-    """Readings of one lens, a second apart, and the rows of findings after each."""
-
-    def __init__(self) -> None:
-        self.tracker = FindingTracker()
-        self.second = 0
-
-    def add(self, *frames: tuple[Lens, Frame]) -> list[Row]:
-        """Return the findings after one more second, in order of rank."""
-        self.second += 1
-        rows = self.tracker.update(frames, TAKEN_NS + self.second * 10**9, WALL_NS + self.second * 10**9)
-        return listed(rows)
-
-    def sockets(self, now: list[Row], before: list[Row] | None = None) -> list[Row]:
-        """Add a reading of the sockets."""
-        return self.add((CONNECTIONS, make_frame(now, now if before is None else before)))
-
-
-def listed(rows: Rows) -> list[Row]:
-    """Return all findings, also those that another one explains, by rank."""
-    frame = make_frame([], lens="findings", table=FINDINGS)
-    frame = replace(frame, now=replace(frame.now, tables={FINDINGS.name: rows}))
-    view = View(frame, replace(screen_query(FINDINGS), all_rows=True))
-    columns = (view.values(field.name, view.order) for field in FINDINGS.fields)
-    names = [field.name for field in FINDINGS.fields]
-    return [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
-
-
 def test_a_finding_is_raised_at_once_and_kept_for_a_while() -> None:
     """It keeps its ID and its beginning, which its row may know better; ten seconds after it was last seen, it is
     dropped."""
@@ -581,11 +520,6 @@ def test_a_connect_that_fails_again_is_a_finding() -> None:
         assert kinds_of(readings.add(once)) == kinds_found
 
 
-def kinds_of(rows: list[Row]) -> list[str]:
-    """Return the kinds of rows of findings."""
-    return [row["kind"] for row in rows]
-
-
 def test_a_frame_is_evaluated_once() -> None:
     """If its lens was not read again, its findings are still seen."""
     readings = Readings()
@@ -597,28 +531,15 @@ def test_a_frame_is_evaluated_once() -> None:
 
 def test_a_cause_explains_what_follows_from_it() -> None:
     """A full listener explains the failing connects to its port, and these are no finding of their own; connects to
-    another port are.
-    """
+    another port are."""
     full = LISTENER | {"accept_queue": 11, "local_port": 7003, "local_address": "10.0.0.2"}
     failure = {"direction": "outbound", "reason": "timed out", "process": "web", "remote_address": "10.0.0.2",
-               "failed": 9, "failures": 9}  # fmt: skip
-    before = [failure | {"port": port, "failed": 5, "failures": 5, "id": port} for port in (7003, 7004)]
-    now = [failure | {"port": port, "id": port} for port in (7003, 7004)]
-    frame = make_frame([full], [full])
-    failing = make_frame(now, before, table=FAILURES)
-    both = replace(frame, now=replace(frame.now, tables={**frame.now.tables, **failing.now.tables}))
-    assert failing.before is not None
-    assert frame.before is not None
-    both = replace(
-        both, before=replace(frame.before, tables={**frame.before.tables, **failing.before.tables})
-    )
-    readings = Readings()
-    readings.add((CONNECTIONS, both))
-    rows = readings.add((CONNECTIONS, both))
-    by_kind = {(row["kind"], row["filter"]): row for row in rows}
-    listener = next(row for row in rows if row["kind"] == "accept queue full")
+               "failed": 5, "failures": 5}  # fmt: skip
+    before = [failure | {"port": port, "id": port} for port in (7003, 7004)]
+    now = [row | {"failed": 9, "failures": 9} for row in before]
+    rows = after(2, (SOCKETS, [full], [full]), (FAILURES, before, now))
+    (listener,) = (row for row in rows if row["kind"] == "accept queue full")
     causes = {row["finding"].split(":")[1]: row["cause"] for row in rows if row["kind"] == "connects fail"}
-    assert len(by_kind) == 3
     assert causes == {"7003": listener["id"], "7004": None}
     assert listener["explains"] == "web cannot connect to 10.0.0.2:7003: timed out, 4/s"
 
@@ -675,24 +596,14 @@ def test_only_what_connects_can_reach_explains_that_they_fail(
     """A listener or a rule of this host does not make a connect to the same port of another host fail."""
     failure = {"direction": "outbound", "reason": "timed out", "process": "web", "port": 443, "netns": 1,
                "remote_address": target, "failed": 2, "failures": 2}  # fmt: skip
-    failing = make_frame([failure | {"failed": 9, "failures": 9}], [failure], table=FAILURES)
-    sockets = make_frame([ACCEPTED, *([] if listener is None else [listener])], table=SOCKETS)
-    both = replace(failing, now=replace(failing.now, tables={**failing.now.tables, **sockets.now.tables}))
-    dropping = (
-        []
-        if rule is None
-        else [
-            (
-                FINDINGS_LENS,
-                make_frame([rule | {"packets": 9}], [rule | {"packets": 5}], table=FIREWALL, lens="findings"),
-            )
-        ]
+    sockets = [ACCEPTED, *([] if listener is None else [listener])]
+    rows = after(
+        2,
+        (FAILURES, [failure], [failure | {"failed": 9, "failures": 9}]),
+        (SOCKETS, sockets, sockets),
+        *([] if rule is None else [(FIREWALL, [rule | {"packets": 5}], [rule | {"packets": 9}])]),
     )
-    readings = Readings()
-    readings.add((CONNECTIONS, both), *dropping)
-    rows = readings.add((CONNECTIONS, both), *dropping)
-    (failed,) = [row for row in rows if row["kind"] == "connects fail"]
-    assert (failed["cause"] is not None) == is_explained
+    assert (cause_of(rows, "connects fail") is not None) == is_explained
 
 
 def test_clients_of_the_same_port_explain_only_connects_to_the_same_address() -> None:
@@ -701,19 +612,9 @@ def test_clients_of_the_same_port_explain_only_connects_to_the_same_address() ->
               "remote_address": "203.0.113.9", "direction": "outbound"}  # fmt: skip
     failure = {"direction": "outbound", "reason": "timed out", "process": "reportd", "port": 443, "netns": 1,
                "failed": 2, "failures": 2}  # fmt: skip
-    targets = {1: "203.0.113.9", 2: "203.0.113.5"}
-    before = [failure | {"id": number, "remote_address": target} for number, target in targets.items()]
-    failing = make_frame([row | {"failed": 9, "failures": 9} for row in before], before, table=FAILURES)
-    sockets = make_frame([silent], [silent])
-    assert sockets.before is not None
-    assert failing.before is not None
-    both = Frame(
-        replace(failing.now, tables={**failing.now.tables, **sockets.now.tables}),
-        replace(failing.before, tables={**failing.before.tables, **sockets.before.tables}),
-    )
-    readings = Readings()
-    readings.add((CONNECTIONS, both))
-    rows = readings.add((CONNECTIONS, both))
+    before = [failure | {"id": last, "remote_address": f"203.0.113.{last}"} for last in (9, 5)]
+    now = [row | {"failed": 9, "failures": 9} for row in before]
+    rows = after(2, (SOCKETS, [silent], [silent]), (FAILURES, before, now))
     (cause,) = [row["id"] for row in rows if row["kind"] == "connects unanswered"]
     causes = {row["finding"].split(" ")[4]: row["cause"] for row in rows if row["kind"] == "connects fail"}
     assert causes == {"203.0.113.9:443:": cause, "203.0.113.5:443:": None}
@@ -910,60 +811,44 @@ def test_kinds_have_one_meaning_each() -> None:
 def test_a_silent_next_hop_is_the_cause() -> None:
     """That nothing answers ARP explains why a connect gets no answer, or fails with that; no other failure, nor the
     other way round."""
-    common = {"netns": 1, "interface": "eth0", "severity": "trouble", "meaning": "next hop silent"}
-    dropped = common | {"reason": "NEIGH_FAILED", "packets": 0}
-    drops = (DROPS, make_frame([dropped | {"packets": 9}], [dropped], table=PACKETS, lens="drops"))
-    waiting = {
-        **BEFORE,
-        "state": "SYN_SENT",
-        "lost": 1,
-        "remote_port": 7008,
-        "local_port": 50_000,
-        "netns": 1,
-    }
-    found = Readings().add(drops, (CONNECTIONS, make_frame([waiting], [waiting])))
-    causes = {row["kind"]: row["cause"] for row in found}
-    assert causes["next hop silent"] is None
-    assert causes["connects unanswered"] == next(
-        row["id"] for row in found if row["kind"] == "next hop silent"
-    )
-    assert {row["severity"] for row in found} == {"problem"}
-    for reason, is_explained in (("host unreachable", True), ("timed out", True), ("refused", False)):
+    dropped = {"netns": 1, "interface": "eth0", "severity": "trouble", "meaning": "next hop silent",
+               "reason": "NEIGH_FAILED", "packets": 0}  # fmt: skip
+    drops = (PACKETS, [dropped], [dropped | {"packets": 9}])
+    waiting = {**BEFORE, "state": "SYN_SENT", "lost": 1, "remote_port": 7008, "local_port": 50_000}
+    rows = after(1, drops, (SOCKETS, [waiting], [waiting]))
+    assert cause_of(rows, "next hop silent") is None
+    assert cause_of(rows, "connects unanswered") == "next hop silent"
+    assert {row["severity"] for row in rows} == {"problem"}
+    for reason, cause in (
+        ("host unreachable", "next hop silent"),
+        ("timed out", "next hop silent"),
+        ("refused", None),
+    ):
         failure = {"direction": "outbound", "reason": reason, "process": "x", "port": 7005, "netns": 1,
                    "remote_address": "10.91.0.2", "failed": 2, "failures": 2}  # fmt: skip
-        frame = make_frame([failure | {"failed": 28, "failures": 28}], [failure], table=FAILURES)
-        readings = Readings()
-        readings.add(drops, (CONNECTIONS, frame))
-        by_kind = {row["kind"]: row["cause"] for row in readings.add(drops, (CONNECTIONS, frame))}
-        assert (by_kind["connects fail"] is not None) == is_explained, reason
-        assert by_kind["next hop silent"] is None
+        rows = after(2, drops, (FAILURES, [failure], [failure | {"failed": 28, "failures": 28}]))
+        assert cause_of(rows, "connects fail") == cause, reason
+        assert cause_of(rows, "next hop silent") is None
 
 
 def test_a_rule_of_the_firewall_only_explains() -> None:
     """The rules of a healthy host drop all the time; one for the port of another finding is its cause. An uncounted one
     explains only drops that were seen."""
-    readings = Readings()
-    rule = {"id": 1, "affects": "port", "action": "drop", "port": 7008, "counted": "yes", "netns": 1, "table": "filter",
-            "chain": "input", "packets": 5}  # fmt: skip
-    growing = (FINDINGS_LENS, make_frame([rule | {"packets": 7}], [rule], table=FIREWALL, lens="findings"))
-    uncounted = (
-        FINDINGS_LENS,
-        make_frame([rule | {"counted": "no", "packets": None}], table=FIREWALL, lens="findings"),
-    )
+    rule = RULE | {"port": 7008, "packets": 5}
+    uncounted = rule | {"counted": "no", "packets": None}
+    growing, still = (FIREWALL, [rule], [rule | {"packets": 7}]), (FIREWALL, [uncounted], [uncounted])
     waiting = {**BEFORE, "state": "SYN_SENT", "lost": 1, "remote_port": 7008, "local_port": 50_000}
-    unanswered = (CONNECTIONS, make_frame([waiting], [waiting]))
+    unanswered = (SOCKETS, [waiting], [waiting])
     dropped = {"reason": "NETFILTER_DROP", "packets": 0, "process": "payapi", "port": 7008, "netns": 1}
-    drops = (DROPS, make_frame([dropped | {"packets": 2}], [dropped], table=PACKETS, lens="drops"))
+    drops = (PACKETS, [dropped], [dropped | {"packets": 2}])
 
-    assert readings.add(growing) == []
-    first, second = Readings().add(growing, unanswered)
-    assert {first["kind"], second["kind"]} == {"connects unanswered", "firewall rule drops"}
-    assert {first["kind"]: first["explains"], second["kind"]: second["explains"]} == {
+    assert after(1, growing) == []
+    assert {row["kind"]: row["explains"] for row in after(1, growing, unanswered)} == {
         "connects unanswered": None,
         "firewall rule drops": "reportd gets no answer to connects to 203.0.113.9:7008: 1 waiting",
     }
-    assert [row["kind"] for row in Readings().add(uncounted, unanswered)] == ["connects unanswered"]
-    by_kind = {row["kind"]: row for row in Readings().add(uncounted, unanswered, drops)}
+    assert kinds_of(after(1, still, unanswered)) == ["connects unanswered"]
+    by_kind = {row["kind"]: row for row in after(1, still, unanswered, drops)}
     assert by_kind.keys() == {"connects unanswered", "firewall drops", "firewall rule may drop"}
     cause = by_kind.pop("firewall rule may drop")
     assert {row["cause"] for row in by_kind.values()} == {cause["id"]}

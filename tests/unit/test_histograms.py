@@ -22,7 +22,7 @@ from nettop.errors import UsageError
 from nettop.formats.jsonl import JsonLines
 from nettop.formats.separated import Separated
 from nettop.output.log_lines import TextLines
-from nettop.output.table import AlignedTable, whole_columns
+from nettop.output.table import AlignedTable
 from nettop.query.columns import FEW_COUNTS
 from nettop.query.filter import parse_filter
 from nettop.query.query import parse_sort
@@ -41,7 +41,7 @@ from nettop.widgets.durations import rebin
 from nettop.widgets.glyphs import needed_signs
 from nettop.widgets.table import LiveTable
 from nettop.widgets.themes import Role
-from tests.unit.build import Row, make_frame, make_view
+from tests.unit.build import Row, histogram_of, make_frame, make_view
 
 BUCKETS = Buckets(first_bit=6, last_bit=34, divided_by_bits=4)
 WIDER = Buckets(first_bit=7, last_bit=35, divided_by_bits=4)
@@ -83,8 +83,7 @@ MS = 1_000_000
 
 def counted(samples: Sequence[int], buckets: Buckets = BUCKETS) -> Array:
     """Return the histogram of these numbers."""
-    places = buckets.places(np.array(samples, np.float64))
-    return np.bincount(places.astype(np.intp), minlength=buckets.count).astype(np.uint64)
+    return histogram_of(samples, buckets)
 
 
 def standing_for(number: float) -> float:

@@ -57,8 +57,8 @@ REPLACED_IDS = {
     "bandwidth.flows.id", "bandwidth.interfaces.id", "bandwidth.protocols.id", "bandwidth.services.id",
     "drops.counters.id", "drops.counters.included_in", "drops.packets.id",
     "findings.findings.cause", "findings.findings.id", "findings.firewall.id", "findings.limits.id",
-    "findings.losses.id", "collector.exporters.id", "latency.pairs.id", "services.clients.id", "services.clients.service",
-    "services.connections.service", "services.services.id", "services.waiting.service",
+    "findings.losses.id", "collector.exporters.id", "latency.pairs.id", "services.clients.id",
+    "services.clients.service", "services.connections.service", "services.services.id", "services.waiting.service",
 }  # fmt: skip
 
 
