@@ -141,45 +141,30 @@ def directly(lab: Lab) -> tuple[Namespace, Namespace, str]:
     return first.namespace, second.namespace, second.v4
 
 
-def between(lab: Lab) -> tuple[Namespace, Namespace, Namespace]:
-    """Return two namespaces and one between them: their device is `out`, its devices are `left` and `right`."""
-    left, middle, right = (lab.namespace() for _ in range(3))
-    for end, name in ((left, "left"), (right, "right")):
-        end.ip("link", "add", "out", "type", "veth", "peer", "name", name, "netns", middle.name)
-        end.ip("link", "set", "out", "up")
-        middle.ip("link", "set", name, "up")
-    right.ip("addr", "add", "10.79.2.1/24", "dev", "out")
-    return left, middle, right
-
-
 def routed(lab: Lab, rules: str = "") -> tuple[Namespace, Namespace, str]:
-    """Have the middle namespace forward, with these nftables rules."""
-    left, middle, right = between(lab)
-    left.ip("addr", "add", "10.79.1.1/24", "dev", "out")
-    for end, name, number in ((left, "left", 1), (right, "right", 2)):
-        middle.ip("addr", "add", f"10.79.{number}.254/24", "dev", name)
-        end.ip("route", "add", "default", "via", f"10.79.{number}.254")
-    middle.sysctl("net.ipv4.ip_forward", 1)
+    """Return two namespaces with a router between them, which has these nftables rules."""
+    near, router, far = lab.routed_pair()
     if rules:
-        command = ["ip", "netns", "exec", middle.name, "nft", "-f", "-"]
+        command = ["ip", "netns", "exec", router.name, "nft", "-f", "-"]
         subprocess.run(command, input=rules, text=True, check=True, capture_output=True)
-    return left, right, "10.79.2.1"
+    return near, far, "10.76.2.1"
 
 
 def tracked(lab: Lab) -> tuple[Namespace, Namespace, str]:
-    """Have the middle namespace track connections."""
+    """Have the router track connections."""
     return routed(lab, CONNTRACK)
 
 
 def bridged(lab: Lab) -> tuple[Namespace, Namespace, str]:
-    """Make the middle namespace a bridge."""
-    left, middle, right = between(lab)
-    middle.ip("link", "add", "br0", "type", "bridge")
-    for name in ("left", "right"):
-        middle.ip("link", "set", name, "master", "br0")
-    middle.ip("link", "set", "br0", "up")
-    left.ip("addr", "add", "10.79.2.2/24", "dev", "out")
-    return left, right, "10.79.2.1"
+    """Return two namespaces with a bridge between them."""
+    left, middle, right = (lab.namespace() for _ in range(3))
+    middle.ip("link", "add", "br0", "up", "type", "bridge")
+    for number, end in ((1, left), (2, right)):
+        middle.ip("link", "add", f"to{number}", "type", "veth", "peer", "name", "wire", "netns", end.name)
+        middle.ip("link", "set", f"to{number}", "master", "br0", "up")
+        end.ip("addr", "add", f"10.79.2.{number}/24", "dev", "wire")
+        end.ip("link", "set", "wire", "up")
+    return left, right, "10.79.2.2"
 
 
 # --- the lens ---------------------------------------------------------------------------------------------------

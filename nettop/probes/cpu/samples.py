@@ -333,15 +333,11 @@ class Samples:
         """Start sampling every CPU. Raises PermissionMissing, Unsupported, or OSError."""
         self._clocks = Clocks(self._program.functions[TICK], self._frequency_hz, self._host.kept.clocks)
         self._ticks.expect(self.running_ns(), read_cpu_times(self._host.proc))
-        self._put_softirqs()
-        self._clocks.start()
-
-    def _put_softirqs(self) -> None:
-        """Tell the ticks which function runs softirqs. Raises Unsupported without its symbol."""
         bounds = bounds_of(RUNS_SOFTIRQS, self._host.proc, self._host.kept)
         if bounds is None:
             raise Unsupported(f"this kernel has no symbol {' or '.join(RUNS_SOFTIRQS)}")
         bpf.set_element(self._program.maps["softirqs"], bytes(4), np.array([bounds], _BOUNDS).tobytes())
+        self._clocks.start()
 
     def running_ns(self) -> dict[int, int]:
         """Return how long the clock of each CPU has run, in ns. Raises OSError."""
@@ -358,7 +354,10 @@ class Samples:
         self._ticks.expect(running_ns, cpus)
         self._ticks.count(counts["busy"])
         if self._has_been_read:
-            self._refresh_symbols()
+            if self._symbols.refresh():  # the first time, and after modules were loaded or unloaded
+                self._symbols_ns = monotonic_ns()
+                self._folder.forget()
+                self._not_available = categories_not_available(self._symbols.present)
             self._count()
             if self._maps.are_full():
                 self._clear_maps()
@@ -478,13 +477,6 @@ class Samples:
             "sockets": int(maps.read_per_cpu(self._program.maps["ticked"], 0, _TICKED)["unserved"].sum()),
             "cpus": len(set(online_cpus(self._host.root)) - set(clocks)) if clocks else 0,
         }
-
-    def _refresh_symbols(self) -> None:
-        """Read the kernel's functions the first time, and again after modules were loaded or unloaded."""
-        if self._symbols.refresh():
-            self._symbols_ns = monotonic_ns()
-            self._folder.forget()
-            self._not_available = categories_not_available(self._symbols.present)
 
     def _function_at(self, address: int) -> str | None:
         name, offset = self._symbols.find(address) or (_PROGRAM, _PROGRAM_BYTES)
