@@ -11,6 +11,7 @@ import re
 import sys
 from pathlib import Path
 
+from nettop.errors import NettopError
 from nettop.kernel.bpf.compiler import import_bcc
 from nettop.kernel.host.proc_files import read_text
 
@@ -19,16 +20,17 @@ _LLVM = re.compile(r"/libLLVM[-.](?:so\.)?(\d+(?:\.\d+)*)")
 
 def main() -> None:
     """Import bcc and print the report."""
-    bcc = import_bcc()
-    if hasattr(bcc, "BPF"):
+    try:
+        bcc = import_bcc()
+    except NettopError as error:
+        report = {"error": error.what, "remedy": error.remedy}
+    else:
         mapped = set(_LLVM.findall(read_text(Path("/proc/self/maps"))))
         report = {
             "version": str(getattr(bcc, "__version__", "unknown")),
             "path": str(Path(bcc.__file__).parent),
             "llvm": max(mapped, key=len, default="unknown"),
         }
-    else:
-        report = {"error": bcc.what, "remedy": bcc.remedy}
     sys.stdout.write(json.dumps(report))
 
 

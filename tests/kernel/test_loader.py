@@ -46,7 +46,7 @@ def test_a_compile_error_has_the_compilers_words(tmp_path: Path) -> None:
     """A compile error has the compiler's file, line and reason."""
     with pytest.raises(LoadFailed) as failure:
         Loader().load(text_of(tmp_path, "int broken = ;\n"))
-    assert "trial.bpf.c:1:14: error: expected expression" in failure.value.log
+    assert "trial.bpf.c:1:14: error: expected expression" in failure.value.what
 
 
 def test_a_refusal_has_the_verifiers_words(tmp_path: Path) -> None:
@@ -54,7 +54,7 @@ def test_a_refusal_has_the_verifiers_words(tmp_path: Path) -> None:
     with pytest.raises(LoadFailed) as failure:
         Loader().load(text_of(tmp_path, iterator("return *(int *)8;")))
     assert "bpf_iter__tcp" in failure.value.what
-    assert "invalid mem access" in failure.value.log
+    assert "invalid mem access" in failure.value.what
 
 
 def test_a_member_that_this_kernel_lacks_is_named(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 import resource
 import sys
 from pathlib import Path
@@ -33,10 +34,11 @@ def test_bcc_that_will_do(monkeypatch: pytest.MonkeyPatch, version: str | None) 
 def test_bcc_that_is_too_old(monkeypatch: pytest.MonkeyPatch, version: str) -> None:
     """The error for an old version names it, the required version and the remedy."""
     monkeypatch.setitem(sys.modules, "bcc", called(version))
-    error = compiler.import_bcc()
-    assert isinstance(error, Unsupported)
-    assert error.what == f"bcc {version} is too old: nettop needs 0.26 or later"
-    assert "install-deps.sh" in error.remedy
+    with pytest.raises(
+        Unsupported, match=f"bcc {re.escape(version)} is too old: nettop needs 0.26 or later"
+    ) as refusal:
+        compiler.import_bcc()
+    assert "install-deps.sh" in refusal.value.remedy
 
 
 @pytest.mark.parametrize(
@@ -45,10 +47,9 @@ def test_bcc_that_is_too_old(monkeypatch: pytest.MonkeyPatch, version: str) -> N
 def test_a_module_that_is_not_the_compiler(monkeypatch: pytest.MonkeyPatch, stub: SimpleNamespace) -> None:
     """The error for a wrong module has its path, and says to remove it, not to install over it."""
     monkeypatch.setitem(sys.modules, "bcc", stub)
-    error = compiler.import_bcc()
-    assert isinstance(error, Unsupported)
-    assert "/usr/bcc is not the BPF compiler" in error.what
-    assert "remove /usr/bcc" in error.remedy
+    with pytest.raises(Unsupported, match="/usr/bcc is not the BPF compiler") as refusal:
+        compiler.import_bcc()
+    assert "remove /usr/bcc" in refusal.value.remedy
 
 
 @pytest.mark.parametrize("content", [None, ""])

@@ -29,12 +29,7 @@ _FIRST_MARK = 0x6E65_7474_6F70_0000
 
 
 class LoadFailed(Unsupported):
-    """Error for a program that does not compile or that the verifier rejects; `log` is the compiler's or verifier's
-    output."""
-
-    def __init__(self, what: str, remedy: str = "", log: str = "") -> None:
-        super().__init__(what, remedy)
-        self.log = log
+    """Error for a program that does not compile or that the verifier rejects."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,18 +204,17 @@ def _refusal(name: str, error: OSError) -> NettopError:
             f"the kernel refuses to load BPF program {name} ({why}), likely by a security module",
             "allow bpf in its policy; it logs what it denies: dmesg, or /var/log/audit/audit.log",
         )
-    log = getattr(error, "log", "")
     return LoadFailed(
-        f"the kernel refuses BPF program {name} ({why}){last_line(log)}",
+        f"the kernel refuses BPF program {name} ({why}){reason_in(getattr(error, 'log', ''))}",
         "nettop needs Linux 5.12 or later, not booted with lockdown=confidentiality; if this is one, please report "
         "this message",
-        log,
     )
 
 
-def last_line(written: str) -> str:
-    """Return the last meaningful line of a compiler's or the verifier's output as a suffix for a message."""
+def reason_in(written: str) -> str:
+    """Return the compiler's first error, or the last meaningful line of another output, as a suffix for a message."""
     lines = [
         line.strip() for line in written.splitlines() if line.strip() and not line.startswith("processed ")
     ]
-    return f": {lines[-1]}" if lines else ""
+    reasons = [line for line in lines if " error: " in line] or lines[-1:]
+    return f": {reasons[0]}" if reasons else ""

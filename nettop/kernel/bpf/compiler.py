@@ -46,17 +46,15 @@ def main() -> None:
     """Serve requests on the socket whose descriptor is the first argument, until it is closed."""
     privileges.keep_only(privileges.for_loading(privileges.LOADER))
     channel = socket.socket(fileno=int(sys.argv[1]))
-    bcc = import_bcc()  # slow; meanwhile, the parent writes the request
     while request := channel.recv(_MAX_REQUEST_BYTES):
-        _answer(channel, bcc, json.loads(request))
+        _answer(channel, json.loads(request))
 
 
-def _answer(channel: socket.socket, bcc: Any, request: dict[str, Any]) -> None:
+def _answer(channel: socket.socket, request: dict[str, Any]) -> None:
     try:
-        if isinstance(bcc, Unsupported):
-            raise bcc
+        encoded = _compile(import_bcc(), request).encode()
         compiled = memory_file("nettop-program")
-        os.write(compiled, _compile(bcc, request).encode())
+        os.write(compiled, encoded)
         socket.send_fds(channel, [b"{}"], [compiled])
         os.close(compiled)
     except NettopError as error:
@@ -65,15 +63,15 @@ def _answer(channel: socket.socket, bcc: Any, request: dict[str, Any]) -> None:
 
 
 def import_bcc() -> Any:
-    """Import bcc; return the module, or an Unsupported if it is not usable. Accepts a version that is not a number."""
+    """Return the module bcc. Raises Unsupported if it is not usable; accepts a version that is not a number."""
     try:
         import bcc
     except (ImportError, OSError, AttributeError, MemoryError) as error:
         what = f"cannot import bcc: {str(error) or type(error).__name__}"
-        return limit_reached("cannot import bcc", error) or Unsupported(what, _remedy_for_bcc())
+        raise limit_reached("cannot import bcc", error) or Unsupported(what, _remedy_for_bcc()) from error
     if not hasattr(getattr(bcc, "BPF", None), "dump_func"):
         place = getattr(bcc, "__file__", None) or ", ".join(getattr(bcc, "__path__", ()))
-        return Unsupported(
+        raise Unsupported(
             f"the module bcc at {place} is not the BPF compiler: it has no BPF.dump_func",
             f"remove {place} (if installed by pip: pip uninstall bcc), then run scripts/install-deps.sh again",
         )
@@ -82,7 +80,7 @@ def import_bcc() -> Any:
     if numbers is None or (int(numbers[1]), int(numbers[2])) >= _OLDEST_BCC:
         return bcc
     needed = ".".join(map(str, _OLDEST_BCC))
-    return Unsupported(
+    raise Unsupported(
         f"bcc {version} is too old: nettop needs {needed} or later",
         f"upgrade the distribution's bcc (Debian 12 has {needed}), then run scripts/install-deps.sh again",
     )

@@ -26,7 +26,7 @@ from nettop.errors import (
     limit_error,
     limit_reached,
 )
-from nettop.kernel.bpf.compiled import Compiled, LoadFailed, last_line, refused_table
+from nettop.kernel.bpf.compiled import Compiled, LoadFailed, reason_in, refused_table
 from nettop.kernel.bpf.program_text import HEADERS, ProgramText
 from nettop.process.limits import ALL_MEMORY, memory_limits, out_of_memory_kills
 from nettop.writing import memory_file
@@ -104,7 +104,7 @@ class Compiler:
     def compile(self, text: ProgramText) -> Compiled:
         """Compile one text.
 
-        Raises LoadFailed with the compiler's output, PermissionMissing, Unsupported if bcc or a source is missing,
+        Raises LoadFailed with the compiler's error, PermissionMissing, Unsupported if bcc or a source is missing,
         SourceFailed if the child process died, OSError if too many files are open.
         """
         # `_receive` reports a child that was killed. The socket is reset if the child left a request unread.
@@ -156,7 +156,7 @@ class Compiler:
             return limit
         if refused := _REFUSED_TABLE.search(words):
             return refused_table(refused[1], refused[2])
-        return LoadFailed(error + last_line(written), remedy, written)
+        return LoadFailed(error + reason_in(written), remedy)
 
     def _why_ended(self, status: int) -> NettopError:
         """Return the error for a child that exited without an answer."""
@@ -171,7 +171,7 @@ class Compiler:
             )
         by = f"killed by {signal.Signals(-status).name}" if status < 0 else f"exit status {status}"
         return limit_reached(what, written) or SourceFailed(
-            f"{what} ({by}){last_line(written)}",
+            f"{what} ({by}){reason_in(written)}",
             "start nettop again; if it happens again, please report it",
         )
 

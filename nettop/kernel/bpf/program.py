@@ -93,7 +93,7 @@ class Loader:
     def answer(self) -> Program:
         """Wait for the program of the oldest pending request.
 
-        Raises LoadFailed with the output of compiler or verifier, PermissionMissing, Unsupported if bcc or a source is
+        Raises LoadFailed with the error of compiler or verifier, PermissionMissing, Unsupported if bcc or a source is
         missing, SourceFailed if the compiler died, OSError if too many files are open.
         """
         try:
