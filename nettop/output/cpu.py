@@ -37,11 +37,6 @@ class StackExporter:
         """Return the stacks with the samples taken between the two."""
         return grown_rows(ended, began)
 
-    def remarks(self, began: Snapshot) -> list[str]:
-        """Return why functions have no names, if they have none."""
-        why = began.missing.get("stack")
-        return [] if why is None else [f"functions have no names: {why}"]
-
     def write(self, form: str, view: View, began: Snapshot, host: str) -> tuple[str, str]:
         """Return the profile, and its samples and seconds as text."""
         rows = view.now

@@ -108,8 +108,6 @@ def _sample(
     if first is None:
         return None
     status = StatusLine(stderr)
-    for remark in exporter.remarks(first.now):
-        status.report(remark)
     start, before = time.monotonic(), exporter.count(first.now.tables[table.name])
     while not requests.ending and (elapsed_s := time.monotonic() - start) < settings.duration_s:
         consumer.raise_failure()

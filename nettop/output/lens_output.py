@@ -30,9 +30,6 @@ class Exporter(Protocol):
     def difference(self, ended: Rows, began: Rows) -> Rows:
         """Return the counts between the two snapshots."""
 
-    def remarks(self, began: Snapshot) -> list[str]:
-        """Return remarks for the user on data missing from the export."""
-
     def write(self, form: str, view: View, began: Snapshot, host: str) -> tuple[str, str]:
         """Return the export of the view's rows, which were counted on `host`, and a readable summary of its size."""
 

@@ -302,10 +302,9 @@ PROCESSES = Table(
 
 # --- hooks --------------------------------------------------------------------------------------------------------
 
-HOOK_SYMBOLS = Hook("symbols", "names of kernel functions", ("stack", "category"))
 HOOK_SAMPLES = Hook("samples", "what CPUs do inside the network stack, sampled many times a second",
-                    ("samples", "entry_samples", "time_ns", "network_ns", "softirq_ns", *TIME_OF.values(),
-                     *(f"{name}_ns" for name in _VECTOR_HELP)), requires=HOOK_SYMBOLS.name)  # fmt: skip
+                    ("stack", "category", "samples", "entry_samples", "time_ns", "network_ns", "softirq_ns",
+                     *TIME_OF.values(), *(f"{name}_ns" for name in _VECTOR_HELP)))  # fmt: skip
 HOOK_SERVED = Hook("served", "the sockets that softirqs serve", ("softirq_ns",), requires=HOOK_SAMPLES.name)
 
 # --- options ------------------------------------------------------------------------------------------------------
@@ -341,7 +340,7 @@ LENS = Lens(
     digit="2",
     question="what the network stack costs in CPU time, and where",
     tables=(CPUS, STACKS, CATEGORY_SHARES, PROCESSES),
-    hooks=(HOOK_SAMPLES, HOOK_SYMBOLS, HOOK_SERVED),
+    hooks=(HOOK_SAMPLES, HOOK_SERVED),
     losses={
         "sockets": "samples in softirqs whose socket had no room in the map",
         "recursion": "hook runs that the kernel skipped because the hook was already running on that CPU",

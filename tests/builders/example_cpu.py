@@ -42,7 +42,6 @@ SAMPLE_NS = 1_000_000_000 // FREQUENCY_HZ
 SECOND_NS = 1_000_000_000
 VIA = {
     "samples": "perf cpu-clock",
-    "symbols": "/proc/kallsyms",
     "served": "tp_btf/tcp_probe",
 }
 

@@ -35,7 +35,6 @@ from nettop.snapshots.cpu import (
     FREQUENCY,
     HOOK_SAMPLES,
     HOOK_SERVED,
-    HOOK_SYMBOLS,
     LENS,
     NAPI_THREADS,
     PROCESSES,
@@ -48,7 +47,6 @@ from nettop.snapshots.cpu import (
 from nettop.snapshots.hooks import HookStatus
 from nettop.snapshots.snapshot import Rows, Snapshot, clocks, mark_unknown
 
-SYMBOLS = Fallbacks(HOOK_SYMBOLS, (Mechanism("/proc/kallsyms"),))
 SAMPLES = Fallbacks(HOOK_SAMPLES, (Mechanism("perf cpu-clock"),))
 SERVED = Fallbacks(
     HOOK_SERVED,
@@ -58,7 +56,7 @@ SERVED = Fallbacks(
     ),
 )
 """Every TCP segment passes tcp_probe; sk_data_ready wakes readers of a socket (since 6.3)."""
-FALLBACKS = (SYMBOLS, SAMPLES, SERVED)
+FALLBACKS = (SAMPLES, SERVED)
 
 _SOFTIRQ_WORK = (TX_SOFTIRQ, RX_SOFTIRQ, NAPI_THREADS)
 """Entry points that no process enters through its own calls."""
@@ -104,7 +102,6 @@ class Cpu(Probe):
         self._program = self._opened.enter_context(closing(Loader().load(cpu_samples.program_text())))
         self._programs.append(self._program)
         attached = (
-            self._attach_best(SYMBOLS, lambda _: self._require_symbols()),
             self._attach_best(SAMPLES, lambda _: self._sample()),
             self._attach_best(SERVED, self._watch_sockets),
         )
@@ -117,13 +114,10 @@ class Cpu(Probe):
             except Unsupported as error:
                 self._without_stat = {"missed samples": f"not counted: {error.what}"}
 
-    def _require_symbols(self) -> None:
-        if not symbols.are_shown(self._host.proc, self._host.kept):
-            raise symbols.why_hidden(self._host.proc)
-
     def _sample(self) -> None:
         """Start sampling. Raises Unsupported, PermissionMissing or OSError."""
-        self._require_symbols()  # only a stack tells which softirq or call it is
+        if not symbols.are_shown(self._host.proc, self._host.kept):  # only a stack tells which softirq it is
+            raise symbols.why_hidden(self._host.proc)
         samples = Samples(self._required(self._program), self._frequency_hz, self._host)
         try:
             samples.start()

@@ -103,7 +103,7 @@ class StacksScreen(CpuTable):
     """Call stacks. They end in the running function, so their end is never elided."""
 
     about = "every sampled call stack"
-    row_style = RowStyle(absent={"stack": "(no names)"}, keep_ends=frozenset({"stack"}))
+    row_style = RowStyle(keep_ends=frozenset({"stack"}))
     describable = True
 
 
