@@ -24,19 +24,14 @@ BASE = "localhost/debian:minbase"
 CONTAINERFILE = CHECKOUT / "deploy/container/Containerfile"
 _CERTIFICATES = "/run/handed-on.pem"
 _MINUTES = 60
-_ORDINARY = (
-    "CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "KILL", "NET_BIND_SERVICE", "SETFCAP", "SETGID", "SETPCAP", "SETUID",
-    "SYS_CHROOT",
-)  # fmt: skip
-"""buildah's default capabilities. --cap-drop=all would drop the added ones too."""
 _CONFINED = """
 mount --bind "$0" "$0" && cd "$0" && mount -o remount,bind,ro "$0"
 mount -t proc proc proc && mount --rbind /sys sys && mount -o remount,bind,ro "$0/sys" && mount --rbind /dev dev
-if [ -n "$1" ]; then mount --bind "$1" var/lib/nettop; mount -t tmpfs -o mode=1777 tmpfs tmp; fi
-capabilities=$2 uid=$3 options=$4
-shift 4
+mount --bind "$1" var/lib/nettop; mount -t tmpfs -o mode=1777 tmpfs tmp
+capabilities=$2 uid=$3
+shift 3
 exec chroot "$0" setpriv --bounding-set="-all$capabilities" --inh-caps=-all \
-  --reuid="$uid" --regid="$uid" --clear-groups $options env --ignore-environment PATH=/usr/local/bin:/usr/bin:/bin "$@"
+  --reuid="$uid" --regid="$uid" --clear-groups env --ignore-environment PATH=/usr/local/bin:/usr/bin:/bin "$@"
 """
 
 
@@ -127,35 +122,16 @@ class Buildah:
         assert isinstance(described, dict)
         return described
 
-    def run(
-        self, container: str, capabilities: Sequence[str], *words: str
-    ) -> subprocess.CompletedProcess[str]:
-        """Run a command as the image's user, in the host's namespaces, with exactly these capabilities."""
-        caps = [f"--cap-drop=CAP_{name}" for name in _ORDINARY] + [
-            f"--cap-add=CAP_{name}" for name in capabilities
-        ]
-        return subprocess.run(
-            [*self._front, "run", "--isolation=chroot", *caps, container, "--", *words],
-            capture_output=True,
-            text=True,
-            timeout=5 * _MINUTES,
-            check=False,
-            cwd=self.folder,
-        )
 
-
-def confined(
-    root: str, user: str, capabilities: Sequence[str], *, state: str = "", no_new_privileges: bool = False
-) -> list[str]:
+def confined(root: str, user: str, capabilities: Sequence[str], state: str) -> list[str]:
     """Return the words that start a command as a container engine does.
 
     It runs as this user on a read-only root, with these capabilities in the bounding set only. `state` is a folder to
     mount at /var/lib/nettop, with a private /tmp. buildah cannot run on a read-only root.
     """
     bounding = "".join(f",+{name.lower()}" for name in capabilities)
-    options = "--no-new-privs" if no_new_privileges else ""
     around = ["unshare", "--mount", "--propagation=private", "sh", "-euc", _CONFINED]
-    return [*around, root, state, bounding, user, options]
+    return [*around, root, state, bounding, user]
 
 
 def copy_context(folder: Path) -> None:

@@ -20,8 +20,7 @@ from nettop.settings import DEFAULT_LISTEN, DEFAULT_QUERY_LISTEN
 
 from .compose import CAPABILITIES, COMPOSE, SERVICES
 from .npm import npm_packages
-from .tools import CHECKOUT, DEPLOY
-from .words import options_of
+from .tools import CHECKOUT, DEPLOY, options_of
 
 CONTAINERFILE = DEPLOY / "container/Containerfile"
 TEXT = CONTAINERFILE.read_text()

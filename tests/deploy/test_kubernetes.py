@@ -21,8 +21,7 @@ from nettop.settings import DEFAULT_LISTEN, DEFAULT_QUERY_LISTEN, FLOW_PORTS
 
 from .compose import CAPABILITIES
 from .npm import npm_packages
-from .tools import CHECKOUT, DEPLOY, debian_package
-from .words import options_of
+from .tools import CHECKOUT, DEPLOY, debian_package, options_of
 
 KUBERNETES = DEPLOY / "kubernetes"
 OVERLAYS = ("base", "overlays/collect", "overlays/clickhouse")

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Debian's tools that check deploy/, unpacked in the cache because installing some would start a service."""
+"""Debian's tools that check deploy/, unpacked in the cache because installing some would start a service; and the
+options of nettop's commands, to check command lines in files."""
 
 from __future__ import annotations
 
@@ -7,8 +8,12 @@ import shutil
 import subprocess
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer
+
+from nettop.cli import app
 
 CHECKOUT = Path(__file__).parents[2]
 DEPLOY = CHECKOUT / "deploy"
@@ -26,3 +31,9 @@ def debian_package(package: str, suite: str = "bookworm") -> Path:
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return Path(done.stdout.strip())
+
+
+def options_of(command: str) -> set[str]:
+    """Return the options of a command, as written."""
+    group: Any = typer.main.get_command(app)
+    return {name for param in group.commands[command].params for name in param.opts}
