@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Recordings: what they cost beside atop, and what ssh carries for a host."""
+"""Recordings: what they cost beside atop, how large they are, and what ssh carries for a host."""
 
 import contextlib
 import os
@@ -10,13 +10,15 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from typing import NoReturn
 
+import numpy as np
 from harness import OURS, Sample, Scale, Target, Turns, benchmark
 from programs import NETTOP, cpu_ns, cpu_ns_of, family, readable_folder, resident_mb, running
-from sockets import connections, own_namespace
+from sockets import NAME, connections, own_namespace
 
 from tests.kernel.lab import settle_child
 
@@ -116,3 +118,68 @@ def carried(scale: Scale) -> Iterator[Turns]:
                 return {"bytes": sent, "CPU": (cpu_ns(process.pid) - spent) / seconds / 1e7}
 
         yield {OURS: turn}
+
+
+@benchmark(
+    "recorded_rows", "Bytes of a recorded connection", {"bytes": "B", "writing": "ms", "reading": "ms"},
+    over="idle connections", sizes=(2_000,), quick_size=200, rounds=1,
+    targets=(
+        Target(14, "bytes", subject="active"), Target(0.1, "bytes", subject="idle"),
+        Target(10, "writing", subject="active"),
+    ),
+)  # fmt: skip
+def recorded_rows(scale: Scale) -> Iterator[Turns]:
+    """Real traffic read once a second; active connections exchange a few messages a second. The bytes of a kind, for
+    each reading, are those of a recording of its rows alone, less those of one without rows; times are for a reading.
+    """
+    from nettop import __version__
+    from nettop.probes.connections.probe import Connections
+    from nettop.recording.chunks import Group
+    from nettop.recording.reader import Readings, RecordedFile
+    from nettop.recording.writer import RecordingWriter, Sink
+    from nettop.snapshots.connections import LENS, SOCKETS
+    from nettop.snapshots.snapshot import Snapshot
+
+    def take(seconds: int) -> Iterator[Snapshot]:
+        with contextlib.closing(Connections()) as probe, connections(scale.size, waiting=0), talking(ACTIVE):
+            probe.start()
+            began = time.monotonic()
+            for number in range(1, seconds + 1):
+                yield probe.read(time.monotonic_ns())
+                time.sleep(max(0.0, began + number - time.monotonic()))
+
+    def only(snapshot: Snapshot, *names: str) -> Snapshot:
+        rows = snapshot.tables[SOCKETS.name]
+        codes = [code for code, name in enumerate(rows.texts["process"]) if name in names]
+        kept = replace(rows, array=rows.array[np.isin(rows.array["process"], codes)])
+        return replace(snapshot, tables={SOCKETS.name: kept}, ended={})
+
+    def measured(*names: str) -> Sample:
+        chosen, content = [only(each, *names) for each in taken], bytearray()
+        writer = RecordingWriter(Sink(content.extend), Group((), 1.0, __version__))
+        begin = time.perf_counter()
+        for snapshot in chosen:
+            writer.write(snapshot)
+        written = time.perf_counter()
+        with tempfile.TemporaryFile() as file:
+            file.write(content)
+            file.flush()
+            readings = Readings(RecordedFile(file.fileno()), LENS)
+            opened = time.perf_counter()
+            for snapshot in chosen:
+                readings.at(snapshot.wall_ns)
+            read = time.perf_counter()
+        rows = sum(len(each.tables[SOCKETS.name]) for each in chosen)
+        count = len(chosen)
+        bytes_each = (len(content) - (empty_bytes if rows else 0)) / (rows or count)
+        times = {"writing": (written - begin) / count * 1e3, "reading": (read - opened) / count * 1e3}
+        return {"bytes": bytes_each} | times
+
+    own_namespace()
+    taken, empty_bytes = list(take(scale.pick(64, 5))), 0.0
+    empty_bytes = dict(measured())["bytes"] * len(taken)  # type: ignore[call-overload, operator]
+    yield {
+        "active": lambda: measured(ACTIVE_NAME),
+        "idle": lambda: measured(NAME),
+        "a reading without rows": measured,
+    }
