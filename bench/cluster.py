@@ -36,7 +36,7 @@ from typing import Any
 from collecting import SUMS, Senders
 from flows import traffic
 from measure import Figure, Report, arguments, at_least, judge
-from programs import NETTOP, Process, cpu_ns_of, family, readable_folder, resident_mb, run, running
+from programs import NETTOP, Process, cpu_seconds, family, readable_folder, resident_mb, run, running
 
 from nettop.collector.spool import DROPPED
 from tests.collecting import Running, until
@@ -202,11 +202,9 @@ class Cluster:
 
     def cpu_s(self) -> tuple[float, float]:
         """Return the CPU seconds of the collector and of the servers."""
-        collector, *servers = (
-            cpu_ns_of(process.pid) / 1e9
-            for process in (self.running.process, *(server.process for server in self.servers))
+        return cpu_seconds(self.running.process.pid), sum(
+            cpu_seconds(server.process.pid) for server in self.servers
         )
-        return collector, sum(servers)
 
 
 @contextmanager
@@ -417,11 +415,10 @@ def limit(cluster: Cluster, options: Options) -> list[Figure]:
     cluster.sender.send(options.rate, 5)
     cluster.catch_up()
     cluster.kill(numbers)
-    collector, rows = cluster.running.process.pid, cluster.sender.flows
-    began_ns = cpu_ns_of(collector)
+    began, rows = cpu_seconds(cluster.running.process.pid), cluster.sender.flows
     cluster.sender.send(options.fill, options.flows / options.fill)
     until(lambda: cluster.running.state()["flows"]["received"] == cluster.sender.flows, "all is received")
-    filled_s, rows = (cpu_ns_of(collector) - began_ns) / 1e9, cluster.sender.flows - rows
+    filled, rows = cpu_seconds(cluster.running.process.pid), cluster.sender.flows - rows
     size = spool_bytes(cluster)
     cluster.start(numbers)
     until(lambda: cluster.waiting() < rows, "the first block is stored")
@@ -429,7 +426,7 @@ def limit(cluster: Cluster, options: Options) -> list[Figure]:
     cluster.catch_up()
     took, after = time.monotonic() - begin, cluster.cpu_s()
     return [
-        Figure("filling the spool: CPU per million flows, collector", filled_s / rows * 1e6, "s"),
+        Figure("filling the spool: CPU per million flows, collector", (filled - began) / rows * 1e6, "s"),
         Figure("spool size per flow", size / rows, "bytes"),
         Figure("flows taken from the spool", first, ""),
         Figure("flows/s accepted by the cluster", first / took, ""),

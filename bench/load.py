@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""On a machine in trouble: beside 40 busy loops."""
+"""On a machine in trouble: beside 40 busy loops, and in a control group with little memory."""
 
 import contextlib
 import http.client
@@ -10,10 +10,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from harness import OURS, Sample, Scale, Target, Turn, Turns, benchmark
-from programs import NETTOP, Screens, for_seconds, run, running
+from programs import NETTOP, Screens, drain, for_seconds, resident_mb, run, running, until
 from recording import ACTIVE_NAME, talking
 from serve import HOST, METRICS, NODE_EXPORTER, PEER_PORT, PORT
 from sockets import connections, own_namespace
@@ -160,3 +161,59 @@ def under_load(scale: Scale) -> Iterator[Turns]:
     with connections(scale.size), talking(20), busy(LOOPS if not scale.quick else 4):
         turns = {OURS: whole(), PEER: lambda: answered(PEER_PORT, exporter, scrapes)}
         yield turns if words is None else turns | {NOT_RAISED: whole(*words)}
+
+
+# --- little memory ----------------------------------------------------------------------------------------------------
+
+MEMORY_MB = 100
+
+
+@contextlib.contextmanager
+def memory_group(megabytes: int) -> Iterator[Path]:
+    """Yield a control group, of either version, whose memory is limited."""
+    version1 = Path("/sys/fs/cgroup/memory")
+    folder = (version1 if version1.exists() else Path("/sys/fs/cgroup")) / f"nettopbench{os.getpid()}"
+    folder.mkdir()
+    try:
+        limit = "memory.limit_in_bytes" if version1.exists() else "memory.max"
+        (folder / limit).write_text(str(megabytes * 1_000_000))
+        yield folder
+    finally:
+        until(lambda: not (folder / "cgroup.procs").read_text(), "the control group is empty")
+        folder.rmdir()
+
+
+@benchmark(
+    "little_memory", f"In a control group of {MEMORY_MB} MB", {"lives": "%", "memory": "MB"}, over="sockets",
+    sizes=(10_000,), quick_size=200, rounds=1,
+    targets=tuple(Target(100, "lives", subject=who, at_least=True) for who in ("text", "screens", "serve")),
+)  # fmt: skip
+def little_memory(scale: Scale) -> Iterator[Turns]:
+    """Whether nettop still runs after 15 seconds, and its largest resident set."""
+    own_namespace()
+    with connections(scale.size), memory_group(MEMORY_MB) as group:
+        inside = ("sh", "-c", f'echo $$ >{group}/cgroup.procs && exec "$@"', "sh")
+        seconds = scale.pick(WATCHED_S, QUICK_WATCHED_S)
+
+        def state(pid: int) -> Sample:
+            with contextlib.suppress(KeyError, OSError):  # it has exited
+                return {"lives": 100, "memory": resident_mb(pid, "VmHWM")}
+            return {"lives": 0}
+
+        def command(*words: str) -> Turn:
+            def turn() -> Sample:
+                with running(*inside, NETTOP, *words, out=subprocess.PIPE, end_by=signal.SIGKILL) as process:
+                    drain(process, seconds)
+                    time.sleep(0.1)
+                    return state(process.pid)
+
+            return turn
+
+        def of_screens() -> Sample:
+            with Screens("-t", "1", around=inside) as screens:
+                with contextlib.suppress(OSError):  # the terminal of a process that was killed
+                    screens.read_for(seconds)
+                return state(screens.pid)
+
+        serving = command("serve", "--listen", f"{HOST}:{PORT}")
+        yield {"text": command("--table", "-d", "-t", "1"), "screens": of_screens, "serve": serving}

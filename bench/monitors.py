@@ -5,9 +5,10 @@ import contextlib
 import os
 import select
 import subprocess
+import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 
 from harness import OURS, Sample, Scale, Target, Turns, benchmark
@@ -97,7 +98,7 @@ def monitors(scale: Scale) -> Iterator[Turns]:
         yield both(scale) | peers
 
 
-# --- many network namespaces ------------------------------------------------------------------------------------------
+# --- other things that there may be many of ---------------------------------------------------------------------------
 
 
 def lines_to_ip(lines: Iterator[str]) -> None:
@@ -106,7 +107,7 @@ def lines_to_ip(lines: Iterator[str]) -> None:
 
 
 @contextlib.contextmanager
-def held_namespaces(count: int) -> Iterator[None]:
+def namespaces(count: int) -> Iterator[None]:
     """Hold more network namespaces, each by a name."""
     names = [f"nettopbench{number}" for number in range(count)]
     try:
@@ -116,14 +117,52 @@ def held_namespaces(count: int) -> Iterator[None]:
         lines_to_ip(f"netns delete {name}" for name in names if os.path.exists(f"/run/netns/{name}"))
 
 
-@benchmark(
-    "namespaces", "One refresh per second beside many namespaces", UNITS, over="namespaces", sizes=(1, 2_000), rounds=1,
-)  # fmt: skip
-def namespaces(scale: Scale) -> Iterator[Turns]:
-    """`nettop --follow-namespaces` with 100 sockets, and more and more namespaces."""
-    own_namespace()
-    with held_namespaces(scale.size), connections(100):
-        yield both(scale, "--follow-namespaces")
+@contextlib.contextmanager
+def interfaces(count: int) -> Iterator[None]:
+    """Hold more interfaces in this network namespace, which ends with this process."""
+    names = [(f"near{number}", f"far{number}") for number in range(-(-count // 2))]
+    lines_to_ip(f"link add {near} type veth peer name {far}" for near, far in names)
+    lines_to_ip(f"link set {name} up" for pair in names for name in pair)
+    yield
+
+
+@contextlib.contextmanager
+def processes(count: int) -> Iterator[None]:
+    """Hold more processes, without sockets."""
+    sleeper = (
+        "import os, signal\nfor _ in range({}):\n if not os.fork(): os.closerange(0, 3), signal.pause()\n"
+        "print(flush=True)\nsignal.pause()"
+    )
+    with running(sys.executable, "-c", sleeper.format(count), out=subprocess.PIPE) as process:
+        assert process.stdout
+        process.stdout.readline()
+        yield
+
+
+MANY: Mapping[str, tuple[Callable[[int], contextlib.AbstractContextManager[None]], tuple[str, ...]]] = {
+    "namespaces": (namespaces, ("--follow-namespaces",)),
+    "interfaces": (interfaces, ("--view", "bandwidth")),
+    "processes": (processes, ()),
+}
+
+
+def declare(what: str) -> None:
+    """Declare the benchmark of one of MANY."""
+    held, options = MANY[what]
+
+    def many(scale: Scale) -> Iterator[Turns]:
+        own_namespace()
+        with held(scale.size), connections(100):
+            yield both(scale, *options)
+
+    shown = f"`nettop {' '.join(options)}`" if options else "`nettop`"
+    many.__doc__ = f"{shown} with 100 sockets, and more and more {what}."
+    title = f"One refresh per second beside many {what}"
+    benchmark(what, title, UNITS, over=what, sizes=(1, 2_000), rounds=1)(many)
+
+
+for each in MANY:
+    declare(each)
 
 
 # --- findings ---------------------------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ from typing import Any
 from tests.kernel.command import NETTOP
 from tests.kernel.terminal import Terminal
 
+TICKS = os.sysconf("SC_CLK_TCK")
 CPUCLOCK_SCHED = 2
 """Scheduler clock of a process, combined with its PID (include/linux/posix-timers_types.h, MAKE_PROCESS_CPUCLOCK)."""
 LAST_CPU = (os.cpu_count() or 1) - 1
@@ -183,6 +184,14 @@ def session(pid: int) -> list[int]:
     return [each for each, fields in living().items() if int(fields[3]) == pid]
 
 
+def cpu_seconds(pid: int) -> float:
+    """Return the user and system time of a process, its living descendants and the children it has waited for."""
+    return sum(
+        sum(int(field) for field in stat_fields(member)[11 : 15 if member == pid else 13]) / TICKS
+        for member in family(pid)
+    )
+
+
 def cpu_ns(pid: int) -> int:
     """Return the exact CPU time of a process, including interrupts."""
     return time.clock_gettime_ns(~pid << 3 | CPUCLOCK_SCHED)
@@ -195,9 +204,9 @@ def cpu_ns_of(pid: int) -> int:
 
 def cpu_while(pid: int, act: Callable[[], object]) -> float:
     """Return the share of one CPU that a process and its children take while `act` runs."""
-    before_ns, begin_ns = cpu_ns_of(pid), time.perf_counter_ns()
+    before, begin = cpu_seconds(pid), time.perf_counter()
     act()
-    return (cpu_ns_of(pid) - before_ns) / (time.perf_counter_ns() - begin_ns)
+    return (cpu_seconds(pid) - before) / (time.perf_counter() - begin)
 
 
 def free_udp_port() -> int:
