@@ -18,21 +18,19 @@ from pathlib import Path
 from typing import Any
 
 from harness import NOTHING, Sample, Scale, Target, Turns, benchmark
+from hooked import Hooked, empty_text
 from monitors import TOOLS, watching
 from programs import LAST_CPU, built, cpu_ns, printing, run, running, until
+from traffic import B, Traffic, neighbours
 
 from nettop.snapshots import own_lenses
 from nettop.snapshots.cpu import FREQUENCY
-from tests.kernel.lab import End, Lab
 
 TURN_S, SETTLED_AFTER_S = 0.2, 0.02
 PERF = "perf record"
 PERF_COMMAND = f"perf record -a -g -F {FREQUENCY.default + 2}"
 """At nearly nettop's frequency, so that both are compared at the same one but do not sample in step."""
 EMPTY = "empty programs"
-PINNED = ("taskset", "-c", str(LAST_CPU))
-IPERF3 = 5201
-"""The port of iperf3."""
 
 Switch = Callable[[], AbstractContextManager[object]]
 """Has something cost CPU time meanwhile."""
@@ -64,39 +62,28 @@ def ksoftirqd() -> int:
     return int(run("pgrep", "--exact", f"ksoftirqd/{LAST_CPU}"))
 
 
-def received_bytes(pid: int, device: str) -> int:
-    """Return the bytes that a device in the namespace of a process has received."""
+def received(pid: int, device: str, column: int) -> int:
+    """Return a column of /proc/net/dev in the namespace of a process."""
     lines = Path(f"/proc/{pid}/net/dev").read_text().splitlines()
-    return int(next(line for line in lines if f"{device}:" in line).split(":")[1].split()[0])
+    return int(next(line for line in lines if f"{device}:" in line).split(":")[1].split()[column])
 
 
 @contextlib.contextmanager
 def tcp() -> Iterator[Work]:
     """Run iperf3 with both ends on one CPU; count bytes received."""
-    with Lab() as lab:
-        near, far = lab.pair()
-
-        def inside(end: End, *words: str) -> tuple[str, ...]:
-            return (*PINNED, "ip", "netns", "exec", end.namespace.name, *words)
-
-        with running(*inside(far, "iperf3", "-s")) as receiver:
-            until(lambda: run(*inside(far, "ss", "-tlnH", f"sport = :{IPERF3}")), "iperf3's server")
-            with running(*inside(near, "iperf3", "-c", far.v4, "-t", "3600")) as sender:
-                until(lambda: received_bytes(receiver.pid, far.device) > 1 << 20, "a connection")
-                ends = sender.pid, receiver.pid
-                yield Work(lambda: received_bytes(receiver.pid, far.device), ends, (ksoftirqd(),))
+    with Traffic(LAST_CPU) as traffic:
+        near, far = neighbours(traffic)
+        ends = traffic.stream(near, far, B)
+        yield Work(lambda: received(far.pid, "vb", 0), ends, (ksoftirqd(),))
 
 
 @contextlib.contextmanager
 def calls(what: str) -> Iterator[Work]:
     """Run calls.c; count calls, or steps of a loop."""
-    with (
-        built("calls.c") as program,
-        tempfile.NamedTemporaryFile() as file,
-        running(*PINNED, program, what, file.name) as process,
-    ):
+    with built("calls.c") as program, tempfile.NamedTemporaryFile() as file, Traffic(LAST_CPU) as traffic:
+        pid = traffic.start([program, what, file.name])
         until(lambda: os.path.getsize(file.name), "calls.c")
-        yield Work(lambda: int.from_bytes(os.pread(file.fileno(), 8, 0), sys.byteorder), (process.pid,))
+        yield Work(lambda: int.from_bytes(os.pread(file.fileno(), 8, 0), sys.byteorder), (pid,))
 
 
 JOBS: Mapping[str, Callable[[], AbstractContextManager[Work]]] = {
@@ -160,24 +147,11 @@ def empty_switch() -> Iterator[Switch]:
     """Yield a switch that attaches empty programs to the hooks of the services lens."""
     from services import best_hooks
 
-    from nettop.kernel import bpf_syscall as bpf
     from nettop.kernel.bpf.program import Loader
-    from nettop.kernel.bpf.program_text import ProgramText
-    from nettop.probes.probe import with_types
 
     names = best_hooks()
-    functions = dict.fromkeys(name.partition("@")[0] for name in names)
-    header = "".join(f"int {function}(u64 *ctx) {{ return 0; }}\n" for function in functions)
-    with contextlib.closing(Loader().load(ProgramText((), header, (), with_types(names)))) as program:
-
-        @contextlib.contextmanager
-        def attached() -> Iterator[None]:
-            with ExitStack() as opened:
-                for name in names:
-                    opened.callback(os.close, bpf.attach_tracing(program.functions[name]))
-                yield
-
-        yield attached
+    with contextlib.closing(Loader().load(empty_text(names))) as program:
+        yield Hooked(program, names).attached
 
 
 @contextlib.contextmanager

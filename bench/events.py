@@ -3,18 +3,21 @@
 
 import sys
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 
+from bpf_stats import program_runs, runs_since, statistics_on
 from cpu_cost import PEERS, Switch, all_switches
-from harness import NOTHING, Sample, Scale, Target, Turns, benchmark
+from harness import NOTHING, OURS, Sample, Scale, Target, Turns, benchmark
 from programs import (
     LAST_CPU,
     NETTOP,
     Process,
     built,
     cpu_ns,
+    drain,
+    in_background,
     readable_folder,
     run,
     running,
@@ -22,10 +25,7 @@ from programs import (
 )
 from sockets import own_namespace
 
-from tests.kernel.bpf_objects import held, runs_and_time
-
-STATE = "tp_btf__inet_so"
-"""Name in the kernel of the program for state changes."""
+STATE, NESTED, SEND = "tp_btf__inet_so", "tp_btf__nested", "tp_btf__sock_se"
 TURN_S = 0.5
 WARM_UP_S = 0.3
 """Seconds of a storm before the measured one: nettop goes on starting after its hooks work."""
@@ -48,14 +48,7 @@ def run_storm(program: str, seconds: float) -> Storm:
 
 def wait_for_hooks(pid: int) -> None:
     """Wait until the process has loaded the program for state changes."""
-
-    def names() -> Iterator[str]:
-        for kind, number in held(pid):
-            with suppress(FileNotFoundError):  # the program was unloaded meanwhile
-                if kind == "prog":
-                    yield runs_and_time(number)[0]
-
-    until(lambda: STATE in names(), "nettop attaches its hooks")
+    until(lambda: STATE in program_runs(pid), "nettop attaches its hooks")
 
 
 @contextmanager
@@ -114,3 +107,34 @@ def log(scale: Scale) -> Iterator[Turns]:
             "log, JSON Lines": lambda: turn(program, logging("--format", "jsonl")),
             "log of groups": lambda: turn(program, logging("--lens", "connections.groups")),
         }
+
+
+EVENTS = (
+    *("a state change", "the nested program beside it", "a message while connections are accepted"),
+    "all state changes of a connection",
+)
+
+
+@benchmark(
+    "events_run",
+    "Programs of the connection events",
+    dict.fromkeys(EVENTS, "ns"),
+    rounds=3,
+    needs=("cc",),
+)
+def events_run(scale: Scale) -> Iterator[Turns]:
+    """By the kernel's statistics of BPF programs, which include two clock readings."""
+    own_namespace()
+
+    def turn(program: str) -> Sample:
+        before = program_runs(process.pid)
+        made = run_storm(program, TURN_S)
+        runs = runs_since(before, program_runs(process.pid))
+        each = [runs[name].ns_each for name in (STATE, NESTED, SEND)]
+        return dict(zip(EVENTS, (*each, runs[STATE].ns / made.connections), strict=True))
+
+    words = ("--table", "-d", "--udp", "off")  # else the programs that count UDP see the messages too
+    with built("storm.c") as program, in_background(*words) as process, statistics_on():
+        wait_for_hooks(process.pid)
+        drain(process, scale.pick(3, 1))
+        yield {OURS: lambda: turn(program)}

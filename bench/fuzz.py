@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Send broken, hostile and random datagrams to the flow collector.
 
-`.venv/bin/python bench/fuzz.py floods` sends endless templates, endless exporters, and sequence numbers that jump.
-`guided --seconds N` has atheris search for inputs that reach new code of the decoder (pip install atheris). In both
-cases there must be no traceback, memory must stay bounded, every datagram must be in exactly one count, and intact
-datagrams must still be decoded afterwards.
+`.venv/bin/python bench/fuzz.py mutated FILE.pcap…` sends the datagrams of captures to a collector; `floods` sends
+endless templates, endless exporters, and sequence numbers that jump. `guided FILE.pcap… --seconds N` has atheris search
+for inputs that reach new code of the decoder (pip install atheris). In all cases there must be no traceback, memory
+must stay bounded, every datagram must be in exactly one count, and intact datagrams must still be decoded afterwards.
 """
 
 import argparse
@@ -20,6 +20,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
+from captures import datagrams
 from collecting import Senders, all_stored, arrived, collector
 from measure import Figure, judge
 from programs import resident_mb, session
@@ -96,6 +97,15 @@ def send_all(running: Running, exports: Exports) -> int:
 
 
 # --- datagrams --------------------------------------------------------------------------------------------------
+
+
+def of_captures(paths: list[Path]) -> Exports:
+    """Yield the datagrams of captures, using a different address for each exporter."""
+    hosts: dict[str, str] = {}
+    for path in paths:
+        for each in datagrams(path.read_bytes()):
+            number = len(hosts)
+            yield hosts.setdefault(each.exporter, f"127.80.{number // 250}.{number % 250 + 1}"), each.content
 
 
 def templates() -> Exports:
@@ -180,8 +190,8 @@ FLOODS = {
 # --- guided by coverage -----------------------------------------------------------------------------------------
 
 
-def guided(corpus: Path, seconds: int) -> None:
-    """Fuzz the decoder with inputs derived from those that a corpus has from earlier runs.
+def guided(captures: list[Path], corpus: Path, seconds: int) -> None:
+    """Fuzz the decoder with inputs derived from captures and those that a corpus has from earlier runs.
 
     atheris exits the process; on a fault it leaves a traceback and the input.
     """
@@ -199,6 +209,8 @@ def guided(corpus: Path, seconds: int) -> None:
                 decoder.decode(batch(some))
                 check(decoder)
 
+    for number, seed in enumerate(itertools.chain.from_iterable(map(seeds, captures))):
+        (corpus / str(number)).write_bytes(seed)
     bounds = (f"-max_total_time={seconds}", f"-max_len={INPUT_MOST}", "-rss_limit_mb=2048", "-timeout=10")
     words = ("-len_control=0", f"-artifact_prefix={corpus}/failed-", "-print_final_stats=1", str(corpus))
     atheris.Setup([sys.argv[0], *bounds, *words], decode)
@@ -207,6 +219,18 @@ def guided(corpus: Path, seconds: int) -> None:
 
 INPUT_MOST = 8192
 DATAGRAMS_MOST = 8
+
+
+def seeds(path: Path) -> Iterator[bytes]:
+    """Yield inputs from a capture, several datagrams each, in the format of `unpacked`."""
+    packed: list[bytes] = []
+    for each in datagrams(path.read_bytes()):
+        content = struct.pack("!H", len(each.content)) + each.content
+        if packed and (len(packed) == DATAGRAMS_MOST or sum(map(len, packed)) + len(content) > INPUT_MOST):
+            yield b"".join(packed)
+            packed = []
+        packed.append(content)
+    yield b"".join(packed)
 
 
 def unpacked(content: bytes) -> list[Sent]:
@@ -225,17 +249,19 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("how", choices=("floods", "guided"))
+    parser.add_argument("how", choices=("mutated", "floods", "guided"))
     parser.add_argument("--seconds", type=int, default=600, help="duration of guided")
     parser.add_argument("--corpus", type=Path, help="directory in which guided keeps inputs between runs")
     parser.add_argument("--only", help="run this flood only")
-    options = parser.parse_args()
+    parser.add_argument("files", type=Path, nargs="*", help="captures")
+    options = parser.parse_intermixed_args()
     resource.setrlimit(resource.RLIMIT_NOFILE, (4096, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+    options.corpus = options.corpus or Path(tempfile.mkdtemp(prefix="nettop-corpus"))
+    options.corpus.mkdir(exist_ok=True)
     if options.how == "guided":
-        corpus = options.corpus or Path(tempfile.mkdtemp(prefix="nettop-corpus"))
-        corpus.mkdir(exist_ok=True)
-        guided(corpus, options.seconds)
-    chosen = {title: exports() for title, exports in FLOODS.items() if options.only in (None, title)}
+        guided(options.files, options.corpus, options.seconds)
+    parts = FLOODS if options.how == "floods" else {"mutated": lambda: of_captures(options.files)}
+    chosen = {title: exports() for title, exports in parts.items() if options.only in (None, title)}
     figures = (figure for title, exports in chosen.items() for figure in survives(title, exports))
     return judge([(options.how, figures)])
 

@@ -26,8 +26,8 @@ from typing import Any
 from harness import BENCHMARKS, CHECKOUT, RESULTS, described, environment, measure, save
 
 MODULES = (
-    *("table", "monitors", "frames", "start", "load", "cpu_cost", "services", "events", "loading", "serve"),
-    *("recording", "flows", "attribution"),
+    *("table", "monitors", "frames", "start", "load", "cpu_cost", "services", "events", "udp", "udp_requests"),
+    *("bandwidth", "latency", "loading", "serve", "recording", "flows", "attribution"),
 )  # fmt: skip
 REFERENCES = ("b43d97d", "8525c88e")
 LONGEST_S, LONGEST_QUICK_S = 600, 280

@@ -5,13 +5,16 @@ import contextlib
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 
+from bpf_stats import Runs, statistics_on
 from cpu_cost import EMPTY, PEERS, Switch, all_switches, empty_switch, lens_view
 from harness import NOTHING, OURS, Sample, Scale, Target, Turns, benchmark
+from hooked import Hooked, empty_text
 from programs import Process, readable_folder, run, running, until
 from sockets import own_namespace
 
+from nettop.kernel.bpf.program import Loader
 from nettop.probes.services.probe import make_probe
 from nettop.probes.services.programs import FALLBACKS
 
@@ -124,3 +127,32 @@ def services(scale: Scale) -> Iterator[Turns]:
     with served(), empty_switch() as empty:
         seconds, lens = scale.pick(TURN_S, QUICK_S), lens_view("services")
         yield {OURS: lambda: of_loads(lens, seconds), EMPTY: lambda: of_loads(empty, seconds)}
+
+
+@benchmark(
+    "services_run",
+    "A run of the services lens's programs above an empty one",
+    "ns",
+    rounds=3,
+    needs=NEEDS,
+)
+def services_run(scale: Scale) -> Iterator[Turns]:
+    """By the kernel's statistics of BPF programs, which include two clock readings in both."""
+
+    def above_empty(per_s: Callable[[float], float]) -> float:
+        seconds = scale.pick(TURN_S, QUICK_S)
+        with ExitStack() as ends:
+            names = best_hooks()
+            hooked = Hooked(ends.enter_context(contextlib.closing(Loader().load(empty_text(names)))), names)
+            with hooked.attached():
+                per_s(seconds)
+            nothing = {name: runs.ns_each for name, runs in hooked.runs().items()}
+            source = ends.enter_context(contextlib.closing(make_probe()))
+            source.start()
+            per_s(seconds)
+            runs = {name: Runs(*counted) for name, counted in source.programs().items()}
+        above = sum(runs[name].ns - runs[name].count * of_nothing for name, of_nothing in nothing.items())
+        return above / sum(runs[name].count for name in nothing)
+
+    with served(), statistics_on():
+        yield {name: lambda per_s=per_s: above_empty(per_s) for name, per_s in LOADS.items()}
