@@ -14,6 +14,7 @@ from nettop.writing import has_room
 _WAIT_MS = 1000
 """Milliseconds that a message waits for its reader."""
 _CLEAR = "\r\x1b[K"
+_BAR_CELLS = 24
 
 
 class Diagnostics:
@@ -65,8 +66,13 @@ class StatusLine:
         self._report = Diagnostics(stderr)
         self._shown = ""
 
-    def show(self, text: str) -> None:
-        """Replace the line. Do nothing without a terminal, or if it does not read."""
+    def show(self, text: str, done: float | None = None) -> None:
+        """Replace the line; `done` is the share of long work, from 0 to 1, for a bar before the text. Do nothing
+        without a terminal, or if it does not read.
+        """
+        if done is not None:
+            full = round(min(done, 1.0) * _BAR_CELLS)
+            text = f"{'█' * full}{'░' * (_BAR_CELLS - full)} {text}"
         if self._terminal is not None and text != self._shown:
             self._write(f"{_CLEAR}{text[: self._columns() - 1]}")
             self._shown = text

@@ -54,7 +54,9 @@ def start_compile(settings: CompileSettings, _source_of: SourceOf) -> ExitCode:
     if settings.background:
         threading.Thread(target=_end_with_standard_input, daemon=True).start()
     status = StatusLine(sys.stderr)
-    done = precompile(lambda count, every: status.show(f"compiling programs: {count} of {every}"))
+    done = precompile(
+        lambda count, every: status.show(f"{count} of {every} programs compiled", count / every)
+    )
     status.show("")
     for lens, error in done.refused.items():
         Diagnostics(sys.stderr)(f"{lens}: {error.what}; {error.remedy}")

@@ -90,7 +90,8 @@ def _progress(settings: BundleParts, status: StatusLine) -> Callable[[int], None
     length = max(1, settings.end_ns - settings.begin_ns)
 
     def reached(wall_ns: int) -> None:
-        status.show(f"copying {time_text(wall_ns)}  {(wall_ns - settings.begin_ns) / length:.0%}")
+        done = (wall_ns - settings.begin_ns) / length
+        status.show(f"copying {time_text(wall_ns)}  {done:.0%}", done)
 
     return reached
 

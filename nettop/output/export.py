@@ -114,7 +114,7 @@ def _sample(
         frame = consumer.frame or first
         counted = exporter.count(frame.now.tables[table.name]) - before
         amount = f"{elapsed_s:.0f} of {settings.duration_s:g} s, {counted:,} {exporter.unit}"
-        status.show(f"{settings.view}: {amount} (Ctrl-C ends early)")
+        status.show(f"{settings.view}: {amount} (Ctrl-C ends early)", elapsed_s / settings.duration_s)
         consumer.wait(timeout_s=min(settings.duration_s - elapsed_s, _STEP_S))
     status.show("")
     missing, last = consumer.read_last(wait_s=READING_WAIT_S), consumer.frame
