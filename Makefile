@@ -24,7 +24,7 @@ setup: ## system packages, /opt/nettop and .venv
 
 test: lint test-pure test-core ## what every commit passes, in minutes; test-core needs root and uses sudo
 
-test-all: lint test-thorough test-kernel ## all but test-install and test-deploy, forty minutes; test-kernel uses sudo
+test-all: lint test-thorough test-kernel ## all but test-install and test-deploy, half an hour; test-kernel uses sudo
 
 lint: ## formats, types, layers, C and shell
 	$(as_user) $(bin)/ruff check .

@@ -155,11 +155,11 @@ class Running:
     def refreshes(self) -> list[list[Row]]:
         """Return the complete rows so far, one list per refresh (JSON Lines only; no list for an empty refresh)."""
         by_time: dict[str, list[Row]] = {}
-        for row in self.rows():
+        for row in self.printed():
             by_time.setdefault(row["time"], []).append(row)
         return list(by_time.values())
 
-    def rows(self) -> list[Row]:
+    def printed(self) -> list[Row]:
         """Return the complete rows so far, without the records of losses (JSON Lines only)."""
         return rows_in(self.text().rpartition("\n")[0])
 

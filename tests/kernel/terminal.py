@@ -18,7 +18,7 @@ from typing import Any, Self
 from tests.emulator import Emulator
 
 from .command import NETTOP
-from .lab import PATIENCE, NotInTimeError, process_state
+from .lab import PATIENCE, NotInTimeError
 
 
 class Terminal:
@@ -113,11 +113,6 @@ class Terminal:
         os.write(self._master, keys)
         if until_shown:
             self.shows(until_shown)
-
-    def is_stopped(self) -> bool:
-        """Return whether the process is stopped, as by Ctrl-Z; read its output meanwhile."""
-        self.take_in()
-        return process_state(self.pid) == "T"
 
     def hang_up(self) -> None:
         """Hang up the terminal."""

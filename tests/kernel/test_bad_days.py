@@ -2,7 +2,6 @@
 """Trouble gives a clear message or a visible counter and the documented exit code, and leaves nothing behind."""
 
 import contextlib
-import json
 import os
 import random
 import signal
@@ -19,7 +18,6 @@ from .command import (
     Running,
     bcc_folder,
     by_cookie,
-    complaints,
     in_namespaces,
     mounted,
     nettop,
@@ -53,14 +51,6 @@ def test_not_root() -> None:
     assert [(row["process"], row["pid"], row["uid"]) for row in ours] == [("(hidden)", None, 0)]
     assert "sudo nettop" in done.stderr
     no_traceback(done.stderr)
-
-
-def test_end_of_input_goes_on(lab: Lab) -> None:
-    """The end of standard input only disables refreshing by Enter."""
-    lab.worker(lab.namespace()).call(traffic.listen, "listener", "127.0.0.1")
-    done = nettop(*JSON, "--all", "--count", "3", "--interval", "0.1")
-    assert (done.returncode, complaints(done.stderr)) == (DONE, "")
-    assert len({json.loads(line)["time"] for line in done.stdout.splitlines()}) == 3
 
 
 @pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)

@@ -7,14 +7,12 @@ import os
 import socket
 import struct
 import time
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
 from nettop.kernel import bpf_syscall as bpf
-from nettop.kernel.net.links import read_links
 from nettop.probes.bandwidth.probe import Bandwidth
 from nettop.probes.bandwidth.programs import INTERFACES_MAX
 from nettop.snapshots.bandwidth import COUNTERS_MODE, EVICTED, MODES, TCX_MODE
@@ -23,10 +21,9 @@ from tests.options import source_options
 
 from . import bpf_objects, oracle, traffic
 from .conftest import version_numbers
-from .fault_outside import open_tunnel
 from .lab import End, Lab, Namespace, NotInTimeError, until
 from .test_events import decoded
-from .traffic import Memory
+from .traffic import Memory, send_datagrams
 
 pytestmark = pytest.mark.kernel
 
@@ -158,13 +155,6 @@ def summed(rows: list[Row]) -> dict[str, int]:
 
 
 # --- traffic --------------------------------------------------------------------------------------------------
-
-
-def send_datagrams(memory: Memory, to: tuple[str, int], count: int, size: int) -> None:
-    """Send `count` datagrams."""
-    with socket.socket(traffic.V6 if ":" in to[0] else traffic.V4, socket.SOCK_DGRAM) as sender:
-        for _ in range(count):
-            sender.sendto(b"n" * size, to)
 
 
 def listen_udp(memory: Memory, address: tuple[str, int]) -> None:
@@ -767,39 +757,3 @@ def test_other_namespaces(lab: Lab) -> None:
     ]
     assert rows[1]["mode"] == "counters"
     assert rows[1]["packets_received"] - rows[0]["packets_received"] >= 101
-
-
-def negotiated_of(_: Memory, kind: str) -> tuple[int | None, int | None]:
-    """Return the speed and the duplex mode of tun0, as of a device of this kind."""
-    (link,) = (link for link in read_links() if link.name == "tun0")
-    return replace(link, kind=kind).negotiated()
-
-
-def test_duplex_mode_and_speed_are_the_driver_s(lab: Lab) -> None:
-    """They are what ethtool sets, which a tun device lets change as if its other end had negotiated anew; but nothing
-    limits a tun device, so it has neither."""
-    namespace = lab.namespace()
-    tunnel, probe = lab.worker(namespace), lab.worker(namespace)
-    tunnel.call(open_tunnel, "tun0")
-    namespace.ip("link", "set", "tun0", "up")
-    probe.call(attach, {}, 1 << 12)
-    for duplex, megabits in (("half", 10), ("full", 100)):
-        namespace.run("ethtool", "-s", "tun0", "duplex", duplex, "speed", str(megabits))
-        assert probe.call(negotiated_of, "") == (megabits * 125_000, ("half", "full").index(duplex))
-        assert probe.call(negotiated_of, "tun") == (None, None)
-        (row,) = interface_rows(probe.call(read), namespace, "tun0")
-        assert (row["duplex"], row["speed"], row["capacity"]) == (None, None, None)
-
-
-def test_interfaces_by_another_name(lab: Lab) -> None:
-    """--interface accepts the other names of interfaces, and patterns of them; they are shown by their own."""
-    namespace = lab.namespace()
-    tunnel = lab.worker(namespace)
-    tunnel.call(open_tunnel, "tun0")
-    namespace.ip("link", "set", "tun0", "up")
-    namespace.ip("link", "property", "add", "dev", "tun0", "altname", "uplink-of-the-customer")
-    for word in ("uplink-of-the-customer", "uplink-*"):
-        probe = lab.worker(namespace)
-        probe.call(attach, {"interface": word}, 1 << 12)
-        (row,) = interface_rows(probe.call(read), namespace, "tun0")
-        assert row["interface"] == "tun0"

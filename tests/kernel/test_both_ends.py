@@ -299,17 +299,6 @@ def ended(memory: Memory, names: list[int]) -> None:
         assert memory[name].recv(1) == b""
 
 
-def test_a_router_between_both_ends(lenses: BothLenses, lab: Lab) -> None:
-    """A client behind translated addresses waits for the server that it does not know, which has read its request."""
-    made = Translated.connected(lab, (TO_SERVER, FROM_ROUTER), 1)
-    (near,), (far,) = made.keys
-    whom = f"for server {made.server.pid}, which has read the request"
-    for key in (near, far):
-        facts = lenses.facts(key)
-        assert facts["Waits"].startswith(f"client {made.client.pid} has waited ")
-        assert facts["Waits"].endswith(whom)
-
-
 def test_fast_open(lenses: BothLenses, lab: Lab) -> None:
     """Sequence numbers begin with the SYN also if it carries data."""
     near, far = lab.pair()

@@ -5,11 +5,8 @@ Both tables are read in one process while the sockets' processes are stopped (SI
 is compared only if iterator readings before and after agree; every row must be compared once.
 """
 
-import json
 import os
 import socket
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -18,10 +15,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nettop.errors import Unsupported
 from nettop.kernel.bpf.program import Loader
 from nettop.kernel.host.facts import Host
-from nettop.kernel.net import sock_diag
 from nettop.kernel.net.entered_namespaces import shared_namespaces
 from nettop.probes.connections.programs import table_text
 from nettop.probes.connections.sock_diag_table import DiagTable
@@ -33,7 +28,7 @@ from nettop.snapshots.schema import Kind
 from nettop.snapshots.snapshot import known
 
 from . import traffic
-from .lab import NETNS_FOLDER, REPOSITORY, Dropper, Lab, Namespace, libc, process_state, settle_child, until
+from .lab import Dropper, Lab, Namespace, libc, process_state, settle_child, until
 from .socket_sharing import accepted_by, fork_with_sockets, keep_in_flight, prefork
 from .test_equals_ss import Mesh, mesh
 from .test_rows import overflow_udp
@@ -44,9 +39,6 @@ __all__ = ["mesh"]
 
 TICK_NS = 10_000_000
 SYS_EXIT = 60 if os.uname().machine == "x86_64" else 93
-NOBODY = 65534
-NO_PROTOCOL = 250
-UNKNOWN = 2**64 - 1
 NOT_REPORTED = ("congestion_limited", "send_buffer_full", "syn_queue", "direction", "descriptors_max")
 """What sock_diag lacks; of a connection also the backlog of the listener that it came to."""
 MOVING = ("busy_us", "receiver_limited_us", "send_buffer_limited_us", "last_sent_ms", "last_received_ms")
@@ -369,68 +361,3 @@ def listen_without_leader(memory: traffic.Memory) -> int:
         threading.Thread(target=threading.Event().wait).start()
         libc.syscall(SYS_EXIT, 0)
     return pid
-
-
-def test_protocol_without_a_module() -> None:
-    """A protocol that the kernel cannot list gives an error and a remedy, without naming other protocols' sockets."""
-    with pytest.raises(Unsupported) as caught:
-        sock_diag.dump(NO_PROTOCOL, 0xFFF, info=False)
-    assert caught.value.remedy
-
-
-AS_NOBODY = """
-import json, socket
-import numpy as np
-from nettop.errors import Unsupported
-from nettop.kernel.net import sock_diag
-from nettop.kernel.host.facts import Host
-from nettop.kernel.net.entered_namespaces import Namespaces
-from nettop.probes.connections.sock_diag_table import DiagTable
-from nettop.probes.connections.socket_rows import ROW
-
-own = socket.create_server(("127.0.0.1", 0))
-table = DiagTable(Host(), Namespaces())
-rows, _, counts, _ = table.read(np.zeros(0, ROW))
-print(json.dumps({
-    "rows": [{name: row[name].item() for name in ("id", "pid", "netns", "bytes_sent")} for row in rows],
-    "counts": counts, "own": own.getsockname()[1],
-    "owned": [int(row["local_port"]) for row in rows if row["owner_source"] == 1],
-}))
-table.close()
-"""
-
-
-def test_user_without_root(tables: Tables, lab: Lab) -> None:
-    """Anyone sees all sockets of the namespace, but only the owners of their own processes; the others are counted."""
-    near, far = lab.pair()
-    client, _, port = traffic.client_and_server(lab, near.namespace, far.namespace, "::")
-    client.call(traffic.connect_at_once, {0: Call((far.v4, port)), 1: Call((far.v6, port))})
-    client.call(traffic.send, {0: 10007, 1: 1009})
-    client.call(traffic.acknowledged, [0, 1])
-    client.call(traffic.udp, "udp", near.v4)
-    reported = as_nobody(near.namespace)
-    wanted = tables.second.read(near.namespace)
-    assert len(reported["rows"]) == len(wanted) + 1  # its own
-    shown = {row["id"]: row for row in reported["rows"]}
-    assert {row["bytes_sent"] for row in wanted.values()} == {10007, 1009, None}
-    for key, row in wanted.items():
-        sent = shown[key]["bytes_sent"]
-        assert (shown[key]["netns"], None if sent == UNKNOWN else sent) == (row["netns"], row["bytes_sent"])
-    assert reported["owned"] == [reported["own"]]
-    assert reported["counts"]["processes_hidden"] >= 2
-    assert reported["counts"]["namespaces"] == 1
-    assert reported["counts"]["unlisted"] == 0
-
-
-def as_nobody(namespace: Namespace) -> Any:
-    """Run AS_NOBODY in that namespace as a user without privileges, and return its output."""
-    done = subprocess.run(
-        [
-            "nsenter", f"--net={NETNS_FOLDER / namespace.name}", "setpriv", "--reuid", str(NOBODY), "--regid",
-            str(NOBODY), "--clear-groups", "--bounding-set=-all", sys.executable, "-c", AS_NOBODY,
-        ],
-        capture_output=True, text=True, check=False, cwd="/", timeout=60,
-        env={**os.environ, "PYTHONPATH": str(REPOSITORY), "PYTHONDONTWRITEBYTECODE": "1"},
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)

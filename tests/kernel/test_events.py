@@ -576,7 +576,7 @@ def test_the_command_reports_each_event_once(lab: Lab) -> None:
     with Running("--view", "connections.events", *JSON, "--interval", "0.1") as running:
 
         def printed() -> list[Row]:
-            return in_namespaces(running.rows(), home.inode)
+            return in_namespaces(running.printed(), home.inode)
 
         def ends() -> int:
             return sum(row["event"] == "close" for row in printed())
@@ -945,7 +945,6 @@ class Failed:
 
     attempts: dict[str, Attempt]
     reported: list[Row]
-    groups: list[Row]
     totals: dict[int, Row]
 
 
@@ -1050,13 +1049,8 @@ def fail_for_every_reason(lab: Lab, watch: Watch) -> Failed:
         raise NotInTimeError(f"{error}; connect() returned {errors}") from error
     snapshot = watch.read()
     reported = [row for row in watch.events(near.namespace, crowded) if row["event"] == "fail"]
-    groups = [
-        row
-        for row in decoded(snapshot.tables["failures"], near.namespace.inode, crowded.inode)
-        if row["process"] in FAILURES_OF_CONNECT
-    ]
     pids = [attempt.pid for attempt in attempts.values()]
-    return Failed(attempts, reported, groups, processes(snapshot, *pids))
+    return Failed(attempts, reported, processes(snapshot, *pids))
 
 
 def no_roads(near: End, far: End) -> None:
@@ -1086,15 +1080,6 @@ def test_why_a_connect_failed(failed: Failed, name: str) -> None:
     assert attempt.began <= row["time"] - 1000 * row["duration_us"]
     assert row["time"] <= attempt.ended
     assert (row["local_port"] is None) == (name == "no-port")
-
-
-def test_failures_are_grouped(failed: Failed) -> None:
-    """The table of failures has each reason with its remote, service, process and time."""
-    assert Counter(row["failures"] for row in failed.groups) == {1: len(FAILURES_OF_CONNECT)}
-    names = ("reason", "remote_address", "process", "netns", "direction")
-    assert {(*part(row, *names), row["port"], row["first_at"], row["last_at"]) for row in failed.groups} == {
-        (*part(row, *names), row["remote_port"], row["time"], row["time"]) for row in failed.reported
-    }
 
 
 def test_failed_connects_of_a_process(failed: Failed) -> None:
@@ -1380,43 +1365,6 @@ def test_half_closed_orphans(lab: Lab, watch: Watch) -> None:
     watch.wait(near.namespace, connect=2, close=2)
     for _ in range(2):
         assert sums(watch.read(), client) == [(0, 2, 0, 2018, 4006)]
-
-
-@pytest.mark.parametrize("moment", ["after the table", "before the ends", "after the ends"])
-def test_closed_while_it_is_read(
-    lab: Lab, watch: Watch, monkeypatch: pytest.MonkeyPatch, moment: str
-) -> None:
-    """Connections that close during or just after a reading count once."""
-    home = lab.namespace()
-    client, server, _ = joined(lab, home, 4)
-    for number in range(4):
-        move(client, server, number, 1009, 2003)
-    what, name = (
-        (watch.probe.table, "read") if moment == "after the table" else (watch.probe._ended, "follow")
-    )
-    read = getattr(what, name)
-    left = [close_from_each_side]
-
-    def and_close(*arguments: Any) -> Any:
-        if moment == "before the ends" and left:
-            left.pop()(client, server)
-        actual = read(*arguments)
-        if left:
-            left.pop()(client, server)
-        return actual
-
-    with monkeypatch.context() as patch:
-        patch.setattr(what, name, and_close)
-        seen = [sums(watch.read(), client, server)]
-    watch.wait(home, connect=4, accept=4, close=8)
-    seen += [sums(watch.read(), client, server) for _ in range(2)]
-    assert not left
-    first = seen.pop(0)  # may be of just before
-    assert [(open_ + closed, *rest) for open_, closed, *rest in first] == [
-        (4, 0, 4036, 8012),
-        (4, 0, 8012, 4036),
-    ]
-    assert seen == [[(0, 4, 0, 4036, 8012), (0, 4, 0, 8012, 4036)]] * 2
 
 
 def test_thousands_of_short_lived_processes(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:

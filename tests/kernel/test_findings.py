@@ -35,7 +35,7 @@ from nettop.snapshots.source import SourceOptions
 from . import fault_programs as programs
 from .fault_loads import LOADS
 from .fault_oracles import nstat
-from .faults import FAULTS, NEIGHBOURS_MAX, Fault, Made, made
+from .faults import FAULTS, Fault, Made, made
 from .lab import NETNS_FOLDER, Lab, Namespace, process_state, until
 
 pytestmark = pytest.mark.kernel
@@ -186,24 +186,6 @@ def test_missed_readings_are_losses() -> None:
     assert reading.lost[LATE] == 7
     losses = reading.tables[LOSSES.name]
     assert [(losses.texts["lens"][row["lens"]], row["lost"]) for row in losses.array] == [("all", 7)]
-
-
-def test_permanent_neighbours_are_not_limited(lab: Lab, watch: Watch) -> None:
-    """More of them than gc_thresh3 are no finding: the kernel counts them, but has room for others."""
-    near, _ = lab.pair()
-    near.namespace.ip_batch(
-        *(
-            f"neigh add 10.77.{number >> 8}.{number & 255} lladdr {near.mac} dev {near.device} nud permanent"
-            for number in range(int(NEIGHBOURS_MAX.read_text()))
-        )
-    )
-    until(lambda: watch.has_entered([near.namespace]), "the namespace is entered")
-
-    def is_said() -> bool:
-        return any("neighbours" in row["finding"] and not row["unseen"] for row in watch.next_reading())
-
-    until(lambda: not is_said(), "those of removed namespaces are gone")
-    assert not any(is_said() for _ in range(WITHIN + 1))
 
 
 @pytest.mark.parametrize("name", LOADS)

@@ -2,7 +2,6 @@
 """Real rules of nftables and iptables are listed, and named as the cause of connects that nobody answers."""
 
 import json
-import os
 import shutil
 import socket
 import subprocess
@@ -12,14 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from nettop.kernel.host import privileges
-from nettop.kernel.net.nf_rules import read_drop_rules
-
 from .command import Row, nettop, rows
 from .fault_programs import every
 from .lab import Lab, Namespace, until
 from .terminal import Terminal
-from .traffic import Memory
+from .traffic import Memory, send_datagrams
 
 pytestmark = [pytest.mark.kernel, pytest.mark.skipif(shutil.which("nft") is None, reason="needs nft")]
 
@@ -65,13 +61,6 @@ def essence(row: Row) -> tuple[object, ...]:
     return tuple(row[name] for name in names)
 
 
-def send_datagrams(memory: Memory, port: int, count: int) -> None:
-    """Send datagrams to a port of loopback; ignore that they are refused."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
-        for _ in range(count):
-            sender.sendto(b"n", ("127.0.0.1", port))
-
-
 def connect_again_and_again(memory: Memory, port: int) -> None:
     """Listen at a port of loopback, and send SYNs to it until killed."""
     with socket.create_server(("127.0.0.1", port)):
@@ -84,7 +73,7 @@ def connect_again_and_again(memory: Memory, port: int) -> None:
 def test_rules_of_nftables_are_listed(lab: Lab) -> None:
     """Only those that drop or reject, with their counters, which reading does not reset."""
     namespace = with_rules(lab, RULES)
-    lab.worker(namespace).call(send_datagrams, 7009, 3)
+    lab.worker(namespace).call(send_datagrams, ("127.0.0.1", 7009), 3)
     expected = [
         ("inet", "forward", "drop", "all", None, None, "policy", None),
         ("inet", "input", "drop", "all", None, None, None, 3),  # ICMP that rejected
@@ -178,35 +167,8 @@ def test_a_recording_names_the_rule(lab: Lab, tmp_path: Path) -> None:
 def test_a_healthy_host_has_no_finding(lab: Lab) -> None:
     """Dropped packets for a port where nobody listens are no finding, but the rule is listed."""
     namespace = with_rules(lab, RULES)
-    lab.worker(namespace).start(send_datagrams, 9999, 200_000)
+    lab.worker(namespace).start(send_datagrams, ("127.0.0.1", 9999), 200_000)
     until(lambda: any((row["packets"] or 0) > 0 for row in listed(namespace)), "packets are dropped")
     done = nettop("check", "--for", "3", "--format", "jsonl")
     found = [json.loads(line) for line in done.stdout.splitlines()]
     assert [row["kind"] for row in found if row["netns"] == namespace.inode] == []
-
-
-def test_only_the_sender_of_the_request_needs_the_capability(lab: Lab) -> None:
-    """So threads that parse the replies have none."""
-    namespace = with_rules(lab, RULES)
-    worker = lab.worker(namespace)
-    assert worker.call(rules_without_capability) == (True, 7)
-    assert os.geteuid() == 0
-
-
-def rules_without_capability(memory: Memory) -> tuple[bool, int]:
-    """Drop all capabilities; return whether asking is refused then, and how many rules another thread's asking gets."""
-    from concurrent.futures import ThreadPoolExecutor
-
-    with ThreadPoolExecutor(1) as asking, ThreadPoolExecutor(1) as reading:
-        asking.submit(privileges.keep_only, frozenset({privileges.CAP_NET_ADMIN})).result()
-        reading.submit(privileges.keep_only, privileges.NOTHING).result()
-
-        def ask_oneself(channel: socket.socket, request: bytes) -> None:
-            channel.sendto(request, (0, 0))
-
-        def ask(channel: socket.socket, request: bytes) -> None:
-            asking.submit(channel.sendto, request, (0, 0)).result()
-
-        refusal = reading.submit(read_drop_rules, ask_oneself).exception()
-        found = reading.submit(read_drop_rules, ask).result()
-        return isinstance(refusal, PermissionError), len(found.rules)

@@ -42,7 +42,7 @@ from .conftest import version_numbers
 from .lab import Lab, Namespace, until
 from .slow_path import ADDRESSES, SlowPath
 from .test_events import decoded
-from .traffic import Memory, two_workers
+from .traffic import Memory, send_datagrams, two_workers
 
 pytestmark = pytest.mark.kernel
 
@@ -152,15 +152,6 @@ def assert_sums(probe: Watched) -> None:
 # --- traffic --------------------------------------------------------------------------------------------------
 
 
-def send_datagrams(memory: Memory, to: tuple[str, int], count: int, size: int = 64, every: int = 1) -> None:
-    """Send `count` datagrams; open a new socket for every `every` of them."""
-    family = traffic.V6 if ":" in to[0] else traffic.V4
-    for _ in range(count // every):
-        with socket.socket(family, socket.SOCK_DGRAM) as sender:
-            for _ in range(every):
-                sender.sendto(b"n" * size, to)
-
-
 def bind(memory: Memory, name: str, address: str) -> int:
     """Open a bound UDP socket with room for all datagrams of a test, and return its port."""
     port = traffic.udp(memory, name, address)
@@ -236,7 +227,7 @@ def test_datagrams(lab: Lab, version: int, flows: int) -> None:
     port = there.call(bind, "in", target)
     count = 4000
     with watched() as probe:
-        here.call(send_datagrams, (target, port), count, 64, count // flows)
+        here.call(send_datagrams, (target, port), count, 64, flows)
         # Nobody reads meanwhile: where the program sees the socket and not the datagram, a reader may be quicker.
         until(lambda: probe.between(WIRE_SOCKET, source, target, "udp") == count, "all are in the queue")
         for stage in (QDISC, BACKLOG, WIRE_IP):
@@ -299,7 +290,7 @@ def test_a_queue_that_drops(lab: Lab) -> None:
     port = there.call(bind, "in", far.v6)
     near.limit("rate", "8mbit", "burst", "3000", "limit", "30000")
     with watched() as probe:
-        here.call(send_datagrams, (far.v6, port), 499, 1000, 499)
+        here.call(send_datagrams, (far.v6, port), 499, 1000)
         until(
             lambda: "backlog 0b" in near.namespace.run("tc", "-s", "qdisc", "show", "dev", near.device),
             "it is empty",
@@ -348,7 +339,7 @@ def test_packets_that_are_never_seen_again(lab: Lab, monkeypatch: pytest.MonkeyP
     port = there.call(bind, "in", far.v6)
     near.limit("rate", "8kbit", "burst", "3000", "limit", "50000000")
     with watched() as probe:
-        here.call(send_datagrams, (far.v6, port), 101, 1000)
+        here.call(send_datagrams, (far.v6, port), 101, 1000, 101)
         until(lambda: not probe.added(QDISC, "udp", "IPv6")["waiting"], "too long for those that wait")
         unmatched = [probe.added(QDISC, "udp", "IPv6")["unmatched"] for _ in range(5)]
         assert 90 <= unmatched[0] <= 101
@@ -364,7 +355,7 @@ def test_cpus_that_compete_for_room(lab: Lab) -> None:
     near.limit("rate", "200mbit", "burst", "3000", "limit", "8000")
     with watched(rooms={"followed_max": 4}) as probe:
         for worker in workers:
-            worker.start(send_datagrams, (far.v6, port), 49_999, 1000, 49_999)
+            worker.start(send_datagrams, (far.v6, port), 49_999, 1000)
         for worker in workers:
             worker.result()
         until(lambda: not probe.added(QDISC, "udp", "IPv6")["waiting"], "the queue is empty")
@@ -584,7 +575,7 @@ def test_one_in_sixteen(lab: Lab) -> None:
     with watched(sampling=1) as probe:
         probe.probe.configure(source_options(["pairs"], sampling=16))
         probe.begin()
-        here.call(send_datagrams, (far.v6, port), 20_000, 64, 20_000)
+        here.call(send_datagrams, (far.v6, port), 20_000)
         for stage in (QDISC, WIRE_IP):
             seen = probe.added(stage, "udp", "IPv6")["seen"]
             assert seen % 16 == 0
@@ -623,7 +614,7 @@ def test_each_mechanism_sees_every_datagram(
         if why := probe.why_not(stage):
             record(verdict="refused", why=why)
             pytest.skip(f"{mechanism}: {why}")
-        here.call(send_datagrams, (far.v6, port), 997, 64, 997)
+        here.call(send_datagrams, (far.v6, port), 997)
         there.call(receive_datagrams, "in", 997)
         until(lambda: probe.between(stage, near.v6, far.v6, "udp") == 997, "every datagram was seen")
     record(verdict="same")
@@ -648,7 +639,7 @@ def test_ip_layer_by_fentry_and_by_kprobe(lab: Lab) -> None:
     port = there.call(bind, "in", "10.76.2.1")
     with both_mechanisms() as probes:
         for rounds in (1, 2):
-            here.call(send_datagrams, ("10.76.2.1", port), 997, 64, 997)
+            here.call(send_datagrams, ("10.76.2.1", port), 997)
             there.call(receive_datagrams, "in", 997)
             for probe in probes:
                 passed = probe.between(IP, "10.76.1.1", "10.76.2.1", "udp")
@@ -664,7 +655,7 @@ def test_medians_by_fentry_and_by_kprobe(lab: Lab) -> None:
     here, there = lab.worker(near), lab.worker(far)
     port = there.call(bind, "in", "10.76.2.1")
     with both_mechanisms() as probes:
-        here.call(send_datagrams, ("10.76.2.1", port), 4999, 64, 4999)
+        here.call(send_datagrams, ("10.76.2.1", port), 4999)
         there.call(receive_datagrams, "in", 4999)
         medians = BUCKETS.places(np.array([probe.median(IP, "udp") for probe in probes]))
         assert abs(medians[0] - medians[1]) <= 1

@@ -18,7 +18,7 @@ import pytest
 
 from nettop.kernel import bpf_syscall as bpf
 from nettop.kernel.bpf import maps
-from nettop.kernel.bpf.mechanisms import NO_MECHANISM, NOT_CHOSEN, Fallbacks, Mechanism
+from nettop.kernel.bpf.mechanisms import NOT_CHOSEN, Fallbacks, Mechanism
 from nettop.kernel.bpf.program_text import ProgramText
 from nettop.kernel.net.hook_check import HookCheck
 from nettop.probes.connections import events as connection_events
@@ -622,15 +622,6 @@ def test_an_accept_hook_that_is_never_called(monkeypatch: pytest.MonkeyPatch, tm
     assert snapshot.via["accepts"] == "n/a: attached, but never called by the check's traffic"
     assert {"connected", "closed"} <= snapshot.counts.keys()
     assert snapshot.missing == {}
-
-
-@pytest.mark.parametrize("hook", [HOOK_ACCEPTS.name, HOOK_EVENTS.name])
-def test_a_hook_that_is_left_out(hook: str) -> None:
-    """A hook that the user leaves out is not attached."""
-    with Watch(mechanisms={hook: NO_MECHANISM}) as watch:
-        snapshot = watch.read()
-    assert "disabled by --mechanism" in snapshot.via[hook]
-    assert ("closed" in snapshot.missing) == (hook == HOOK_EVENTS.name)
 
 
 def test_the_hook_check_is_not_reported(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,7 +2,6 @@
 """Every socket is shown with the process that holds it, or as unattributed if none does."""
 
 import contextlib
-import os
 import re
 import time
 import unicodedata
@@ -18,7 +17,6 @@ from . import oracle, traffic
 from .command import JSON, TABLE, Row, Running, by_cookie, in_namespaces, nettop, rows
 from .lab import Lab, Namespace, Worker, until
 from .socket_sharing import (
-    fork_with_sockets,
     keep_in_flight,
     keep_in_ring,
     listen_for_socket,
@@ -120,20 +118,6 @@ def test_renamed_leader_while_running(lab: Lab) -> None:
     changes = [lambda: client.call(rename_other_thread, b"other"), lambda: client.call(rename, b"after")]
     names = [name for _, name in owners_over_refreshes(cookie, changes)]
     assert names == ["before", "before", "after"]
-
-
-def test_first_seen_holder_keeps_the_socket(lab: Lab) -> None:
-    """An owner seen in an earlier snapshot keeps the socket while it lives; then the first of the others gets it."""
-    _, client, _ = connected(lab)
-    cookie, pid = client.call(traffic.cookie, 0), client.pid
-    children: list[int] = []
-    changes: list[Callable[[], object]] = [
-        lambda: children.extend([client.call(fork_with_sockets, True)]),
-        client.end,
-    ]
-    seen = [number for number, _ in owners_over_refreshes(cookie, changes)]
-    os.kill(children[0], 9)
-    assert seen == [pid, pid, children[0]]
 
 
 def owners_over_refreshes(

@@ -32,7 +32,7 @@ from nettop.snapshots.connections import EVENTS
 from nettop.snapshots.schema import Lens, Table
 from nettop.snapshots.snapshot import Frame, Snapshot
 
-from .command import NOBODY, SUDO, Running, home_of_nobody, nettop
+from .command import Running, nettop
 from .lab import until
 
 pytestmark = pytest.mark.kernel
@@ -179,21 +179,6 @@ def test_redacted(tmp_path: Path) -> None:
     assert made.returncode == ExitCode.DONE, made.stderr
     with tarfile.open(tmp_path / "b") as archive:
         assert "nettop-bundle/doctor.txt" not in archive.getnames()
-
-
-def test_a_bundle_has_doctors_report() -> None:
-    """If the recording is from this host; under sudo the file belongs to the caller, and nobody else may read it."""
-    with home_of_nobody() as home:
-        path, bundle = home / "a.nettop", home / "b.tar.gz"
-        done = nettop("record", "--lenses", "drops", "--for", "1", "--interval", "0.5", str(path), env=SUDO)
-        assert done.returncode == 0, done.stderr
-        done = nettop("bundle", str(path), "-o", str(bundle), env=SUDO)
-        assert done.returncode == 0, done.stderr
-        assert (bundle.stat().st_uid, bundle.stat().st_mode & 0o777) == (NOBODY, 0o600)
-        with tarfile.open(bundle) as archive:
-            report = archive.extractfile("nettop-bundle/doctor.txt")
-            assert report is not None
-            assert re.search(r"^HOST\n.*\bkernel\b", report.read().decode(), re.DOTALL)
 
 
 def decompressed(file: RecordedFile) -> Iterator[bytes]:

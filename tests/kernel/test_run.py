@@ -5,7 +5,6 @@ import ctypes
 import json
 import os
 import pwd
-import signal
 import socket
 import subprocess
 import sys
@@ -15,8 +14,8 @@ from typing import Any
 import pytest
 
 from . import traffic
-from .command import NOBODY, SUDO, Running, nettop
-from .lab import Lab, Namespace, Worker, until
+from .command import NOBODY, SUDO, nettop
+from .lab import Lab, Namespace, Worker
 from .traffic import Memory
 
 pytestmark = pytest.mark.kernel
@@ -198,25 +197,6 @@ def test_children_that_have_exited_do_not_outlive_the_command(place: Place, tmp_
     assert (len(done.stdout.split()), summary["still_running"]) == (5, 0)
 
 
-def test_connections_that_stay_open(lab: Lab, place: Place, tmp_path: Path) -> None:
-    """A connection that a child leaves open counts as open, with its bytes so far."""
-    script = tmp_path / "stay.py"
-    script.write_text(
-        "import socket, signal, sys\n"
-        f"made = socket.create_connection(('{LOOPBACK}', {place.port}))\n"
-        "made.sendall(b'n' * 997)\n"
-        "print('sent', flush=True)\n"
-        "signal.pause()\n"
-    )
-    fifo = tmp_path / "fifo"
-    os.mkfifo(fifo)
-    stays = f"{sys.executable} -S {script} >{fifo} 2>&1 </dev/null & read said <{fifo}; echo $!"
-    done = place.run(stays)
-    _, summary = place.events()
-    os.kill(int(done.stdout), signal.SIGKILL)
-    assert (summary["opened"], summary["still_open"], summary["bytes_sent"]) == (1, 1, 997)
-
-
 def test_as_who_called_sudo(place: Place, tmp_path: Path) -> None:
     """The command has the sudo caller's user, groups and rights, and may regain privileges (by sudo)."""
     values = "while read name value; do case $name in CapEff:|NoNewPrivs:) echo $value; esac; done"
@@ -241,13 +221,3 @@ def test_the_environment_is_theirs(uid: int) -> None:
     else:
         expected, groups = ["/", f"#{uid}", f"#{uid}", "/bin/sh"], [uid]
     assert done.stdout.split() == [*expected, *map(str, groups)]
-
-
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
-def test_being_ended_while_it_attaches(nothing_cached: None, number: signal.Signals) -> None:
-    """A signal during loading sets the exit code, and the command does not run."""
-    with Running("run", "--", "echo", "I ran", stdin=subprocess.DEVNULL) as running:
-        until(running.compilers, "programs are being compiled")
-        assert running.end(number) == 128 + number
-        assert (running.text(), running.errors()) == ("", "")
-        until(running.gone, "nothing is left")

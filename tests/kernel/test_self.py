@@ -16,7 +16,7 @@ from nettop.probes.connections.probe import Connections
 from tests.options import source_options
 
 from . import bpf_objects
-from .command import HOUR, Running, nettop, rows_in
+from .command import HOUR, Running
 from .lab import until
 from .terminal import Terminal
 
@@ -175,21 +175,6 @@ def test_screens_open_statistics_only_when_started_for_them(
         assert ("anon_inode:bpf-stats" in map(os.readlink, descriptors)) == has_statistics
         terminal.type(b"q")
         assert terminal.wait() == 0
-
-
-def test_without_the_capability_programs_are_not_available() -> None:
-    """Without the capability the programs are n/a, with the reason, never 0; everything else is shown."""
-    around = ("setpriv", "--bounding-set=-sys_admin")
-    done = nettop(*SHOWN, "--count", "2", "--interval", "1", around=around)
-    assert done.returncode == 0, done.stderr
-    rows = rows_in(done.stdout)
-    programs = [row for row in rows if row["kind"] in ("program", "iterator")]
-    assert programs or "sock_diag" in done.stderr
-    for row in programs:
-        assert row["note"].startswith("n/a: ")
-        assert row["runs"] is None
-        assert row["time_ns"] is None
-    assert by_name(rows)["total", "nettop"]["time_ns"] > 0
 
 
 def test_the_interval_grows_and_it_says_so() -> None:

@@ -21,7 +21,7 @@ from nettop.snapshots.schema import Kind, Table
 from nettop.snapshots.snapshot import Frame, Snapshot
 
 from . import ss, traffic
-from .command import HOUR, JSON, Row, Running, in_namespaces, rows
+from .command import HOUR, JSON, Row, Running, in_namespaces
 from .lab import Lab, Namespace, NotInTimeError, Worker, until
 from .socket_sharing import send_by_children, serve_by_workers
 from .test_bytes_exact import KINDS, Talk, connected
@@ -297,15 +297,6 @@ def test_a_socket_is_listed_before_it_is_open(lab: Lab) -> None:
         meter.read()
         (row,) = decoded(watch.read().tables["sockets"], near.namespace.inode)
         assert meter.sums(near.namespace, SUMMED) == part(row, *SUMMED)
-
-
-def test_a_first_interval_of_the_program_is_no_burst(lab: Lab) -> None:
-    """`--deltas --once` prints that its one interval added nothing to earlier connections."""
-    talk = connected(lab, "IPv4", 4)
-    talk.exchange(UP, DOWN)
-    near, _ = (end.namespace for end in talk.ends)
-    printed = in_namespaces(rows("--deltas"), near.inode)
-    assert [part(row, *MOVED) for row in printed if row["state"] == "ESTABLISHED"] == [(0, 0)] * 4
 
 
 def test_the_rest_holds_what_a_small_ring_has_no_room_for(lab: Lab) -> None:

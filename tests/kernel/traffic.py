@@ -100,6 +100,14 @@ def udp(memory: Memory, name: object, address: str, to: tuple[str, int] | None =
     return int(memory[name].getsockname()[1])
 
 
+def send_datagrams(memory: Memory, to: tuple[str, int], count: int, size: int = 64, sockets: int = 1) -> None:
+    """Send datagrams by UDP, whether or not anybody listens, from several sockets one after the other."""
+    for _ in range(sockets):
+        with socket.socket(V6 if ":" in to[0] else V4, socket.SOCK_DGRAM) as sender:
+            for _ in range(count // sockets):
+                sender.sendto(b"n" * size, to)
+
+
 def connect(memory: Memory, name: object, call: Call, at_once: bool = False) -> int:
     """Make one connection and return its local port; with `at_once` do not wait for the peer's answer."""
     host, port = call.target

@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[2]
 @pytest.mark.parametrize(
     ("reason", "only_here", "status", "workers"),
     [
-        ("this kernel has no vlan device: ip link add", "1", 0, "2"),
+        ("this kernel has no geneve device: ip link add", "1", 0, "2"),
         ("needs root", "1", 1, "0"),
         ("needs root", "1", 1, "2"),
         ("needs root", "", 0, "0"),
