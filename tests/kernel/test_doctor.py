@@ -263,7 +263,7 @@ def test_as_a_user_without_root(nothing_left: None) -> None:
     assert "are not attributed" in checks(report)["processes"]["value"]
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_ended_in_the_middle(number: int, nothing_left: None) -> None:
     """Interrupted at any moment, its processes and namespaces end too; it prints nothing and exits by the signal."""
     with Running("doctor") as doctor:

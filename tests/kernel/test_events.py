@@ -36,7 +36,7 @@ from nettop.snapshots.schema import Kind
 from nettop.snapshots.snapshot import Rows, Snapshot, unknown_value
 from tests.options import source_options
 
-from . import bpf_objects, oracle, ss, traffic
+from . import oracle, ss, traffic
 from .command import JSON, Row, Running, in_namespaces
 from .lab import PATIENCE, End, Lab, Namespace, NotInTimeError, Worker, until
 from .socket_sharing import (
@@ -1498,23 +1498,6 @@ def test_following_more_than_there_is_room_for(lab: Lab, monkeypatch: pytest.Mon
         reported = watch.wait(home, connect=1, close=1)
         assert watch.read().lost["followed processes"] == 1
     assert {part(row, "pid", "process") for row in reported} == {(leader.pid, "leader")}
-
-
-def test_a_closed_probe_leaves_nothing(lab: Lab) -> None:
-    """A closed probe leaves no programs, maps, links or mapped ring; closing twice is harmless."""
-    home = lab.namespace()
-    before, mine = bpf_objects.existing(), bpf_objects.held(os.getpid())
-    watch = Watch(follow=lab.worker(home).pid)
-    watch.read()
-    new = bpf_objects.held(os.getpid()) - mine
-    assert {kind for kind, _ in new} == {"prog", "map", "link"}
-    watch.probe.close()
-    watch.probe.close()
-    assert bpf_objects.held(os.getpid()) == mine
-    until(lambda: not new & bpf_objects.existing(), "the programs, maps and links are gone")
-    bpf_objects.nothing_new_since(before)
-    assert watch.probe.drain(0) == ()
-    assert watch.probe.wakeups() == ()
 
 
 @pytest.mark.parametrize("groups", [None, 1], ids=["", "crowded"])

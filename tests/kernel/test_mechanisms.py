@@ -11,7 +11,6 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,16 +18,12 @@ import pytest
 from nettop.kernel import bpf_syscall as bpf
 from nettop.kernel.bpf import maps
 from nettop.kernel.bpf.mechanisms import NOT_CHOSEN, Fallbacks, Mechanism
-from nettop.kernel.bpf.program_text import ProgramText
 from nettop.kernel.net.hook_check import HookCheck
-from nettop.probes.connections import events as connection_events
-from nettop.probes.connections import probe as connections
-from nettop.probes.connections.hooks import CHANGES, FALLBACKS, NESTED
+from nettop.probes.connections.hooks import CHANGES, FALLBACKS
 from nettop.probes.connections.probe import TABLES
-from nettop.probes.connections.programs import events_text
 from nettop.probes.connections.udp import UDP_FALLBACKS
 from nettop.probes.drops.probe import PACKETS_FALLBACKS, Drops
-from nettop.snapshots.connections import HOOK_ACCEPTS, HOOK_EVENTS, HOOK_ROUTES, HOOK_UDP
+from nettop.snapshots.connections import HOOK_ACCEPTS, HOOK_ROUTES, HOOK_UDP
 from nettop.snapshots.drops import HOOK_PACKETS
 from nettop.snapshots.hooks import HookStatus
 from nettop.snapshots.snapshot import Snapshot
@@ -556,72 +551,6 @@ def test_each_mechanism_counts_the_same_drops(
 
 
 # --- hooks that are missing, or never called ----------------------------------------------------------------
-
-NEVER_CALLED = "tp_btf__tcp_bad_csum"
-MISSING = "tp_btf__inet_sock_set_stat"
-
-
-def with_programs(monkeypatch: pytest.MonkeyPatch, folder: Path, hook: str, *programs: str) -> None:
-    """Give a hook a single mechanism whose programs do nothing, like those of a hook that is never called."""
-    source = folder / "silent.bpf.c"
-    source.write_text("".join(f"int {name}(u64 *ctx) {{ return 0; }}\n" for name in programs))
-    name = " + ".join(programs)
-    all_fallbacks = tuple(
-        Fallbacks(fallbacks.hook, (Mechanism(name, programs),)) if fallbacks.hook.name == hook else fallbacks
-        for fallbacks in FALLBACKS
-    )
-
-    def text(ring_bytes: int, followed: int | None) -> ProgramText:
-        whole = events_text(ring_bytes, followed)
-        functions = {**whole.functions, **dict.fromkeys(programs, 26)}
-        return replace(
-            whole,
-            sources=(*whole.sources, str(source)),
-            functions=functions,
-            optional=(*whole.optional, *programs),
-        )
-
-    monkeypatch.setattr(connection_events, "FALLBACKS", all_fallbacks)
-    monkeypatch.setattr(connections, "events_text", text)
-
-
-@EVENTS_AVAILABLE
-@pytest.mark.parametrize(
-    ("program", "why"),
-    [
-        (NEVER_CALLED, "attached, but never called by the check's traffic"),
-        (MISSING, "this kernel has no tracepoint inet_sock_set_stat"),
-    ],
-    ids=["never called", "missing"],
-)
-def test_events_without_a_working_hook(
-    lab: Lab, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, program: str, why: str
-) -> None:
-    """If the hook of the events is missing or never called, events are not available, with the reason, never 0."""
-    with_programs(monkeypatch, tmp_path, HOOK_EVENTS.name, program)
-    home = lab.namespace()
-    with Watch() as watch:
-        lab.worker(home, "caller").call(try_to_connect, Call(("127.0.0.1", 1)))
-        snapshot = watch.read()
-        assert watch.events(home) == []
-    assert snapshot.via["events"] == f"n/a: {why}"
-    assert snapshot.missing == dict.fromkeys(("opened", "closed", "failed", "reset"), why)
-    assert not {"connected", "accepted", "closed", "failed", "events"} & (
-        snapshot.counts.keys() | snapshot.lost.keys()
-    )
-    assert snapshot.via["accepts"].startswith("n/a: ")
-    assert snapshot.via["routes"].startswith("n/a: ")
-
-
-def test_an_accept_hook_that_is_never_called(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """A program that is never called is refused, and the other hooks continue."""
-    with_programs(monkeypatch, tmp_path, HOOK_ACCEPTS.name, NEVER_CALLED)
-    with Watch() as watch:
-        snapshot = watch.read()
-        assert list(watch.probe._events._program.functions) == [CHANGES, NESTED]
-    assert snapshot.via["accepts"] == "n/a: attached, but never called by the check's traffic"
-    assert {"connected", "closed"} <= snapshot.counts.keys()
-    assert snapshot.missing == {}
 
 
 def test_the_hook_check_is_not_reported(monkeypatch: pytest.MonkeyPatch) -> None:
