@@ -19,7 +19,8 @@ import numpy as np
 
 from nettop.collector.columns import ADDRESS
 from nettop.collector.decode.datagrams import Datagrams
-from nettop.errors import SourceFailed, UsageError
+from nettop.collector.files import make_directory
+from nettop.errors import SourceFailed
 from nettop.snapshots.arrays import Array, as_list
 
 FILE_BYTES = 1 << 20
@@ -42,13 +43,8 @@ class Backlog:
     def __init__(self, directory: Path, max_bytes: int) -> None:
         """Create the directory if it is missing. Raise UsageError if that fails."""
         self._directory, self._max_bytes = directory, max_bytes
-        try:
-            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._files = deque(_known(path) for path in sorted(directory.glob(f"*{_SUFFIX}")))
-        except OSError as error:
-            raise UsageError(
-                f"cannot store datagrams in {directory}: {error.strerror}", "use a writable directory"
-            ) from error
+        make_directory(directory, "datagrams")
+        self._files = deque(_known(path) for path in sorted(directory.glob(f"*{_SUFFIX}")))
         self._bytes = sum(file.bytes for file in self._files)
         self._number = int(self._files[-1].path.stem) if self._files else 0
 

@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 
 from nettop.collector.decode.batch import keys_of
-from nettop.collector.decode.kept import report_save_errors, write_file
 from nettop.collector.exporters import EXPORTERS_MAX, SAVED
+from nettop.collector.files import report_save_errors, write_file
 from nettop.snapshots.arrays import Array, take_rows
 
 FORMAT, VERSION = "nettop sequence numbers", 3

@@ -26,10 +26,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from nettop.collector.columns import Coded
-from nettop.collector.decode.kept import sync, write_file
+from nettop.collector.files import make_directory, sync, write_file
 from nettop.collector.store.native import Values, native_block
 from nettop.collector.store.schema import TABLES
-from nettop.errors import NettopError, SourceFailed, UsageError
+from nettop.errors import NettopError, SourceFailed
 
 if TYPE_CHECKING:
     from nettop.collector.store import Store
@@ -112,13 +112,8 @@ class Spool:
         """Whether nothing waited since the names of a batch could not be written, so that no file was stored alone."""
         self.failure: OSError | None = None
         """Reason that the last blocks were dropped; None if they were written."""
-        try:
-            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-            names = [path.name for path in directory.iterdir()]
-        except OSError as error:
-            raise UsageError(
-                f"cannot store blocks in {directory}: {error.strerror}", "use a writable directory"
-            ) from error
+        make_directory(directory, "blocks")
+        names = os.listdir(directory)
         # Keep the order even if the clock was set back.
         self._last_ns = max((int(name[:19]) for name in names if name[:19].isdecimal()), default=0)
 

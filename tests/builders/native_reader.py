@@ -45,8 +45,6 @@ class Reader(io.BytesIO):
             return self.numbers("b", rows)
         if kind == "IPv6":
             return [self.read(16) for _ in range(rows)]
-        if fixed := re.fullmatch(r"FixedString\((\d+)\)", kind):
-            return [self.read(int(fixed[1])) for _ in range(rows)]
         if kind == "String":
             return [self.text() for _ in range(rows)]
         if kind == "LowCardinality(String)":

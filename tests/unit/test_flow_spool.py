@@ -21,9 +21,9 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from nettop.collector import files
 from nettop.collector import spool as spool_module
 from nettop.collector.collector import Collector
-from nettop.collector.decode import kept
 from nettop.collector.enrichment.lookups import LookupFiles
 from nettop.collector.pipeline import WorkerOutput
 from nettop.collector.spool import BROKEN_BLOCKS, Block, Spool, Storing
@@ -100,7 +100,7 @@ class Faults:
         self.error: Exception = CrashError()
         if monkeypatch is not None:
             monkeypatch.setattr(spool_module, "os", self)
-            monkeypatch.setattr(kept, "os", self)
+            monkeypatch.setattr(files, "os", self)
 
     def __getattr__(self, name: str) -> Any:
         function = getattr(os, name)

@@ -7,10 +7,7 @@ The file consists of JSON lines: a header with the checksum of the rest, and one
 from __future__ import annotations
 
 import json
-import os
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +15,7 @@ from nettop.collector.decode.batch import DomainKey
 from nettop.collector.decode.decoder import Decoder
 from nettop.collector.decode.domains import Domain
 from nettop.collector.decode.templates import Template, TemplateField
-from nettop.errors import SourceFailed
+from nettop.collector.files import report_save_errors, sync, write_file
 from nettop.reading import read_file
 
 FORMAT, VERSION = "nettop flow templates", 2
@@ -66,46 +63,6 @@ def load(path: Path, decoder: Decoder) -> str | None:
         known.restore(key, domain)
     known.changes = 0
     return None
-
-
-@contextmanager
-def report_save_errors(what: str, path: Path) -> Iterator[None]:
-    """Turn an OSError into SourceFailed."""
-    try:
-        yield
-    except OSError as error:
-        raise SourceFailed(
-            f"cannot save {what} to {path}: {(error.strerror or str(error)).lower()}",
-            "free some space, or choose a directory that nettop can write to",
-        ) from error
-
-
-@contextmanager
-def write_file(path: Path, content: bytes, *, is_synced: bool) -> Iterator[Path]:
-    """Write a file readable only by its owner, and yield its path; remove it if that or the enclosed block fails. Raise
-    OSError.
-    """
-    try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-            file.flush()
-            if is_synced:
-                os.fsync(descriptor)
-        yield path
-    except OSError:
-        with suppress(OSError):
-            path.unlink()
-        raise
-
-
-def sync(path: Path) -> None:
-    """Wait until a file's content, or a directory's names, are on disk. Raise OSError."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 # --- format ---------------------------------------------------------------------------------------------------

@@ -143,11 +143,6 @@ class Intervals:
     def __len__(self) -> int:
         return len(self.indices)
 
-    @property
-    def nbytes(self) -> int:
-        """Bytes of memory that grow with the number of intervals."""
-        return self.indices.nbytes + sum(column.nbytes for starts in self.starts for column in starts.columns)
-
     def look_up(self, addresses: Array) -> Array:
         """Return the index of each ADDRESS (n,), −1 if there is none: i4 (n,)."""
         indices = np.empty(len(addresses), np.int32)

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from nettop.collector.decode.kept import sync, write_file
+from nettop.collector.files import sync, write_file
 
 _FILE = "confirmed"
 _PART = re.compile(r"[^_]+_\d+_(?P<last>\d+)_\d+(?:_\d+)?")

@@ -25,13 +25,10 @@ _DTYPES = {
     "UInt16": "<u2",
     "UInt32": "<u4",
     "UInt64": "<u8",
-    "Int64": "<i8",
     "DateTime64(3)": "<i8",
     "IPv6": "V16",
 }
-_ENUM = re.compile(r"Enum8\(.+\)")
 _NULLABLE = re.compile(r"Nullable\((.+)\)")
-_FIXED_STRING = re.compile(r"FixedString\((\d+)\)")
 
 _DICTIONARY_VERSION = 1
 """SharedDictionariesWithAdditionalKeys, in ClickHouse's SerializationLowCardinality.cpp."""
@@ -80,23 +77,13 @@ def _encoded(clickhouse: str, values: Values) -> list[bytes]:
     if isinstance(values, np.ndarray) and (match := _NULLABLE.fullmatch(clickhouse)):
         return [(values == 0).tobytes(), *_encoded(match[1], values)]
     if isinstance(values, np.ndarray):
-        dtype = _dtype(clickhouse)
-        # Check for None first: == alone treats it as float64.
-        if dtype is not None and values.dtype == dtype:
+        dtype = "i1" if clickhouse.startswith("Enum8(") else _DTYPES.get(clickhouse, "")
+        if dtype and values.dtype == np.dtype(dtype):
             return [values.tobytes()]
     elif clickhouse == "Map(String, Int64)" and not isinstance(values, Coded):
         return _maps(values)
     kind = values.dtype if isinstance(values, np.ndarray) else type(values).__name__
     raise ValueError(f"cannot encode {kind} as {clickhouse}")
-
-
-def _dtype(clickhouse: str) -> np.dtype[np.generic] | None:
-    """Return the dtype with the memory layout of a ClickHouse type; None for types of variable length."""
-    if _ENUM.fullmatch(clickhouse):
-        return np.dtype("i1")
-    if match := _FIXED_STRING.fullmatch(clickhouse):
-        return np.dtype(f"S{match[1]}")
-    return np.dtype(_DTYPES[clickhouse]) if clickhouse in _DTYPES else None
 
 
 def _low_cardinality(values: Coded) -> list[bytes]:
