@@ -335,7 +335,7 @@ FREQUENCY = Option(
 
 LENS = Lens(
     id="cpu",
-    title="CPU cost",
+    title="CPU",
     order=2,
     digit="2",
     question="what the network stack costs in CPU time, and where",

@@ -116,7 +116,7 @@ async def test_the_programs_name_goes_first_then_names_shrink(width: int, line: 
 
 async def test_the_current_lens_keeps_its_name() -> None:
     """Where there is no room for all names, only the current lens has its own, and at last only its digit."""
-    async with running(busy_host(), (100, 20), lens_set=lenses()) as run:
+    async with running(busy_host(), (90, 20), lens_set=lenses()) as run:
         assert "1 Connections  2  3  4  5  6  7  0 " in run[1].first_line.text
         await run[0].resize_terminal(120, 20)
         await run[0].pause()
@@ -186,7 +186,7 @@ async def test_all_drawing_counts_as_cost(monkeypatch: pytest.MonkeyPatch, key: 
     async with running(busy_host(), ticks=1) as run:
         if key:
             await press(run, key)
-        run[2].session._cost.steps = steps
+        run[2].session.steps = steps
         seen.clear()
         await tick(run)
         await run[0].pause()

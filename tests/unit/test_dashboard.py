@@ -456,7 +456,7 @@ def test_a_lens_that_is_not_served(browser: Browser, server: Scripted, messages:
         0
     )
     expect(page.locator("#connections, #bandwidth, [data-total=in]").locator("visible=true")).to_have_count(3)
-    expect(page.locator("#not-served")).to_have_text("not served: CPU cost, latency, drops (--lenses)")
+    expect(page.locator("#not-served")).to_have_text("not served: CPU, latency, drops (--lenses)")
     page.close()
     assert messages == []
 

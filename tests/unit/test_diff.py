@@ -220,10 +220,10 @@ def test_what_is_not_compared(tmp_path: Path) -> None:
         spans = [Span(recording, BEGIN_NS, BEGIN_NS + 20 * SECOND_NS) for recording in (before, now)]
         found = differences(*spans)
     assert found.compared == ["Connections"]
-    assert {title: found.not_compared[title] for title in ("Services", "Drops", "CPU cost")} == {
+    assert {title: found.not_compared[title] for title in ("Services", "Drops", "CPU")} == {
         "Services": "its numbers were not recorded",
         "Drops": "not recorded",
-        "CPU cost": "too few readings",
+        "CPU": "too few readings",
     }
 
 

@@ -100,7 +100,7 @@ def test_an_export_up_to_the_end(tmp_path: Path, capfd: pytest.CaptureFixture[st
     for of_one in (("0.5",), ("10", "--at", "end")):
         code, out, err = said(capfd, *exported(path, *of_one))
         assert (code, out) == (ExitCode.USAGE, "")
-        assert "CPU cost was read only once from 2026-11-28 14:00:0" in err
+        assert "CPU was read only once from 2026-11-28 14:00:0" in err
 
 
 # --- times in which nobody recorded -------------------------------------------------------------------------------

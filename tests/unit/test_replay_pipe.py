@@ -174,7 +174,7 @@ def test_text_follows_the_pipe() -> None:
     [
         (("replay", "-", "--at", "-3s", "--once", "--columns", "process"), ExitCode.DONE, "second6"),
         (("check", "--from", "-"), ExitCode.UNSUPPORTED, "the recording has no findings"),
-        (("export", "cpu.stacks", "--from", "-", "--format", "folded", "-"), ExitCode.UNSUPPORTED, "CPU cost"),
+        (("export", "cpu.stacks", "--from", "-", "--format", "folded", "-"), ExitCode.UNSUPPORTED, "CPU"),
         (("diff", "-", "begin", "14:00:05", "--span", "4s"), ExitCode.DONE, "nothing"),
     ],
 )  # fmt: skip

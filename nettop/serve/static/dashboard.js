@@ -14,7 +14,7 @@ import { createStream, lensOf, viewQuery } from "./stream.js";
 import { createTotals } from "./totals.js";
 
 const COST = viewQuery("self", { columns: "time_ns_per_s,memory", filter: "kind=total" });
-const LENSES = { connections: "connections", bandwidth: "bandwidth", cpu: "CPU cost", latency: "latency", drops: "drops" };
+const LENSES = { connections: "connections", bandwidth: "bandwidth", cpu: "CPU", latency: "latency", drops: "drops" };
 const THEMES = ["auto", "dark", "light"];
 const STATES = { connecting: "connecting", live: "live", waiting: "reconnecting", stopped: "paused" };
 const STALE_MS = 5000;
