@@ -19,8 +19,8 @@ from nettop.commands.recordings import (
     drop_all_privileges,
     moment_of,
     opened_recording,
-    redaction_key,
 )
+from nettop.commands.redaction import redaction_key
 from nettop.errors import ExitCode
 from nettop.process.importing import importing
 from nettop.settings import STDOUT

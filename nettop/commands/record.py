@@ -8,7 +8,7 @@ from pathlib import Path
 
 from nettop.commands.options import SourceOf, require_file_output
 from nettop.commands.privilege import explain_root, open_watching, owner_of_output
-from nettop.commands.recordings import redaction_key
+from nettop.commands.redaction import redaction_key
 from nettop.errors import ExitCode
 from nettop.process.importing import importing
 from nettop.process.interrupts import requested_by_signals

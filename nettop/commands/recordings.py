@@ -4,24 +4,19 @@
 from __future__ import annotations
 
 import os
-import secrets
-import shlex
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nettop.commands.invoker import invoking_user, open_files_as
 from nettop.commands.privilege import give_up_privileges, open_session
 from nettop.diagnostics import Diagnostics
-from nettop.errors import NettopError, PermissionMissing, SourceFailed, UsageError
+from nettop.errors import SourceFailed, UsageError
 from nettop.process.importing import importing
-from nettop.reading import read_file
 from nettop.settings import STDOUT
-from nettop.settings.shared import Redacting
 from nettop.snapshots import lenses
 
 if TYPE_CHECKING:
@@ -159,43 +154,3 @@ def open_replay(player: Player) -> AbstractContextManager[Session]:
     player.recording.follow()  # privileges are given up by now: another thread would keep them
     by_id = {lens.id: lens for lens in lenses()}
     return open_session(player.interval_s, lambda lens: RecordedSource(player, by_id[lens]))
-
-
-# --- the key of --redact --------------------------------------------------------------------------------------
-
-_LEAST_KEY_BYTES, _MOST_KEY_BYTES = 16, 1 << 16
-
-
-def redaction_key(settings: Redacting) -> bytes | None:
-    """Return the key in a file that the caller of sudo may read; without a file a random one, if nettop redacts at
-    all, else None.
-
-    Raise UsageError for an unusable file, PermissionMissing for an unreadable one.
-    """
-    path = settings.redact_key
-    if path is None and not settings.redact:
-        return None
-    with importing():
-        from nettop.recording.redaction.pseudonyms import KEY_BYTES
-
-    if path is None:
-        return secrets.token_bytes(KEY_BYTES)
-    with open_files_as(invoking_user()):
-        content = _read_key(path)
-    if len(content) < _LEAST_KEY_BYTES:
-        raise UsageError(f"the key file {path} has fewer than {_LEAST_KEY_BYTES} bytes", _key_remedy(path))
-    return blake2b(content, digest_size=KEY_BYTES).digest()
-
-
-def _read_key(path: Path) -> bytes:
-    try:
-        return read_file(path, _MOST_KEY_BYTES)
-    except OSError as error:
-        kind: type[NettopError] = PermissionMissing if isinstance(error, PermissionError) else UsageError
-        is_missing = isinstance(error, FileNotFoundError)  # else a new key might replace one that is in use
-        remedy = _key_remedy(path) if is_missing else "name a file with a key that you may read"
-        raise kind(f"the key file {path} cannot be read: {error.strerror}", remedy) from error
-
-
-def _key_remedy(path: Path) -> str:
-    return f"(umask 077; openssl rand -hex 32 > {shlex.quote(str(path))})"

@@ -139,7 +139,7 @@ def refuse_live(settings: Any, given: Mapping[str, Any]) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Redacting(CommandSettings):
-    """Whether addresses, names and texts are replaced, and the file of the key; see nettop.commands.recordings."""
+    """Whether addresses, names and texts are replaced, and the file of the key; see nettop.commands.redaction."""
 
     redact: bool = setting(False, "--redact", help="Replace addresses, names and texts, each always by the same word, "
                            "so that the file can go into a ticket")  # fmt: skip

@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nettop.commands.recordings import redaction_key
+from nettop.commands.redaction import redaction_key
 from nettop.errors import NettopError, UsageError
 from nettop.probes.findings import limits
 from nettop.query.address import MAPPED, address_text
