@@ -59,8 +59,8 @@ nettop --table --columns process,remote,bytes_sent_per_s --sort -bytes_sent_per_
 nettop export cpu.stacks cpu.svg  # CPU time of the network stack as a flame graph
 
 A lens answers one question and has its own screen and tables; nettop help LENS explains it. Without --view,
-LENS names its view too: nettop drops; but nettop flows is the command of that name. A hook is something a
-lens needs from the kernel; the mechanisms that provide it are listed by nettop doctor.
+LENS names its view too: nettop drops. A hook is something a lens needs from the kernel; the mechanisms that
+provide it are listed by nettop doctor.
 
 Exit codes: 0 done or interrupted, 1 failure, 2 usage error, 3 not supported on this kernel or host,
 4 missing permission, 5 a data source failed."""
