@@ -66,14 +66,21 @@ class StatusLine:
         self._report = Diagnostics(stderr)
         self._shown = ""
 
+    @property
+    def is_shown(self) -> bool:
+        """Whether there is a terminal for the line."""
+        return self._terminal is not None
+
     def show(self, text: str, done: float | None = None) -> None:
         """Replace the line; `done` is the share of long work, from 0 to 1, for a bar before the text. Do nothing
         without a terminal, or if it does not read.
         """
+        if not self.is_shown:
+            return
         if done is not None:
             full = round(min(done, 1.0) * _BAR_CELLS)
             text = f"{'█' * full}{'░' * (_BAR_CELLS - full)} {text}"
-        if self._terminal is not None and text != self._shown:
+        if text != self._shown:
             self._write(f"{_CLEAR}{text[: self._columns() - 1]}")
             self._shown = text
 

@@ -11,7 +11,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 
 from nettop.commands.options import SourceOf
-from nettop.diagnostics import Diagnostics, StatusLine
+from nettop.diagnostics import StatusLine
 from nettop.errors import ExitCode, PermissionMissing
 from nettop.process.interrupts import delay_interrupts
 from nettop.settings.declared import setting
@@ -59,7 +59,7 @@ def start_compile(settings: CompileSettings, _source_of: SourceOf) -> ExitCode:
     )
     status.show("")
     for lens, error in done.refused.items():
-        Diagnostics(sys.stderr)(f"{lens}: {error.what}; {error.remedy}")
+        status.report(f"{lens}: {error.what}; {error.remedy}")
     if sys.stdout is not None:
         summary = f"{done.found + done.added} programs in {DIRECTORY}, {done.added} of them compiled now"
         write_output(sys.stdout, f"{summary} for Linux {os.uname().release}\n")

@@ -111,11 +111,13 @@ def _sample(
     start, before = time.monotonic(), exporter.count(first.now.tables[table.name])
     while not requests.ending and (elapsed_s := time.monotonic() - start) < settings.duration_s:
         consumer.raise_failure()
-        frame = consumer.frame or first
-        counted = exporter.count(frame.now.tables[table.name]) - before
-        amount = f"{elapsed_s:.0f} of {settings.duration_s:g} s, {counted:,} {exporter.unit}"
-        status.show(f"{settings.view}: {amount} (Ctrl-C ends early)", elapsed_s / settings.duration_s)
-        consumer.wait(timeout_s=min(settings.duration_s - elapsed_s, _STEP_S))
+        left_s = settings.duration_s - elapsed_s
+        if status.is_shown:
+            frame, left_s = consumer.frame or first, min(left_s, _STEP_S)
+            counted = exporter.count(frame.now.tables[table.name]) - before
+            amount = f"{elapsed_s:.0f} of {settings.duration_s:g} s, {counted:,} {exporter.unit}"
+            status.show(f"{settings.view}: {amount} (Ctrl-C ends early)", elapsed_s / settings.duration_s)
+        consumer.wait(timeout_s=left_s)
     status.show("")
     missing, last = consumer.read_last(wait_s=READING_WAIT_S), consumer.frame
     consumer.raise_failure()
