@@ -25,7 +25,7 @@ from nettop.process.importing import importing
 from nettop.settings import Settings
 from nettop.settings.declared import setting
 from nettop.settings.shared import Watching, refuse_live
-from nettop.snapshots import all_views, find_table, lenses, lenses_of_one_host, several_hosts
+from nettop.snapshots import all_views, find_table, lenses, lenses_of_one_host, parts_of, several_hosts
 from nettop.snapshots.collector import LENS as COLLECTOR
 from nettop.snapshots.findings import LENS as FINDINGS
 from nettop.snapshots.hosts import HOSTS_LENS
@@ -80,7 +80,7 @@ class LiveSettings(Watching, ShownSettings):
             raise UsageError("--demo is a recording, --host shows other hosts", "use only one of them")
         if self.host_command and not self.hosts:
             raise UsageError("--host-command is for --host", "name a host with --host")
-        lens = self.view.partition(".")[0]
+        lens, _ = parts_of(self.view)
         if self.hosts and lens == COLLECTOR.id:
             raise UsageError(f"--view {self.view} shows what a collector received, of no host", "leave out --host")
         if lens == HOSTS_LENS.id and not self.hosts:

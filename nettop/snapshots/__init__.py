@@ -83,8 +83,7 @@ def find_table(view: str) -> tuple[Lens, Table]:
 
     Raise UsageError with the nearest names if there is none, Unsupported if the package that declares it is broken.
     """
-    lens_id, _, table_name = view.partition(".")
-    lens_id = FORMER_LENSES.get(lens_id, lens_id)
+    lens_id, table_name = parts_of(view)
     for lens in (*lenses(), SELF):
         if lens.id == lens_id:
             table = lens.table(table_name) if table_name else lens.main
@@ -94,6 +93,12 @@ def find_table(view: str) -> tuple[Lens, Table]:
         if plugin.name == lens_id and plugin.problem:
             raise Unsupported(f"the lens {lens_id} cannot be used: {plugin.problem}", plugin.remedy)
     raise unknown_word("view", view, views())
+
+
+def parts_of(view: str) -> tuple[str, str]:
+    """Return the lens id that a view names, which may be one of version 0.2, and its table; "" for the main one."""
+    lens_id, _, table_name = view.partition(".")
+    return FORMER_LENSES.get(lens_id, lens_id), table_name
 
 
 def all_views() -> list[tuple[Lens, Table]]:

@@ -603,6 +603,7 @@ def test_options_that_have_no_effect(words: list[str], capsys: pytest.CaptureFix
     ("words", "said"),
     [
         (["--host", "web1", "--view", "collector.ledger"], "of no host\n  leave out --host"),
+        (["--host", "web1", "--view", "flows"], "of no host\n  leave out --host"),
         (["--view", "hosts"], "--view hosts shows other hosts\n  name them with --host"),
     ],
 )
