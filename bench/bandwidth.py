@@ -80,8 +80,8 @@ def countings(mode: int = TCX_MODE) -> Iterator[dict[str, Counting]]:
     }
     with contextlib.ExitStack() as ends:
         made = {name: Counting(text, mode) for name, text in texts.items()}
-        for each in made.values():
-            ends.callback(each.program.close)
+        for device in made.values():
+            ends.callback(device.program.close)
         yield made
 
 
@@ -159,7 +159,7 @@ def packet(scale: Scale) -> Iterator[Turns]:
         above: dict[str, list[float]] = {WITHOUT: [], WITH: []}
         with packets(direction), countings(mode) as made, statistics_on():
             for _ in range(scale.pick(11, 1)):
-                ns = {name: ns_a_packet(each, programs) for name, each in made.items()}
+                ns = {name: ns_a_packet(device, programs) for name, device in made.items()}
                 for name, values in above.items():
                     values.append(ns[name] - ns[EMPTY])
         return above

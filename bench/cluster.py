@@ -108,7 +108,7 @@ class Server:
         self._folder = folder / f"{number}"
         self._folder.mkdir()
         shards = "".join(
-            SHARD.format("".join(REPLICA.format(TCP + each) for each in shard)) for shard in topology
+            SHARD.format("".join(REPLICA.format(TCP + replica) for replica in shard)) for shard in topology
         )
         (self._folder / "config.xml").write_text(
             CONFIGURATION.format(
@@ -235,8 +235,8 @@ class Sender:
         self._senders = Senders(port)
         kind = next(each for each in traffic() if each.name == "NetFlow 5")
         self._place = kind.place
-        self._datagrams = [bytearray(each) for each in kind.datagrams]
-        self._sums = [_bytes_and_packets(each) for each in kind.datagrams]
+        self._datagrams = [bytearray(sent) for sent in kind.datagrams]
+        self._sums = [_bytes_and_packets(sent) for sent in kind.datagrams]
         self.sent = self.bytes = self.packets = 0
         """Totals sent; `sent` counts datagrams."""
 
@@ -322,7 +322,7 @@ def shard_figures(cluster: Cluster) -> list[Figure]:
         figures += [
             Figure(f"shard {shard}: flows", first[0], ""),
             at_least(f"shard {shard}: exporters", first[1], "", 1),
-            *(Figure("replicas differ (1: yes)", float(each != first), "", 0) for each in others),
+            *(Figure("replicas differ (1: yes)", float(other != first), "", 0) for other in others),
         ]
     exporters = sum(figure.value for figure in figures if figure.what.endswith("exporters"))
     return [*figures, Figure("exporters on more than one shard", exporters - EXPORTERS, "", 0)]

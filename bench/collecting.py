@@ -55,5 +55,5 @@ class Senders:
 
     def close(self) -> None:
         """Close all sockets."""
-        for each in self._sockets.values():
-            each.close()
+        for opened in self._sockets.values():
+            opened.close()

@@ -86,8 +86,10 @@ def command_line(chance: random.Random) -> tuple[str, list[str]]:
     words = (
         [name] if name else list(chance.choice((("--table", "--once"), ("-d", "--count", "2"), ("--table",))))
     )
-    known = [each for each in command.params if each.opts and each.opts[0].startswith("--")]
-    known = [each for each in known if each.name not in ("version", "install_completion", "show_completion")]
+    known = [param for param in command.params if param.opts and param.opts[0].startswith("--")]
+    known = [
+        option for option in known if option.name not in ("version", "install_completion", "show_completion")
+    ]
     for each in chance.sample(known, min(len(known), chance.randint(0, OPTIONS_MOST))):
         for _ in range(chance.randint(1, 2) if each.multiple else 1):
             words.append(chance.choice(each.opts))

@@ -405,7 +405,7 @@ def nettop_sums(running: Running, case: Case) -> Sums:
     for source, target, source_port, target_port, number, *counts in rows:
         sums.add(
             (_text(source), _text(target), source_port, target_port, number),
-            Sum(*(int(each) for each in counts)),
+            Sum(*(int(counted) for counted in counts)),
         )
     return sums
 
@@ -419,9 +419,9 @@ def _text(address: str) -> str:
 
 def differences(have: Sums, expected: Sums) -> list[Figure]:
     """Return the differences from nfdump in total and by 5-tuple."""
-    differing = [each for each in have.keys() | expected.keys() if have.get(each) != expected.get(each)]
-    for each in differing[:3]:
-        print(f"{each}: {have.get(each)}, nfdump: {expected.get(each)}", flush=True)
+    differing = [key for key in have.keys() | expected.keys() if have.get(key) != expected.get(key)]
+    for key in differing[:3]:
+        print(f"{key}: {have.get(key)}, nfdump: {expected.get(key)}", flush=True)
     totals = zip(Sum._fields, have.total(), expected.total(), strict=True)
     return [
         *(

@@ -164,7 +164,7 @@ def _samples(flows: Array) -> Array:
 @cache
 def of_kind(name: str) -> Traffic:
     """Return the traffic of a protocol."""
-    return next(each for each in traffic() if each.name == name)
+    return next(kind for kind in traffic() if kind.name == name)
 
 
 # --- collectors ----------------------------------------------------------------------------------------------------
@@ -201,7 +201,7 @@ def sender(kind: Traffic) -> Iterator[Callable[..., int]]:
     """Yield a function that sends flows at a rate for some seconds, from the last CPU, and returns the datagrams."""
     with built("exports.c") as program, tempfile.NamedTemporaryFile() as file:
         file.write(struct.pack("!I", kind.step))
-        file.writelines(struct.pack("!H", len(each)) + each for each in kind.datagrams)
+        file.writelines(struct.pack("!H", len(sent)) + sent for sent in kind.datagrams)
         file.flush()
 
         def send(rate: float, seconds: float, port: int = PORT) -> int:

@@ -68,7 +68,7 @@ def frame(scale: Scale) -> Iterator[Turns]:
 
         def turn() -> Sample:
             frames = [next_frame(screens, publications) for _ in range(scale.pick(21, 3))]
-            drawn = [each for each in frames if each]
+            drawn = [shown for shown in frames if shown]
             return {"time": [ms for ms, _ in drawn], "output": [kilobytes for _, kilobytes in drawn]}
 
         yield {OURS: turn}

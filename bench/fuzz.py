@@ -103,9 +103,12 @@ def of_captures(paths: list[Path]) -> Exports:
     """Yield the datagrams of captures, using a different address for each exporter."""
     hosts: dict[str, str] = {}
     for path in paths:
-        for each in datagrams(path.read_bytes()):
+        for datagram in datagrams(path.read_bytes()):
             number = len(hosts)
-            yield hosts.setdefault(each.exporter, f"127.80.{number // 250}.{number % 250 + 1}"), each.content
+            yield (
+                hosts.setdefault(datagram.exporter, f"127.80.{number // 250}.{number % 250 + 1}"),
+                datagram.content,
+            )
 
 
 def templates() -> Exports:
@@ -224,8 +227,8 @@ DATAGRAMS_MOST = 8
 def seeds(path: Path) -> Iterator[bytes]:
     """Yield inputs from a capture, several datagrams each, in the format of `unpacked`."""
     packed: list[bytes] = []
-    for each in datagrams(path.read_bytes()):
-        content = struct.pack("!H", len(each.content)) + each.content
+    for datagram in datagrams(path.read_bytes()):
+        content = struct.pack("!H", len(datagram.content)) + datagram.content
         if packed and (len(packed) == DATAGRAMS_MOST or sum(map(len, packed)) + len(content) > INPUT_MOST):
             yield b"".join(packed)
             packed = []

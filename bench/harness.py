@@ -114,7 +114,7 @@ def values_of(sample: Sample) -> dict[str, list[float]]:
     """Return the values of each metric in the result of a turn; the empty name if it names none."""
     named = sample if isinstance(sample, Mapping) else {"": sample}
     return {
-        metric: [float(each) for each in (value if isinstance(value, Sequence) else [value])]
+        metric: [float(item) for item in (value if isinstance(value, Sequence) else [value])]
         for metric, value in named.items()
     }
 
@@ -133,7 +133,7 @@ def take(bench: Benchmark, turns: Turns, rounds: int) -> tuple[Values, dict[str,
 
     def run(subjects: Sequence[str]) -> None:
         got: dict[str, dict[str, list[float]]] = {}
-        for subject in (each for each in subjects if each not in failed):
+        for subject in (name for name in subjects if name not in failed):
             try:
                 got[subject] = values_of(turns[subject]())
             except SystemExit as error:
@@ -233,8 +233,8 @@ def environment() -> dict[str, Any]:
         "memory_gb": round(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 1e9),
         "kernel": platform.release(),
         "python": platform.python_version(),
-        "load": [round(each, 2) for each in os.getloadavg()],
-        "versions": {each: version(each) for each in VERSION_FLAGS},
+        "load": [round(load, 2) for load in os.getloadavg()],
+        "versions": {flag: version(flag) for flag in VERSION_FLAGS},
     }
 
 

@@ -57,7 +57,14 @@ class Lens(Hooked):
 def hooks_of(program: Program) -> list[str]:
     """Return the programs that the lens attaches on this kernel, in its order, without kprobes."""
     best = (
-        next((each for each in fallbacks.mechanisms if program.functions.keys() >= set(each.programs)), None)
+        next(
+            (
+                mechanism_without
+                for mechanism_without in fallbacks.mechanisms
+                if program.functions.keys() >= set(mechanism_without.programs)
+            ),
+            None,
+        )
         for fallbacks in FALLBACKS.values()
     )
     return list(dict.fromkeys(name for mechanism in best if mechanism for name in mechanism.programs))
@@ -112,7 +119,7 @@ def declare(unit: str) -> None:
                     time.sleep(SETTLED_AFTER_S)
                     return ns_of_each(work)
 
-            switches = {NOTHING: nullcontext, **{name: each.attached for name, each in hooks.items()}}
+            switches = {NOTHING: nullcontext, **{name: hook.attached for name, hook in hooks.items()}}
             yield {name: lambda switch=switch: turn(switch) for name, switch in switches.items()}
 
     following.__doc__ = f"CPU time per {unit} of {what}, relative to the adjacent turn without programs."
@@ -122,5 +129,5 @@ def declare(unit: str) -> None:
     )(following)  # fmt: skip
 
 
-for each in KINDS:
-    declare(each)
+for kind in KINDS:
+    declare(kind)

@@ -161,8 +161,8 @@ def declare(what: str) -> None:
     benchmark(what, title, UNITS, over=what, sizes=(1, 2_000), rounds=1)(many)
 
 
-for each in MANY:
-    declare(each)
+for count in MANY:
+    declare(count)
 
 
 # --- findings ---------------------------------------------------------------------------------------------------------

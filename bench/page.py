@@ -64,7 +64,14 @@ def read_results(folder: Path) -> dict[str, Result]:
 def figure_of(figures: Sequence[Figure], subject: str, metric: str, size: int) -> Figure | None:
     """Return the figure of a subject."""
     key = subject, metric, size
-    return next((each for each in figures if (each["subject"], each["metric"], each["size"]) == key), None)
+    return next(
+        (
+            measured
+            for measured in figures
+            if (measured["subject"], measured["metric"], measured["size"]) == key
+        ),
+        None,
+    )
 
 
 def shown(figure: Figure | None, spread: bool = True) -> str:
@@ -80,14 +87,18 @@ def shown(figure: Figure | None, spread: bool = True) -> str:
 def unit_of(result: Result, metric: str) -> str:
     """Return the unit of a metric; of ratios, the multiplication sign."""
     bases = [
-        each for each in result["figures"] if each["metric"] == metric and each["subject"] != result["base"]
+        figure
+        for figure in result["figures"]
+        if figure["metric"] == metric and figure["subject"] != result["base"]
     ]
     return str(bases[0]["unit"]) if bases else ""
 
 
 def named(result: Result, subject: str) -> str:
     """Return a subject's name, or nothing for nettop as a whole."""
-    return "" if subject == OURS and len({each["subject"] for each in result["figures"]}) == 1 else subject
+    return (
+        "" if subject == OURS and len({figure["subject"] for figure in result["figures"]}) == 1 else subject
+    )
 
 
 # --- verdicts ---------------------------------------------------------------------------------------------------------
@@ -116,8 +127,8 @@ def package_of(commit: str) -> str:
 
 def target_rows(results: Mapping[str, Result], references: Mapping[str, Any]) -> Iterator[list[str]]:
     """Yield a row for each target: what, the bound, the figure, the verdict, and the older commits' figures."""
-    environments = [each["environment"] for each in results.values() if each["figures"]]
-    newest = max(environments, key=lambda each: each["at"], default={"commit": ""})["commit"]
+    environments = [one_result["environment"] for one_result in results.values() if one_result["figures"]]
+    newest = max(environments, key=lambda environment: environment["at"], default={"commit": ""})["commit"]
     for name, result in results.items():
         measured = result.get("environment", {}).get("commit", "")
         stale = None if package_of(measured) == package_of(newest) else measured
@@ -130,8 +141,10 @@ def target_rows(results: Mapping[str, Result], references: Mapping[str, Any]) ->
                 what = words(result["title"], named(result, key[0]), key[1], amount(result, size))
                 bound = f"{'≥' if target['at_least'] else '≤'} {target['bound']:g} {unit}"
                 said = verdict(target, figure, result["base"], stale)
-                olds = [figure_of(references.get(each, {}).get(name, []), *key) for each in REFERENCES]
-                yield [what, bound, shown(figure), said, *(shown(each, spread=False) for each in olds)]
+                olds = [
+                    figure_of(references.get(reference, {}).get(name, []), *key) for reference in REFERENCES
+                ]
+                yield [what, bound, shown(figure), said, *(shown(old, spread=False) for old in olds)]
 
 
 def words(*parts: str) -> str:
@@ -146,11 +159,11 @@ def amount(result: Result, size: int) -> str:
 
 def slower(results: Mapping[str, Result]) -> Iterator[str]:
     """Yield a line for each metric by which another tool does better, at the size where it does so most clearly."""
-    for result in (each for each in results.values() if each["figures"]):
+    for result in (one_result for one_result in results.values() if one_result["figures"]):
         for metric in result["units"]:
             sign = -1 if metric in result["more_is_better"] else 1
             found = []
-            for size in {each["size"] for each in result["figures"]}:
+            for size in {figure["size"] for figure in result["figures"]}:
                 at_size = [f for f in result["figures"] if (f["metric"], f["size"]) == (metric, size)]
                 peers = [f for f in at_size if f["subject"] in result["peers"]]
                 ours = [f for f in at_size if f["subject"] not in (*result["peers"], *CONTROLS)]
@@ -161,14 +174,14 @@ def slower(results: Mapping[str, Result]) -> Iterator[str]:
                     better = [f for f in peers if sign * f["median"] < worst]
                     found.append((abs(worst - best) / max(abs(best), 1e-9), size, worse, better))
             if found:
-                _, size, worse, better = max(found, key=lambda each: each[0])
+                _, size, worse, better = max(found, key=lambda pair: pair[0])
                 where = words(result["title"], metric, amount(result, size))
                 yield f"- {where}: {values(worse)}; {values(better)} ({worse[0]['unit']})"
 
 
 def values(figures: Sequence[Figure]) -> str:
     """Return subjects with their medians."""
-    return ", ".join(f"{each['subject']} {plot.number(each['median'])}" for each in figures)
+    return ", ".join(f"{measured['subject']} {plot.number(measured['median'])}" for measured in figures)
 
 
 # --- tables -----------------------------------------------------------------------------------------------------------
@@ -193,9 +206,9 @@ def growth(figures: Sequence[Figure]) -> list[str]:
 def with_references(result: Result, references: Mapping[str, Any]) -> list[Figure]:
     """Return the figures of a result, followed by those of older commits, whose subjects name the commit."""
     olds = [
-        each | {"subject": f"{each['subject']} at {commit}"}
+        figure | {"subject": f"{figure['subject']} at {commit}"}
         for commit in REFERENCES
-        for each in references.get(commit, {}).get(result["name"], [])
+        for figure in references.get(commit, {}).get(result["name"], [])
     ]
     return result["figures"] + olds
 
@@ -208,14 +221,18 @@ def section(result: Result, references: Mapping[str, Any]) -> Iterator[str]:
         yield f"Not measured{f': {reasons}' if reasons else ' yet'}.\n"
         return
     figures = with_references(result, references)
-    metrics = list(dict.fromkeys(each["metric"] for each in figures))
-    subjects = list(dict.fromkeys(each["subject"] for each in figures))
-    sizes = sorted({each["size"] for each in figures})
+    metrics = list(dict.fromkeys(measured["metric"] for measured in figures))
+    subjects = list(dict.fromkeys(measured["subject"] for measured in figures))
+    sizes = sorted({measured["size"] for measured in figures})
     if len(sizes) > 1:
         rows = [[result["over"], *(f"{size:,}" for size in sizes), "growth", f"fitted: {LARGE:,}"]]
         for metric in metrics:
             for subject in subjects:
-                own = [each for each in figures if (each["subject"], each["metric"]) == (subject, metric)]
+                own = [
+                    measured
+                    for measured in figures
+                    if (measured["subject"], measured["metric"]) == (subject, metric)
+                ]
                 if own:
                     name = f"{subject}{f', {metric}' if metric else ''} ({own[0]['unit']})"
                     cells = [shown(figure_of(own, subject, metric, size)) for size in sizes]
@@ -229,7 +246,7 @@ def section(result: Result, references: Mapping[str, Any]) -> Iterator[str]:
         ]
         for subject in subjects:
             cells = [figure_of(figures, subject, metric, sizes[0]) for metric in metrics]
-            units = {each["unit"] for each in cells if each}
+            units = {cell["unit"] for cell in cells if cell}
             own_unit = f" ({units.pop()})" if subject == result["base"] else ""
             rows.append([subject + own_unit, *map(shown, cells)])
     yield table(rows) + "\n"
@@ -240,17 +257,21 @@ def section(result: Result, references: Mapping[str, Any]) -> Iterator[str]:
 def drawings(result: Result, references: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
     """Yield the file name, the title and the text of each plot: lines over three sizes or more, bars for ratios."""
     figures = with_references(result, references)
-    for metric in dict.fromkeys(each["metric"] for each in figures):
+    for metric in dict.fromkeys(measured["metric"] for measured in figures):
         title = ", ".join(filter(None, (result["title"], metric)))
         name = "-".join(filter(None, (result["name"], metric.replace(" ", "-"))))
-        own = [each for each in figures if each["metric"] == metric and each["subject"] != result["base"]]
+        own = [
+            measured
+            for measured in figures
+            if measured["metric"] == metric and measured["subject"] != result["base"]
+        ]
         series: dict[str, list[plot.Point]] = {}
-        for each in own:
-            series.setdefault(each["subject"], []).append(
-                (each["size"], each["median"], each["low"], each["high"])
+        for figure in own:
+            series.setdefault(figure["subject"], []).append(
+                (figure["size"], figure["median"], figure["low"], figure["high"])
             )
         peers, unit = result["peers"], unit_of(result, metric)
-        if len({each["size"] for each in own}) > 2 and any(each["median"] > 0 for each in own):
+        if len({figure["size"] for figure in own}) > 2 and any(figure["median"] > 0 for figure in own):
             yield name, title, plot.lines(title, unit, result["over"], series, peers)
         elif result["base"] and result["peers"]:
             yield (
@@ -262,15 +283,17 @@ def drawings(result: Result, references: Mapping[str, Any]) -> Iterator[tuple[st
 
 def machine(results: Mapping[str, Result]) -> Iterator[str]:
     """Yield where and when it was measured, and the versions of what is compared."""
-    measured = [each for each in results.values() if each["figures"]]
+    measured = [one_result for one_result in results.values() if one_result["figures"]]
     if not measured:
         return
-    last = max((each["environment"] for each in measured), key=lambda each: each["at"])
-    loads = [each["environment"]["load"][0] for each in measured]
+    last = max(
+        (environment["environment"] for environment in measured), key=lambda environment: environment["at"]
+    )
+    loads = [environment["environment"]["load"][0] for environment in measured]
     versions = ", ".join(
         f"{name} {version or '(not installed)'}" for name, version in last["versions"].items()
     )
-    minutes = sum(each["seconds"] for each in measured) / 60
+    minutes = sum(environment["seconds"] for environment in measured) / 60
     yield (
         f"Measured until {last['at']} at commit {last['commit']}, in {minutes:.0f} minutes, on {last['cpus']} CPUs"
         f" ({last['cpu']}) with {last['memory_gb']} GB, Linux {last['kernel']}, Python {last['python']}. The load"

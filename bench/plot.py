@@ -64,7 +64,7 @@ def lines(
     title: str, unit: str, over: str, series: Mapping[str, Sequence[Point]], dashed: Sequence[str]
 ) -> str:
     """Draw a line for each series over sizes, both axes logarithmic, with quartiles as whiskers."""
-    points = [(x, y) for each in series.values() for x, y, _, _ in each if x > 0 and y > 0]
+    points = [(x, y) for one_series in series.values() for x, y, _, _ in one_series if x > 0 and y > 0]
     sizes, medians = zip(*points, strict=True)
     across, up = (min(sizes), max(sizes)), decades(min(medians), max(medians))
     right, bottom = WIDTH - RIGHT, HEIGHT - BOTTOM
@@ -75,7 +75,7 @@ def lines(
 
     def drawn() -> Iterator[str]:
         yield text(LEFT, 18, f"{title} ({unit})", kind="title")
-        for tick in (each for each in decades(*across) if across[0] <= each <= across[1]):
+        for tick in (decade for decade in decades(*across) if across[0] <= decade <= across[1]):
             x = place(tick, across, LEFT, right)
             yield line("grid", x, TOP, x, bottom)
             yield text(x, bottom + 16, number(tick), "middle")
@@ -105,7 +105,7 @@ def lines(
 
 def bars(title: str, unit: str, series: Mapping[str, Point], base: float, others: Sequence[str]) -> str:
     """Draw a bar for each subject from a base, with quartiles as whiskers; other tools' bars are grey."""
-    values = [value for _, *each in series.values() for value in each]
+    values = [value for _, *points in series.values() for value in points]
     low, high = min(*values, base), max(*values, base)
     margin = 0.1 * (high - low) or 1
     low, high = low - margin * (low < base), high + margin

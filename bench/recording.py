@@ -155,7 +155,7 @@ def recorded_rows(scale: Scale) -> Iterator[Turns]:
         return replace(snapshot, tables={SOCKETS.name: kept}, ended={})
 
     def measured(*names: str) -> Sample:
-        chosen, content = [only(each, *names) for each in taken], bytearray()
+        chosen, content = [only(reading, *names) for reading in taken], bytearray()
         writer = RecordingWriter(Sink(content.extend), Group((), 1.0, __version__))
         begin = time.perf_counter()
         for snapshot in chosen:
@@ -169,7 +169,7 @@ def recorded_rows(scale: Scale) -> Iterator[Turns]:
             for snapshot in chosen:
                 readings.at(snapshot.wall_ns)
             read = time.perf_counter()
-        rows = sum(len(each.tables[SOCKETS.name]) for each in chosen)
+        rows = sum(len(moment.tables[SOCKETS.name]) for moment in chosen)
         count = len(chosen)
         bytes_each = (len(content) - (empty_bytes if rows else 0)) / (rows or count)
         times = {"writing": (written - begin) / count * 1e3, "reading": (read - opened) / count * 1e3}

@@ -53,7 +53,7 @@ def until_row() -> Sample:
 
 def until_lens(lens: str) -> Callable[[], Sample]:
     """Return a turn of the screens, from a lens's key until they show its table."""
-    digit = next(each.digit for each in lenses() if each.id == lens).encode()
+    digit = next(known_lens.digit for known_lens in lenses() if known_lens.id == lens).encode()
 
     def turn() -> Sample:
         with Screens() as screens:
@@ -72,7 +72,7 @@ def until_lens(lens: str) -> Callable[[], Sample]:
 
 @benchmark(
     "start", "Start", UNITS, rounds=5, has_reference=True,
-    targets=tuple(Target(0.4, "time", subject=each) for each in ("screens", "text", "run -- true")),
+    targets=tuple(Target(0.4, "time", subject=subject) for subject in ("screens", "text", "run -- true")),
 )  # fmt: skip
 def start(_: Scale) -> Iterator[Turns]:
     """From the command to the first row on the screens, or until text and `nettop run` exit, with programs compiled."""
@@ -89,7 +89,7 @@ def start(_: Scale) -> Iterator[Turns]:
 
 @benchmark(
     "start_of_lens", "Start of a lens", UNITS, rounds=3,
-    targets=tuple(Target(0.5, "time", subject=each) for each in HEADS),
+    targets=tuple(Target(0.5, "time", subject=head) for head in HEADS),
 )  # fmt: skip
 def start_of_lens(scale: Scale) -> Iterator[Turns]:
     """From a lens's key on the screens until its table is shown, with programs compiled."""

@@ -69,10 +69,10 @@ def udp(scale: Scale) -> Iterator[Turns]:
     own_namespace()
 
     def turn(switch: AbstractContextManager[None]) -> Sample:
-        before = [ns_per_byte(*each) for each in (single, segmented)]
+        before = [ns_per_byte(*sender) for sender in (single, segmented)]
         with switch:
-            beside = [ns_per_byte(*each) for each in (single, segmented)]
-        after = [ns_per_byte(*each) for each in (single, segmented)]
+            beside = [ns_per_byte(*sender) for sender in (single, segmented)]
+        after = [ns_per_byte(*sender) for sender in (single, segmented)]
         alone = [(first + last) / 2 for first, last in zip(before, after, strict=True)]
         each_ns = (beside[0] - alone[0]) * MESSAGE_BYTES / CALLS
         return {"a message": each_ns, "messages of 50 segments": 100 * (beside[1] / alone[1] - 1)}

@@ -63,8 +63,8 @@ def overview(lens: Lens) -> Json:
 def tables(lens: Lens) -> list[str]:
     """Return the tables under which Details shows a lens's metrics, in the order of their declaration."""
     details = json.loads((FOLDER / "details.json").read_text(encoding="utf-8"))
-    (regex,) = (each["regex"] for each in details["templating"]["list"] if each["name"] == "table")
-    declared = [family for each in series_sets(lens) for family in each.all_families]
+    (regex,) = (detail["regex"] for detail in details["templating"]["list"] if detail["name"] == "table")
+    declared = [family for set_ in series_sets(lens) for family in set_.all_families]
     found = (re.match(regex.strip("/"), family.name) for family in (*declared, *count_families(lens)))
     return list(dict.fromkeys(match[1] for match in found if match))
 

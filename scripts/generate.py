@@ -48,7 +48,8 @@ def _flow_columns() -> str:
         "an all-zero address or an empty text means that the exporter did not report the value.\n"
     )
     rows = [
-        [f"`{each.name}`", each.clickhouse, each.help, each.netmeta] for each in TABLES["flows_raw"].columns
+        [f"`{column.name}`", column.clickhouse, column.help, column.netmeta]
+        for column in TABLES["flows_raw"].columns
     ]
     return "\n".join([head, *markdown_table(["column", "type", "meaning", "NetMeta's name"], rows), ""])
 

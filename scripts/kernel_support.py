@@ -85,7 +85,7 @@ def read_run(name: str, results: Path) -> Run:
     it, replace those of the same tests.
     """
     tries = [results, *sorted(results.glob("again-*"))]
-    reports = [ET.parse(file).getroot() for each in tries if (file := each / "junit.xml").exists()]  # noqa: S314 - our own files
+    reports = [ET.parse(file).getroot() for attempt in tries if (file := attempt / "junit.xml").exists()]  # noqa: S314 - our own files
     cases = {_test(case): case for report in reports for case in report.iter("testcase")}.values()
     failures = dict(filter(None, map(_failure, cases))) if reports else _failures_so_far(tries)
     return Run(
@@ -102,7 +102,7 @@ def read_run(name: str, results: Path) -> Run:
 
 def _newest(tries: list[Path], name: str) -> str:
     """Return the text of the newest file of this name; empty if there is none."""
-    files = [each / name for each in tries if (each / name).exists()]
+    files = [attempt / name for attempt in tries if (attempt / name).exists()]
     return files[-1].read_text().strip() if files else ""
 
 

@@ -36,7 +36,10 @@ _NO_PANEL = "General"
 def pages() -> dict[str, str]:
     """Return the text of each page, by file name."""
     group = typer.main.get_command(app)
-    commands = {"nettop": group, **{f"nettop {name}": each for name, each in group.commands.items()}}
+    commands = {
+        "nettop": group,
+        **{f"nettop {name}": subcommand for name, subcommand in group.commands.items()},
+    }
     return {f"{_page_name(name)}.1": _page(name, command, commands) for name, command in commands.items()}
 
 
@@ -69,26 +72,27 @@ def _page_name(command: str) -> str:
 
 
 def _parameters(parameters: Iterable[Any]) -> Iterator[str]:
-    shown = [each for each in parameters if not each.hidden]
-    arguments = [each for each in shown if each.param_type_name == "argument"]
+    shown = [parameter for parameter in parameters if not parameter.hidden]
+    arguments = [parameter for parameter in shown if parameter.param_type_name == "argument"]
     if arguments:
         yield ".SH ARGUMENTS"
-        for each in arguments:
-            yield from _entry(_italic(each.metavar), each.help)
+        for argument in arguments:
+            yield from _entry(_italic(argument.metavar), argument.help)
     # As in --help, options without a panel come first.
     options = sorted(
-        (each for each in shown if each not in arguments), key=lambda each: bool(each.rich_help_panel)
+        (parameter for parameter in shown if parameter not in arguments),
+        key=lambda parameter: bool(parameter.rich_help_panel),
     )
     if options:
         yield ".SH OPTIONS"
     panels: dict[str, list[Any]] = {}
-    for each in options:
-        panels.setdefault(each.rich_help_panel or _NO_PANEL, []).append(each)
+    for option in options:
+        panels.setdefault(option.rich_help_panel or _NO_PANEL, []).append(option)
     for panel, members in panels.items():
         if len(panels) > 1:
             yield f".SS {_escaped(panel)}"
-        for each in members:
-            yield from _entry(_option(each), each.help)
+        for member in members:
+            yield from _entry(_option(member), member.help)
 
 
 def _option(option: Any) -> str:
@@ -115,13 +119,13 @@ def _epilog(text: str) -> Iterator[str]:
     heading, *paragraphs = text.split("\n\n")
     assert _MARKUP.sub("", heading) == "Examples"
     sections: dict[str, list[str]] = {"EXAMPLES": [], "NOTES": [], "EXIT STATUS": []}
-    for each in paragraphs:
-        if re.match(r"(nettop|curl)\b", each):
-            sections["EXAMPLES"] += _example(each)
-        elif _EXIT_CODES.match(each):
-            sections["EXIT STATUS"] += _prose(_EXIT_CODES.sub("", each))
+    for paragraph in paragraphs:
+        if re.match(r"(nettop|curl)\b", paragraph):
+            sections["EXAMPLES"] += _example(paragraph)
+        elif _EXIT_CODES.match(paragraph):
+            sections["EXIT STATUS"] += _prose(_EXIT_CODES.sub("", paragraph))
         else:
-            sections["NOTES"] += _prose(each)
+            sections["NOTES"] += _prose(paragraph)
     for name, lines in sections.items():
         if lines:
             yield from (f".SH {name}", *lines)

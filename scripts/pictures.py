@@ -102,7 +102,7 @@ def write(name: str, svg: str) -> None:
     (FOLDER / f"{name}.svg").write_text(svg, encoding="utf-8")
 
 
-PICTURES = {each.__name__: each for each in (check, diff, hosts, page)}
+PICTURES = {draw.__name__: draw for draw in (check, diff, hosts, page)}
 
 if __name__ == "__main__":
     for chosen in sys.argv[1:] or PICTURES:

@@ -21,9 +21,9 @@ from typing import Any
 def main(folders: list[Path]) -> None:
     """Print the list; the same packages give the same output."""
     packages = {
-        str(each["bom-ref"]): each for folder in folders for each in map(component, metadata_in(folder))
+        str(found["bom-ref"]): found for folder in folders for found in map(component, metadata_in(folder))
     }
-    own = [each for each in packages.values() if each["name"] == "nettop"]
+    own = [package for package in packages.values() if package["name"] == "nettop"]
     bill = {
         "bomFormat": "CycloneDX",
         "specVersion": "1.5",
@@ -41,7 +41,9 @@ def metadata_in(folder: Path) -> Iterator[Message]:
         yield message_from_string(file.read_text(encoding="utf-8"))
     for file in sorted(folder.glob("*.whl")):
         with zipfile.ZipFile(file) as wheel:
-            (name,) = (each for each in wheel.namelist() if re.fullmatch(r"[^/]*\.dist-info/METADATA", each))
+            (name,) = (
+                member for member in wheel.namelist() if re.fullmatch(r"[^/]*\.dist-info/METADATA", member)
+            )
             yield message_from_string(wheel.read(name).decode())
 
 

@@ -248,7 +248,7 @@ def draw_held_service() -> None:
 
 def draw_fault(name: str) -> None:
     """Make and draw a fault of the lab."""
-    fault = next(each for each in FAULTS if each.name == name)
+    fault = next(entry for entry in FAULTS if entry.name == name)
     if why := fault.lacks():
         raise SystemExit(f"{name}: {why}")
     with made(fault) as scene, watching() as session:

@@ -33,7 +33,7 @@ class Emulator:
         output = output[: len(output) - len(self._rest)]
         for token in _TOKEN.finditer(output):
             parameters, end = token["parameters"], token["end"]
-            numbers = [int(each or 0) for each in re.findall(r"\d*", parameters or "") if each]
+            numbers = [int(number or 0) for number in re.findall(r"\d*", parameters or "") if number]
             if token["text"]:
                 self._put(token["text"])
             elif end == "H":

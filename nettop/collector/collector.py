@@ -42,7 +42,7 @@ _END_S = 10.0
 """Seconds for workers to flush and for blocks to be stored on exit; the next start stores the rest."""
 _REPEAT_S = 300.0
 """Seconds before the same failure is reported again."""
-_SUMMED = {each.name for each in fields(WorkerState)} - {"exporters", "failure"}
+_SUMMED = {field.name for field in fields(WorkerState)} - {"exporters", "failure"}
 _NUMBERS = re.compile(r"\d[\d.]*")
 
 
@@ -127,7 +127,7 @@ class Collector:
             last = self._reported.get(kind)
             if last is not None and now < last + _REPEAT_S:
                 return
-            self._reported = {each: at for each, at in self._reported.items() if now < at + _REPEAT_S}
+            self._reported = {report: at for report, at in self._reported.items() if now < at + _REPEAT_S}
             self._reported[kind] = now
         self._report_to(failure)
 
@@ -236,7 +236,7 @@ def _end(worker: ForkProcess) -> None:
 def _combined(states: Sequence[WorkerState]) -> WorkerState:
     """Return the sums of all states, and any one's failure."""
     first, *others = states
-    sums = {name: sum((getattr(each, name) for each in others), getattr(first, name)) for name in _SUMMED}
+    sums = {name: sum((getattr(other, name) for other in others), getattr(first, name)) for name in _SUMMED}
     return WorkerState(
         **sums,
         exporters=np.concatenate([state.exporters for state in states]),

@@ -191,7 +191,9 @@ def _filter(opened: socket.socket, sampling: int) -> None:
             *code,
             (_RETURN, 0, 0, 0),
         ]
-    instructions = ctypes.create_string_buffer(b"".join(struct.pack("=HBBI", *each) for each in code))
+    instructions = ctypes.create_string_buffer(
+        b"".join(struct.pack("=HBBI", *instruction) for instruction in code)
+    )
     program = struct.pack("@HP", len(code), ctypes.addressof(instructions))
     opened.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, program)
 

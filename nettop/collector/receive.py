@@ -302,12 +302,12 @@ class Receiver:
         some naps of `nap_s` seconds, or less if a burst would fill half of a receive buffer. With `whole_lengths`,
         lengths are those sent, even of truncated datagrams.
         """
-        self.counts = tuple(ReceiveCounts(each.endpoint) for each in sockets)
-        self._sockets = [each.socket for each in sockets]
-        self._events = {each.fileno(): select.POLLIN for each in self._sockets}
+        self.counts = tuple(ReceiveCounts(opened.endpoint) for opened in sockets)
+        self._sockets = [opened.socket for opened in sockets]
+        self._events = {opened.fileno(): select.POLLIN for opened in self._sockets}
         self._wait = wait
         self._slots = _Slots(batch, slot_bytes, socket.MSG_TRUNC if whole_lengths else 0)
-        smallest = min(each.receive_buffer_bytes for each in sockets)
+        smallest = min(opened.receive_buffer_bytes for opened in sockets)
         self._nap_s = min(nap_s, smallest / _BURST_BYTES_PER_S)
         self._first = 0
         self._was_full = False
@@ -361,8 +361,8 @@ class Receiver:
 
     def close(self) -> None:
         """Close the sockets; what is in their buffers is lost."""
-        for each in self._sockets:
-            each.close()
+        for opened in self._sockets:
+            opened.close()
 
     def _read(self) -> list[tuple[int, int, int]]:
         """Receive as much as fits from all sockets. Return the sockets that received something, each with its first and
@@ -390,9 +390,9 @@ class Receiver:
     def _update_drops(self) -> float:
         """Update the drops of all sockets. Return the fill level of the fullest buffer."""
         fullest = 0.0
-        for each, counts in zip(self._sockets, self.counts, strict=True):
+        for opened, counts in zip(self._sockets, self.counts, strict=True):
             try:
-                memory = _MEMINFO.unpack(each.getsockopt(socket.SOL_SOCKET, _SO_MEMINFO, _MEMINFO.size))
+                memory = _MEMINFO.unpack(opened.getsockopt(socket.SOL_SOCKET, _SO_MEMINFO, _MEMINFO.size))
             except OSError as error:
                 raise _receive_failure(counts.endpoint, error) from error
             counts.drops = extend_counter(counts.drops, memory[_DROPS])

@@ -191,7 +191,7 @@ class Spool:
             self._was_empty = True
             return "", []
         try:
-            names = "\n".join(each.token for each in batch).encode()
+            names = "\n".join(message.token for message in batch).encode()
             with write_file(self._batch_path.with_suffix(TEMPORARY), names, is_synced=True) as temporary:
                 temporary.replace(self._batch_path)
                 sync(self._directory)

@@ -153,7 +153,7 @@ def _spans(
     first: Recording, last: Recording, moments: Sequence[str], length_ns: int, *, is_same: bool
 ) -> Iterator[Span]:
     """Return what to compare: from two moments on, or all of two recordings. Raise UsageError."""
-    moments_ns = [moment_of(*each) for each in zip((first, last), moments, strict=False)]
+    moments_ns = [moment_of(*pair) for pair in zip((first, last), moments, strict=False)]
     if is_same:
         _check_apart(first, moments_ns, length_ns)
     pairs = zip((first, last), moments_ns or (None, None), strict=True)

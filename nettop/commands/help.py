@@ -79,7 +79,7 @@ def write_overview(group: Command, context: Any, formatter: Formatter) -> None:
     """Write the question each lens answers, the most used options, the commands and examples."""
     formatter.write_usage("nettop", "[LENS] [OPTIONS] | COMMAND …")
     formatter.write(f"{group.help}\n")
-    options = {each.opts[0]: each for each in group.get_params(context) if each.opts}
+    options = {param.opts[0]: param for param in group.get_params(context) if param.opts}
     sections = {
         "Lenses (nettop LENS)": [(lens.id, lens.question) for lens in (*lenses(), SELF)],
         "Options": [_option(options[name]) for name in _FREQUENT],
@@ -110,7 +110,9 @@ def _write_view(view: str, formatter: Formatter) -> None:
     lens, table = find_table(view)
     formatter.write_usage("nettop", f"--view {view} [OPTIONS]")
     formatter.write_text(f"{view}: {lens.question}.")
-    others = [(view_name(lens, each), ", ".join(each.screen)) for each in lens.tables if each is not table]
+    others = [
+        (view_name(lens, other), ", ".join(other.screen)) for other in lens.tables if other is not table
+    ]
     _write_section(formatter, "Other tables", others)
     _write_section(formatter, "Columns", [(field.name, _meaning(field)) for field in table.fields])
     _write_section(formatter, "Options", _lens_options(lens, table))
@@ -120,9 +122,12 @@ def _write_view(view: str, formatter: Formatter) -> None:
 
 def _lens_options(lens: Lens, table: Table) -> list[tuple[str, str]]:
     return [
-        (f"{', '.join(filter(None, (each.short, each.flag)))} {each.metavar}", each.help_with(each.default))
-        for each in lens.options
-        if each.concerns(table)
+        (
+            f"{', '.join(filter(None, (option.short, option.flag)))} {option.metavar}",
+            option.help_with(option.default),
+        )
+        for option in lens.options
+        if option.concerns(table)
     ]
 
 

@@ -95,7 +95,7 @@ def first_closed_directory(user: User, path: Path) -> Path | None:
     # Check the target of links first: without access to it the user cannot follow them.
     paths = (Path(os.path.realpath(path)), path)
     with open_files_as(user):
-        for place in (parent for each in paths for parent in reversed(_with_parents(each)[1:])):
+        for place in (parent for used in paths for parent in reversed(_with_parents(used)[1:])):
             if place.is_dir() and not os.access(place, os.X_OK, effective_ids=True):
                 return place
     return None

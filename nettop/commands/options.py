@@ -41,10 +41,10 @@ def parser_of(kind: type[_Settings]) -> Callable[..., _Settings]:
         )
 
     parameters = [_parameter(kind, name, *declared) for name, declared in declared_in(kind).items()]
-    parameters += [_lens_parameter(kind, *each) for each in lens_options(kind).values()]
+    parameters += [_lens_parameter(kind, *option) for option in lens_options(kind).values()]
     function: Any = parse
     function.__signature__ = Signature(parameters)
-    function.__annotations__ = {each.name: each.annotation for each in parameters}
+    function.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return parse
 
 

@@ -210,7 +210,7 @@ def _source_of(hosts: Hosts, lens: str) -> Source:
 
     if lens == HOSTS_LENS.id:
         return OverviewSource(hosts)
-    return HostsSource(hosts, next(each for each in lenses() if each.id == lens))
+    return HostsSource(hosts, next(known for known in lenses() if known.id == lens))
 
 
 @contextmanager

@@ -83,10 +83,10 @@ class Bus:
             last = self._frames.get(snapshot.lens)
             earlier = [] if last is None else [*self._earlier[snapshot.lens], last.now]
             earlier += filter(None, [self._precedents.pop(snapshot.lens, None)])
-            earlier = [each for each in earlier if each.boot_ns >= snapshot.complete_since_ns] or earlier
+            earlier = [older for older in earlier if older.boot_ns >= snapshot.complete_since_ns] or earlier
             earlier = _drop_close(earlier, max(self._average_ns // _PIECES, oldest_gap_ns))
             least_ns = max(self._average_ns - oldest_gap_ns, oldest_gap_ns)
-            old_enough = sum(snapshot.boot_ns - each.boot_ns >= least_ns for each in earlier)
+            old_enough = sum(snapshot.boot_ns - older.boot_ns >= least_ns for older in earlier)
             self._earlier[snapshot.lens] = earlier = earlier[max(0, old_enough - 1) :]
             batches = dict(self._batches.get(snapshot.lens, {}))
             self._frames[snapshot.lens] = Frame(snapshot, earlier[0] if earlier else None, batches)
@@ -129,8 +129,8 @@ class Bus:
 
     def fail(self, lens: str, error: NettopError) -> None:
         """Record why `lens` cannot be read, and wake the readers. Its traceback keeps no part of a reading."""
-        for each in filter(None, (error, error.__cause__)):
-            traceback.clear_frames(each.__traceback__)
+        for raised in filter(None, (error, error.__cause__)):
+            traceback.clear_frames(raised.__traceback__)
         with self._lock:
             self._failures[lens] = error
         self._wake()

@@ -229,8 +229,8 @@ class Session:
         leased = {other: replace(options, tables=used, whole=False) for other, used in others.items()}
         leased[lens] = options
         self._leased.update(leased.keys())
-        for each in leased.items():
-            self._post(partial(self._attach, *each))
+        for item in leased.items():
+            self._post(partial(self._attach, *item))
         return Lease(lambda: self._release(list(leased)))
 
     def _release(self, leased: list[str]) -> None:
@@ -406,18 +406,18 @@ class Session:
         if self._together:
             return
         started, self._unread = self._unread, []
-        for each in started or [lens]:
-            self._try(each, self._drop_privileges_once)
-        for each in started:
-            self._read(each)
+        for started_lens in started or [lens]:
+            self._try(started_lens, self._drop_privileges_once)
+        for started_lens in started:
+            self._read(started_lens)
         self._pace.ignore_attaching()
         self._cost.restart()
         # The first interval of a lens is a whole one, or at least half of one if others have deadlines already.
         now = time.monotonic()
         if self._attached.keys() <= set(started):
             self._deadline = now + self.interval_s
-        for each in self._attached.keys() & set(started):
-            self._attached[each].due_at = now + self.interval_s / 2
+        for started_lens in self._attached.keys() & set(started):
+            self._attached[started_lens].due_at = now + self.interval_s / 2
 
     def _drop_privileges_once(self) -> None:
         if self._drop_privileges is not None:
@@ -585,11 +585,11 @@ class Session:
 
 def _used_by(lens: str, tables: Collection[str], columns: Collection[str]) -> dict[str, frozenset[str]]:
     """Return the lenses that tables use with these columns, each with the tables of it that are named."""
-    declared = next((each for each in lenses() if each.id == lens), None)
+    declared = next((known for known in lenses() if known.id == lens), None)
     shown = [table for table in declared.tables if table.name in tables] if declared is not None else []
     fields = (table.by_name.get(name) for table in shown for name in columns)
     uses = [used.partition(".") for table in shown for used in table.uses]
     uses += [(field.lens, "", "") for field in fields if field and field.lens]
     return {
-        other: frozenset(name for each, _, name in uses if each == other and name) for other, _, _ in uses
+        other: frozenset(name for used, _, name in uses if used == other and name) for other, _, _ in uses
     }

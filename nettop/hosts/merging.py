@@ -205,7 +205,7 @@ def _rank(array: Array) -> None:
 def _all_ended(lens: Lens, hosts: Mapping[str, Pair], taken_ns: int) -> dict[str, Ended]:
     """Return the rows that left each table on all hosts, by the table's name."""
     ended = {table.name: _ended(table, hosts, taken_ns) for table in lens.tables}
-    return {name: each for name, each in ended.items() if each is not None}
+    return {name: rows for name, rows in ended.items() if rows is not None}
 
 
 def _ended(table: Table, hosts: Mapping[str, Pair], taken_ns: int) -> Ended | None:
@@ -229,8 +229,8 @@ def _ended(table: Table, hosts: Mapping[str, Pair], taken_ns: int) -> Ended | No
 
 def _counts(counts: Sequence[Mapping[str, int]]) -> dict[str, int]:
     merged: dict[str, int] = {}
-    for each in counts:
-        for name, count in each.items():
+    for counted in counts:
+        for name, count in counted.items():
             last = merged.get(name, 0)
             merged[name] = max(last, count) if name in _FACTS else last + count
     return merged

@@ -129,9 +129,9 @@ def _with_lost(lens: Lens, merged: Snapshot, lost: Mapping[str, HostRecording], 
     table = lens.table(FINDINGS.name)
     if table is None or not lost:
         return replace(merged, gaps=gaps)
-    found = rows_from(table, [_finding(*each, moment) for each in lost.items()], moment.taken_ns)
+    found = rows_from(table, [_finding(*item, moment) for item in lost.items()], moment.taken_ns)
     pieces = [replace(found, array=widened(table, found.array)), merged.tables.get(table.name)]
-    rows = united(table, [each for each in pieces if each is not None])
+    rows = united(table, [piece for piece in pieces if piece is not None])
     return replace(merged, gaps=gaps, tables={**merged.tables, table.name: rows})
 
 

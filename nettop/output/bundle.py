@@ -182,7 +182,7 @@ class Cutter:
 
     def copy_to(self, sink: Sink, reached: Callable[[int], None]) -> None:
         """Copy it, and pass each moment to `reached`. Raise what the sink raises."""
-        numbered = ([(moment, number) for moment in each] for number, each in enumerate(self._moments))
+        numbered = ([(moment, number) for moment in moments] for number, moments in enumerate(self._moments))
         for moment, number in heapq.merge(*numbered):
             self._copy(sink, lenses()[number], moment)
             reached(moment)

@@ -82,7 +82,7 @@ def report_found(
     chosen = [row for row in found if row["cause"] is None and row["kind"] not in settings.ignored]
     chosen.sort(key=lambda row: _SEVERITIES.index(row["severity"]))
     write_output(stdout, "".join(_FORMATS[settings.format](row, command) for row in chosen), "utf-8")
-    code = max((each.code for each in lacking), default=ExitCode.DONE)
+    code = max((reason.code for reason in lacking), default=ExitCode.DONE)
     Diagnostics(stderr).report_new(map(str, lacking))
     if where and not chosen and code is ExitCode.DONE:
         Diagnostics(stderr)(f"nothing found {where}")
@@ -105,7 +105,7 @@ def unwatched_in(
             bus.fail(lens.id, SourceFailed(_TOO_FEW) if is_recorded else recording.refusal(lens))
     spans = unwatched(recording, begin_ns, end_ns)
     lacking = [Unwatched(LENS.title, f"no readings {span}", ExitCode.SOURCE) for span in spans]
-    return [each for each in (*lacking, *not_watched(bus, ignored)) if each.code is not ExitCode.DONE]
+    return [reason for reason in (*lacking, *not_watched(bus, ignored)) if reason.code is not ExitCode.DONE]
 
 
 def _watch(

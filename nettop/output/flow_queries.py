@@ -65,7 +65,8 @@ def write_top(stdout: TextIO, top: Top, query: TopQuery, form: Format) -> None:
         text = _csv(documents, [*_columns(query), *SUMS])
     else:
         lines = (
-            json.dumps(each, ensure_ascii=not stdout.isatty(), separators=(",", ":")) for each in documents
+            json.dumps(document, ensure_ascii=not stdout.isatty(), separators=(",", ":"))
+            for document in documents
         )
         text = "".join(f"{line}\n" for line in lines)
     write_output(stdout, _safe_lines(text) if stdout.isatty() else text.encode())

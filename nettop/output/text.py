@@ -202,8 +202,8 @@ class _Printer:
         if lost:
             self.report(f"lost {'; '.join(map(str, lost))}")
         if self.settings.text.format is Format.JSONL:
-            for each in lost:
-                self._write(lost_line(LineFormat.JSONL, frame.now.wall_ns, each))
+            for loss in lost:
+                self._write(lost_line(LineFormat.JSONL, frame.now.wall_ns, loss))
         self.printed += 1
 
     def _write(self, lines: str) -> None:

@@ -61,7 +61,7 @@ class Unwatched(NamedTuple):
 
 def not_watched(bus: Bus, ignored: Collection[str] = ()) -> list[Unwatched]:
     """Return what could not be watched, of the lenses with kinds of findings that are not `ignored`."""
-    return [each for lens in needed_lenses(ignored) for each in _failures(bus, lens, ignored)]
+    return [failure for lens in needed_lenses(ignored) for failure in _failures(bus, lens, ignored)]
 
 
 def needed_lenses(ignored: Collection[str]) -> list[Lens]:

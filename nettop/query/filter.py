@@ -92,11 +92,11 @@ def parse_filter(table: Table, text: str) -> Filter:
 
 def combined(table: Table, filters: Sequence[Filter]) -> Filter:
     """Combine filters of `table` by `and`."""
-    filters = [each for each in filters if each.test is not None]
-    tests = [each.test for each in filters if each.test is not None]
-    names = tuple(dict.fromkeys(name for each in filters for name in each.names))
+    filters = [part for part in filters if part.test is not None]
+    tests = [part.test for part in filters if part.test is not None]
+    names = tuple(dict.fromkeys(name for part in filters for name in part.names))
     several = len(filters) > 1
-    texts = (f"({each.text})" if several and _OR.search(each.text) else each.text for each in filters)
+    texts = (f"({part.text})" if several and _OR.search(part.text) else part.text for part in filters)
     return Filter(table.name, " and ".join(texts), names, all_of(*tests) if tests else None)
 
 
@@ -300,12 +300,12 @@ class _Parser:
             self._close(opened_at)
         positive = _OPPOSITES.get(op, op)
         test = any_of(
-            *(_comparison(self._table, each, positive, value) for each in columns for value in values)
+            *(_comparison(self._table, shown, positive, value) for shown in columns for value in values)
         )
         if op == positive:
             return test
         return all_of(
-            any_of(*(_has_value(self._table, each, op, values) for each in columns)), opposite(test)
+            any_of(*(_has_value(self._table, shown, op, values) for shown in columns)), opposite(test)
         )
 
     def _columns(self, word: str) -> tuple[str, ...]:

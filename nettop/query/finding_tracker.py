@@ -49,7 +49,7 @@ class _Tracked:
     @property
     def seen_ns(self) -> int:
         """When it was last seen, or what it explains (CLOCK_MONOTONIC)."""
-        return max((self.last_ns, *(each.last_ns for each in self.explains)))
+        return max((self.last_ns, *(explained.last_ns for explained in self.explains)))
 
     @property
     def worst(self) -> tuple[int, int]:
@@ -57,7 +57,8 @@ class _Tracked:
         explains, as it stands for it."""
         severities = list(Severity)
         return min(
-            (severities.index(each.finding.rule.severity), each.order) for each in (self, *self.explains)
+            (severities.index(explained.finding.rule.severity), explained.order)
+            for explained in (self, *self.explains)
         )
 
     @property
@@ -114,7 +115,7 @@ class FindingTracker:
         """Return the findings in a frame; each frame is evaluated once."""
         last = self._frames.get(lens.id)
         if last is None or last[0] is not frame:
-            present = (each for each in self._rules_of(lens) if each.query.table.name in frame.now.tables)
+            present = (rule for rule in self._rules_of(lens) if rule.query.table.name in frame.now.tables)
             found = [finding for rules in present for finding in find(rules, frame)]
             last = self._frames[lens.id] = frame, found
         return last[1]
@@ -242,5 +243,5 @@ def _only(values: frozenset[T]) -> T | None:
 
 def _explained(tracked: _Tracked) -> str:
     """Return the sentences of what a finding explains; some rows match two rules, one of them a hint."""
-    sentences = dict.fromkeys(each.finding.sentence for each in tracked.explains)
-    return "; ".join(each for each in sentences if each != tracked.finding.sentence)
+    sentences = dict.fromkeys(explained.finding.sentence for explained in tracked.explains)
+    return "; ".join(sentence for sentence in sentences if sentence != tracked.finding.sentence)

@@ -90,7 +90,7 @@ def parsed_rules(lens: Lens, table: Table) -> ParsedRules:
     view = view_name(lens, table)
     rules = []
     for rule in rules_of(table):
-        rows, totals, beside = (parse_filter(table, each) for each in (rule.filter, rule.totals, rule.beside))
+        rows, totals, beside = (parse_filter(table, text) for text in (rule.filter, rule.totals, rule.beside))
         names = frozenset((*rows.names, *totals.names, *beside.names))
         rules.append(ParsedRule(table, view, rule, rows, totals, beside, names))
     return ParsedRules(replace(screen_query(table), closed=False, gone=False), tuple(rules))
@@ -166,7 +166,7 @@ def _reach_together(view: View, rule: Rule, at: Index) -> Mask:
     for name, least in rule.together:
         field = view.table.by_name.get(name)
         names = (name,) if field is None or field.kind is not Kind.RATIO else field.parts
-        totals = [_totals_of(view, each, at, places, len(firsts)) for each in names]
+        totals = [_totals_of(view, column_name, at, places, len(firsts)) for column_name in names]
         reached &= totals[0] >= least * (totals[1] if len(totals) > 1 else 1)
     return reached[places]
 
@@ -233,7 +233,7 @@ def _lasted_ns(view: View, rule: Rule, at: Index) -> int:
     """Return for how long the rows have matched already, as they say; 0 if they do not."""
     if not rule.lasts or rule.lasts in view.missing:
         return 0
-    longest = max((each for each in values_of(view, rule.lasts, at) if each is not None), default=0)
+    longest = max((value for value in values_of(view, rule.lasts, at) if value is not None), default=0)
     return round(longest / TIMES[view.table.by_name[rule.lasts].unit] * 1e9)
 
 
@@ -244,7 +244,7 @@ def _silent_ns(view: View, at: Index) -> int:
         return 0
     is_untimed = (view.raw("state")[at] == SYN_SENT) | (view.raw("protocol")[at] == IPPROTO_UDP)
     waits = at[is_untimed | (view.raw("send_queue")[at] > 0)]
-    silent_ms = (each for each in values_of(view, "last_sent_ms", waits) if each is not None)
+    silent_ms = (value for value in values_of(view, "last_sent_ms", waits) if value is not None)
     return min(silent_ms, default=_ANY_TIME_MS if is_untimed.all() else 0) * 1_000_000
 
 
@@ -258,7 +258,7 @@ def _evidence(parsed: ParsedRule, values: Identity) -> tuple[str, str]:
         place = (
             [equals("netns", identity["netns"])] if "netns" in identity.keys() & table.by_name.keys() else []
         )
-        return shown, combined(table, [parse_filter(table, each) for each in (*place, wanted)]).text
+        return shown, combined(table, [parse_filter(table, text) for text in (*place, wanted)]).text
     if shown:  # other rows, which may have no owner
         known, implied = parse_filter(table, wanted), {"process", "pid"}
     else:  # a PID says more than the process's name and its namespace

@@ -153,7 +153,7 @@ def place_of(view: View, at: Index) -> Place:
         processes=distinct_values(view, ("process",), at),
         programs=_programs(view, owned),
         interfaces=frozenset(
-            each for each in zip(interfaces, namespaces, strict=False) if each[0] is not None
+            pair for pair in zip(interfaces, namespaces, strict=False) if pair[0] is not None
         ),
         namespaces=frozenset(number for number in namespaces if number is not None),
         cpus=distinct_values(view, ("cpu",), at),
@@ -174,7 +174,7 @@ def _programs(view: View, at: Index) -> frozenset[tuple[Any, ...]]:
     if not view.table.by_name.keys() >= set(names):
         return frozenset()
     values = zip(*(values_of(view, name, at) for name in names), strict=True)
-    return frozenset(each for each in values if None not in each)
+    return frozenset(value for value in values if None not in value)
 
 
 def _protocols(view: View, at: Index) -> frozenset[str]:
@@ -213,14 +213,14 @@ def _is_inward(view: View, at: Index) -> bool:
 
 def _directions(view: View, at: Index) -> frozenset[str]:
     """Return who opened these connections, seen or inferred: what was open when nettop began is inferred."""
-    return frozenset(each.removesuffix("?") for each in distinct_values(view, ("direction",), at))
+    return frozenset(value.removesuffix("?") for value in distinct_values(view, ("direction",), at))
 
 
 def addresses_here(frames: Iterable[tuple[Lens, Frame]]) -> Addresses:
     """Return the addresses that sockets of this host have; of those in unknown namespaces, without these."""
     having: dict[str, set[int]] = defaultdict(set)
     tables = (frame.now.tables.get(SOCKETS.name) for _, frame in frames)
-    for rows in (each for each in tables if each is not None and len(each)):
+    for rows in (table for table in tables if table is not None and len(table)):
         local, netns = rows.array["local_address"], rows.array["netns"]
         firsts, _ = distinct_rows([local, netns])
         numbers = netns[firsts]

@@ -63,7 +63,7 @@ class What(IntEnum):
     """Rows of an append table."""
 
 
-_WHATS = frozenset(each.value for each in What)
+_WHATS = frozenset(what.value for what in What)
 
 
 @dataclass(frozen=True, slots=True)

@@ -87,7 +87,7 @@ class Conversion:
         self._is_same = (
             recorded == self._dtype
             and not self.unread
-            and all(each is _as_it_is for each in self._copied.values())
+            and all(copy is _as_it_is for copy in self._copied.values())
         )
 
     def convert(self, rows: Array) -> Array:

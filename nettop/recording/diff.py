@@ -356,12 +356,12 @@ def _read(span: Span, lens: Lens, measures: Sequence[Measure]) -> list[Measured]
         if reading.before is None or reading.before.wall_ns < span.begin_ns:
             continue
         views: dict[str, View] = {}
-        for each in measured:
-            name = each.table.name
+        for topic in measured:
+            name = topic.table.name
             if name in reading.now.tables and name in reading.before.tables:
                 if name not in views:
-                    views[name] = View(Frame(reading.now, reading.before), each.query)
-                each.add(views[name])
+                    views[name] = View(Frame(reading.now, reading.before), topic.query)
+                topic.add(views[name])
     return measured
 
 
@@ -481,7 +481,7 @@ def _ranked(changes: Iterable[Change]) -> list[Change]:
     topics: dict[str, dict[Key, Change]] = defaultdict(dict)
     for change in sorted(changes, key=importance):
         topics[change.measure.topic].setdefault(change.key, change)
-    placed = [(place, change) for each in topics.values() for place, change in enumerate(each.values())]
+    placed = [(place, change) for topic in topics.values() for place, change in enumerate(topic.values())]
 
     def rank(placed: tuple[int, Change]) -> tuple[bool, int, int, bool, float]:
         place, change = placed

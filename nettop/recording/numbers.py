@@ -176,9 +176,9 @@ def _safe(value: Any) -> Any:
     if isinstance(value, str):
         return safe_text(value)
     if isinstance(value, list):
-        return [_safe(each) for each in value]
+        return [_safe(item) for item in value]
     if isinstance(value, dict):
-        return {safe_text(name): _safe(each) for name, each in value.items()}
+        return {safe_text(name): _safe(item) for name, item in value.items()}
     if isinstance(value, int | float) and not abs(value) < _NUMBERS_TO:  # NaN is not less either
         raise Damaged("a number is too large")
     return value

@@ -209,7 +209,7 @@ class ReadingReader:
         """Return the snapshot that was read last; raise Damaged."""
         head = self._head
         rows = {(part.what, part.table): self._rows_of(part) for part in self._parts}
-        known = {place: each for place, each in rows.items() if each is not None}
+        known = {place: row for place, row in rows.items() if row is not None}
         return Snapshot(
             lens=self._lens.id,
             wall_ns=checked(int, head["wall_ns"]),

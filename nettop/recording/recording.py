@@ -223,7 +223,7 @@ class Recording:
         """Return why a lens has no readings."""
         unknown = [f"{lens.title}: not in this recording", ""]
         cause, remedy = self.groups[-1].group.failures.get(lens.id, unknown)
-        recorded = ", ".join(each.id for each in lenses() if each.id in self.lenses - {lens.id})
+        recorded = ", ".join(known.id for known in lenses() if known.id in self.lenses - {lens.id})
         return Unsupported(cause, remedy or f"it has {recorded}")
 
     def expects(self, lens: Lens) -> bool:
@@ -305,13 +305,13 @@ def open_recording(path: Path) -> Iterator[Recording]:
     """
     with ExitStack() as opened:
         files = []
-        for each in _paths(path):
-            descriptor = _open(each)
+        for part_path in _paths(path):
+            descriptor = _open(part_path)
             opened.callback(os.close, descriptor)
-            if (copied := _from_bundle(each, descriptor)) is not None:
+            if (copied := _from_bundle(part_path, descriptor)) is not None:
                 opened.callback(os.close, copied)
                 descriptor = copied
-            files.append(RecordedFile(descriptor, "" if each == path else each.name))
+            files.append(RecordedFile(descriptor, "" if part_path == path else part_path.name))
         if len(files) == 1:
             _refuse_compressed(descriptor, str(path), lambda command: f"{command} {quote(str(path))}")
         yield _checked(Recording(files), str(path))

@@ -179,9 +179,9 @@ def _cells(strip: Strip, colours: ColorSystem) -> list[Cell] | None:
     """Return the cells of a strip; None if a character is not one cell wide."""
     cells: list[Cell] = []
     for text, style, _ in strip:
-        if not text.isascii() and any(get_character_cell_size(each) != 1 for each in text):
+        if not text.isascii() and any(get_character_cell_size(character) != 1 for character in text):
             return None
         pen = pen_of(style, colours)
         blank = pen.of_blank()
-        cells += [(each, blank if each == " " else pen) for each in text]
+        cells += [(character, blank if character == " " else pen) for character in text]
     return cells

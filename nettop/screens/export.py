@@ -32,7 +32,7 @@ def rows_text(suffix: str, view: View, names: Sequence[str]) -> str:
     """Return the rows of a view in these columns; the parts of a group become separate columns."""
     fields = [(name, declared(view.table, name)) for name in names]
     parts = [field.parts if field.kind is Kind.GROUP else (name,) for name, field in fields]
-    columns = tuple(dict.fromkeys(name for each in parts for name in each))
+    columns = tuple(dict.fromkeys(name for part in parts for name in part))
     return (Separated if suffix == "csv" else JsonLines)(columns)(view)
 
 

@@ -48,8 +48,8 @@ class FindingsScreen(LensScreen):
         """Return how many findings of each severity there are."""
         severity = view.raw("severity")[headline.alive(view)]
         return [
-            headline.count(f"{each.value}s", int(np.count_nonzero(severity == number)), 900 - number)
-            for each, number in SEVERITY_CODES.items()
+            headline.count(f"{level.value}s", int(np.count_nonzero(severity == number)), 900 - number)
+            for level, number in SEVERITY_CODES.items()
         ] + self._unwatched()
 
     def _unwatched(self) -> list[BarItem]:

@@ -54,7 +54,9 @@ def _until_ns(intervals: Sequence[Interval[Any]]) -> int:
 def _before(last: Snapshot | None, frame: Frame) -> Snapshot | None:
     """Return what the newest snapshot of a frame follows: the last one that was seen, even if the frame is averaged. Of
     several hosts only the frame knows, as each has its own interval."""
-    both = [each for each in (None if frame.now.hosts else last, frame.before) if each is not None]
+    both = [
+        snapshot for snapshot in (None if frame.now.hosts else last, frame.before) if snapshot is not None
+    ]
     return max(both, key=attrgetter("boot_ns"), default=None)
 
 
@@ -187,7 +189,7 @@ class HistogramHistory:
     def columns(self, key: int) -> Array:
         """Return the row's counts per second at each refresh, the newest last. Shape (refreshes, `PARTS`)."""
         nothing = np.zeros(PARTS, np.float32)
-        return np.array([each.rates.get(key, nothing) for each in self._refreshes]).reshape(-1, PARTS)
+        return np.array([refresh.rates.get(key, nothing) for refresh in self._refreshes]).reshape(-1, PARTS)
 
     def span_s(self, refreshes: int) -> float:
         """Return the time covered by the newest refreshes."""
@@ -206,7 +208,7 @@ class RecentSnapshots:
     def add(self, now: Snapshot) -> Snapshot:
         """Add the newest snapshot, unless it follows closely on another one; return the oldest kept one."""
         longest_ns = (_KEPT_SNAPSHOTS + 1) * self._spacing_ns
-        self._kept = [each for each in self._kept if 0 <= now.boot_ns - each.boot_ns < longest_ns]
+        self._kept = [snapshot for snapshot in self._kept if 0 <= now.boot_ns - snapshot.boot_ns < longest_ns]
         if not self._kept or now.boot_ns - self._kept[-1].boot_ns >= self._spacing_ns:
             tables = {name: rows for name, rows in now.tables.items() if name == self._table.name}
             self._kept.append(replace(now, tables=tables))

@@ -141,7 +141,7 @@ class NettopApp(TerminalApp, inherit_bindings=False):
         """Show the next lens that works, with its last table; from the overhead, continue after the previous lens."""
         shown = self._before_overhead if self._shown.lens is SELF else self._shown
         lenses = [
-            each for each in self.context.lenses if each.id == shown.lens.id or self.context.works(each)
+            lens for lens in self.context.lenses if lens.id == shown.lens.id or self.context.works(lens)
         ]
         at = next(at for at, lens in enumerate(lenses) if lens.id == shown.lens.id)
         await self.show(self._last_shown[lenses[(at + step) % len(lenses)].id])

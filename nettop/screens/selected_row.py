@@ -203,7 +203,7 @@ def title(chosen: SelectedRow, width: int) -> Line:
         amount = (human(quantile.duration_ns, "ns"), Role.TEXT)
         items.append(item((f"{quantile.name} ", Role.DIM), amount, importance=quantile.importance))
     kept, _ = drop_items(items, (), width, _GAP)
-    return tuple(span for each in kept for span in (*each.spans, TextSpan(" " * _GAP)))
+    return tuple(span for part in kept for span in (*part.spans, TextSpan(" " * _GAP)))
 
 
 def body(chosen: SelectedRow, width: int, height: int) -> list[Line]:
@@ -228,7 +228,7 @@ def _histogram_lines(chosen: SelectedRow, width: int, height: int) -> list[Line]
     meaning = [_line(chosen.meaning, Role.DIM)] if height >= MIN_HEIGHT else []
     meaning = [line for line in meaning if width_of(line) <= width]
     amounts = rebin(chosen.counts, chosen.buckets, cells_wide).tolist()
-    marks = sorted(chosen.quantiles, key=lambda each: -each.importance)
+    marks = sorted(chosen.quantiles, key=lambda quantile: -quantile.importance)
     columns = column_lines(amounts, max(amounts), height - len(meaning) - 2)
     return [
         *meaning,

@@ -75,13 +75,13 @@ def _categories() -> bytes:
     """Return sizes and categories, in numeric order, as a JavaScript module."""
     rows = [
         {
-            "label": each.label,
-            "letter": each.letter,
-            "help": each.help,
-            "symbols": sorted(each.symbols),
-            "background": "light-dark({1}, {0})".format(*FRAMES[each.letter]),
+            "label": category.label,
+            "letter": category.letter,
+            "help": category.help,
+            "symbols": sorted(category.symbols),
+            "background": "light-dark({1}, {0})".format(*FRAMES[category.letter]),
         }
-        for each in CATEGORIES.values()
+        for category in CATEGORIES.values()
     ]
     values = {"CATEGORIES": rows, "GRAPH": GRAPH}
     return "".join(

@@ -85,9 +85,9 @@ def choice(default: Any, flag: str, words: type[StrEnum], *, help: str, panel: s
 def declared_in(kind: type) -> Mapping[str, tuple[Declared, bool]]:
     """Return what the fields of a class declare, and whether they must be given, by name."""
     return {
-        each.name: (each.metadata[_KEY], each.default is each.default_factory is MISSING)
-        for each in fields(kind)
-        if _KEY in each.metadata
+        declared.name: (declared.metadata[_KEY], declared.default is declared.default_factory is MISSING)
+        for declared in fields(kind)
+        if _KEY in declared.metadata
     }
 
 

@@ -124,8 +124,8 @@ def check_source(settings: Any, given: Mapping[str, Any]) -> None:
 
 def refuse_live(settings: Any, given: Mapping[str, Any]) -> None:
     """Raise UsageError if an option that says how to read this host, or one of a lens, is given with a recording."""
-    flags = {each.name: each.flag for lens in lenses() for each in lens.options}
-    live = {each.name for each in fields(Watching)} | {"top"}  # --top is for this host's metrics
+    flags = {option.name: option.flag for lens in lenses() for option in lens.options}
+    live = {option.name for option in fields(Watching)} | {"top"}  # --top is for this host's metrics
     flags |= {
         name: declared.flags[0] for name, (declared, _) in declared_in(type(settings)).items() if name in live
     }

@@ -89,7 +89,7 @@ class Bar(Lines):
 
     def show(self, left: Sequence[BarItem], right: Sequence[BarItem] = ()) -> None:
         """Replace the items, leaving out empty ones; redraw only if they changed."""
-        shown = ([each for each in left if each.spans], [each for each in right if each.spans])
+        shown = ([part for part in left if part.spans], [part for part in right if part.spans])
         if shown != self._items:
             self._items = shown
             self.redraw()

@@ -171,7 +171,7 @@ def noted_cells(
 def whole_texts(view: View, columns: Sequence[Column], at: Index, row_style: RowStyle) -> list[list[str]]:
     """Return the unelided texts of columns for the rows at `at`. Bars are left out."""
     texts = []
-    for column in (each for each in columns if not each.bar):
+    for column in (shown for shown in columns if not shown.bar):
         name, field = column.sort, declared(view.table, column.sort)
         width = column.width if field.kind is Kind.HISTOGRAM else _UNLIMITED
         whole = replace(
@@ -334,7 +334,7 @@ def total_cells(view: View, columns: Sequence[Column]) -> list[Cell]:
 
 def fold_cells(view: View, columns: Sequence[Column], at: Index, name: str) -> list[Cell]:
     """Return the cells of closed rows with the same name in one line: their number up to the first sum, then sums."""
-    first = next((n for n, each in enumerate(columns) if n and each.field.kind in SUMMED), len(columns))
+    first = next((n for n, column in enumerate(columns) if n and column.field.kind in SUMMED), len(columns))
     width = sum(column.width + GAP for column in columns[:first]) - GAP
     ending = f": {len(at):,} closed"
     label = elide_end(name, max(1, width - len(ending))) + ending

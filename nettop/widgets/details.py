@@ -195,7 +195,7 @@ def _field_lines(view: View, field: Field, width: int) -> list[Line]:
     head = list(_head(field, value))
     head += [TextSpan(f"  {more}", Role.DIM) for more in (rate, exact) if more]
     parts = [view.table.by_name[part] for part in field.parts] if field.kind in _SIDE_BY_SIDE else []
-    formulas = ", ".join(each.formula for each in (field, *parts) if each.formula)
+    formulas = ", ".join(part.formula for part in (field, *parts) if part.formula)
     formula = f"  = {formulas}" if formulas else ""
     why = f"  ({NOT_AVAILABLE}: {view.missing[field.name]})" if field.name in view.missing else ""
     meaning = f"{field.name}: {field.help}{formula}{why}"

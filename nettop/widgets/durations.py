@@ -111,7 +111,7 @@ def heat_map(columns: Array, caption: Callable[[int], str], width: int, height: 
     The map shows the newest `columns`, shaped as for `shades`; `caption` returns the caption for their number. Where
     room is short, drop the caption, then the whole map.
     """
-    each = next((each for each in _LINES_PER_DECADE if each * DECADES <= height), 0)
+    each = next((line for line in _LINES_PER_DECADE if line * DECADES <= height), 0)
     if not each or width < MIN_WIDTH:
         return []
     labels = [LABELS[n // each] if n % each == 0 else "" for n in range(each * DECADES)]

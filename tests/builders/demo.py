@@ -45,8 +45,8 @@ class Playing:
 
     async def play_until(self, second: int) -> None:
         """Read each second up to this one."""
-        for each in range(self._second + 1, second + 1):
-            await self._read(each)
+        for missed in range(self._second + 1, second + 1):
+            await self._read(missed)
 
     async def press(self, *keys: str) -> None:
         """Press these keys, and read the same second again after each."""

@@ -130,16 +130,16 @@ DETAILS = {
 
 def example_steps(count: int = 3, apart_s: int = 1, *, uplinks: bool = True) -> list[Snapshot]:
     """Return snapshots some seconds apart; without `uplinks` of a host that has none of its own."""
-    interfaces = [each for each in _INTERFACES if uplinks or each.backing == "virtual"]
+    interfaces = [interface for interface in _INTERFACES if uplinks or interface.backing == "virtual"]
     return [_snapshot(interfaces, (step + 1) * apart_s) for step in range(count)]
 
 
 def _snapshot(interfaces: Sequence[_Interface], second: int) -> Snapshot:
     taken_ns = TAKEN_NS + second * SECOND_NS
-    rows = [_interface_row(n, each, second) for n, each in enumerate(interfaces, 2)]
+    rows = [_interface_row(n, interface, second) for n, interface in enumerate(interfaces, 2)]
     services = [OTHER_SERVICES, *dict.fromkeys(name for name, _, _ in SERVICES)]
-    names = {each.name for each in interfaces}
-    flows = [_flow_row(n, each, second) for n, each in enumerate(_FLOWS, 1) if each.interface in names]
+    names = {interface.name for interface in interfaces}
+    flows = [_flow_row(n, flow, second) for n, flow in enumerate(_FLOWS, 1) if flow.interface in names]
     evicted: Row = {"id": 0, "interface": EVICTED, "process": EVICTED}
     evicted |= _moved(210_000, 96_000, (700, 640), second)
     texts: Tables = {}

@@ -173,7 +173,9 @@ def eventful_host(events: int = 60, **snapshot_kwargs: Any) -> tuple[list[Step],
         rows = ((SOCKETS, sockets), (FAILURES, example_failures(n)), (GROUPS, example_groups(29 * n)))
         facts = {"counts": _counts(n), "via": VIA, "lost": {"events": 0}} | snapshot_kwargs
         facts["hooks"] = make_hooks(facts.pop("via"), facts.pop("missing", None))
-        tables = {t.name: make_rows(each, t, taken, texts=codes.setdefault(t.name, {})) for t, each in rows}
+        tables = {
+            t.name: make_rows(values, t, taken, texts=codes.setdefault(t.name, {})) for t, values in rows
+        }
         steps.append(Snapshot("connections", wall, taken + 5_000_000_000, tables, **facts))
         tables[GROUPS.name] = replace(tables[GROUPS.name], variant="process")
         old = [] if n else example_events(1, 4, wall - _DAY_NS)

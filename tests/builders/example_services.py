@@ -92,14 +92,14 @@ def example_steps(count: int = 3, *, held: range = HELD) -> tuple[Snapshot, ...]
     clients = np.zeros((len(_CLIENTS), CLIENT_BUCKETS.count), np.uint64)
     steps = []
     for second in range(1, count + 1):
-        for n, each in enumerate(_SERVICES):
-            late_ns = _HELD_NS if second in held and each.port == 8000 else 0
-            queued_ns = each.queued_ns + (late_ns if each.side == SERVED else 0)
-            response_ns = each.queued_ns + each.service_ns + late_ns
-            totals[n, "response"] += _drawn(each.answers, response_ns, BUCKETS, chance)
-            if each.side == SERVED:
-                totals[n, "queued"] += _drawn(each.answers, queued_ns, BUCKETS, chance)
-                totals[n, "service_time"] += _drawn(each.answers, each.service_ns, BUCKETS, chance)
+        for n, service in enumerate(_SERVICES):
+            late_ns = _HELD_NS if second in held and service.port == 8000 else 0
+            queued_ns = service.queued_ns + (late_ns if service.side == SERVED else 0)
+            response_ns = service.queued_ns + service.service_ns + late_ns
+            totals[n, "response"] += _drawn(service.answers, response_ns, BUCKETS, chance)
+            if service.side == SERVED:
+                totals[n, "queued"] += _drawn(service.answers, queued_ns, BUCKETS, chance)
+                totals[n, "service_time"] += _drawn(service.answers, service.service_ns, BUCKETS, chance)
         for n, (_, share, factor) in enumerate(_CLIENTS):
             of_nginx = _SERVICES[0]
             median_ns = factor * of_nginx.service_ns

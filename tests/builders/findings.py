@@ -128,7 +128,7 @@ def merged(first: Frame, second: Frame) -> Frame:
 def cause_of(rows: list[Row], kind: str) -> str | None:
     """Return the kind of the cause of the only finding of a kind."""
     (row,) = (row for row in rows if row["kind"] == kind)
-    return next((each["kind"] for each in rows if each["id"] == row["cause"]), None)
+    return next((other["kind"] for other in rows if other["id"] == row["cause"]), None)
 
 
 def severities(rows: list[Row]) -> dict[str, str]:

@@ -29,13 +29,13 @@ class Sent:
 
 def batch(sent: list[Sent]) -> Datagrams:
     """Return the messages in one buffer."""
-    lengths = np.array([len(each.data) for each in sent], np.intp)
+    lengths = np.array([len(datagram.data) for datagram in sent], np.intp)
     return Datagrams(
-        np.frombuffer(b"".join(each.data for each in sent), np.uint8),
+        np.frombuffer(b"".join(datagram.data for datagram in sent), np.uint8),
         np.cumsum(lengths) - lengths,
         lengths,
-        np.array([each.sender for each in sent], "V16"),
-        np.array([each.port for each in sent], np.uint16),
+        np.array([datagram.sender for datagram in sent], "V16"),
+        np.array([datagram.port for datagram in sent], np.uint16),
         np.full(len(sent), RECEIVED_NS),
     )
 

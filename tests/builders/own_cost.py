@@ -72,7 +72,10 @@ def snapshots(hook: HookStatus = COUNTED, limit: OverheadLimit | None = None) ->
     costs = [COSTS_BEFORE[0], *limits, *COSTS_BEFORE[1:]]
     if hook.mechanism is None:
         unknown = {"runs": None, "time_ns": None, "note": f"n/a: {hook.why}"}
-        costs = [each._replace(**unknown) if each.kind in ("program", "iterator") else each for each in costs]
+        costs = [
+            cost_of_hook._replace(**unknown) if cost_of_hook.kind in ("program", "iterator") else cost_of_hook
+            for cost_of_hook in costs
+        ]
     made = []
     for second, rows in enumerate((costs, list(map(later, costs)))):
         Clock.at_ns = (1000 + second) * 1000 * MS

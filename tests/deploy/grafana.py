@@ -26,7 +26,11 @@ def dashboard(file: Path) -> Json:
 
 
 DETAILS = dashboard(GRAFANA / "dashboards" / "details.json")
-KEPT = {each["name"]: each["query"] for each in DETAILS["templating"]["list"] if each["type"] == "constant"}
+KEPT = {
+    detail["name"]: detail["query"]
+    for detail in DETAILS["templating"]["list"]
+    if detail["type"] == "constant"
+}
 """The variable by which the details leave out the series of those that were evicted."""
 
 
@@ -58,7 +62,7 @@ def targets(made: Json) -> Iterator[Target]:
 
 def variables(made: Json) -> list[Json]:
     """Return the variables whose values come from queries."""
-    return [each for each in made["templating"]["list"] if each["type"] == "query"]
+    return [variable for variable in made["templating"]["list"] if variable["type"] == "query"]
 
 
 # --- Prometheus -----------------------------------------------------------------------------------------------

@@ -94,7 +94,7 @@ def test_a_new_lens_gets_an_overview() -> None:
     """The overview of a new lens has the common panels and links, about that lens."""
     made = dashboards.overview(dataclasses.replace(lenses()[0], id="caches"))
     assert [panel["title"] for panel in made["panels"]] == ["Hosts", "Not read"]
-    assert all('lens="caches"' in each.text for each in targets(made))
+    assert all('lens="caches"' in target.text for target in targets(made))
     assert made["links"][-1]["url"] == "/d/nettop-itself?var-lens=caches"
 
 
@@ -155,7 +155,7 @@ def queries() -> Iterator[tuple[str, str]]:
     for made in map(dashboard, FILES):
         if made == DETAILS:
             continue
-        yield from ((each.place, each.text) for each in targets(made) if each.plugin == PROMETHEUS)
+        yield from ((target.place, target.text) for target in targets(made) if target.plugin == PROMETHEUS)
         for variable in variables(made):
             if variable["datasource"]["type"] == PROMETHEUS:
                 yield f"{made['title']} ${variable['name']}", variable["query"]
@@ -225,9 +225,9 @@ def test_legends_name_labels_that_are_there(file: Path) -> None:
 def test_variables_are_declared(file: Path) -> None:
     """Each variable used in a query, a title or another variable is declared before it."""
     made = dashboard(file)
-    declared = [each["name"] for each in made["templating"]["list"]]
+    declared = [variable["name"] for variable in made["templating"]["list"]]
     own = {"datasource", "__field"}
-    texts = [each.text for each in targets(made)]
+    texts = [target.text for target in targets(made)]
     texts += [panel.get("title", "") for panel in panels(made)]
     for text in texts:
         used = set(re.findall(r"\$\{?(\w+)", text))
@@ -264,7 +264,7 @@ def selected(text: str, **chosen: str) -> list[str]:
 
 def offered(name: str, **chosen: str) -> list[str]:
     """Return the options of a variable of the details."""
-    (variable,) = (each for each in variables(DETAILS) if each["name"] == name)
+    (variable,) = (declared for declared in variables(DETAILS) if declared["name"] == name)
     return options(variable, selected(variable["query"], **chosen))
 
 
@@ -293,10 +293,10 @@ def test_details_show_every_metric_once() -> None:
 def test_details_hide_evicted_series() -> None:
     """Whatever labels a bounded set has, the series of those replaced is not shown."""
     excluded = set(re.findall(rf'(\w+)!="{EVICTED}"', KEPT["kept"]))
-    bounded = [each for lens in lenses() for each in series_sets(lens) if each.metrics.top]
+    bounded = [set_ for lens in lenses() for set_ in series_sets(lens) if set_.metrics.top]
     assert bounded
-    assert all(excluded & set(each.metrics.labels) for each in bounded)
-    selectors = [selector for each in targets(DETAILS) for selector in each.text.split("{__name__")[1:]]
+    assert all(excluded & set(series.metrics.labels) for series in bounded)
+    selectors = [selector for target in targets(DETAILS) for selector in target.text.split("{__name__")[1:]]
     assert all("${kept:raw}}" in selector for selector in selectors)
 
 
@@ -318,14 +318,16 @@ def test_overviews_link_to_every_table() -> None:
 def test_flows_are_named_as_in_nettop() -> None:
     """Addresses, protocols and autonomous systems have the forms and names that nettop gives them."""
     (made,) = (dashboard(file) for file in FILES if file.name == OF_FLOWS)
-    text = " ".join([each.text for each in targets(made)] + [each["query"] for each in variables(made)])
+    text = " ".join(
+        [target.text for target in targets(made)] + [variable["query"] for variable in variables(made)]
+    )
     wanted = {as_names_query(), f"toIPv6('{REST}')", key_expression("src", "talkers_1m")}
     wanted |= {key_expression(key, "flows_raw") for key in ("exporter", "src", "dst", "next_hop")}
     for names in (PROTOCOL_NAMES, PROTOCOLS):
         numbers, words = ", ".join(map(str, names)), ", ".join(map(repr, names.values()))
         wanted.add(f"[{numbers}], [{words}]")
     wanted |= {f"<= {longest}, '{table}'" for longest, table in ROLLUPS[:-1]}
-    assert {each for each in wanted if each not in text} == set()
+    assert {name for name in wanted if name not in text} == set()
 
 
 # --- provisioning ---------------------------------------------------------------------------------------------

@@ -180,7 +180,7 @@ def test_each_query_applies_the_variables(filled: Filled) -> None:
     used = set()
     for place, target in TARGETS.items():
         assert filled.send(sql(target.text, chosen, time_range))
-        for name in (each for each in CHOICES if f", ${each})" in target.text):
+        for name in (choice for choice in CHOICES if f", ${choice})" in target.text):
             used.add(name)
             some, none = (
                 filled.rows(sql(target.text, chosen | {name: value}, time_range)) for value in CHOICES[name]
@@ -197,7 +197,7 @@ def test_names_beside_numbers(filled: Filled) -> None:
         ("Largest source AS", {"AS64500 Example", "AS64501 Other", "AS64502 Third"}),
         ("Exporters' protocols and sampling", {"producer", "NetFlow 5", "sFlow 5"}),
     ):
-        (target,) = (each for place, each in TARGETS.items() if f" / {panel} / " in place)
+        (target,) = (panel_target for place, panel_target in TARGETS.items() if f" / {panel} / " in place)
         shown = {value for row in filled.rows(sql(target.text, chosen, time_range)) for value in row}
         assert names <= shown, shown
 

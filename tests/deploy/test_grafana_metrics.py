@@ -78,7 +78,7 @@ class Prometheus:
     def has_data(self, query: str) -> bool:
         """Return whether a query has a number at the end."""
         result = self._get("query", query=query, time=self._end_s)["result"]
-        return any(math.isfinite(float(each["value"][1])) for each in result)
+        return any(math.isfinite(float(sample["value"][1])) for sample in result)
 
     def options(self, variable: Json, chosen: Mapping[str, str]) -> list[str]:
         """Return the options of a variable: `label_values(SERIES, LABEL)` or `label_names(METRIC)`, as Grafana asks."""
@@ -108,18 +108,23 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]
 
 def test_each_query_has_data(prometheus: Prometheus) -> None:
     """Each PromQL panel and variable has data, with all hosts and labels selected."""
-    made = [each for each in map(dashboard, FILES) if each != DETAILS]
-    queries = [each for one in made for each in targets(one) if each.plugin == PROMETHEUS]
+    made = [overview for overview in map(dashboard, FILES) if overview != DETAILS]
+    queries = [target for one in made for target in targets(one) if target.plugin == PROMETHEUS]
     assert queries
-    assert [each.place for each in queries if not prometheus.has_data(promql(each.text, CHOSEN))] == []
-    asked = [each for one in made for each in variables(one) if each["datasource"]["type"] == PROMETHEUS]
-    assert all(prometheus.options(each, {}) for each in asked)
+    assert [query.place for query in queries if not prometheus.has_data(promql(query.text, CHOSEN))] == []
+    asked = [
+        variable
+        for one in made
+        for variable in variables(one)
+        if variable["datasource"]["type"] == PROMETHEUS
+    ]
+    assert all(prometheus.options(query, {}) for query in asked)
 
 
 def test_details_have_data(prometheus: Prometheus) -> None:
     """For each metric of each table that Details offers, one query has data, summed by the offered labels."""
-    of_name = {each["name"]: each for each in variables(DETAILS)}
-    queries = [each["expr"] for each in DETAILS["panels"][0]["targets"]]
+    of_name = {declared["name"]: declared for declared in variables(DETAILS)}
+    queries = [detail["expr"] for detail in DETAILS["panels"][0]["targets"]]
     tables = prometheus.options(of_name["table"], {})
     assert {"connections", "connections_by_process", "services"} <= set(tables)
     for table in tables:

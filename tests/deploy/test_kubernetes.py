@@ -51,7 +51,9 @@ def rendered(overlay: str) -> tuple[Manifest, ...]:
 
 def of_kind(overlay: str, kind: str) -> dict[str, Manifest]:
     """Return the manifests of a kind by name."""
-    return {each["metadata"]["name"]: each for each in rendered(overlay) if each["kind"] == kind}
+    return {
+        resource["metadata"]["name"]: resource for resource in rendered(overlay) if resource["kind"] == kind
+    }
 
 
 def pod_of(workload: Manifest) -> Manifest:
@@ -247,12 +249,12 @@ def test_a_custom_kustomization(tmp_path: Path) -> None:
         made = list(yaml.safe_load_all(kubectl("kustomize", str(folder))))
         used = {
             container["image"]
-            for each in made
-            if each["kind"] in ("DaemonSet", "StatefulSet")
-            for container in pod_of(each)["containers"]
+            for resource in made
+            if resource["kind"] in ("DaemonSet", "StatefulSet")
+            for container in pod_of(resource)["containers"]
         }
         assert used == {f"REGISTRY/{name}:1" for name in images}
-        assert "PodMonitor" in {each["kind"] for each in made}
+        assert "PodMonitor" in {resource["kind"] for resource in made}
         document = CHECKOUT / "docs/deploy/kubernetes.md"
         if overlay == "base" and document.exists():
             written = re.search(

@@ -17,7 +17,7 @@ import typer
 from nettop.cli import app
 
 GROUP: Any = typer.main.get_command(app)
-COMMANDS = {"nettop": GROUP, **{f"nettop-{name}": each for name, each in GROUP.commands.items()}}
+COMMANDS = {"nettop": GROUP, **{f"nettop-{name}": command for name, command in GROUP.commands.items()}}
 
 
 def plain(text: str) -> str:
@@ -46,11 +46,15 @@ def test_a_page_has_all_that_help_has(pages: dict[str, str], name: str) -> None:
     command, page = COMMANDS[name], plain(pages[name]).splitlines()
     entries = [(page[at + 1], page[at + 2]) for at, line in enumerate(page) if line == ".TP"]
     context = typer.Context(command, info_name=name)
-    for each in (each for each in command.get_params(context) if not getattr(each, "hidden", False)):
-        names = {*each.opts, *each.secondary_opts} if each.param_type_name == "option" else {each.metavar}
+    for get_param in (param for param in command.get_params(context) if not getattr(param, "hidden", False)):
+        names = (
+            {*get_param.opts, *get_param.secondary_opts}
+            if get_param.param_type_name == "option"
+            else {get_param.metavar}
+        )
         ((term, meaning),) = ((t, m) for t, m in entries if names <= {t, *re.split(r"[ ,]+", t)})
-        assert meaning == each.help
-        assert each.metavar is None or each.metavar in term
+        assert meaning == get_param.help
+        assert get_param.metavar is None or get_param.metavar in term
     examples = [line for line in command.epilog.split("\n") if line.startswith(("nettop ", "curl "))]
     assert examples
     for example in examples:

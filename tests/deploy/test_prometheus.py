@@ -148,7 +148,7 @@ def enum(table: Table, name: str) -> set[str]:
 def spread(table: Table) -> dict[str, set[str]]:
     """Return the labels whose values are a table's columns, with these values."""
     values = [value for metrics in table.metrics or () for value in metrics.values]
-    return {each.label: set(each.columns) for each in values if isinstance(each, Spread)}
+    return {value.label: set(value.columns) for value in values if isinstance(value, Spread)}
 
 
 @cache

@@ -119,6 +119,8 @@ def test_quoted_findings_are_sentences_of_rules(page: str, least: int) -> None:
     """In the lines above the rows, in what `nettop check` prints, and in the text."""
     text = (DOCS / page).read_text()
     in_blocks = [found for block in BLOCK.findall(text) for found in IN_BLOCK.findall(block)]
-    in_text = [each for each in IN_TEXT.findall(BLOCK.sub("", text)) if len(each.split()) >= WORDS_MIN]
+    in_text = [
+        sentence for sentence in IN_TEXT.findall(BLOCK.sub("", text)) if len(sentence.split()) >= WORDS_MIN
+    ]
     assert len(in_blocks) + len(in_text) >= least
-    assert [each for each in (*in_blocks, *in_text) if not SENTENCES.fullmatch(each)] == []
+    assert [block for block in (*in_blocks, *in_text) if not SENTENCES.fullmatch(block)] == []

@@ -127,7 +127,7 @@ def transmit_drops(namespace: Namespace, device: str) -> int:
 def queue_drops(namespace: Namespace, device: str) -> int:
     """Return the number of packets that the device's queueing discipline dropped."""
     shown = namespace.run("tc", "-j", "-s", "qdisc", "show", "dev", device)
-    return sum(int(each["drops"]) for each in json.loads(shown))
+    return sum(int(load["drops"]) for load in json.loads(shown))
 
 
 def backlog(column: int) -> int:

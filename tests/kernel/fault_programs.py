@@ -253,12 +253,12 @@ def greet_and_upload(memory: Memory, target: Address, connections: int) -> None:
     Go on with small messages on the first one.
     """
     held = [socket.create_connection(target) for _ in range(connections)]
-    for each in held:
-        each.sendall(HELLO)
-        assert each.recv(len(HELLO)) == HELLO
-    for each in held[1:]:
-        each.setblocking(False)
-        each.send(CHUNK)
+    for connection in held:
+        connection.sendall(HELLO)
+        assert connection.recv(len(HELLO)) == HELLO
+    for connection in held[1:]:
+        connection.setblocking(False)
+        connection.send(CHUNK)
     for _ in every(0.1):
         held[0].sendall(HELLO)
         held[0].recv(len(HELLO))

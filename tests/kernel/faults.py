@@ -152,7 +152,7 @@ class Made:
         return self.proof()
 
     def __str__(self) -> str:
-        namespaces = ", ".join(f"{role} {each.name}" for role, each in self.namespaces.items())
+        namespaces = ", ".join(f"{role} {namespace.name}" for role, namespace in self.namespaces.items())
         processes = ", ".join(f"{name} {worker.pid}" for name, worker in self.processes.items())
         return f"namespaces: {namespaces}; processes: {processes}"
 
@@ -953,7 +953,7 @@ def made(fault: Fault) -> Iterator[Made]:
 def options() -> argparse.ArgumentParser:
     """Return the options of the command."""
     parser = argparse.ArgumentParser("python -m tests.kernel.faults", description="Make a network fault.")
-    parser.add_argument("fault", nargs="?", choices=[each.name for each in FAULTS], metavar="FAULT")
+    parser.add_argument("fault", nargs="?", choices=[entry.name for entry in FAULTS], metavar="FAULT")
     parser.add_argument("--list", action="store_true", help="list the faults")
     parser.add_argument("--healthy", choices=sorted(LOADS), help="run a load without a fault instead")
     parser.add_argument("--well", type=float, default=HEALTHY_S, metavar="SECONDS",
@@ -964,8 +964,8 @@ def options() -> argparse.ArgumentParser:
 
 def print_list() -> None:
     """Print each fault with the kind of its finding and what it is."""
-    for each in FAULTS:
-        print(f"{each.name:22} {each.kind:22} {each.help}{' - ' + why if (why := each.lacks()) else ''}")
+    for entry in FAULTS:
+        print(f"{entry.name:22} {entry.kind:22} {entry.help}{' - ' + why if (why := entry.lacks()) else ''}")
     for name, load in LOADS.items():
         print(f"--healthy {name:12} {'':22} {load.help}{' - ' + why if (why := load.lacks()) else ''}")
 

@@ -76,5 +76,11 @@ def test_what_changed_on_this_host_comes_first(tmp_path: Path) -> None:
         done = nettop(*map(str, words))
         assert done.returncode == ExitCode.FAILURE, done.stderr
         first = [json.loads(line) for line in done.stdout.splitlines()[:3]]
-        print(topic, *(f"{each['certainty']}: {each['sentence']}" for each in first), sep="\n  ")
-        assert any(each["topic"] == topic and who in each["sentence"] for each in first), first
+        print(
+            topic,
+            *(f"{difference['certainty']}: {difference['sentence']}" for difference in first),
+            sep="\n  ",
+        )
+        assert any(difference["topic"] == topic and who in difference["sentence"] for difference in first), (
+            first
+        )

@@ -75,7 +75,7 @@ class Watch:
 
         Those seen last in an earlier reading may be about a removed namespace with the same inode number.
         """
-        inodes = {None, *(each.inode for each in namespaces)}
+        inodes = {None, *(namespace.inode for namespace in namespaces)}
         while True:
             rows = self.next_reading()
             yield [
@@ -87,7 +87,7 @@ class Watch:
         frame = self._consumer.frame
         assert frame is not None
         rows = frame.now.tables[LIMITS.name].array
-        return {each.inode for each in namespaces} <= set(rows["netns"].tolist())
+        return {namespace.inode for namespace in namespaces} <= set(rows["netns"].tolist())
 
     def lost_requests(self) -> int:
         """Return the number of UDP requests that the services lens has not timed for lack of room."""
@@ -137,7 +137,7 @@ def test_the_right_finding_comes_first(fault: Fault, watch: Watch) -> None:
         until(lambda: fault.proof(scene), str(scene))
         assert_first(fault, scene, watch)
     assert not [pid for pid in pids if process_state(pid)]
-    assert not [each.name for each in namespaces if (NETNS_FOLDER / each.name).exists()]
+    assert not [namespace.name for namespace in namespaces if (NETNS_FOLDER / namespace.name).exists()]
 
 
 def unseen(fault: Fault, watch: Watch) -> str | None:

@@ -88,7 +88,7 @@ def test_rules_of_nftables_are_listed(lab: Lab) -> None:
         assert found == expected
     handles = {row["handle"] for row in listed(namespace)} - {None}
     ruleset = json.loads(namespace.run("nft", "-j", "list", "ruleset"))["nftables"]
-    by_nft = {each["rule"]["handle"]: each["rule"] for each in ruleset if "rule" in each}
+    by_nft = {entry["rule"]["handle"]: entry["rule"] for entry in ruleset if "rule" in entry}
     assert handles < by_nft.keys()
     assert len(by_nft) == len(handles) + 1  # the one that accepts
 

@@ -202,8 +202,8 @@ def test_namespace_that_vanishes(lab: Lab) -> None:
     """A namespace that vanishes while nettop runs only removes its rows: no error, no traceback."""
     witness_home, home = lab.namespace(), lab.namespace()
     witness, worker = lab.worker(witness_home), lab.worker(home)
-    for each in (witness, worker):
-        each.call(traffic.listen, "listener", "127.0.0.1")
+    for process in (witness, worker):
+        process.call(traffic.listen, "listener", "127.0.0.1")
     with Running(*JSON, "--all", "--interval", "3600") as running:
         running.first_rows()
         worker.end()

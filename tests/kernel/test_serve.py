@@ -84,7 +84,7 @@ class Serving(Running):
 def of(metrics: dict[Sample, float], name: str, **labels: str) -> float:
     """Return the sum of the series with this name and these labels."""
     wanted = labels.items()
-    return sum(value for (each, having), value in metrics.items() if each == name and wanted <= having)
+    return sum(value for (metric, having), value in metrics.items() if metric == name and wanted <= having)
 
 
 def moved_by(metrics: dict[Sample, float], device: str) -> dict[str, float]:
@@ -155,7 +155,7 @@ def test_metrics_are_what_the_kernel_counted(lab: Lab, tmp_path: Path) -> None:
 
         until(has_arrived, "what was sent is counted")
         after, device_after, total_bytes = quiet[-1]
-        moved = [moved_by(each, near.device) for each in (before, after)]
+        moved = [moved_by(reading, near.device) for reading in (before, after)]
         assert {name: moved[1][name] - moved[0][name] for name in MOVED} == {
             name: device_after[name] - device_before[name] for name in MOVED
         }

@@ -123,7 +123,10 @@ def intervals(screen: InterfacesScreen) -> list[tuple[int, float | None]]:
     """Return the seconds of each interval of eth0, and what it received in it."""
     kept = screen._traced.get(ETH0)
     return (
-        [((each.end_ns - each.begin_ns) // SECOND_NS, each.rates[0]) for each in kept.intervals]
+        [
+            ((interval.end_ns - interval.begin_ns) // SECOND_NS, interval.rates[0])
+            for interval in kept.intervals
+        ]
         if kept
         else []
     )

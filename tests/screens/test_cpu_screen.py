@@ -49,7 +49,7 @@ def calling(name: str) -> list[Step]:
     steps: list[Step] = []
     for step in example_steps():
         rows = step.tables[STACKS.name]
-        names = [each.replace("copy_user_generic", name) for each in rows.texts["stack"]]
+        names = [text.replace("copy_user_generic", name) for text in rows.texts["stack"]]
         tables = {**step.tables, STACKS.name: replace(rows, texts={"stack": names})}
         steps.append(replace(step, tables=tables))
     return steps
@@ -205,7 +205,7 @@ async def test_windows() -> None:
         for word in ("since start", "last interval", "last minute"):
             await press(run, "w")
             assert word in screen.crumbs.text
-            seen.append(sum(each.samples for each in screen.stacks.counts))
+            seen.append(sum(count.samples for count in screen.stacks.counts))
         assert seen == [1264, 632, 1264]
 
 
@@ -220,7 +220,9 @@ async def test_a_screen_that_is_opened_late() -> None:
         assert screen.stacks.window is Window.START
         assert " all entry points   15.8% of 4 CPUs  5,056 samples" in screen.crumbs.text
         assert "total" in "".join(screen.categories.render_line(y).text for y in range(20))
-        assert sum(each.of_time or 0.0 for each in screen.categories.shares) == pytest.approx(0.158, abs=1e-3)
+        assert sum(share.of_time or 0.0 for share in screen.categories.shares) == pytest.approx(
+            0.158, abs=1e-3
+        )
 
 
 async def test_entry_points() -> None:
@@ -244,7 +246,7 @@ async def test_cpus() -> None:
         for key in ("u", "u", "U", "U", "U", "u"):
             await press(run, key)
             seen.append(screen.stacks.cpu)
-            assert {each.cpu for each in screen.stacks.counts} == (
+            assert {count.cpu for count in screen.stacks.counts} == (
                 {0, 1, 2, 3} if screen.stacks.cpu is None else {screen.stacks.cpu}
             )
         assert seen == [0, 1, 0, None, 3, None]
@@ -279,13 +281,13 @@ async def test_frozen() -> None:
         await tick(run)
         assert screen.crumbs.text == before
         await press(run, "w")
-        assert sum(each.samples for each in screen.stacks.counts) == 1264
+        assert sum(count.samples for count in screen.stacks.counts) == 1264
         await press(run, "enter")
         await tick(run)
-        assert sum(each.samples for each in screen.stacks.counts) == 4 * 632
+        assert sum(count.samples for count in screen.stacks.counts) == 4 * 632
         await press(run, "w", "space")
         assert screen.stacks.window is Window.INTERVAL
-        assert sum(each.samples for each in screen.stacks.counts) == 632
+        assert sum(count.samples for count in screen.stacks.counts) == 632
 
 
 async def test_frozen_from_another_table() -> None:
@@ -296,9 +298,9 @@ async def test_frozen_from_another_table() -> None:
         await press(run, "P")
         assert shown(run) is screen
         assert "frozen" in screen.first_line.text
-        assert sum(each.samples for each in screen.stacks.counts) == 1264
+        assert sum(count.samples for count in screen.stacks.counts) == 1264
         await press(run, "p", "space", "P")
-        assert sum(each.samples for each in screen.stacks.counts) == 3 * 632
+        assert sum(count.samples for count in screen.stacks.counts) == 3 * 632
 
 
 # --- searching --------------------------------------------------------------------------------------------------
@@ -475,7 +477,7 @@ async def test_every_key_of_a_graph_is_pressed_here() -> None:
         working = {a.id for a in ACTIONS if screen.is_available(a)}
         assert {a.id for a in ACTIONS if a.group == GRAPH} <= working
         assert not working & {"sort_left", "sort_right", "totals", "all_rows", "back"}
-        words = "\n".join("".join(span.text for span in each) for each in help_lines(screen, 200))
+        words = "\n".join("".join(span.text for span in help_line) for help_line in help_lines(screen, 200))
         assert "Zoom into the selected frame" in words
         assert "\nFILTER\n" not in words
         for category in CATEGORIES.values():
@@ -521,7 +523,7 @@ async def test_words_of_the_command_line() -> None:
     async with on_cpu(options={"filters": ("cpu<2",)}, size=(160, 45)) as (run, screen):
         assert [use.cpu for use in screen.bars.arrangement.shown] == [0, 1]
         assert "/ cpu<2   2 of 4" in screen.third_line.text
-        assert {each.cpu for each in screen.stacks.counts} == {0, 1}
+        assert {count.cpu for count in screen.stacks.counts} == {0, 1}
         assert "all entry points   25.2% of 2 CPUs  1,004 samples" in screen.crumbs.text
         assert "2 of 4 CPUs" in screen.crumbs.text
         assert "▒▒ RX softirq 13.3%" in screen.legend.text

@@ -88,7 +88,7 @@ def test_a_finding_that_another_one_explains_by_now_is_not_gone_back_from() -> N
     ]
     frame = make_frame([row | {"severity": 1} for row in rows], table=FINDINGS.main, lens=FINDINGS.id)
     shown_rows = [(str(row["view"]), str(row["filter"])) for row in rows]
-    assert [place_after(frame, *each) for each in shown_rows] == [1, 2, 2, 3]
+    assert [place_after(frame, *row) for row in shown_rows] == [1, 2, 2, 3]
     assert place_after(frame, "drops", "") == place_after(None, "drops", "") == 0
 
 

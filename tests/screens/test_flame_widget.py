@@ -53,8 +53,8 @@ def trees(depth: int = 4) -> st.SearchStrategy[FlameNode]:
 
 
 def _named(children: list[FlameNode]) -> Iterator[FlameNode]:
-    for at, each in enumerate(children):
-        yield FlameNode(f"f{at}", each.samples, each.time_ns, each.category, each.find_children)
+    for at, child in enumerate(children):
+        yield FlameNode(f"f{at}", child.samples, child.time_ns, child.category, child.find_children)
 
 
 WIDTHS = st.integers(1, 240)
@@ -145,7 +145,9 @@ def test_every_row_is_as_wide_as_the_graph(monkeypatch: pytest.MonkeyPatch) -> N
         assert [strip.cell_length for strip in strips] == [width] * height
         layout = graph.current_layout
         for number, strip in enumerate(strips, 1):
-            whole = [each for each in layout.row(number) if not each.merged and each.end - each.start > 1]
+            whole = [
+                block for block in layout.row(number) if not block.merged and block.end - block.start > 1
+            ]
             assert all(strip.text[block.end] == EDGE for block in whole)
 
     check()

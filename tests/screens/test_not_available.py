@@ -86,7 +86,7 @@ def with_new_namespaces(lost: int = 0) -> list[Step]:
 def roles_of_ending(run: Running) -> dict[str, Role]:
     """Return the role of each text at the end of the headline."""
     view = shown(run).view
-    return {span.text: span.role for each in status_items(view.snapshot) for span in each.spans}
+    return {span.text: span.role for item in status_items(view.snapshot) for span in item.spans}
 
 
 async def test_namespaces_made_later_raise_no_alarm() -> None:

@@ -71,25 +71,25 @@ class Taken:
     def tick(self) -> None:
         """Let the session read, and keep what is new."""
         self.harness.tick()
-        known = [each for each in self.written if isinstance(each, Snapshot)]
+        known = [record for record in self.written if isinstance(record, Snapshot)]
         for lens in lenses():
             for (name, _), feed in self._feeds.items():
                 self.written += [(name, batch) for batch in feed.take() if name == lens.id]
             frame = self.harness.session.bus.frame(lens.id)
-            if frame is not None and not any(frame.now is each for each in known):
+            if frame is not None and not any(frame.now is candidate for candidate in known):
                 self.written.append(frame.now)
-        self.moments.append(max(each.wall_ns for each in self.written if isinstance(each, Snapshot)))
+        self.moments.append(max(record.wall_ns for record in self.written if isinstance(record, Snapshot)))
 
     def write(self, path: Path) -> None:
         """Write the recording."""
         with path.open("wb") as file:
             group = Group(tuple(lens.id for lens in lenses()), 1.0, "0", {"name": "web-03"})
             writer = RecordingWriter(Sink(file.write), group)
-            for each in self.written:
-                if isinstance(each, Snapshot):
-                    writer.write(each)
+            for record in self.written:
+                if isinstance(record, Snapshot):
+                    writer.write(record)
                 else:
-                    writer.write_events(*each, self.moments[0])
+                    writer.write_events(*record, self.moments[0])
 
 
 async def draw(

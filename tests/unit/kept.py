@@ -22,7 +22,7 @@ class Kept:
 
     def counts(self) -> Counter[str]:
         """Return their number, by type."""
-        return Counter(type(each).__name__ for each in _alive() if id(each) not in self._before)
+        return Counter(type(alive).__name__ for alive in _alive() if id(alive) not in self._before)
 
     def in_cycles(self) -> Counter[str]:
         """Return the number of those that only the garbage collector frees, by type, and free them."""
@@ -32,7 +32,7 @@ class Kept:
 
 
 def _alive() -> list[object]:
-    return [each for each in gc.get_objects() if isinstance(each, READINGS)]
+    return [object_ for object_ in gc.get_objects() if isinstance(object_, READINGS)]
 
 
 @contextmanager

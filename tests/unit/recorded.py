@@ -175,9 +175,9 @@ def small_groups() -> Iterator[None]:
 def write(recording: RecordingWriter, taken: Sequence[Taken]) -> None:
     """Write readings, and their events half a second earlier."""
     with small_groups():
-        for each in taken:
-            snapshot = each.snapshot
-            for batch in each.batches:
+        for reading in taken:
+            snapshot = reading.snapshot
+            for batch in reading.batches:
                 recording.write_events(snapshot.lens, batch, snapshot.wall_ns - SECOND_NS // 2)
             recording.write(snapshot)
 
@@ -301,5 +301,5 @@ def other_readings() -> list[Snapshot]:
 
 if __name__ == "__main__":
     content = bytearray()
-    write(RecordingWriter(Sink(content.extend), ORIGIN), [Taken(each) for each in other_readings()])
+    write(RecordingWriter(Sink(content.extend), ORIGIN), [Taken(reading) for reading in other_readings()])
     Path(sys.argv[1]).write_bytes(content)

@@ -57,8 +57,8 @@ def make_served(
 ) -> Served:
     """Return lenses served by a session that does not run, and has published this."""
     served = Prepared(Session(MAX_INTERVAL_S, lambda lens: Scripted([])), lenses, filters)
-    for each in published:
-        publish(served, each)
+    for snapshot in published:
+        publish(served, snapshot)
     return served
 
 
@@ -78,7 +78,7 @@ def publish(served: Served, published: Published) -> None:
 def example_host(**kwargs: Any) -> Served:
     """Return a host with rows in every table of every lens, read twice; `kwargs` are those of make_served."""
     steps, batches = eventful_host()
-    connections = [each for pair in zip(batches[:2], steps[:2], strict=True) for each in pair]
+    connections = [item for pair in zip(batches[:2], steps[:2], strict=True) for item in pair]
     others = [step for example in _EXAMPLES for step in example.example_steps(2)]
     return make_served(*connections, *others, *example_findings.own_steps(2), **kwargs)
 

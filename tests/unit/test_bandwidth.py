@@ -242,7 +242,7 @@ UDP_FLOW: Row = {"id": 1} | ends("10.0.0.1", 53, "10.0.0.9", 9)
 
 def owner_of(*sockets: Row) -> tuple[str | None, int | None]:
     """Return the process of a flow of UDP, by name and PID, among these sockets."""
-    rows = make_rows([{"netns": OWN, "protocol": "udp", "remote_port": None, **each} for each in sockets])
+    rows = make_rows([{"netns": OWN, "protocol": "udp", "remote_port": None, **opened} for opened in sockets])
     texts = TextTable()
     flows = make_rows([UDP_FLOW], FLOWS).array
     (owner,) = flow_rows.find_owners(flows, np.array([UDP], np.uint8), rows, OWN, texts)
@@ -306,7 +306,7 @@ def test_a_port_that_others_reuse(readings: list[tuple[int, str | None, int | No
         owner = flow_rows.merge_owners(now, owner, texts)
         names |= {(socket, name, pid)} if name is not None else set()
     name, _ = named(owner[0], texts)
-    last = next((each for each in reversed(readings) if each[1] is not None), None)
+    last = next((reading for reading in reversed(readings) if reading[1] is not None), None)
     assert name in (last and last[1], "(several)")
     if len({socket for socket, _, _ in names}) == len(names) and len({name for _, name, _ in names}) > 1:
         by_pid = {pid for _, _, pid in names}

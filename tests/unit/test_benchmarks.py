@@ -75,7 +75,7 @@ def test_turns_alternate_around_the_base(modules: dict[str, Any]) -> None:
     bench = declared(modules["harness"], turns, base="none", rounds=2, sizes=(1,))
     figures = modules["harness"].measure(bench, quick=False)["figures"]
     assert order == ["a", "none", "b", "c", "none", "c", "none", "b", "a", "none"]
-    assert {each["subject"]: (each["median"], each["unit"]) for each in figures} == {
+    assert {measured["subject"]: (measured["median"], measured["unit"]) for measured in figures} == {
         "none": (2.0, "ms"),
         "a": (1.5, "×"),
         "b": (2.0, "×"),

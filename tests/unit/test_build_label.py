@@ -67,7 +67,7 @@ def test_changed_sources_are_no_commit(checkout: Path) -> None:
         (checkout / "nettop/cli.py").write_text(text)
         labels.append(label(checkout))
     assert len(set(labels)) == 3
-    assert all(re.fullmatch(r"\+\d{14}\.s[0-9a-f]{8}", each) for each in labels[1:])
+    assert all(re.fullmatch(r"\+\d{14}\.s[0-9a-f]{8}", suffix) for suffix in labels[1:])
 
 
 def test_without_git_there_is_no_time_but_a_given_one(checkout: Path) -> None:

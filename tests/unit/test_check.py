@@ -192,7 +192,7 @@ def test_a_check_waits_for_two_readings_of_each_lens(lens: str, monkeypatch: pyt
     calm = sources(list(example_steps(3, calm=True)))
     slow = Late(lens, after=8)
     with terminal(monkeypatch) as shown:
-        assert run(QUICK, lambda each: slow if each == lens else calm(each)) == ExitCode.DONE
+        assert run(QUICK, lambda asked: slow if asked == lens else calm(asked)) == ExitCode.DONE
     assert slow._left <= 0
     assert "nothing found in " in shown[0]
 
@@ -200,7 +200,7 @@ def test_a_check_waits_for_two_readings_of_each_lens(lens: str, monkeypatch: pyt
     for found, code in ((calm, ExitCode.SOURCE), (sources(bad_day()), ExitCode.FAILURE)):
         once = Late(lens, after=1_000_000)
         with terminal(monkeypatch) as shown:
-            assert run(QUICK, lambda each, of=found, late=once: late if each == lens else of(each)) == code
+            assert run(QUICK, lambda asked, of=found, late=once: late if asked == lens else of(asked)) == code
         assert re.search(r"not watched: \w+: too few readings in \d+ s", shown[0])
         assert "nothing found" not in shown[0]
 

@@ -291,7 +291,7 @@ def test_version_and_help() -> None:
     assert nettop("--version").stdout == f"nettop {version_of_build()}\n"
     shown = nettop("--help-all", env=os.environ | {"COLUMNS": "120"})
     assert shown.returncode == 0
-    options = (name for each in GROUP.params for name in each.opts)
+    options = (name for param in GROUP.params for name in param.opts)
     assert all(word in shown.stdout for word in (*options, "Examples", "Exit codes"))
 
 

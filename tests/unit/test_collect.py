@@ -49,7 +49,7 @@ def test_from_datagrams_to_answers(flows_dir: Path) -> None:
         ) == [[5, 2, 784], [10, 1, 11], [105, 2, 3000]]
         assert running.rows("SELECT sum(counters['rows']) FROM ledger") == [[5]]
         exporters = running.collector.document(EXPORTERS_PATH)["exporters"]
-        assert sorted((each["protocol_version"], each["rows"]) for each in exporters) == [
+        assert sorted((exporter["protocol_version"], exporter["rows"]) for exporter in exporters) == [
             (0, 0),
             (5, 2),
             (10, 1),

@@ -348,7 +348,7 @@ def test_numbers_are_nettops(page: Page) -> None:
         "async all => { const {spread} = await import('/static/format.js'); return all.map(a => spread(...a)); }",
         spreads,
     )
-    assert shown == [human_spread(*each) for each in spreads]
+    assert shown == [human_spread(*spread) for spread in spreads]
 
 
 def test_totals(page: Page) -> None:

@@ -155,7 +155,7 @@ SAID = {slower: "webapp :8080 answers in ", talks: "exfild ", drops: "SOCKET_RCV
 def test_an_injected_change_is_among_the_first_three(change: Change_at, seed: int, tmp_path: Path) -> None:
     """Find an injected change with certainty, with both numbers."""
     first = compared(recorded(tmp_path, change, seed=seed))[:3]
-    (found, *_) = [each for each in first if each.sentence.startswith(SAID[change])]
+    (found, *_) = [difference for difference in first if difference.sentence.startswith(SAID[change])]
     assert found.certainty is Certainty.CERTAIN
     assert found.is_worse == (change is not talks)
     assert found.sentence.endswith("before")
@@ -164,7 +164,7 @@ def test_an_injected_change_is_among_the_first_three(change: Change_at, seed: in
 def test_what_ended_is_found_too(tmp_path: Path) -> None:
     """Find a process that stopped sending, at the time when it still did."""
     changes = compared(recorded(tmp_path, talks), (QUARTER_S, 0))
-    gone = next(each for each in changes if each.key[0] == "exfild")
+    gone = next(change for change in changes if change.key[0] == "exfild")
     assert gone.is_gone
     assert gone.at_ns >= BEGIN_NS + QUARTER_S * SECOND_NS
 
@@ -173,7 +173,7 @@ def test_what_ended_is_found_too(tmp_path: Path) -> None:
 def test_two_equal_quarters_of_an_hour_have_no_certain_change(seed: int, tmp_path: Path) -> None:
     """Find nothing certain in bursts, clients that come and go, and rates that vary by half."""
     changes = compared(recorded(tmp_path, seed=seed))
-    assert [each.sentence for each in changes if each.certainty is Certainty.CERTAIN] == []
+    assert [change.sentence for change in changes if change.certainty is Certainty.CERTAIN] == []
     assert len(changes) <= 3
 
 
@@ -210,7 +210,7 @@ def test_what_is_not_compared(tmp_path: Path) -> None:
     full, bare = [], []
     for second in range(20):
         host.step()
-        connections, services, drops, cpu = (at_second(each, second) for each in host.snapshots())
+        connections, services, drops, cpu = (at_second(snapshot, second) for snapshot in host.snapshots())
         full += [connections, replace(services, tables={}), drops, *([cpu] if second < 2 else [])]
         bare += [connections, services, cpu]
     with (
@@ -348,7 +348,9 @@ def test_jsonl(path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """Print each change as an object with both numbers in base units."""
     assert run(["diff", str(path), "14:02", "14:20", "--format", "jsonl"], no_probes) == ExitCode.FAILURE
     changes = [json.loads(line) for line in capfd.readouterr().out.splitlines()]
-    (slow,) = [each for each in changes if each["topic"] == "services" and each["process"] == "webapp"]
+    (slow,) = [
+        change for change in changes if change["topic"] == "services" and change["process"] == "webapp"
+    ]
     assert (slow["certainty"], slow["port"], slow["unit"]) == ("certain", 8080, "ns")
     assert slow["before"] * 100 < slow["now"]
     assert slow["at"].startswith("2026-11-28T14:2")

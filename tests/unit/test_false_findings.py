@@ -214,7 +214,7 @@ def test_what_an_interface_counted_before_it_came() -> None:
         rows = interfaces.rows({1: (links, {})}, TAKEN_NS + second * SECOND, TAKEN_NS + second * SECOND)
         snapshot = Snapshot("bandwidth", WALL_NS, TAKEN_NS + second * SECOND, {INTERFACES.name: rows})
         frame = Frame(snapshot, None if frame is None else frame.now)
-        sentences += [each.sentence for each in find(parsed_rules(BANDWIDTH, INTERFACES), frame)]
+        sentences += [finding.sentence for finding in find(parsed_rules(BANDWIDTH, INTERFACES), frame)]
     assert sentences == ["eth0 has 2 receive or send errors/s"]
 
 

@@ -544,7 +544,7 @@ def test_a_word_where_there_are_no_texts() -> None:
 )
 def test_several_filters_must_all_hold(texts: list[str], text: str) -> None:
     """Each is read alone; together they are one filter, whose text means the same."""
-    both = combined(SOCKETS, [parse_filter(SOCKETS, each) for each in texts])
+    both = combined(SOCKETS, [parse_filter(SOCKETS, one_text) for one_text in texts])
     assert both == parse_filter(SOCKETS, text)
     each = [{"pid": pid, "uid": uid, "rtt_us": 20, "process": "ms"} for pid in (1, 2, 3) for uid in (7, 8)]
     view = make_view(make_frame(each), all_rows=True)

@@ -276,7 +276,7 @@ def test_a_slow_reader_reads(was: int, arrived: int, because: str) -> None:
         [reader | {"receive_queue": 129_000, "bytes_received": 300 + arrived}, writer],
         [reader | {"receive_queue": was, "bytes_received": 300}, writer | {"busy_us": 0}],
     )
-    (stuck,) = [each.sentence for each in findings if each.rule.name == "send queue stuck"]
+    (stuck,) = [finding.sentence for finding in findings if finding.rule.name == "send queue stuck"]
     assert stuck == f"ordersvc cannot send to 10.0.3.7:7000: 1 B wait{because}"
 
 
@@ -396,8 +396,8 @@ QUERY: Row = {**BEFORE, "protocol": "udp", "state": "ESTABLISHED", "remote_port"
 )
 def test_queries_without_an_answer(now: Row, before: Row, *, is_found: bool) -> None:
     """They were sent before the last reading, or are many: a lens that times them would show more."""
-    findings = [each for each in found([now], [before]) if each.rule.name == "DNS unanswered"]
-    assert [each.view for each in findings] == (["services"] if is_found else [])
+    findings = [finding for finding in found([now], [before]) if finding.rule.name == "DNS unanswered"]
+    assert [finding.view for finding in findings] == (["services"] if is_found else [])
 
 
 def test_values_that_differ_are_counted() -> None:
@@ -768,9 +768,9 @@ def test_the_filter_of_a_finding_shows_its_rows(now: list[Row], before: list[Row
     frame, query = make_frame(now, before), screen_query(SOCKETS)
     declared = parsed_rules(CONNECTIONS, SOCKETS)
     rules = tuple(
-        replace(each, rule=replace(each.rule, min_rows=1))
-        for each in declared.rules
-        if not each.rule.proof[0]  # these show other rows
+        replace(rule, rule=replace(rule.rule, min_rows=1))
+        for rule in declared.rules
+        if not rule.rule.proof[0]  # these show other rows
     )
     for finding in find(replace(declared, rules=rules), frame):
         shown = View(frame, replace(query, filter=parse_filter(SOCKETS, finding.filter)))

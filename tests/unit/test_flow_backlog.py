@@ -36,7 +36,7 @@ def all_of(backlog: Backlog) -> list[Sent]:
     taken = []
     while not backlog.is_empty:
         taken += received(backlog.take())
-    return [Sent(*each) for each in taken]
+    return [Sent(*reading) for reading in taken]
 
 
 @contextmanager
@@ -62,7 +62,7 @@ def test_datagrams_are_taken_as_they_were_put(
         for some in batches[before:]:
             assert backlog.put(batch(some))
         assert backlog.datagrams == sum(map(len, batches))
-        assert all_of(backlog) == [each for some in batches for each in some]
+        assert all_of(backlog) == [datagram for some in batches for datagram in some]
         assert (backlog.datagrams, list(directory.iterdir())) == (0, [])
 
 
@@ -87,7 +87,7 @@ def test_an_incomplete_batch_is_skipped(tmp_path: Path) -> None:
         after = Backlog(tmp_path, LARGE)
         assert after.datagrams == 1
         after.put(batch([Sent(SENDER, 7, b"next")]))
-        assert [each.data for each in all_of(after)] == [b"whole", b"next"]
+        assert [datagram.data for datagram in all_of(after)] == [b"whole", b"next"]
 
 
 def test_it_is_bounded(tmp_path: Path) -> None:

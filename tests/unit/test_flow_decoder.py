@@ -98,7 +98,13 @@ def test_all_protocols_on_one_port() -> None:
     ]
     assert datagrams["protocol_version"].tolist() == [10, 0, 5, 105, 9]
     assert datagrams["port"].tolist() == [PORT, 0, PORT, 0, PORT]
-    assert [bytes(each) for each in datagrams["exporter"]] == [SENDER, SENDER, SENDER, mapped(AGENT), SENDER]
+    assert [bytes(datagram) for datagram in datagrams["exporter"]] == [
+        SENDER,
+        SENDER,
+        SENDER,
+        mapped(AGENT),
+        SENDER,
+    ]
     assert datagrams["domain"].tolist() == [7, 0, 0x0102, 3, 7]
     assert datagrams["sequence"].tolist() == [8, 0, 77, 77, 7]
     assert datagrams["units"].tolist() == [1, 0, 2, 1, 1]
@@ -211,16 +217,16 @@ OF_OPTIONS = [
 def test_any_bytes(pool: list[Sent], data: st.DataObject) -> None:
     """Whatever is changed or cut off, nothing is raised, the invariants hold, and the state can be saved."""
     decoder, datagrams = Decoder(), []
-    for each in pool:
-        changed = bytearray(each.data)
+    for datagram in pool:
+        changed = bytearray(datagram.data)
         for at, value in data.draw(
             st.lists(st.tuples(st.integers(0, len(changed) - 1), st.integers(0, 255)), max_size=3)
         ):
             changed[at] = value
         datagrams.append(
             Sent(
-                each.sender,
-                each.port,
+                datagram.sender,
+                datagram.port,
                 bytes(changed[: data.draw(st.just(len(changed)) | st.integers(0, len(changed)))]),
             )
         )
@@ -252,7 +258,8 @@ def test_batches_may_be_cut_anywhere(datagrams: list[Sent], at_once: int) -> Non
     assert whole.totals == cut.totals
     assert whole.messages.waiting == cut.messages.waiting
     templates = [
-        {key: domain.templates for key, domain in each.messages.known.all.items()} for each in (whole, cut)
+        {key: domain.templates for key, domain in decoder.messages.known.all.items()}
+        for decoder in (whole, cut)
     ]
     assert templates[0] == templates[1]
 
@@ -338,9 +345,14 @@ def test_exporters_of_one_model_have_rates_and_clocks_of_their_own() -> None:
     batches = [
         decode(
             decoder,
-            *(from_port(message(IPFIX, *declared, *sets, domain=each), each) for each, sets in said.items()),
+            *(
+                from_port(message(IPFIX, *declared, *sets, domain=domain), domain)
+                for domain, sets in said.items()
+            ),
         ),
-        decode(decoder, *(from_port(message(IPFIX, a_set(300, flows), domain=each), each) for each in said)),
+        decode(
+            decoder, *(from_port(message(IPFIX, a_set(300, flows), domain=domain), domain) for domain in said)
+        ),
     ]
     rows = batches[1].flows
     seen = {
@@ -500,8 +512,8 @@ def of_sequences(numbered: list[tuple[int, int, int, bool]]) -> tuple[Array, Arr
     datagrams = np.zeros(len(numbered), DATAGRAM)
     datagrams["protocol_version"] = IPFIX
     for name, at in (("sequence", 1), ("units", 2), ("is_exact", 3)):
-        datagrams[name] = [each[at] for each in numbered]
-    return np.array([each[0] for each in numbered], np.intp), datagrams
+        datagrams[name] = [numbers[at] for numbers in numbered]
+    return np.array([numbers[0] for numbers in numbered], np.intp), datagrams
 
 
 def a_follower(exporters: int) -> SequenceNumbers:
@@ -551,7 +563,7 @@ def test_gaps_match_a_simple_reference(
                 for row, value in zip(followed["row"].tolist(), followed[name].tolist(), strict=True):
                     sums[row] += value
                     assert sums[row] >= 0
-    assert counted == {name: [getattr(each, name) for each in plain_ones] for name in counted}
+    assert counted == {name: [getattr(one, name) for one in plain_ones] for name in counted}
 
 
 def test_only_the_newest_gaps_are_filled() -> None:
@@ -573,7 +585,7 @@ NOBODY = bytes(16)
 
 def exporters_of(*batches: Batch) -> list[bytes]:
     """Return the exporters of the flows."""
-    return [address for each in batches for address in each.flows["exporter"].tolist()]
+    return [address for changed in batches for address in changed.flows["exporter"].tolist()]
 
 
 @pytest.mark.parametrize("version", [NETFLOW_9, IPFIX])
@@ -589,8 +601,8 @@ def test_a_relays_records_name_their_exporters(version: int, number: int, named:
     records = [plain(at) + address[-length:] for at, address in enumerate(sent_by)]
     later = message(version, a_set(256, b"".join(records)), sequence=2 if version == NETFLOW_9 else 1)
     batches = [decode(decoder, message(version, template_set(version, 256, fields))), decode(decoder, later)]
-    for each in batches:
-        exporters.update(each)
+    for changed in batches:
+        exporters.update(changed)
     assert exporters_of(*batches) == [named[0], named[1], SENDER, named[0]]
     (row,) = exporters.table(decoder)
     assert (row["exporter"].tobytes(), row["rows"], row["templates"], row["lost"]) == (SENDER, 4, 1, 0)
@@ -634,7 +646,7 @@ COUNTED_MESSAGES = struct.pack("!Q", 9)
         (IPFIX, relay_options(IPFIX, [(0, 149, 4)], [(0, 130, 4)], b"\0\0\0\x08" + ROUTERS[0][-4:]), SENDER),
         (IPFIX, relay_options(IPFIX, [(0, 149, 4)], [(0, 130, 4)], b"\0\0\0\7" + bytes(4)), SENDER),
         (IPFIX, relay_options(IPFIX, [(0, 130, 4)], [(0, 34, 4)],
-                              *(each[-4:] + bytes(4) for each in ROUTERS)), SENDER),
+                              *(router[-4:] + bytes(4) for router in ROUTERS)), SENDER),
         (IPFIX, relay_options(IPFIX, [(0, 130, 4)], [(0, 41, 8)], ROUTERS[0][-4:] + COUNTED_MESSAGES), SENDER),
         (IPFIX, relay_options(IPFIX, [(0, 130, 4)], [(0, 166, 8)], ROUTERS[0][-4:] + COUNTED_MESSAGES), SENDER),
     ],
@@ -736,8 +748,8 @@ def test_restored_templates_of_an_exporter_that_restarted_too(tmp_path: Path) ->
     fits, other = a_set(300, plain(1) + bytes(3)), a_set(300, plain(2) + b"longer")
     decoded = decode(
         restarted,
-        *(message(IPFIX, each, domain=1) for each in (fits, other, fits)),
-        *(Sent(SENDER, 1, message(IPFIX, each, domain=2).data) for each in (fits, other, fits)),
+        *(message(IPFIX, template, domain=1) for template in (fits, other, fits)),
+        *(Sent(SENDER, 1, message(IPFIX, template, domain=2).data) for template in (fits, other, fits)),
     )
     assert (decoded.counts["rows"], decoded.counts["held"]) == (3, 3)
     assert kept.load(path, again := Decoder()) is None
@@ -763,10 +775,10 @@ def test_only_changes_are_written(tmp_path: Path) -> None:
         message(IPFIX, a_set(301, struct.pack("!IIsQ", 5, 200, b"y", EXPORT_S * 1000))),
         message(IPFIX, a_set(2, struct.pack("!HH", 300, 0))),
     ]
-    for each in changes:
-        decode(decoder, each)
+    for change in changes:
+        decode(decoder, change)
         assert kept.save(path, decoder)
-        decode(decoder, each)
+        decode(decoder, change)
         assert not kept.save(path, decoder)
 
 

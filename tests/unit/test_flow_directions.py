@@ -135,9 +135,9 @@ def sums(found: list[Row]) -> tuple[int, int, int, int]:
 )
 def test_no_byte_of_a_connection_counts_twice(said: tuple[Event, ...], connection: int | None) -> None:
     """Increments in updates and the total at the end are combined, in one datagram, one batch or several."""
-    records = [event(each, connection) for each in said]
+    records = [event(code, connection) for code in said]
     whole = events(*records, has_number=connection is not None)
-    parts = [events(each, has_number=connection is not None) for each in records]
+    parts = [events(record, has_number=connection is not None) for record in records]
     for batches in ([[whole]], [parts], [[part] for part in parts]):
         found = rows(*batches)
         assert sums(found) == (2588, 1117, 11, 9)
@@ -156,8 +156,8 @@ def test_connections_are_told_apart() -> None:
 
 def test_a_connection_of_the_same_ends_counts_by_itself() -> None:
     """A creation starts a new connection, even if the end of the previous one was lost."""
-    again = [event(each) for each in (*UPDATES, FIRST, *UPDATES, LAST, FIRST, LAST)]
-    assert sums(rows([events(*again)])) == tuple(3 * each for each in (2588, 1117, 11, 9))
+    again = [event(update) for update in (*UPDATES, FIRST, *UPDATES, LAST, FIRST, LAST)]
+    assert sums(rows([events(*again)])) == tuple(3 * count for count in (2588, 1117, 11, 9))
 
 
 def test_an_end_may_be_read_before_an_update() -> None:

@@ -158,7 +158,9 @@ def test_tables_laid_over_each_other(lists: list[list[Network]]) -> None:
     """Each table has one index per interval; the all-zero address is an interval of its own."""
     tables = [intervals(networks) for networks in lists]
     numbered, indices = overlaid(tables)
-    addresses = column([*addresses_around([each for networks in lists for each in networks]), UNKNOWN, "::1"])
+    addresses = column(
+        [*addresses_around([network for networks in lists for network in networks]), UNKNOWN, "::1"]
+    )
     at = numbered.look_up(addresses)
     assert [index[at].tolist() for index in indices] == [
         table.look_up(addresses).tolist() for table in tables
@@ -400,7 +402,7 @@ def test_databases_match_their_own_reader(
     """All record sizes and both versions, for disjoint networks."""
     apart: dict[Network, Record] = {}
     for number, network in enumerate(networks, 1):
-        is_free = not any(network.overlaps(each) for each in apart if each.version == network.version)
+        is_free = not any(network.overlaps(other) for other in apart if other.version == network.version)
         # In a database, IPv4 is part of IPv6.
         is_of_tree = network.version == 4 or (version == 6 and int(network.network_address) >> 32)
         if network.prefixlen and is_free and is_of_tree:
@@ -551,7 +553,7 @@ def test_columns_of_flows(tmp_path: Path) -> None:
     reported = enrichment.enrich(flows(pairs, src_as=7, dst_as=9)).values
     assert (reported["src_as"].tolist(), reported["dst_as"].tolist()) == ([7] * 3, [9] * 3)
     assert enrichment.as_names() == {64512: "Ten", 64513: "Eight"}
-    declared = {each.name: each.dtype for each in ADDED_COLUMNS}
+    declared = {added_column.name: added_column.dtype for added_column in ADDED_COLUMNS}
     computed = {name: values.dtype for name, values in added.values.items()}
     numbers = dict.fromkeys(("in_if", "out_if", "domain"), np.ones(1, np.uint32))
     unnamed = InterfaceNames({}).names_of(
@@ -625,10 +627,10 @@ def test_names_of_several_sources(
     tmp_path_factory: pytest.TempPathFactory, lists: list[list[tuple[Network, str]]]
 ) -> None:
     """The name comes from the most specific network that has one, in any source."""
-    rows = [(network, name) for each in lists for network, name in each if name]
+    rows = [(network, name) for list_ in lists for network, name in list_ if name]
     folder = tmp_path_factory.mktemp("tables")
     texts = [
-        "".join(["network,name\n", *(f"{network},{name}\n" for network, name in each)]) for each in lists
+        "".join(["network,name\n", *(f"{network},{name}\n" for network, name in list_)]) for list_ in lists
     ]
     networks = [network for network, _ in rows]
     addresses = [str(at) for at in addresses_around(networks) if at != IPv6Address(0)]

@@ -71,7 +71,9 @@ class Collected:
     def rows(self, *names: str) -> dict[tuple[Any, ...], tuple[Any, ...]]:
         """Return columns of the table, by key."""
         table = self.exporters.table(self.decoder)
-        keys, values = (zip(*(as_list(table[name]) for name in each), strict=True) for each in (KEY, names))
+        keys, values = (
+            zip(*(as_list(table[name]) for name in columns), strict=True) for columns in (KEY, names)
+        )
         return dict(zip(keys, values, strict=True))
 
     def lost(self) -> tuple[int, int, int]:
@@ -105,13 +107,13 @@ def test_state_of_each_exporter() -> None:
     }
     times = {key[2]: times for key, times in collected.rows("first_ns", "last_ns").items() if key[3] != 8}
     offsets = {NETFLOW_5: (2, 102), IPFIX: (0, 0), 105: (1, 4), 0: (5, 101)}
-    assert times == {key: tuple(RECEIVED_NS + each for each in of) for key, of in offsets.items()}
+    assert times == {key: tuple(RECEIVED_NS + offset_ns for offset_ns in of) for key, of in offsets.items()}
     assert collected.rows("bytes")[SENDER, PORT, NETFLOW_5, 1] == (3 * 24 + 3 * 48,)
     table = collected.exporters.table(collected.decoder)
     assert {name: table[name].sum() for name in COUNTED} == {
         "datagrams": 9, "malformed": 2, "rows": 8, "options": 1, "broken": 1, "numbered": 10, "lost": 0, "restarts": 0,
         "unchecked": 0,
-        "bytes": sum(each for (each,) in collected.rows("bytes").values()), "forgotten": 0,
+        "bytes": sum(count for (count,) in collected.rows("bytes").values()), "forgotten": 0,
     }  # fmt: skip
 
 
@@ -135,7 +137,7 @@ def test_the_last_sampling_rate_stays() -> None:
     declared = template_set(IPFIX, 300, [*PLAIN, (0, 34, 4)])
     for rates in ((10, 20, 0), (0,), (30, 0)):
         sets = (a_set(300, plain(1) + struct.pack("!I", rate)) for rate in rates)
-        collected.see(*(message(IPFIX, declared, each) for each in sets), message(IPFIX))
+        collected.see(*(message(IPFIX, declared, set_) for set_ in sets), message(IPFIX))
     assert list(collected.rows("sampling_rate").values()) == [(30,)]
 
 
@@ -151,7 +153,7 @@ UNDECODED = (a_set(300, plain(1) * 5), struct.pack("!HH", 301, 100) + bytes(20),
 def numbered(*sequences: int, version: int = NETFLOW_9, flows: int = 10, domain: int = 7) -> list[Sent]:
     """Return datagrams with this many flows and these numbers."""
     sets = DECLARED[version][0], a_set(300, plain(1) * flows)
-    return [message(version, *sets, sequence=each % 2**32, domain=domain) for each in sequences]
+    return [message(version, *sets, sequence=sequence % 2**32, domain=domain) for sequence in sequences]
 
 
 def ipfix(sequence: int, *sets: bytes) -> Sent:
@@ -197,9 +199,9 @@ LOSSES: dict[str, tuple[list[Sent], tuple[int, int, int]]] = {
         [sflow(7, port=1), sflow(8, port=2), sflow(8, port=2), sflow(11, port=1), sflow(1, port=1)],
         (2, 0, 0),
     ),
-    "a restart at 0": ([netflow5(each, 1) for each in (99_999, 0, 1, 7)], (5, 1, 0)),
+    "a restart at 0": ([netflow5(number, 1) for number in (99_999, 0, 1, 7)], (5, 1, 0)),
     "a restart far ahead": ([netflow5(2**31 * (at > 0) + at, 1) for at in (0, 1, 2, 8)], (5, 1, 0)),
-    "a late datagram of long ago": ([netflow5(each, 1) for each in (99_999, 97_000, 100_000, 100_006)], (5, 0, 1)),
+    "a late datagram of long ago": ([netflow5(number, 1) for number in (99_999, 97_000, 100_000, 100_006)], (5, 0, 1)),
 }  # fmt: skip
 
 
@@ -270,15 +272,15 @@ def test_losses_equal_what_did_not_arrive(data: st.DataObject) -> None:
 
 
 NOTHING_LOST = {
-    "series of two domains": [*(each for at in range(25) for domain in range(2)
-                                for each in numbered(at, domain=domain))],
+    "series of two domains": [*(datagram for at in range(25) for domain in range(2)
+                                for datagram in numbered(at, domain=domain))],
     "out of order": numbered(0, 1, 3, 2, 4, 5, 8, 6, 7, 9),
     "records out of order": numbered(0, 10, 20, 40, 30, 50, 80, 60, 70, 90, version=IPFIX),
     "over the wrap, and a restart": numbered(*range(2**32 - 5, 2**32 + 5), *range(4)),
     "a burst that is late": numbered(0, 1, 2, *range(43, 46), *range(3, 43), 46),
     "a burst that comes twice": numbered(*range(60), *range(10, 60), 60),
-    "all twice": numbered(*(each // 2 for each in range(60))),
-    "records twice": numbered(*(each // 2 * 10 for each in range(60)), version=IPFIX),
+    "all twice": numbered(*(step // 2 for step in range(60))),
+    "records twice": numbered(*(step // 2 * 10 for step in range(60)), version=IPFIX),
 }  # fmt: skip
 
 
@@ -298,9 +300,9 @@ CONTRADICTING = {
     "v9 that numbers flows": numbered(*range(0, 500, 10)),
     "v9 that numbers flows, over the wrap": numbered(*range(2**32 - 50, 2**32 + 50, 10)),
     "v9 that numbers flows, out of order": numbered(0, 10, 20, 40, 30, 50, 80, 60, 70, 90),
-    "v9 that numbers flows, twice": numbered(*(each // 2 * 10 for each in range(60))),
+    "v9 that numbers flows, twice": numbered(*(step // 2 * 10 for step in range(60))),
     "IPFIX that numbers messages": numbered(*range(50), version=IPFIX),
-    "one series of two domains": [*(each for at in range(50) for each in numbered(at, domain=at % 2))],
+    "one series of two domains": [*(datagram for at in range(50) for datagram in numbered(at, domain=at % 2))],
     "every other one is elsewhere": [sflow(number) for number in range(0, 80, 2)],
 }  # fmt: skip
 
@@ -340,9 +342,9 @@ def test_much_is_lost(every: int) -> None:
 
 A, B, C = range(1000, 1040), range(900_000, 900_040), range(5_000_000, 5_000_040)
 UNEXPLAINED = {
-    "in turn": [each for pair in zip(A, B, strict=True) for each in pair],
-    "three": [each for three in zip(A, B, C, strict=True) for each in three],
-    "with losses": [each for pair in zip(A, B, strict=True) for each in pair if each % 7],
+    "in turn": [item for pair in zip(A, B, strict=True) for item in pair],
+    "three": [item for three in zip(A, B, C, strict=True) for item in three],
+    "with losses": [item for pair in zip(A, B, strict=True) for item in pair if item % 7],
     "no numbers at all": [0] * 40,
     "bytes are numbered, and once it looks otherwise": [5, 6, *(9 + at * 1300 + at**2 for at in range(40))],
 }
@@ -489,8 +491,8 @@ def test_counts_are_those_of_each_exporter(sent: list[tuple[int, int]], at_once:
     engines = {engine for engine, _ in sent}
     counts = {
         (SENDER, PORT, NETFLOW_5, engine): (
-            sum(each == engine for each, _ in sent),
-            sum(count for each, count in sent if each == engine),
+            sum(number == engine for number, _ in sent),
+            sum(count for number, count in sent if number == engine),
         )
         for engine in engines
     }

@@ -34,7 +34,7 @@ FIELDS = [*PLAIN, (0, 10, 4), (0, 14, 4), (0, 61, 1)]
 
 def flows(*interfaces: tuple[int, int, int], version: int = IPFIX, options: bytes = b"") -> Sent:
     """Return a message of flows with these interfaces and directions, numbered by their bytes."""
-    records = (plain(at) + struct.pack("!IIB", *each) for at, each in enumerate(interfaces))
+    records = (plain(at) + struct.pack("!IIB", *interface) for at, interface in enumerate(interfaces))
     return message(version, options, template_set(version, 300, FIELDS), a_set(300, b"".join(records)))
 
 

@@ -133,7 +133,9 @@ def test_exporters_are_rows(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_countings_have_the_same_names() -> None:
     """In the lens and in the collector."""
-    assert {each.name.lower(): each for each in Counting} == {word: code for code, word in COUNTINGS.items()}
+    assert {counting.name.lower(): counting for counting in Counting} == {
+        word: code for code, word in COUNTINGS.items()
+    }
 
 
 def test_ids_stay(monkeypatch: pytest.MonkeyPatch) -> None:

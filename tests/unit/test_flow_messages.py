@@ -53,7 +53,7 @@ LENGTHS = {
 
 def decode(decoder: MessageDecoder, sent: list[Sent]) -> Batch:
     """Decode one batch."""
-    (version,) = {struct.unpack_from("!H", each.data)[0] for each in sent}
+    (version,) = {struct.unpack_from("!H", datagram.data)[0] for datagram in sent}
     decoded = Batch(batch(sent))
     decoder.read(decoded, np.arange(len(sent)), version)
     return decoded
@@ -154,8 +154,8 @@ def a_run(draw: st.DrawFn) -> list[Sent]:
 def test_flows_match_the_oracle(sent: list[Sent], at_once: int) -> None:
     """However many messages a batch has."""
     oracle, decoder = Oracle(RECEIVED_NS // 1_000_000), MessageDecoder()
-    for each in sent:
-        oracle.message(each.sender, each.port, each.data)
+    for datagram in sent:
+        oracle.message(datagram.sender, datagram.port, datagram.data)
     batches = [sent[at : at + at_once] for at in range(0, len(sent), at_once)]
     decoded = [decode(decoder, each) for each in batches]
     assert counted(rows_of(flows_of(*decoded))) == counted(expected(oracle))
@@ -167,12 +167,14 @@ def test_broken_messages_harm_no_other(sent: list[Sent], data: st.DataObject) ->
     """Whatever is changed or cut off, nothing is raised, and other exporters' messages are decoded."""
     decoder, other = MessageDecoder(), MessageDecoder()
     broken = []
-    for each in sent:
-        changed = bytearray(each.data)
+    for datagram in sent:
+        changed = bytearray(datagram.data)
         for _ in range(data.draw(st.integers(0, 8))):
             changed[data.draw(st.integers(2, len(changed) - 1))] = data.draw(st.integers(0, 255))
-        broken.append(Sent(each.sender, each.port, bytes(changed[: data.draw(st.integers(2, len(changed)))])))
-    sound = [Sent(each.sender, PORT + 1, each.data) for each in sent]
+        broken.append(
+            Sent(datagram.sender, datagram.port, bytes(changed[: data.draw(st.integers(2, len(changed)))]))
+        )
+    sound = [Sent(datagram.sender, PORT + 1, datagram.data) for datagram in sent]
     mixed = [message for pair in zip(broken, sound, strict=True) for message in pair]
     decoded = decode(decoder, mixed)
     alone = rows_of(flows_of(decode(other, sound)))
@@ -242,7 +244,7 @@ def test_no_exporter_displaces_another(noisy: list[Sent]) -> None:
     waiting = Counter(decoder.waiting)
     assert sum(waiting.values()) * 1300 <= held.ADDRESS_BYTES_MAX
     assert (waiting + dropped).total() == len(noisy)
-    assert {key[3] for key in dropped} <= {int.from_bytes(each.data[12:16]) for each in noisy}
+    assert {key[3] for key in dropped} <= {int.from_bytes(datagram.data[12:16]) for datagram in noisy}
 
 
 def test_memory_of_waiting_sets_is_accounted() -> None:
@@ -458,7 +460,9 @@ def test_templates_are_those_of_the_exporter_where_its_port_changes(version: int
         from_port(message(version, a_set(300, plain(1)), domain=8), PORT + 1),
         from_port(message(version, a_set(301, plain(1))), PORT + 1),
     ]
-    decoded = [decode(decoder, batch_of) for batch_of in ([sent] if at_once else [[each] for each in sent])]
+    decoded = [
+        decode(decoder, batch_of) for batch_of in ([sent] if at_once else [[datagram] for datagram in sent])
+    ]
     assert byte_counts(*decoded) == [1, 1]
     assert sum(each.counts["held"] for each in decoded) == 3
     assert len(decoder.known.all) == 1
@@ -521,7 +525,9 @@ def test_a_restart_ends_templates_that_no_longer_fit(
             )
         ),
     ]
-    decoded = [decode(decoder, batch_of) for batch_of in ([sent] if at_once else [[each] for each in sent])]
+    decoded = [
+        decode(decoder, batch_of) for batch_of in ([sent] if at_once else [[datagram] for datagram in sent])
+    ]
     assert byte_counts(*decoded) == [1, 1, 2, 2, 3, 3, 4, 5, 5]
     assert sum(each.counts["released"] for each in decoded) == 2
 
@@ -536,7 +542,7 @@ def test_datagrams_that_arrive_again_are_decoded(version: int, port: int) -> Non
         for number in (1, 2, 90_000, 90_001)
     ]
     decode(decoder, [message(version, template_set(version, 300, PLAIN), sequence=0)])
-    decoded = [decode(decoder, each) for each in (data, data, data[::-1])]
+    decoded = [decode(decoder, datagrams) for datagrams in (data, data, data[::-1])]
     assert byte_counts(*decoded) == [1] * 12
 
 
@@ -753,7 +759,7 @@ def test_the_rate_of_a_flow_stays_whatever_else_is_announced() -> None:
     declared = template_set(NETFLOW_9, 300, [*PLAIN, (0, 48, 1), (0, 10, 1)])
     decode(decoder, [message(NETFLOW_9, of_samplers, of_interfaces, of_all, declared)])
     names = (1, 0), (0, 1), (0, 0), (1, 1), (9, 9), (9, 1)
-    data = a_set(300, b"".join(plain(1) + bytes(each) for each in names))
+    data = a_set(300, b"".join(plain(1) + bytes(column_name) for column_name in names))
     seen = []
     for said in (
         a_set(256, struct.pack("!IBI", 7, 1, 10)),
@@ -791,12 +797,12 @@ def test_a_domain_that_says_nothing_has_the_rates_of_others(
     decoder = MessageDecoder()
     declared = options_set(NETFLOW_9, 256, [(0, 1, 4)], [(0, 48, 1), (0, 34, 4)])
     for domain, samplers in said.items():
-        records = b"".join(struct.pack("!IBI", 7, *each) for each in samplers)
+        records = b"".join(struct.pack("!IBI", 7, *sampler) for sampler in samplers)
         decode(decoder, [message(NETFLOW_9, declared, a_set(256, records), domain=domain)])
     data = [
         template_set(NETFLOW_9, 300, [*PLAIN, (0, 48, 1)]),
         template_set(NETFLOW_9, 301, PLAIN),
-        a_set(300, b"".join(plain(each) + bytes([each]) for each in (3, 4))),
+        a_set(300, b"".join(plain(value) + bytes([value]) for value in (3, 4))),
         a_set(301, plain(5)),
     ]
     flows = flows_of(decode(decoder, [message(NETFLOW_9, *data)]))
@@ -831,7 +837,7 @@ def test_rates_of_parts_of_an_exporter(
     """However many are announced, a flow never gets another part's rate."""
     sets = [
         options_set(version, 256, [(0, scope, 4)], [(0, 34, 4)]),
-        a_set(256, b"".join(struct.pack("!II", *each) for each in said.items())),
+        a_set(256, b"".join(struct.pack("!II", *item) for item in said.items())),
         template_set(version, 300, PLAIN),
         template_set(version, 301, [*PLAIN, (0, 10, 4)]),
         a_set(300, plain(1)),

@@ -42,7 +42,7 @@ def test_numbers_are_read_as_they_were(data: st.DataObject) -> None:
 
 @given(st.lists(st.integers(-1, 3), max_size=300))
 def test_an_unknown_zero_is_null(numbers: list[int]) -> None:
-    assert written("Nullable(DateTime64(3))", np.array(numbers, "i8")) == [each or None for each in numbers]
+    assert written("Nullable(DateTime64(3))", np.array(numbers, "i8")) == [code or None for code in numbers]
 
 
 @given(st.lists(st.binary(min_size=16, max_size=16), max_size=200))

@@ -453,15 +453,15 @@ def test_datagrams_are_received_as_they_were_sent(plan: list[tuple[int, int]], b
             sent[which] += senders[which].send(struct.pack("=I", number).ljust(size, b"x")[:size])
         come = all_of(receiver, len(plan))
         for sender, expected in zip(senders, sent, strict=True):
-            assert [each for each in come if each[:2] == (sender.address, sender.port)] == [
-                each._replace(content=each.content[:slot_bytes]) for each in expected
+            assert [datagram for datagram in come if datagram[:2] == (sender.address, sender.port)] == [
+                datagram._replace(content=datagram.content[:slot_bytes]) for datagram in expected
             ]
         assert len(come) == len(plan)
         for place, counts in enumerate(receiver.counts):
             sizes = [
-                len(each.content)
+                len(datagram.content)
                 for at, expected in zip(places, sent, strict=True)
-                for each in expected
+                for datagram in expected
                 if at == place
             ]
             assert counts.datagrams == len(sizes)
@@ -512,7 +512,7 @@ def test_full_sockets_take_turns() -> None:
 
     sockets = [opened_at(), opened_at()]
     with closing(Receiver(sockets, wait, batch=2, nap_s=1e-9)) as receiver, ExitStack() as ends:
-        senders = [ends.enter_context(Sender(socket.AF_INET, each.endpoint.port)) for each in sockets]
+        senders = [ends.enter_context(Sender(socket.AF_INET, opened.endpoint.port)) for opened in sockets]
         for opened, sender in zip(sockets, senders, strict=True):
             fill(opened, sender, 5)
         batches = [receiver.receive(7).ports.tolist() for _ in range(6)]
@@ -525,7 +525,7 @@ def test_drops_are_counted() -> None:
     """Sent = received + dropped by the kernel, for each socket, whenever it is read."""
     sockets = [opened_at(buffer_bytes=1), opened_at(buffer_bytes=1)]
     with closing(Receiver(sockets, always_ready)) as receiver, ExitStack() as ends:
-        senders = [ends.enter_context(Sender(socket.AF_INET, each.endpoint.port)) for each in sockets]
+        senders = [ends.enter_context(Sender(socket.AF_INET, opened.endpoint.port)) for opened in sockets]
         sent = [0, 0]
         for count in (50, 1, 50):
             for place, sender in enumerate(senders):

@@ -256,8 +256,8 @@ def test_a_disk_that_refuses_any_step_drops_the_block_or_keeps_it_whole(
     assert (kept, dropped) == (4, 4), "of the directory: open, fsync, close; and once without a failure"
     spooled = [spool.read(token) for token in spool.waiting()]
     total: Counter[str] = Counter()
-    for each in spooled:
-        total.update(each.ledger)
+    for batch in spooled:
+        total.update(batch.ledger)
     assert total == {RECEIVED: kept + dropped, DROPPED: dropped}
 
 
@@ -383,14 +383,14 @@ def test_a_batch_is_the_same_after_a_crash(directory: Path, removed: int | None)
     spool, store = filled(directory, 3), Store()
     tokens = spool.waiting()
     name, batch = spool.next_batch()
-    store.insert({FLOWS: b"".join(each.blocks[FLOWS].content for each in batch)}, name)
+    store.insert({FLOWS: b"".join(message.blocks[FLOWS].content for message in batch)}, name)
     if removed is not None:
         spool.note_stored()
         for token in tokens[:removed]:
             spool.remove(token)
     filled(directory, 2)
     again, rest = Spool(directory, LARGE).next_batch()
-    assert (again, [each.token for each in rest]) == (
+    assert (again, [message.token for message in rest]) == (
         (name, tokens) if removed is None else ("", tokens[removed:])
     )
     storing = Storing(Spool(directory, LARGE), store)
@@ -675,7 +675,7 @@ class Machine(RuleBasedStateMachine):
 
 def parts_of(blocks: Mapping[str, bytes | Block]) -> set[tuple[int, int]]:
     """Return the machine's blocks among these, each with its number and rows. None is there twice."""
-    contents = [each if isinstance(each, bytes) else each.content for each in blocks.values()]
+    contents = [content if isinstance(content, bytes) else content.content for content in blocks.values()]
     parts = [match for content in contents for match in re.findall(rb"<(\d+):(\d)>", content)]
     assert len(parts) == len(set(parts))
     return {(int(number), int(rows)) for number, rows in parts}

@@ -142,7 +142,7 @@ def test_sums_do_not_wrap(fill: Callable[..., EmbeddedStore], key: str) -> None:
     now_s = int(time.time())
     broken = {"bytes": LARGEST, "packets": LARGEST, "sampling_rate": 0xFFFFFFFF}
     usual = {"bytes": 1500, "packets": 1, "sampling_rate": 1000}
-    store = fill(*(plain_flows([now_s - HOUR] * 3, **each) for each in (broken, usual, broken)))
+    store = fill(*(plain_flows([now_s - HOUR] * 3, **kind) for kind in (broken, usual, broken)))
     for table in TABLES:
         store._execute(f"OPTIMIZE TABLE nettop.{table} FINAL")
     for order in ("bytes", "packets"):
@@ -191,7 +191,7 @@ def test_names_of_autonomous_systems(
             assert [row[key] for row in top.rows] == shown
             assert dict(top.as_names) == {number: known[number] for number in shown if number in known}
         documents = [json.loads(line) for line in written(store, query, Format.JSONL)]
-        assert [each[f"{key}_name"] for each in documents] == [known.get(number) for number in shown]
+        assert [document[f"{key}_name"] for document in documents] == [known.get(number) for number in shown]
         assert list(documents[0]) == [key, f"{key}_name", "exporter", *SUMS]
     header, *lines = written(store, TopQuery(("src_as",), HOUR), Format.TABLE)
     assert header.split()[:2] == ["SRC_AS", "SRC_AS_NAME"]

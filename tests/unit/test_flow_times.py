@@ -147,7 +147,7 @@ def test_no_duration_is_negative(
 ) -> None:
     """The time that contradicts the one nearer to the export is dropped."""
     sent = exporter(2 * DAY_MS, 2 * DAY_MS + first_ms, 2 * DAY_MS + last_ms)
-    assert times(sent) == tuple(NOW_MS + each if each else 0 for each in (start_ms, end_ms))
+    assert times(sent) == tuple(NOW_MS + offset_ms if offset_ms else 0 for offset_ms in (start_ms, end_ms))
 
 
 @pytest.mark.parametrize(

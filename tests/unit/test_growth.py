@@ -75,7 +75,7 @@ def test_a_use_that_was_not_read_starts_over() -> None:
     """The busiest destination may change, and a namespace may go."""
     growth = Growth()
     uses = [{KEY: Use(100 * second, LIMIT, LEVELS_OFF_S)} if second != 95 else {} for second in range(200)]
-    grown = [second for second, each in enumerate(uses) if growth.add(each, second * 10**9)]
+    grown = [second for second, use in enumerate(uses) if growth.add(use, second * 10**9)]
     assert grown == [*range(NEEDS_S, 95), *range(96 + NEEDS_S, 200)]
 
 

@@ -302,7 +302,10 @@ def test_a_flood_is_bounded(flood: str, tmp_path: Path, monkeypatch: pytest.Monk
             if link.stream is not None:
                 streams.add(link.stream)
         for stream in streams:
-            held = max(held, *(os.fstat(each).st_blocks * 512 for each in (stream._output, stream._errors)))
+            held = max(
+                held,
+                *(os.fstat(descriptor).st_blocks * 512 for descriptor in (stream._output, stream._errors)),
+            )
         hosts.newest(LENS.id)
         return next((link.cause for link in hosts.lost(LENS.id).values()), "")
 

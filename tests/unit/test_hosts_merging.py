@@ -101,8 +101,8 @@ def _at(snapshot: Snapshot, before: Snapshot, later_s: float) -> Snapshot:
         wall_ns=before.wall_ns + ns,
         tables={name: moved(rows) for name, rows in snapshot.tables.items()},
         ended={
-            name: Ended(tuple(map(moved, each.rows)), moved(each.total), each.count)
-            for name, each in snapshot.ended.items()
+            name: Ended(tuple(map(moved, ended.rows)), moved(ended.total), ended.count)
+            for name, ended in snapshot.ended.items()
         },
     )
 
@@ -155,7 +155,7 @@ def _cells(rows: Rows, field: Field) -> list[Any]:
 def on_host(rows: Rows, host: str) -> Rows:
     """Return the rows of one host."""
     hosts = [rows.texts[HOST.name][code] for code in rows.array[HOST.name]]
-    return replace(rows, array=rows.array[np.array([each == host for each in hosts], bool)])
+    return replace(rows, array=rows.array[np.array([name == host for name in hosts], bool)])
 
 
 # --- rows ---------------------------------------------------------------------------------------------------------

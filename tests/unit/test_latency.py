@@ -158,8 +158,8 @@ def test_pairs_are_merged_over_cpus() -> None:
 def test_a_pair_that_comes_again_is_another_row(first_seen: int) -> None:
     """An evicted pair that returns counts from 0 in another row."""
     rows = [
-        latency_rows.pair_rows(Entries({"packets": 1, "first_seen": each}), 1).array
-        for each in (5, first_seen)
+        latency_rows.pair_rows(Entries({"packets": 1, "first_seen": seen_ns}), 1).array
+        for seen_ns in (5, first_seen)
     ]  # type: ignore[arg-type]
     assert (rows[0]["id"] == rows[1]["id"]).all() == (first_seen == 5)
     assert len(latency_rows.pair_rows(Entries(), 1)) == 0  # type: ignore[arg-type]

@@ -182,7 +182,9 @@ def test_tables_without_the_field_are_left_out(
     """Omit a table without the filter's field or any chosen column, with a note at the start."""
     streams, notes = make_log_plan(settings(**chosen))
     assert [stream.name for stream in streams] == [kept]
-    assert [note.startswith(each) for note, each in zip(notes, expected, strict=True)] == [True] * len(notes)
+    assert [note.startswith(start) for note, start in zip(notes, expected, strict=True)] == [True] * len(
+        notes
+    )
 
 
 @pytest.mark.parametrize(
@@ -237,7 +239,7 @@ DROP = {"id": 1, "reason": "NO_SOCKET", "place": "tcp_v4_rcv", "packets": 3, "by
 def dropping(*lost: int) -> Woken:
     """Return a source of one drop that has lost this many by each reading."""
     return Woken(
-        [make_frame([DROP], table=DROPS, lens="drops", lost={"untracked": each}).now for each in lost]
+        [make_frame([DROP], table=DROPS, lens="drops", lost={"untracked": count}).now for count in lost]
     )
 
 

@@ -89,9 +89,7 @@ def test_enter_refreshes_at_once() -> None:
 def test_lost_hosts_are_named() -> None:
     """On standard error, also without a banner: their rows are missing. Those that are back, too."""
     gaps = ({"db1": f"{LOST_HOST}reset", "web1 netns 4": "closed"}, {"web1 netns 4": "closed"}, {})
-    snapshots = [
-        replace(step, gaps=each) for step, each in zip(steps(*[[{"pid": 7}]] * 3), gaps, strict=True)
-    ]
+    snapshots = [replace(step, gaps=gap) for step, gap in zip(steps(*[[{"pid": 7}]] * 3), gaps, strict=True)]
     with Running(table(), Scripted(snapshots)) as run:
         assert run.lines(2)
         for _ in range(2):

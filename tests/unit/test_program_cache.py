@@ -233,11 +233,17 @@ def test_the_oldest_entries_make_room(
     unfinished.write_bytes(b"half")
     os.utime(unfinished, (1, 1))
     texts = [replace(text, defines={"MAX": number}) for number in range(5)]
-    for age, each in enumerate(texts):
-        program_cache.store(each, COMPILED)
+    for age, source in enumerate(texts):
+        program_cache.store(source, COMPILED)
         (newest,) = (file for file in cache.iterdir() if file.stat().st_mtime > 1e9)
         os.utime(newest, (2 + age, 2 + age))
-    assert [program_cache.find(each) is not None for each in texts] == [False, False, True, True, True]
+    assert [program_cache.find(one_text) is not None for one_text in texts] == [
+        False,
+        False,
+        True,
+        True,
+        True,
+    ]
     assert not unfinished.exists()
 
 

@@ -68,7 +68,7 @@ def test_what_was_published_is_written(tmp_path: Path) -> None:
             )
     with opened(path) as recorded:
         by_reading = Readings(recorded, CONNECTIONS)
-        came = [by_reading.at(each.wall_ns) for each in written]
+        came = [by_reading.at(snapshot.wall_ns) for snapshot in written]
         assert [sum(map(len, reading.events)) for reading in came if reading] == [0, 2, 1]
         (placed,) = recorded.groups
     assert (placed.group.lenses, placed.group.failures) == (("connections", "findings"), {})
@@ -352,7 +352,7 @@ def test_a_reading_that_is_too_large(tmp_path: Path, monkeypatch: pytest.MonkeyP
             recording.refresh()
         text = recording.end()
     assert recording.exit is ExitCode.DONE
-    assert [len(each) for each in ids(readings(path))] == [3, 2]
+    assert [len(id_) for id_ in ids(readings(path))] == [3, 2]
     assert readings(path)[-1].lost["unrecorded readings"] == 2
     assert text.count("not recorded: Connections: a reading has more than 0 MiB of rows") == 1
     assert "too slowly" not in text
@@ -408,7 +408,7 @@ def test_a_lens_that_comes_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert ids(readings(path)) == ids([first, last, last][: len(readings(path))])
     with opened(path) as recorded:
         failures = [placed.group.failures for placed in recorded.groups]
-    assert [list(each) for each in failures] == [[], ["connections"], []]
+    assert [list(failure) for failure in failures] == [[], ["connections"], []]
     cause, _ = failures[1]["connections"]
     assert cause.startswith("it is gone; not read since 20")
 

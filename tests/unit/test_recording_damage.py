@@ -56,9 +56,9 @@ WHATS = [content[4] for content in (CONTENT[end:] for end in (0, *ENDS[:-1]))]
 def read_all(file: RecordedFile) -> Iterator[int]:
     """Yield the number of each reading that is read, having compared it."""
     readings = Readings(file, LENS)
-    by_time = {each.snapshot.wall_ns: number for number, each in enumerate(TAKEN)}
-    for each in TAKEN:
-        reading = readings.at(each.snapshot.wall_ns)
+    by_time = {taken.snapshot.wall_ns: number for number, taken in enumerate(TAKEN)}
+    for taken in TAKEN:
+        reading = readings.at(taken.snapshot.wall_ns)
         if reading is not None:
             number = by_time[reading.now.wall_ns]
             assert_same(reading.now, TAKEN[number].snapshot)
@@ -170,7 +170,7 @@ def test_no_recording(content: bytes, why: str | None) -> None:
 def contents() -> list[bytes]:
     """Return readings before they are compressed."""
     writer = ReadingWriter()
-    return [writer.write(each.snapshot) for each in TAKEN[:3]]
+    return [writer.write(taken.snapshot) for taken in TAKEN[:3]]
 
 
 @pytest.mark.parametrize("count", [300, pytest.param(10_000, marks=THOROUGH)])

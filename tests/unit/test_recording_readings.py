@@ -43,7 +43,9 @@ seeds = st.integers(0, 2**32)
 
 def assert_same_batches(read: Sequence[Rows], taken: Sequence[Taken]) -> None:
     """Assert that these are the batches of some readings."""
-    for batch, given_batch in zip(read, (batch for each in taken for batch in each.batches), strict=True):
+    for batch, given_batch in zip(
+        read, (batch for reading in taken for batch in reading.batches), strict=True
+    ):
         assert_same_rows(batch, given_batch)
 
 
@@ -101,8 +103,8 @@ def test_events_after_a_jump() -> None:
     assert second is not None
     assert (first.is_next, second.is_next) == (False, True)
     began_at = file.groups[1].wall_ns
-    since = [each for each in taken[: GROUP + 3] if each.snapshot.wall_ns > began_at]
-    assert any(each.batches for each in since)
+    since = [reading for reading in taken[: GROUP + 3] if reading.snapshot.wall_ns > began_at]
+    assert any(reading.batches for reading in since)
     assert_same_batches(first.events, since)
     assert_same_batches(second.events, [taken[GROUP + 3]])
 
@@ -115,11 +117,11 @@ def test_a_file_that_grows(tmp_path: Path) -> None:
         recording = RecordingWriter(Sink(output.write), ORIGIN)
         file, readings = RecordedFile(source.fileno()), None
         found = []
-        for each in taken:
-            write(recording, [each])
+        for reading in taken:
+            write(recording, [reading])
             found.append(file.refresh())
             readings = readings or Readings(file, CONNECTIONS)
-            assert_same_batches(read_back(readings, each).events, [each])
+            assert_same_batches(read_back(readings, reading).events, [reading])
         again = RecordedFile(source.fileno())
         assert [place.at for place in file.groups] == [place.at for place in again.groups]
     assert sum(found) == len(file.groups) == READINGS // GROUP + 1
@@ -130,15 +132,15 @@ def test_several_lenses() -> None:
     """Share groups among lenses; a lens that begins later begins a new group for all."""
     taken = {lens.id: random_readings(lens, 5, 2 * GROUP) for lens in (BANDWIDTH, CONNECTIONS)}
     late = taken["connections"][GROUP // 2 :]
-    rounds = [*([each] for each in taken["bandwidth"][: GROUP // 2])]
+    rounds = [*([reading] for reading in taken["bandwidth"][: GROUP // 2])]
     rounds += [list(pair) for pair in zip(taken["bandwidth"][GROUP // 2 :], late, strict=True)]
-    with opened(recorded([each for round_ in rounds for each in round_])) as file:
+    with opened(recorded([reading for round_ in rounds for reading in round_])) as file:
         first, second = (place.group.lenses for place in file.groups[:2])
         assert (first, second) == (("bandwidth",), ("bandwidth", "connections"))
         for lens, expected in ((BANDWIDTH, taken["bandwidth"]), (CONNECTIONS, late)):
             readings = Readings(file, lens)
-            for each in expected:
-                read_back(readings, each)
+            for datagram in expected:
+                read_back(readings, datagram)
 
 
 def test_a_clock_that_was_set_back() -> None:
@@ -158,7 +160,7 @@ def test_a_clock_that_was_set_back_between_two_recordings() -> None:
     later = set_back(taken[GROUP:], 3600)
     write(RecordingWriter(Sink(content.extend, len(content), 0), ORIGIN), later)
     with opened(bytes(content)) as file:
-        assert [each.group.follows for each in file.groups] == [False, False, True]
+        assert [group.group.follows for group in file.groups] == [False, False, True]
         assert_reached(Recording([file]), taken[:GROUP], later)
     with opened(recorded(taken[:GROUP])) as first, opened(recorded(later)) as second:
         assert_reached(Recording([second, first]), later, taken[:GROUP])
@@ -167,8 +169,10 @@ def test_a_clock_that_was_set_back_between_two_recordings() -> None:
 def set_back(taken: list[Taken], step_s: int) -> list[Taken]:
     """Return the readings as of a clock that was set back."""
     return [
-        replace(each, snapshot=replace(each.snapshot, wall_ns=each.snapshot.wall_ns - step_s * SECOND_NS))
-        for each in taken
+        replace(
+            reading, snapshot=replace(reading.snapshot, wall_ns=reading.snapshot.wall_ns - step_s * SECOND_NS)
+        )
+        for reading in taken
     ]
 
 
@@ -177,7 +181,7 @@ def assert_reached(recording: Recording, before: list[Taken], after: list[Taken]
     moments = list(recording.moments_between(BANDWIDTH, recording.begin_ns, recording.end_ns))
     assert moments == sorted(set(moments))
     assert moments == list(reversed(list(recording.moments_before(BANDWIDTH, recording.end_ns))))
-    assert moments[len(before) :] == [each.snapshot.wall_ns for each in after]
+    assert moments[len(before) :] == [reading.snapshot.wall_ns for reading in after]
     assert moments[-1] == recording.end_ns
     readings = Readings(recording, BANDWIDTH)
     for (_, reading), each in zip(readings.each(moments), [*before, *after], strict=True):

@@ -195,7 +195,7 @@ def test_a_search_that_ended_says_so(shape: str, work: dict[str, int], tmp_path:
     with open_recording(path) as recording:
         assert [placed.at for placed in recording.groups] == [0]
         assert not list(recording.chunks(0))
-        assert any("too many chunks begin here that are none" in each for each in recording.damage)
+        assert any("too many chunks begin here that are none" in problem for problem in recording.damage)
 
 
 # --- numbers ------------------------------------------------------------------------------------------------------
@@ -236,6 +236,6 @@ def assert_no_traceback(path: Path, code: ExitCode, view: str = "findings") -> N
         "bundle": ["bundle", str(path), "--no-doctor", "-o", str(path.with_suffix(".tar.gz"))],
         "diff": ["diff", str(path), "begin", "end", "--format", "jsonl"],
     }
-    codes = {name: run(each, no_probes) for name, each in words.items()}
+    codes = {name: run(word, no_probes) for name, word in words.items()}
     assert codes["check"] == code
     assert min(codes.values()) >= ExitCode.DONE

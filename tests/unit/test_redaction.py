@@ -126,7 +126,7 @@ def range_of(raw: bytes) -> str:
         return str(address)
     if raw[0] >= 240:
         return "reserved"
-    return next((each for each in PRIVATE if address in ip_network(each)), "public")
+    return next((network for network in PRIVATE if address in ip_network(network)), "public")
 
 
 @given(raw=octets)
@@ -149,7 +149,7 @@ def test_ipv6_prefixes_are_preserved(one: bytes, other: bytes, bits: int, head: 
     shared = (1 << 128) - (1 << 128 - max(bits, length))
     second = first & shared | int.from_bytes(other) & ~shared
     raw = first.to_bytes(16), second.to_bytes(16)
-    replaced = [pseudonyms.address(each) for each in raw]
+    replaced = [pseudonyms.address(address) for address in raw]
     assert common_bits(*replaced) == common_bits(*raw)
     assert common_bits(replaced[0], raw[0]) >= length
 
@@ -157,9 +157,11 @@ def test_ipv6_prefixes_are_preserved(one: bytes, other: bytes, bits: int, head: 
 @given(short=st.lists(octets, max_size=50), long=st.lists(st.binary(min_size=16, max_size=16), max_size=9))
 def test_no_two_come_to_the_same(short: list[bytes], long: list[bytes]) -> None:
     """Replace each address by its own pseudonym, the same each time."""
-    raw = {*(MAPPED + each for each in short), *long}
-    assert len({pseudonyms.address(each) for each in raw}) == len(raw)
-    assert [Pseudonyms(KEY).address(each) for each in raw] == [pseudonyms.address(each) for each in raw]
+    raw = {*(MAPPED + address for address in short), *long}
+    assert len({pseudonyms.address(address) for address in raw}) == len(raw)
+    assert [Pseudonyms(KEY).address(address) for address in raw] == [
+        pseudonyms.address(address) for address in raw
+    ]
 
 
 @pytest.mark.parametrize("text", SPECIAL)
@@ -174,7 +176,7 @@ def test_another_key_replaces_otherwise() -> None:
     assert one.word("nginx") != other.word("nginx")
     assert one.number(7) != other.number(7)
     public = [MAPPED + bytes([9, at, 7, 7]) for at in range(16)]
-    assert [one.address(each) for each in public] != [other.address(each) for each in public]
+    assert [one.address(address) for address in public] != [other.address(address) for address in public]
 
 
 @pytest.mark.parametrize(
@@ -238,7 +240,7 @@ def test_paths_and_interfaces() -> None:
     path = texts.cgroup(known, "/system.slice/acme.service")
     assert re.fullmatch(r"/system\.slice/cg-\w{8}", path)
     kept = ["lo", "eth0", "enp0s31f6", "wlp3s0", "bond1", "if12", "(removed)", ""]
-    assert [texts.interface(known, each) for each in kept] == kept
+    assert [texts.interface(known, name) for name in kept] == kept
     for each in ("enx001122334455", "acme0", "veth12ab", "vlan-acme"):
         assert re.fullmatch(r"if-\w{8}", texts.interface(known, each))
     assert "203.7" not in texts.resource(known, "local ports to 203.7.113.77:443")
@@ -374,10 +376,10 @@ def payloads(file: RecordedFile) -> Iterator[bytes]:
 def test_the_rest_is_unchanged(lens: Lens, seed: int) -> None:
     """Keep numbers and order of rows, and the replaced key of a row across readings."""
     redactor, keys = Redactor(KEY), dict[tuple[str, int], int]()
-    for each in random_readings(lens, seed, 3):
-        redacted = redactor.snapshot(each.snapshot)
-        assert list(redacted.tables) == list(each.snapshot.tables)
-        for name, rows in each.snapshot.tables.items():
+    for reading in random_readings(lens, seed, 3):
+        redacted = redactor.snapshot(reading.snapshot)
+        assert list(redacted.tables) == list(reading.snapshot.tables)
+        for name, rows in reading.snapshot.tables.items():
             table, other = rows.table, redacted.tables[name]
             key = other.array[table.key]
             assert (np.diff(key.astype(object)) > 0).all()
@@ -417,8 +419,8 @@ def test_the_same_name_is_the_same_everywhere() -> None:
 def test_pieces_of_left_rows_keep_their_identity() -> None:
     """Keep the identity of pieces, by which a writer recognises those already listed."""
     redactor = Redactor(KEY)
-    taken = [each.snapshot for each in random_readings(CONNECTIONS, 3, 12)]
-    redacted = [redactor.snapshot(each) for each in taken]
+    taken = [reading.snapshot for reading in random_readings(CONNECTIONS, 3, 12)]
+    redacted = [redactor.snapshot(snapshot) for snapshot in taken]
     pairs = {
         id(piece): other
         for snapshot, after in zip(taken, redacted, strict=True)

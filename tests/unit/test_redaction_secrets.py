@@ -99,8 +99,8 @@ ENCODINGS: tuple[Callable[[str], bytes], ...] = (
 def found_in(content: bytes, secrets: Secrets) -> set[str]:
     """Return the secrets that a content has in any encoding."""
     begins = {word[:4] for word in secrets.words}
-    present = [each for each in ENCODINGS if any(each(begin) in content for begin in begins)]
-    return {word for word in secrets.words if any(each(word) in content for each in present)}
+    present = [encoding for encoding in ENCODINGS if any(encoding(begin) in content for begin in begins)]
+    return {word for word in secrets.words if any(encode(word) in content for encode in present)}
 
 
 # --- planting -----------------------------------------------------------------------------------------------------
@@ -110,11 +110,11 @@ def planted(lens: Lens, secrets: Secrets) -> list[Taken]:
     """Return readings with a secret wherever there is a text."""
     taken = [
         replace(
-            each,
-            snapshot=_planted_snapshot(each.snapshot, secrets),
-            batches=tuple(_planted_rows(batch, secrets) for batch in each.batches),
+            reading,
+            snapshot=_planted_snapshot(reading.snapshot, secrets),
+            batches=tuple(_planted_rows(batch, secrets) for batch in reading.batches),
         )
-        for each in random_readings(lens, 7, 3)
+        for reading in random_readings(lens, 7, 3)
     ]
     if lens is FINDINGS_LENS:
         last = taken[-1].snapshot
@@ -290,7 +290,9 @@ def test_no_secret_is_in_a_bundle(lens: Lens, tmp_path: Path, monkeypatch: pytes
         newer = json.dumps({"format": 99, "nettop": secrets.text(), "lenses": []}).encode()
         file.write(Chunk(What.GROUP, 0, WALL_NS, newer, len(newer)).to_bytes())
     names = {kind: {secrets.word(), secrets.word()} for kind in ("host", "user", "process", "interface")}
-    report = "\n".join(f"{kind} {name}: not available" for kind, each in names.items() for name in each)
+    report = "\n".join(
+        f"{kind} {name}: not available" for kind, names_of_kind in names.items() for name in names_of_kind
+    )
     monkeypatch.setattr(output, "is_from_here", lambda _: True)
     monkeypatch.setattr(doctor, "names_here", lambda: names)
     monkeypatch.setattr(

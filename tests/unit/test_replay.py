@@ -309,7 +309,9 @@ def test_every_command_says_what_is_damaged(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(writer, "READINGS_PER_GROUP", 8)
     taken = snapshots()
-    record(Path("r.nettop"), [each for at in range(READINGS) for each in (taken[at], findings_at(at))])
+    record(
+        Path("r.nettop"), [snapshot for at in range(READINGS) for snapshot in (taken[at], findings_at(at))]
+    )
     damaged(Path("r.nettop"), 1)
     assert run(words.format("r.nettop").split(), no_probes) == ExitCode.SOURCE
     said = capfd.readouterr().err
@@ -428,7 +430,10 @@ def findings_at(second: float, *severities: int) -> Snapshot:
 def test_marks_before_a_restart(tmp_path: Path, *, in_one_file: bool) -> None:
     """Mark findings from before a recorder was killed, though no later group of its own lists them."""
     for name, seconds in (("a", range(5)), ("a" if in_one_file else "b", range(10, 15))):
-        record(tmp_path / f"{name}.nettop", [findings_at(each, *[1] * (each % 10 == 3)) for each in seconds])
+        record(
+            tmp_path / f"{name}.nettop",
+            [findings_at(second, *[1] * (second % 10 == 3)) for second in seconds],
+        )
     with open_recording(tmp_path) as recording:
         assert [(mark.begin_ns - BEGIN_NS) / SECOND_NS for mark in recording.marks] == [3, 13]
 
@@ -441,8 +446,8 @@ def test_failing_connections_are_marked(tmp_path: Path) -> None:
         for at in range(len(numbers))
     ]
     with_failed = [
-        each if failed is None else replace(each, counts={"failed": failed})
-        for each, failed in zip(taken, numbers, strict=True)
+        snapshot if failed is None else replace(snapshot, counts={"failed": failed})
+        for snapshot, failed in zip(taken, numbers, strict=True)
     ]
     with patch.object(writer, "READINGS_PER_GROUP", 3):
         record(tmp_path / "r.nettop", with_failed)
@@ -479,7 +484,7 @@ def test_the_next_finding_may_begin_while_others_last(tmp_path: Path) -> None:
 def test_a_finding_of_another_recorder_is_new(tmp_path: Path) -> None:
     """Treat a finding as new if nobody recorded in between."""
     for name, seconds in (("a", range(3)), ("b", range(60, 63))):
-        record(tmp_path / f"{name}.nettop", [findings_at(each, 1) for each in seconds])
+        record(tmp_path / f"{name}.nettop", [findings_at(second, 1) for second in seconds])
     with open_recording(tmp_path) as recording:
         player = Player(recording, Clock())
         assert player.next_finding() == BEGIN_NS + 60 * SECOND_NS

@@ -17,13 +17,13 @@ def test_hashes_become_numbers_in_their_order() -> None:
     hashes = np.array([0, 1 << 11, 1 << 63, (1 << 64) - 1], np.uint64)
     ids = row_ids(hashes)
     assert ids.tolist() == [0, 1, 1 << 52, (1 << ID_BITS) - 1]
-    assert [int(float(each)) for each in ids.tolist()] == ids.tolist()
+    assert [int(float(id_)) for id_ in ids.tolist()] == ids.tolist()
 
 
 def test_interfaces() -> None:
     """Namespaces have inode numbers of 32 bits, and so do interfaces."""
     every = [(LARGEST - netns, LARGEST - index) for netns in range(100) for index in range(100)]
-    ids = {row_id(*each) for each in every}
+    ids = {row_id(*values) for values in every}
     assert len(ids) == len(every)
     assert max(ids) >> ID_BITS - 1 == 1
     assert row_id(1, 2) == row_id(1, 2) != row_id(2, 1)

@@ -21,11 +21,11 @@ MOST_BYTES = 200_000
 
 def test_a_scrape_is_small() -> None:
     """All lenses of a host with 26 services, all busy, and more processes and peers than are listed."""
-    declared = [each for lens in LENSES for each in series_sets(lens)]
-    assert {view_name(each.lens, each.table) for each in declared} == ROWS.keys()
+    declared = [set_ for lens in LENSES for set_ in series_sets(lens)]
+    assert {view_name(series.lens, series.table) for series in declared} == ROWS.keys()
     text = asyncio.run(scrape())
     listed = {family.name for family in parse(text)}
-    assert {family.name for each in declared for family in each.all_families} <= listed
+    assert {family.name for series in declared for family in series.all_families} <= listed
     assert len(text.encode()) <= MOST_BYTES
 
 

@@ -295,7 +295,7 @@ def test_nothing_else_answers() -> None:
     """Return 404 for paths with an extra slash, and for files that were not read at the start."""
     static = ("", "no.js", "../served.py", "..%2fserved.py", "/icon.svg")
     other = ("/api/v1/connections/", "/metrics/x", "/x", "//static/icon.svg")
-    for path in (*other, *(f"/static/{each}" for each in static)):
+    for path in (*other, *(f"/static/{name}" for name in static)):
         status, document = answered({"connections": Read(0)}, path)
         assert (status, document["title"]) == (404, "Not Found")
 

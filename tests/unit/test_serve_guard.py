@@ -72,11 +72,14 @@ async def test_the_token_lets_through(value: bytes) -> None:
         [],
         [b""],
         *(
-            [b"Bearer" + each]
-            for each in (b"", b" ", b" " + TOKEN[:-1], b" " + TOKEN + b"0", b" \xc3\xbc", b" \xff\xfe")
+            [b"Bearer" + rest]
+            for rest in (b"", b" ", b" " + TOKEN[:-1], b" " + TOKEN + b"0", b" \xc3\xbc", b" \xff\xfe")
         ),
-        *([each] for each in (TOKEN, b"Digest " + TOKEN, b"Basic " + TOKEN, b"Basic \xff", b"Basic ====")),
-        *([basic(each)] for each in (TOKEN + b":", TOKEN, b"user:" + TOKEN + b":")),
+        *(
+            [header]
+            for header in (TOKEN, b"Digest " + TOKEN, b"Basic " + TOKEN, b"Basic \xff", b"Basic ====")
+        ),
+        *([basic(credentials)] for credentials in (TOKEN + b":", TOKEN, b"user:" + TOKEN + b":")),
         [b"Bearer " + TOKEN, b"Bearer " + TOKEN],
         [b"Bearer wrong", b"Bearer " + TOKEN],
     ],

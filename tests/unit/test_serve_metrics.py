@@ -294,7 +294,7 @@ def test_the_filter() -> None:
 def test_a_finding_that_another_explains_is_no_series() -> None:
     """One incident is one alert."""
     adding = Adding(FINDINGS, 10)
-    (totals,) = [each for each in adding.totals if each.declared.table is FINDINGS.main]
+    (totals,) = [total for total in adding.totals if total.declared.table is FINDINGS.main]
     cause = {"id": 1, "kind": "data unread", "severity": "problem", "process": "reportd"}
     adding.totals = [totals]
     adding.add(
@@ -440,7 +440,7 @@ def test_compression() -> None:
     assert (compressed.headers["content-encoding"], compressed.headers["vary"]) == ("gzip", "Accept-Encoding")
     assert "content-encoding" not in plain.headers
     assert compressed.num_bytes_downloaded < plain.num_bytes_downloaded / 2
-    names = [{line.split()[0] for line in each.text.splitlines()} for each in (compressed, plain)]
+    names = [{line.split()[0] for line in response.text.splitlines()} for response in (compressed, plain)]
     assert names[0] == names[1]
 
 

@@ -38,7 +38,7 @@ from nettop.snapshots.own_cost import SELF
 from nettop.snapshots.schema import Kind
 from tests.unit.serving import LENSES, example_host, make_app, table
 
-VIEWS = [view_name(lens, each) for lens in LENSES for each in lens.tables]
+VIEWS = [view_name(lens, other) for lens in LENSES for other in lens.tables]
 DESCRIPTION = description(LENSES, "1.2.3")
 OTHERS = {"/api/v1/stream", "/health", "/metrics", REALTIME, SUMMARY}
 HOST = example_host()
@@ -119,7 +119,10 @@ def test_the_parameters_are_those_that_are_read(view: str) -> None:
     """The parameters are those accepted, with their columns to sort by and to choose, and the defaults."""
     _, declared = find_table(view)
     operation = DESCRIPTION["paths"][f"/api/v1/{view}"]["get"]
-    given = {each["name"]: each for each in (resolved(DESCRIPTION, each) for each in operation["parameters"])}
+    given = {
+        each["name"]: each
+        for each in (resolved(DESCRIPTION, parameter) for parameter in operation["parameters"])
+    }
     assert set(given) == set(PARAMETERS)
     assert {name.removeprefix("-") for name in given["sort"]["schema"]["enum"]} == set(declared.sortable)
     assert given["sort"]["schema"]["default"] == declared.sort

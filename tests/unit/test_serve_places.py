@@ -58,7 +58,7 @@ class Day:
     def reading(self) -> dict[str, float]:
         """Return the next five seconds."""
         chance = self._chance
-        counted = {name: each for name, each in self._trickles.items() if chance.random() < 0.5}
+        counted = {name: trickle for name, trickle in self._trickles.items() if chance.random() < 0.5}
         counted |= dict.fromkeys(self._ties, 50.0)
         if chance.random() < 0.02:
             self._bursts[f"burst{chance.randrange(150)}"] = chance.randrange(1, 40)

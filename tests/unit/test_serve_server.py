@@ -875,8 +875,8 @@ def test_the_token_file(tmp_path: Path) -> None:
 )
 def test_addresses(word: str, addresses: set[str]) -> None:
     """A word means an address or a path."""
-    given = [each.address for each in endpoints_of(word)]
-    assert {each if isinstance(each, str) else each[0] for each in given} == addresses
+    given = [endpoint.address for endpoint in endpoints_of(word)]
+    assert {option if isinstance(option, str) else option[0] for option in given} == addresses
 
 
 @pytest.mark.parametrize(
@@ -903,7 +903,7 @@ def test_beyond_loopback_needs_a_token(monkeypatch: pytest.MonkeyPatch) -> None:
     local = ("127.0.0.1:1", "127.8.9.1:1", "[::1]:1", "localhost:1", "unix:/run/x")
     assert checked_listen(ServeSettings(listen=local))
     twice = ServeSettings(listen=("localhost:1", "127.0.0.1:1"))
-    addresses = [each.address for each in checked_listen(twice)]
+    addresses = [endpoint.address for endpoint in checked_listen(twice)]
     assert len(addresses) == len(set(addresses))
     for word in ("0.0.0.0:1", "[::]:1", "192.0.2.1:1", "[fe80::1%lo]:1"):
         with pytest.raises(UsageError) as raised:

@@ -80,7 +80,7 @@ def events_of(body: bytes) -> list[dict[str, str]]:
     *blocks, rest = body.decode().split("\n\n")
     assert rest == ""
     fields = [dict(line.split(": ", 1) for line in block.split("\n") if line[:1] != ":") for block in blocks]
-    return [each for each in fields if "data" in each]
+    return [field for field in fields if "data" in field]
 
 
 def processes_in(client: Client) -> list[str]:
@@ -382,14 +382,14 @@ async def test_clients_that_never_read_take_little_memory(host: Host, tmp_path: 
     wide = f"connections?limit=1000&all=true&columns={','.join(SOCKETS.names)}"
     clients = [_ask_over(path, wide) for _ in connections]
     async with asyncio.timeout(DEADLINE_S):
-        await asyncio.gather(*(each.paused.wait() for each in connections))
+        await asyncio.gather(*(connection.paused.wait() for connection in connections))
     quick = host.client(OTHER)
     for second in range(101, 111):
         publish(host.served, _at(frame, second))
         await quick.until(b"id: %d" % _at(frame, second).now.boot_ns)
-    sizes = [each.transport.get_write_buffer_size() for each in connections]
+    sizes = [connection.transport.get_write_buffer_size() for connection in connections]
     assert max(sizes) <= WRITE_BUFFER + 2 * SLICE
-    assert all(each.is_paused for each in connections)
+    assert all(connection.is_paused for connection in connections)
 
     reader, writer = await asyncio.open_unix_connection(sock=clients[0])
     newest = b'"time":"' + json.loads(events_of(quick.body)[-1]["data"])["time"].encode()
@@ -405,10 +405,10 @@ async def test_clients_that_never_read_take_little_memory(host: Host, tmp_path: 
     assert all(len(json.loads(event["data"])["rows"]) == 1000 for event in events)
     writer.close()
     await writer.wait_closed()
-    for each in clients[1:]:
-        each.close()
+    for client in clients[1:]:
+        client.close()
     async with asyncio.timeout(DEADLINE_S):
-        await asyncio.gather(*(each.task for each in connections if each.task is not None))
+        await asyncio.gather(*(connection.task for connection in connections if connection.task is not None))
     await quick.end()
     listening.close()
     await listening.wait_closed()

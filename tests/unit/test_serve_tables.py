@@ -31,7 +31,7 @@ from nettop.snapshots.schema import Kind
 from tests.unit.build import Row, big_frame, make_frame
 from tests.unit.serving import DEADLINE_S, LENSES, Client, ask, example_host, make_served, table, table_app
 
-VIEWS = [view_name(lens, each) for lens in LENSES for each in lens.tables]
+VIEWS = [view_name(lens, other) for lens in LENSES for other in lens.tables]
 PATH = "/api/v1/connections"
 FEW: list[Row] = [
     {"process": "nginx", "bytes_sent": 300, "rtt_us": 50},
@@ -237,7 +237,10 @@ async def test_a_request_cannot_change_a_filter_of_the_server() -> None:
         ("x=1", "x", "choose from: all, columns, deltas, filter, format, limit, sort"),
         ("limit=1&limit=2", "limit", "more than once"),
         ("sort=id&sort=id", "sort", "more than once"),
-        *((f"limit={each}", "limit", repr(each.replace("+", " "))) for each in ("0", "-1", "1e9", "", "+5")),
+        *(
+            (f"limit={limit}", "limit", repr(limit.replace("+", " ")))
+            for limit in ("0", "-1", "1e9", "", "+5")
+        ),
         ("limit=5%0A", "limit", "whole number"),
         ("limit=1000000000", "limit", "999999999"),
         (f"limit={'9' * 5000}", "limit", "999999999"),
@@ -387,7 +390,7 @@ async def test_few_tables_are_formatted_at_once() -> None:
         released.set()
     await waiting.end()
     assert waiting.status == 200 and json.loads(waiting.body)["rows"]
-    assert all(each.result() for each in busy)
+    assert all(request.result() for request in busy)
 
 
 async def test_clients_that_take_nothing_hold_no_more_than_their_places() -> None:

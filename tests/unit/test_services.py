@@ -568,7 +568,7 @@ def test_a_slow_moment_is_soon_over() -> None:
     ]
     assert {said[WEB]["recent"] for said in after} == {standing_for(99 * MS)}
     said = [readings.read({WEB: [99 * MS] if second % 3 == 0 else [10 * MS]}) for second in range(12)]
-    assert {each[WEB]["speed"] for each in said[9:]} == {"slower"}
+    assert {rows[WEB]["speed"] for rows in said[9:]} == {"slower"}
 
 
 def test_the_slowest_of_a_hundred_answers_count() -> None:

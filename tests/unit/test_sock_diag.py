@@ -139,7 +139,7 @@ def test_requests_ask_for_both_families(answered: Callable[..., Channel]) -> Non
     assert sock_diag.dump(TCP, 0x123, info=True) == sock_diag.Dump([], 0)
     for request, family in zip(kernel.requests, (V4, V6), strict=True):
         assert struct.unpack_from("=IHH", request) == (len(request), TELLS, 0x301)
-        attributes = sum(1 << (each - 1) for each in (INFO, CONGESTION, MEMORY))
+        attributes = sum(1 << (extension - 1) for extension in (INFO, CONGESTION, MEMORY))
         assert struct.unpack_from("=BBBxI", request, 16) == (family, TCP, attributes, 0x123)
         assert len(request) == 16 + 56
 

@@ -81,7 +81,8 @@ def test_a_source_comes_back(method: str, fails: int, error: Exception) -> None:
         calls = Counter(source.calls)
     assert len(watched.failures) in range(1, fails + 1)
     assert all(
-        "broken" in each.what and "; not read since 1970-01-" in each.what for each in watched.failures
+        "broken" in failure.what and "; not read since 1970-01-" in failure.what
+        for failure in watched.failures
     )
     assert (calls["start"], calls["close"]) == (1, 0)
     assert source.calls[-1] == "close"

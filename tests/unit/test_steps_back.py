@@ -127,10 +127,10 @@ def test_limits_of_connections(numbers: tuple[int, ...]) -> None:
     names = ("busy_us", "receiver_limited_us", "send_buffer_limited_us")
     before, rows = (
         make_rows(
-            [{"id": 7, **dict(zip(names, each, strict=True)), "retransmits": 1, "data_packets_sent": 1}],
+            [{"id": 7, **dict(zip(names, values, strict=True)), "retransmits": 1, "data_packets_sent": 1}],
             SOCKETS,
         )
-        for each in (numbers[:3], numbers[3:])
+        for values in (numbers[:3], numbers[3:])
     )
     find_limits(rows.array, before.array, 1e6)
     share = rows.array["limited_share"][0]

@@ -112,7 +112,9 @@ def test_a_sum_has_what_is_known_of_its_parts() -> None:
     """Of its total, of the last interval and of the rate alike; it is unknown where all its parts are."""
     before = [(10, 100), (10, None), (None, None), (10, 100)]
     now = [(13, 104), (13, None), (None, None), (9, 104)]  # the last one's first counter went back
-    frame = make_frame(*([dict(zip(PARTS, row, strict=True)) for row in each] for each in (now, before)), 2.0)
+    frame = make_frame(
+        *([dict(zip(PARTS, row, strict=True)) for row in values] for values in (now, before)), 2.0
+    )
     view = make_view(frame, "bytes>=113", "-bytes")
     assert all_values(view, "bytes") == [117, 13, None, 113]
     assert view.values("bytes", view.order) == [117, 113]
@@ -199,7 +201,7 @@ def test_a_closed_row_keeps_its_process_when_the_texts_are_numbered_anew() -> No
     now = make_rows(
         [{"id": 4, "process": "nginx"}, {"id": 5, "process": "sshd"}], taken_ns=before.taken_ns + 1
     )
-    first, second = (Snapshot("connections", 0, 0, {"sockets": each}) for each in (before, now))
+    first, second = (Snapshot("connections", 0, 0, {"sockets": table}) for table in (before, now))
     view = make_view(Frame(second, first), all_rows=True, closed=True, gone=True)
     assert all_values(view, "process") == ["nginx", "sshd", "sshd", "nginx", "gone"]
 
@@ -240,7 +242,7 @@ def test_a_view_keeps_no_reading_before_its_own() -> None:
     view = View(Frame(now, last.snapshot), replace(last.query, gone=True), last=last)
     kept = weakref.ref(last), weakref.ref(last.before.array)
     del last
-    assert [each() for each in kept] == [None, None]
+    assert [reference() for reference in kept] == [None, None]
     assert view.left is not None and len(view.left.now) == 1
 
 

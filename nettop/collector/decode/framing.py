@@ -96,7 +96,7 @@ def _read_sets(batch: Batch, messages: Messages, starts: Index, ends: Index) -> 
         is_whole = (lengths >= SET_HEADER) & (at + lengths <= datagram_ends[message])
         is_sound = is_whole & (at + lengths <= ends[message])
         batch.tally("broken", messages.counted_at[message[~is_sound & ~is_padding]])
-        message, at, ids, lengths = (each[is_whole] for each in (message, at, ids, lengths))
+        message, at, ids, lengths = (column[is_whole] for column in (message, at, ids, lengths))
         parts.append((message, ids, at + SET_HEADER, at + lengths))
         at = at + lengths
     if not parts:

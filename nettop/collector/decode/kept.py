@@ -89,8 +89,13 @@ def _of_domain(key: DomainKey, domain: Domain) -> dict[str, Any]:
         "rates": [[*part, rate] for part, rate in domain.rates.items()],
         "names": [[exporter.hex(), index, name] for (exporter, index), name in domain.names.items()],
         "templates": [
-            [each.id, each.of_options, each.scopes, [[*field.element, field.length] for field in each.fields]]
-            for each in domain.templates.values()
+            [
+                template.id,
+                template.of_options,
+                template.scopes,
+                [[*field.element, field.length] for field in template.fields],
+            ]
+            for template in domain.templates.values()
         ],
     }
 

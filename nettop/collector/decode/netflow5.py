@@ -65,6 +65,8 @@ def _times(
     )
     export_ms = exported_ms(seconds * 1000 + nanoseconds // 1_000_000, received_ms)
     first, last = (numbers(buffer, records + place, 4).astype(np.int64) for place in (24, 28))
-    start, end = (uptime_at_ms(each, (export_ms - uptime)[of], export_ms[of]) for each in (first, last))
+    start, end = (
+        uptime_at_ms(uptime_ms, (export_ms - uptime)[of], export_ms[of]) for uptime_ms in (first, last)
+    )
     is_said = (first | last) > 0
     return np.where(is_said, start, 0), np.where(is_said, end, 0)

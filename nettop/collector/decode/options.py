@@ -84,8 +84,8 @@ def agreed_rates(of_domains: Iterable[Rates]) -> Rates:
     for rates in of_domains:
         for part, rate in {**rates, _OF_ALL: rate_of_rest(rates)}.items():
             distinct.setdefault(part, set()).add(rate)
-    agreed = {part: each - {0} for part, each in distinct.items()}
-    return {part: each.pop() if len(each) == 1 else 0 for part, each in agreed.items()}
+    agreed = {part: rates - {0} for part, rates in distinct.items()}
+    return {part: rates.pop() if len(rates) == 1 else 0 for part, rates in agreed.items()}
 
 
 InterfaceNames = dict[tuple[bytes, int], str]

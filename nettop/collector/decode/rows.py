@@ -50,7 +50,7 @@ def decode_flows(records: Records, count_once: CountOnce) -> list[tuple[Index, F
     if backward:
         counters = [backward[name] for name in COUNTERS if name in backward]
         at = np.flatnonzero(
-            np.logical_or.reduce([np.zeros(len(records), bool), *(each > 0 for each in counters)])
+            np.logical_or.reduce([np.zeros(len(records), bool), *(counter > 0 for counter in counters)])
         )
         parts.append((at, {name: values[at] for name, values in backward.items()}))
     return parts

@@ -106,7 +106,7 @@ def read_sflow(batch: Batch, which: Index) -> None:
     batch.counts["other_counters"] += others
     batch.counts["discarded_samples"] += len(of_discarded.owners)
     known = (of_flows, of_counters, of_discarded)
-    batch.counts["unknown_samples"] += len(samples.owners) - sum(len(each.owners) for each in known)
+    batch.counts["unknown_samples"] += len(samples.owners) - sum(len(candidate.owners) for candidate in known)
 
 
 def _read_headers(batch: Batch, which: Index) -> tuple[Index, Index, Index]:

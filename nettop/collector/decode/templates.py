@@ -138,7 +138,7 @@ def _checked(template: Template) -> Template:
         # An element stays as it is if the template has its equivalent as well.
         same = {element: to for element, to in SAME_AS.items() if to not in declared}
         fields = (
-            TemplateField(same.get(each.element, each.element), each.length) for each in template.fields
+            TemplateField(same.get(field.element, field.element), field.length) for field in template.fields
         )
         template = replace(template, fields=tuple(fields))
     if template.least_length == 0:

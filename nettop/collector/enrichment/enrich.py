@@ -55,17 +55,17 @@ class Enrichment:
 
     def __init__(self, sources: Sequence[NetworkFile] = (), own_networks: Ranges | None = None) -> None:
         own = own_networks or Ranges.of([])
-        ranges = Ranges.joined([each.ranges for each in sources])
-        files = np.repeat(np.arange(len(sources)), [len(each.ranges) for each in sources])
+        ranges = Ranges.joined([source.ranges for source in sources])
+        files = np.repeat(np.arange(len(sources)), [len(source.ranges) for source in sources])
         words, codes = _joined_names(sources)
         values = (
-            np.concatenate([np.zeros(0, np.uint32), *(each.as_numbers for each in sources)]),
-            np.concatenate([np.zeros(0, "S2"), *(each.countries for each in sources)]),
+            np.concatenate([np.zeros(0, np.uint32), *(source.as_numbers for source in sources)]),
+            np.concatenate([np.zeros(0, "S2"), *(source.countries for source in sources)]),
             codes,
         )
         # Of names, the most specific one wins among all files.
         ranks = (files, files, np.zeros(len(ranges), np.uint8))
-        known = [_known(ranges, *each) for each in zip(values, ranks, strict=True)]
+        known = [_known(ranges, *item) for item in zip(values, ranks, strict=True)]
         own_intervals = Intervals.of(own, np.zeros(len(own), np.int32))
         numbered, (own_indices, *indices) = overlaid([own_intervals, *(intervals for intervals, _ in known)])
         owners = np.where(own_indices < 0, _FOREIGN, _OWN) if len(own) else np.zeros(len(numbered), np.intp)
@@ -77,8 +77,8 @@ class Enrichment:
         self._countries = Coded.of(country.decode() for country in countries)
         self._names = Coded(name_codes, words)
         self._as_names: dict[int, str] = {}
-        for each in reversed(sources):
-            self._as_names |= each.as_names
+        for source in reversed(sources):
+            self._as_names |= source.as_names
 
     def enrich(self, flows: Flows) -> Added:
         """Look up flows, which have at least `src`, `dst`, `src_as` and `dst_as`.

@@ -121,7 +121,7 @@ def _leaves(nodes: Array, bits: int) -> tuple[Ranges, Index]:
         # 6to4 and similar prefixes alias the IPv4 nodes.
         is_alias = (level.numbers == ipv4_root) & ((level.upper > 0) | (level.lower > 0))
         level = level.taken((level.numbers < len(nodes)) & ~is_alias)
-    if len(level.numbers) or any((each < 0).any() for each in places):
+    if len(level.numbers) or any((place < 0).any() for place in places):
         raise ValueError("the tree leads nowhere")
     return Ranges(np.concatenate(firsts), np.concatenate(lasts)), np.concatenate(places)
 

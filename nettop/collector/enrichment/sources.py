@@ -100,7 +100,7 @@ def _csv_source(path: Path, content: bytes) -> NetworkFile:
 def _mmdb_source(path: Path, content: bytes) -> NetworkFile:
     ranges, fact_of, records = read_mmdb(path, content)
     facts = [_facts(record) for record in records]
-    if not any(each.as_number or each.country for each in facts):
+    if not any(fact.as_number or fact.country for fact in facts):
         what = f"{path} has no AS and no country for any network"
         raise UsageError(
             what, f"recognized fields are {', '.join((*_AS_NUMBER, *_COUNTRY, 'country.iso_code'))}"
@@ -111,11 +111,11 @@ def _mmdb_source(path: Path, content: bytes) -> NetworkFile:
 
 def _source(ranges: Ranges, fact_of: Index, facts: Sequence[_Facts], names: Coded) -> NetworkFile:
     """Create a source from ranges, with the index of each one's facts and its name (n,)."""
-    named = {each.as_number: each.as_name[:TEXT_MAX] for each in reversed(facts) if each.as_name}
+    named = {fact.as_number: fact.as_name[:TEXT_MAX] for fact in reversed(facts) if fact.as_name}
     return NetworkFile(
         ranges,
-        np.array([each.as_number for each in facts], np.uint32)[fact_of],
-        np.array([each.country for each in facts], "S2")[fact_of],
+        np.array([fact.as_number for fact in facts], np.uint32)[fact_of],
+        np.array([fact.country for fact in facts], "S2")[fact_of],
         names,
         {number: name for number, name in named.items() if number},
     )

@@ -346,7 +346,7 @@ def statements(
             *(cluster and TABLES),
         ]
         result += [f"DROP TABLE IF EXISTS {DATABASE}.{name}{on_cluster} SYNC" for name in replaced]
-        existing = {name: each for name, each in existing.items() if name not in replaced}
+        existing = {name: declared for name, declared in existing.items() if name not in replaced}
     for table in TABLES.values():
         stored = f"{table.name}{suffix}"
         alter = f"ALTER TABLE {DATABASE}.{stored}{on_cluster}"

@@ -209,7 +209,7 @@ class Namespaces:
             for at in range(0, len(threads), _AT_ONCE):
                 running = {inode: thread.submit(function) for inode, thread in threads[at : at + _AT_ONCE]}
                 wait(running.values())
-                results |= {inode: each.result() for inode, each in running.items()}
+                results |= {inode: future.result() for inode, future in running.items()}
             return results
 
     def join(self) -> bool:
@@ -258,7 +258,7 @@ class Namespaces:
             )
             if inode not in paths and (path := next(running, None)):
                 paths[inode] = [path]
-        named = ((inode, self._find_name(each)) for inode, each in paths.items() if inode != self.own)
+        named = ((inode, self._find_name(path_of)) for inode, path_of in paths.items() if inode != self.own)
         self._paths = paths
         self._names = {self.own: OWN_NAMESPACE} | {inode: name for inode, name in named if name}
         self._seen = {inode: at for inode, at in self._seen.items() if now - at <= _SEEN_FOR_S}

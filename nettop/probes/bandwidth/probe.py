@@ -323,7 +323,9 @@ class Bandwidth(Probe):
         services = range(spec.NO_SERVICE, spec.NO_SERVICE + len(names))
         return {
             spec.INTERFACES.name: self.namespaces.with_names(
-                rows_from(spec.INTERFACES, [self._values(each, taken_ns) for each in interfaces], taken_ns)
+                rows_from(
+                    spec.INTERFACES, [self._values(interface, taken_ns) for interface in interfaces], taken_ns
+                )
             ),
             spec.PROTOCOL_TABLE.name: self._split(
                 spec.PROTOCOL_TABLE, interfaces, range(len(spec.PROTOCOLS)), {}, taken_ns
@@ -398,7 +400,7 @@ class Bandwidth(Probe):
         moved |= {name: interface.before.get(name, 0) + count for name, count in seen.items()}
         if len(seen) == len(programs.TRAFFIC_COLUMNS):
             for kind, name in enumerate(spec.CASTS, len(spec.PROTOCOLS)):
-                moved[name] = sum(int(each["packets"][kind]) for each in interface.counts)
+                moved[name] = sum(int(count["packets"][kind]) for count in interface.counts)
         return moved
 
     def _seen(self, interface: _Interface, received: Array, sent: Array) -> dict[str, int]:
@@ -433,7 +435,7 @@ class Bandwidth(Probe):
         taken_ns: int,
     ) -> Rows:
         """Return a row for each counted interface and each of these kinds of packets that it carried."""
-        counted = [(each, each.counts) for each in interfaces if each.counts is not None]
+        counted = [(interface, interface.counts) for interface in interfaces if interface.counts is not None]
         rows, names = np.zeros((len(counted), len(kinds)), table.dtype), TextTable()
         _, _, split = table.stored[:3]
         for of_interface, (interface, (received, sent)) in zip(rows, counted, strict=True):

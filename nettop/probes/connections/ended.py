@@ -135,7 +135,7 @@ class EndedSockets:
             counted = self._of_events[name] + self._of_others[name] + self._lost[name]
             total[name] = max(0, counted + untracked.get(name, 0))
         listed, sum_of_all = (
-            namespaces.with_names(Rows(SOCKETS, each, names.texts(), taken_ns)) for each in (rows, total)
+            namespaces.with_names(Rows(SOCKETS, array, names.texts(), taken_ns)) for array in (rows, total)
         )
         self._listed = _recent((*self._listed, listed), taken_ns)
         return Ended(self._listed, sum_of_all, self._count)

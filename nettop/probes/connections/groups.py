@@ -76,7 +76,7 @@ class SocketGroups:
         self._add(view, places, events)
         self._before = snapshot
         self._keep(self._seen_ns > view.now.taken_ns - FORGET_AFTER_NS)
-        texts = {name: (*each, spec.ENDED_GROUPS) for name, each in self._texts.items()}
+        texts = {name: (*text, spec.ENDED_GROUPS) for name, text in self._texts.items()}
         self._ended["group"] = len(texts["group"]) - 1
         rows, ended = (
             Rows(spec.GROUPS, array.copy(), texts, view.now.taken_ns, self.by)
@@ -250,4 +250,4 @@ def _by_process(view: View) -> tuple[Array, Callable[[list[int]], list[Hashable]
     texts = dict(enumerate(view.now.texts["process"]))
     has_start = known(view.raw("start_time"))
     numbers = np.where(has_start, start << np.uint64(_PID_BITS) | pid & number, view.raw("process"))
-    return numbers, lambda numbers: [texts.get(each, each) for each in numbers]
+    return numbers, lambda numbers: [texts.get(number, number) for number in numbers]

@@ -40,7 +40,7 @@ def read_firewall(ask: Ask) -> DropRules:
 
 def firewall_rows(by_namespace: Mapping[int, DropRules], sockets: Rows | None, taken_ns: int) -> Rows:
     """Return the rows of the table, without names of namespaces; `sockets` tell the processes."""
-    found = [(netns, rule) for netns, each in by_namespace.items() for rule in each.rules]
+    found = [(netns, rule) for netns, read in by_namespace.items() for rule in read.rules]
     values = (
         {
             "id": row_id(netns, rule.family, rule.table, rule.chain, rule.handle),

@@ -33,9 +33,9 @@ class Interfaces:
         ]
         self._own = {id_: self._counted(id_, link) for id_, _, link, _ in found}
         values = [
-            _values(*each, boot_ns)
-            | {name: self._own[each[0]].growth(parts) for name, parts in OWN_COUNTERS.items()}
-            for each in found
+            _values(*interface, boot_ns)
+            | {name: self._own[interface[0]].growth(parts) for name, parts in OWN_COUNTERS.items()}
+            for interface in found
         ]
         return rows_from(INTERFACES, values, taken_ns)
 

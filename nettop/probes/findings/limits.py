@@ -137,8 +137,8 @@ def limit_rows(
     """Return the rows of the table, without names of namespaces; add this reading to `growth`."""
     found = [
         (netns, resource, _LIMITS.get(resource, _PORTS), *amounts)
-        for netns, each in by_namespace.items()
-        for resource, amounts in each.items()
+        for netns, read in by_namespace.items()
+        for resource, amounts in read.items()
     ]
     uses = {
         (netns, resource): Use(used, most, limit.levels_off_s) for netns, resource, limit, used, most in found

@@ -143,7 +143,7 @@ class Findings(Probe):
         by_namespace = self.namespaces.run_in_each(read_each)
         limits = {netns: less_unlimited(seen.limits, self._unlimited) for netns, seen in by_namespace.items()}
         rules = {netns: seen.firewall for netns, seen in by_namespace.items()}
-        self._unread_firewalls = sum(not each.is_whole for each in rules.values())
+        self._unread_firewalls = sum(not rule.is_whole for rule in rules.values())
         named = self.namespaces.with_names
         own = {
             LIMITS.name: named(limit_rows(limits, self._growth, taken_ns)),
@@ -155,8 +155,8 @@ class Findings(Probe):
         tables = {LENS.id: own, **self._tables_of(unread, by_namespace, taken_ns, boot_ns)}
         last = self._own_frames
         self._own_frames = {
-            lens: Frame(Snapshot(lens, wall_ns, boot_ns, each), last[lens].now if lens in last else None)
-            for lens, each in tables.items()
+            lens: Frame(Snapshot(lens, wall_ns, boot_ns, table), last[lens].now if lens in last else None)
+            for lens, table in tables.items()
         }
 
     def _tables_of(

@@ -23,7 +23,7 @@ from nettop.snapshots.snapshot import Rows, known, mark_unknown, unknown_value
 
 
 def _number(labels: Mapping[int, str], label: str) -> int:
-    return next(number for number, each in labels.items() if each == label)
+    return next(number for number, known_label in labels.items() if known_label == label)
 
 
 _TCP = _number(SOCKET_PROTOCOLS, "tcp")

@@ -143,15 +143,15 @@ class Services(Probe):
             self.namespaces.follow(frozenset())
             names = self._processes.begin()
             rows, left = (
-                self.namespaces.with_names(each)
-                for each in service_rows(counted, names, self._usual, self._withheld)
+                self.namespaces.with_names(row)
+                for row in service_rows(counted, names, self._usual, self._withheld)
             )
             tables[spec.SERVICES.name] = services = rows
             ended[spec.SERVICES.name] = self._ended.add(left)
             if spec.CLIENTS.name in self._options.tables:
                 tables[spec.CLIENTS.name] = client_rows(counted, services)
-            for each in connection_rows(counted, services, names):
-                tables[each.table.name] = self.namespaces.with_names(each)
+            for row in connection_rows(counted, services, names):
+                tables[row.table.name] = self.namespaces.with_names(row)
             counts = {
                 spec.CLIENTS_EVICTED: int(whole["evicted"]),
                 spec.UNLISTED_FAILURES: int(whole["unlisted_failures"]),

@@ -60,7 +60,7 @@ def _explained(rows: Sequence[Row], sentences: Sequence[str | None], row: Row) -
     """Return the sentences of the findings that follow from this one."""
     if row["explains"] is None:
         return None
-    following = (said for each, said in zip(rows, sentences, strict=True) if each["cause"] == row["id"])
+    following = (said for other, said in zip(rows, sentences, strict=True) if other["cause"] == row["id"])
     return "; ".join(dict.fromkeys(said for said in following if said)) or None
 
 

@@ -31,8 +31,8 @@ class _Range(NamedTuple):
 def _ranges(*declared: tuple[str, int]) -> tuple[_Range, ...]:
     """Return the ranges, the narrowest first."""
     networks = [(ip_network(text), kept) for text, kept in declared]
-    ranges = (_Range(int(each.network_address), int(each.netmask), kept) for each, kept in networks)
-    return tuple(sorted(ranges, key=lambda each: -each.mask))
+    ranges = (_Range(int(network.network_address), int(network.netmask), kept) for network, kept in networks)
+    return tuple(sorted(ranges, key=lambda range_: -range_.mask))
 
 
 _IPV4_RANGES = _ranges(
@@ -116,4 +116,4 @@ def _flipped_byte(byte: int, flips: bytes, kept: int) -> int:
 def _range_of(raw: bytes, ranges: tuple[_Range, ...]) -> _Range:
     """Return the narrowest range with an address."""
     number = int.from_bytes(raw)
-    return next(each for each in ranges if number & each.mask == each.first)
+    return next(range_ for range_ in ranges if number & range_.mask == range_.first)

@@ -117,7 +117,7 @@ class Texts:
         if found is None or host is None:
             return text if _PORT.fullmatch(text) else None
         zone, inner = (
-            "" if each is None else f"%{interface(self, each)}" for each in (found["zone"], found["inner"])
+            "" if name is None else f"%{interface(self, name)}" for name in (found["zone"], found["inner"])
         )
         return (
             f"[{host}{inner}]{zone}{found['port']}"

@@ -393,7 +393,9 @@ class FlameGraph(Scrollable, can_focus=True):
             self.zoom_out()
             return
         x = event.x - _MARGIN
-        block = next((each for each in self._blocks(number) if each.start <= x < each.end), None)
+        block = next(
+            (candidate for candidate in self._blocks(number) if candidate.start <= x < candidate.end), None
+        )
         if block is not None and block.path == self.chosen and not block.merged:
             self.zoom_in()
         elif block is not None:

@@ -58,7 +58,11 @@ def _table_path(template: str, lens: Lens, table: Table) -> Json:
     """Return the path item of a table."""
     view = view_name(lens, table)
     item: Json = json.loads(template.replace("{view}", view))
-    schemas = {each["name"]: each["schema"] for each in item["get"]["parameters"] if "schema" in each}
+    schemas = {
+        parameter["name"]: parameter["schema"]
+        for parameter in item["get"]["parameters"]
+        if "schema" in parameter
+    }
     schemas["sort"] |= {
         "enum": [sign + name for name in table.sortable for sign in ("", "-")],
         "default": table.sort,

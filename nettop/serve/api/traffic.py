@@ -120,9 +120,9 @@ class Traffic:
         totals_only |= {HOST} if uplinks & totals_only else set()
         self.by_name = {
             name: self.by_name.get(name, InterfaceTraffic()).plus(
-                each, elapsed_s, has_parts=name not in totals_only
+                growth, elapsed_s, has_parts=name not in totals_only
             )
-            for name, each in counted.items()
+            for name, growth in counted.items()
         }
 
 

@@ -135,7 +135,9 @@ def _family(prefix: str, fields: list[Field], edges_within: tuple[float, float] 
     directions = [_direction(field) for field in fields]
     text = first.help
     if any(directions):
-        text = "; ".join(f"{each}: {field.help}" for each, field in zip(directions, fields, strict=True))
+        text = "; ".join(
+            f"{direction}: {field.help}" for direction, field in zip(directions, fields, strict=True)
+        )
     return Family(
         _name(prefix, first),
         text,

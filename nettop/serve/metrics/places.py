@@ -85,7 +85,7 @@ class SeriesPlaces:
         if passed <= 0:
             return []
         self._step = step
-        self._counted[:, [each % _STEPS for each in range(step - passed + 1, step + 1)]] = 0
+        self._counted[:, [passed_step % _STEPS for passed_step in range(step - passed + 1, step + 1)]] = 0
         self._in_window = self._counted.sum(axis=1)
         is_idle = (self._in_window == 0) & ~self._is_present
         gone = [key for row in as_list(np.flatnonzero(is_idle)) if (key := self._keys[row]) in self._places]

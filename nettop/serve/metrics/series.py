@@ -138,13 +138,13 @@ def _row_sums(numbers: Array) -> Array:
 def _keys(declared: SeriesSet, view: View, at: Index) -> tuple[list[Key], Index]:
     """Return the distinct label combinations of some rows, the newest row's last, and each row's index in them."""
     texts, places = zip(*(_label(view, label, at) for label in declared.metrics.labels), strict=True)
-    sizes = [max(1, len(each)) for each in texts]
+    sizes = [max(1, len(one_text)) for one_text in texts]
     present, which = np.unique(np.ravel_multi_index(places, sizes), return_inverse=True)
     newest = np.zeros(len(present), np.uint64)
     np.maximum.at(newest, which, view.raw(view.table.key)[at])
     order = np.argsort(newest, kind="stable")
     places_of = map(np.asarray, np.unravel_index(present[order], sizes))
-    columns = ([each[place] for place in as_list(of)] for each, of in zip(texts, places_of, strict=True))
+    columns = ([text[place] for place in as_list(of)] for text, of in zip(texts, places_of, strict=True))
     return list(zip(*columns, strict=True)), np.argsort(order)[which]
 
 
@@ -230,7 +230,7 @@ class SeriesTotals:
             return reading.rows
         counts = {name: _row_sums(numbers) for name, numbers in reading.sums.items()}
         first = np.add.reduce([counts[column] for _, column in self.declared.families[0].columns])
-        weights: Array = np.maximum(first, np.logical_or.reduce([each > 0 for each in counts.values()]))
+        weights: Array = np.maximum(first, np.logical_or.reduce([count > 0 for count in counts.values()]))
         return weights
 
     def _end(self, slot: int) -> None:
