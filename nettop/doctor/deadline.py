@@ -13,7 +13,6 @@ from nettop.process.limits import memory_limits, process_limits
 from nettop.selftest.result import REPORT_IT
 from nettop.settings.doctor import STEP_S
 
-"""Seconds allowed for a step unless --timeout is given: many times longer than it takes on a busy host."""
 _CLOSING_S = 5.0
 """Seconds for the step's cleanup, before that is interrupted too."""
 _STUCK_S = 30.0
