@@ -26,8 +26,7 @@ from nettop.settings import ViewSettings
 from nettop.settings.shared import parse_lens_options
 from nettop.snapshots import find_table
 from nettop.snapshots.schema import Kind, Lens, OptionValues, Table
-from nettop.snapshots.snapshot import Frame as Reading
-from nettop.snapshots.snapshot import Snapshot
+from nettop.snapshots.snapshot import Frame, Snapshot
 from nettop.snapshots.source import SourceOptions
 
 if TYPE_CHECKING:
@@ -40,7 +39,7 @@ _NUMBERS = frozenset(
 )
 
 
-class Rows(Sequence[Mapping[str, Any]]):
+class FrameRows(Sequence[Mapping[str, Any]]):
     """Rows of a frame, filtered and sorted. As a sequence, each row maps column names to values; None is unknown."""
 
     def __init__(self, view: View, columns: Sequence[str]) -> None:
@@ -98,12 +97,12 @@ def _nullable(array: MaskedArray) -> Any:
     return array.filled(np.datetime64("NaT") if data.dtype.kind == "M" else None)
 
 
-class Frame:
+class TableFrame:
     """One reading of a table, compared with the previous frame."""
 
     def __init__(
         self,
-        reading: Reading,
+        reading: Frame,
         table: Table,
         columns: Sequence[str],
         lost: Mapping[str, int],
@@ -132,7 +131,7 @@ class Frame:
         limit: int | None = None,
         *,
         deltas: bool = False,
-    ) -> Rows:
+    ) -> FrameRows:
         """Return the rows that match `filter`, sorted as by --sort.
 
         `columns` are names of fields, and NAME_per_s for rates; by default those the lens was opened with. `deltas`
@@ -143,7 +142,7 @@ class Frame:
         )
         query = query_from_settings(text_query(self._table), chosen)
         view = View(self._reading, query, all_batches=True)
-        return Rows(view, checked_columns(columns or self._columns, self._table.names))
+        return FrameRows(view, checked_columns(columns or self._columns, self._table.names))
 
 
 class OpenLens:
@@ -195,7 +194,7 @@ class OpenLens:
     ) -> None:
         self._exits.close()
 
-    def __iter__(self) -> Iterator[Frame]:
+    def __iter__(self) -> Iterator[TableFrame]:
         """Yield each frame when it is read. Raise the error of the lens if it fails or cannot be attached."""
         while True:
             while (reading := self._consumer.frame) is None or reading.now is self._last:
@@ -204,7 +203,7 @@ class OpenLens:
             self._consumer.check_available(reading.now)
             yield self._frame(reading)
 
-    def read(self) -> Frame:
+    def read(self) -> TableFrame:
         """Take a reading now and return its frame. Raise the error of the lens if it fails or cannot be attached."""
         missing = self._consumer.read_last(wait_s=READING_WAIT_S)
         self._consumer.raise_failure()
@@ -214,7 +213,7 @@ class OpenLens:
         self._consumer.check_available(reading.now)
         return self._frame(reading)
 
-    def _frame(self, reading: Reading) -> Frame:
+    def _frame(self, reading: Frame) -> TableFrame:
         lost = dict(reading.now.notable_losses)
         batches = reading.batches
         if self._table.append:
@@ -222,7 +221,7 @@ class OpenLens:
             batches = {self._table.name: tuple(self._consumer.rows(self._table))}
         before, self._last = self._last, reading.now
         compared = replace(reading, before=before, batches=batches)
-        return Frame(compared, self._table, self._columns, lost, all_rows=self._all_rows)
+        return TableFrame(compared, self._table, self._columns, lost, all_rows=self._all_rows)
 
 
 open = OpenLens  # noqa: A001 - nettop.open

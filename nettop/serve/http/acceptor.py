@@ -10,7 +10,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from nettop.errors import TOO_MANY_FILES
-from nettop.serve.http.connection import Connection, Connections
+from nettop.serve.http.connection import Connection, OpenConnections
 from nettop.serve.http.limits import Server
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ class Acceptor:
     """Acceptor of connections whose requests `app` answers, created inside the event loop."""
 
     def __init__(self, server: Server, app: ASGIApp) -> None:
-        self._connections = Connections(server, app)
+        self._connections = OpenConnections(server, app)
         self._report, self._credentials = server.report, server.credentials
         self._limits, self._counts = server.limits, server.counts
         self._loop = asyncio.get_running_loop()

@@ -27,7 +27,7 @@ _MALFORMED = "not a valid HTTP/1.1 request"
 
 
 @dataclass(eq=False)
-class Connections:
+class OpenConnections:
     """State that the connections of a server share with their acceptor."""
 
     server: Server
@@ -54,7 +54,7 @@ class _Request(NamedTuple):
 class Connection(asyncio.Protocol):
     """A connection that is receiving or idle, as `others` know, or answering or closing."""
 
-    def __init__(self, others: Connections) -> None:
+    def __init__(self, others: OpenConnections) -> None:
         self._others = others
         self._limits, self._counts = others.server.limits, others.server.counts
         self._loop = asyncio.get_running_loop()
