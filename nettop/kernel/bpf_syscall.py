@@ -63,7 +63,7 @@ _INSTRUCTION_BYTES = 8
 
 @cache
 def libbpf() -> ctypes.CDLL:
-    """Load libbpf. Raises Unsupported if it is not installed, and the error for a limit that keeps it from loading."""
+    """Load libbpf. Raise Unsupported if it is not installed, and the error for a limit that keeps it from loading."""
     try:
         library = ctypes.CDLL("libbpf.so.1", use_errno=True)
     except OSError as error:
@@ -74,7 +74,7 @@ def libbpf() -> ctypes.CDLL:
 
 
 def call(function: str, *arguments: Any, allowed: tuple[int, ...] = ()) -> int:
-    """Call a function of libbpf and return its result. Raises OSError for a negative errno that is not allowed."""
+    """Call a function of libbpf and return its result. Raise OSError for a negative errno that is not allowed."""
     result = int(getattr(libbpf(), function)(*arguments))
     if result < 0 and -result not in allowed:
         raise OSError(-result, f"{function}: {os.strerror(-result)}")
@@ -102,7 +102,7 @@ class Rejected(OSError):
 
 
 def load_program(kind: int, name: str, instructions: bytes, attach_type: int = 0, btf_id: int = 0) -> int:
-    """Load a program of type `kind` (BPF_PROG_TYPE_*) and return its descriptor. Raises Rejected.
+    """Load a program of type `kind` (BPF_PROG_TYPE_*) and return its descriptor. Raise Rejected.
 
     The type `btf_id` describes the hook of a typed program: a tracepoint (TRACE_RAW_TP), the entry (TRACE_FENTRY) or
     exit (TRACE_FEXIT) of a function, or an iterator (TRACE_ITER). The verifier then knows the arguments as pointers to
@@ -131,7 +131,7 @@ class MapAttributes(NamedTuple):
 
 
 def create_map(name: str, attributes: MapAttributes) -> int:
-    """Create a map and return its descriptor. Raises OSError."""
+    """Create a map and return its descriptor. Raise OSError."""
     kind, key_bytes, value_bytes, entries, flags = attributes
     with ExitStack() as opened:
         types = key_type = value_type = 0

@@ -40,7 +40,7 @@ def texts() -> Iterator[tuple[str, ProgramText]]:
 def precompile(show: Callable[[int, int], None]) -> Precompiled:
     """Compile the texts that are not in the cache, and store them. Call it as root.
 
-    `show` is called with the number of texts that are done, and of all. Raises NettopError if the cache cannot be
+    `show` is called with the number of texts that are done, and of all. Raise NettopError if the cache cannot be
     written, or the compiler ends.
     """
     done, wanted = Precompiled(0, 0, {}), list(texts())
@@ -66,7 +66,7 @@ def precompile(show: Callable[[int, int], None]) -> Precompiled:
 
 
 def _store(store: Callable[[], None]) -> None:
-    """Write to the cache. Raises NettopError if that fails."""
+    """Write to the cache. Raise NettopError if that fails."""
     try:
         store()
     except OSError as error:

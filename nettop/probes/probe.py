@@ -49,7 +49,7 @@ class Probe:
 
     @property
     def namespaces(self) -> Namespaces:
-        """The namespaces being followed. Raises SourceFailed before the start."""
+        """The namespaces being followed. Raise SourceFailed before the start."""
         return self._required(self._entered)
 
     def _share_namespaces(self) -> Namespaces:
@@ -58,7 +58,7 @@ class Probe:
         return self._entered
 
     def _required(self, part: T | None, hook: HookStatus | None = None) -> T:
-        """Return a part of the probe that `start` creates. Raises SourceFailed before the start, or the error of the
+        """Return a part of the probe that `start` creates. Raise SourceFailed before the start, or the error of the
         `hook` that could not be attached."""
         if part is None:
             raise hook.error() if hook else SourceFailed(f"the {self.lens.id} probe is not attached")
@@ -117,7 +117,7 @@ def loaded_as(name: str) -> str:
 def attach_program(program: Program, loader: Loader, name: str, opened: ExitStack) -> None:
     """Attach the program of a hook until `opened` is closed: by a link, or by a probe at each symbol of the function.
 
-    Raises Unsupported or OSError.
+    Raise Unsupported or OSError.
     """
     loaded = loaded_as(name)
     if loaded not in program.functions:

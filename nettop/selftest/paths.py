@@ -50,7 +50,7 @@ class TrafficPath:
     unavailable: str = ""
 
     def ends(self) -> tuple[TrafficProcess, TrafficProcess]:
-        """Return the client and the server. Raises CommandFailed if nothing can be sent."""
+        """Return the client and the server. Raise CommandFailed if nothing can be sent."""
         if self.unavailable:
             raise CommandFailed(self.unavailable)
         return self.client, self.server
@@ -142,7 +142,7 @@ def _send_datagrams(path: TrafficPath, family: str, count: int) -> None:
 
 
 def send_to_closed_port(path: TrafficPath, family: str, count: int) -> None:
-    """Send datagrams to a port that was just closed. Raises CommandFailed."""
+    """Send datagrams to a port that was just closed. Raise CommandFailed."""
     client, server = path.ends()
     port = server.run("bind_udp", "closed", path.server_address[family])
     server.run("close", "closed")

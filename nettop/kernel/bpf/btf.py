@@ -84,7 +84,7 @@ class Btf:
     def header(self, piece: Slice) -> str:
         """Return C text that declares the slice under the kernel's own struct name.
 
-        Raises MissingInKernel if this kernel lacks the struct or a member that is not optional.
+        Raise MissingInKernel if this kernel lacks the struct or a member that is not optional.
         """
         members = [self._find(piece.struct, name, path) for name, path in piece.members.items()]
         flags = []
@@ -104,16 +104,16 @@ class Btf:
         return "\n".join(lines) + "\n"
 
     def tracepoint(self, name: str) -> int:
-        """Return the type id of a tracepoint's arguments. Raises MissingInKernel if this kernel lacks the
+        """Return the type id of a tracepoint's arguments. Raise MissingInKernel if this kernel lacks the
         tracepoint."""
         return self._id(f"btf_trace_{name}", _TYPEDEF, f"tracepoint {name}")
 
     def function(self, name: str) -> int:
-        """Return the type id of a kernel function. Raises MissingInKernel if this kernel lacks it."""
+        """Return the type id of a kernel function. Raise MissingInKernel if this kernel lacks it."""
         return self._id(name, _FUNC, f"function {name}")
 
     def arguments(self, tracepoint: str) -> int:
-        """Return a tracepoint's number of arguments. Raises MissingInKernel if there is no such tracepoint."""
+        """Return a tracepoint's number of arguments. Raise MissingInKernel if there is no such tracepoint."""
         prototype = self._type(self._bare(self.tracepoint(tracepoint)))
         while prototype.kind == _PTR:
             prototype = self._type(self._bare(prototype.size_or_type))
@@ -122,7 +122,7 @@ class Btf:
     def enumerators(self, name: str) -> dict[int, str]:
         """Map an enum's values, which differ between kernels, to their names; the first name wins.
 
-        Raises MissingInKernel if there is no such enum.
+        Raise MissingInKernel if there is no such enum.
         """
         body = self._type(self._id(name, _ENUM, f"enum {name}"))
         names: dict[int, str] = {}

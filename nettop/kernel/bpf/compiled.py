@@ -63,7 +63,7 @@ class Compiled:
 
     @classmethod
     def decode(cls, encoded: bytes) -> Compiled:
-        """Return what `encode` encoded. Raises ValueError, LookupError, TypeError or AttributeError for anything
+        """Return what `encode` encoded. Raise ValueError, LookupError, TypeError or AttributeError for anything
         else."""
         fields = json.loads(encoded)
         tables = {name: bpf.MapAttributes(*table) for name, table in fields["tables"].items()}
@@ -127,7 +127,7 @@ def load(
     """Create the tables of a text, except for shared ones that are among the `earlier` ones, and load its functions.
 
     Return the descriptors of its functions and of its own `text.maps` by name, and why optional functions are missing.
-    Calls `require_loading` before each function, as the verifier takes seconds for all. Raises what that raises,
+    Calls `require_loading` before each function, as the verifier takes seconds for all. Raise what that raises,
     LoadFailed with the verifier's output, PermissionMissing, the error for a limit, or OSError for too many open
     files.
     """
@@ -177,7 +177,7 @@ def _why_missing(name: str, error: OSError) -> str:
 
 
 def _create(name: str, table: bpf.MapAttributes) -> int:
-    """Create a table. Raises PermissionMissing, the error for a limit, or LoadFailed."""
+    """Create a table. Raise PermissionMissing, the error for a limit, or LoadFailed."""
     try:
         return bpf.create_map(name, table)
     except PermissionError as error:

@@ -63,7 +63,7 @@ def _answer(channel: socket.socket, request: dict[str, Any]) -> None:
 
 
 def import_bcc() -> Any:
-    """Return the module bcc. Raises Unsupported if it is not usable; accepts a version that is not a number."""
+    """Return the module bcc. Raise Unsupported if it is not usable; accepts a version that is not a number."""
     try:
         import bcc
     except (ImportError, OSError, AttributeError, MemoryError) as error:
@@ -145,7 +145,7 @@ def _maps(lib: ctypes.CDLL, module: ctypes.c_void_p) -> dict[str, int]:
 
 
 def _function(program: Any, btf: Btf, name: str, kind: int, operands: _Operands) -> Function:
-    """Return a compiled function. Raises MissingInKernel for its hook, and LoadFailed."""
+    """Return a compiled function. Raise MissingInKernel for its hook, and LoadFailed."""
     function, _, elsewhere = name.partition("@")
     prefix, _, hook = function.partition("__")
     attach_type, btf_id = bpf.CGROUP_HOOKS.get(function, 0), 0
@@ -163,7 +163,7 @@ def _function(program: Any, btf: Btf, name: str, kind: int, operands: _Operands)
 
 
 def _text_of(source: Path) -> str:
-    """Read one of nettop's own files. Raises Unsupported if it is missing, empty or unreadable."""
+    """Read one of nettop's own files. Raise Unsupported if it is missing, empty or unreadable."""
     try:
         text, why = source.read_text(), "is empty"
     except OSError as error:

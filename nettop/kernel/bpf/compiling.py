@@ -77,7 +77,7 @@ class Compiler:
     """
 
     def __init__(self) -> None:
-        """Start the child process. Raises SourceFailed inside `no_loading`, and OSError."""
+        """Start the child process. Raise SourceFailed inside `no_loading`, and OSError."""
         with contextlib.ExitStack() as opened, _lock:
             require_loading()
             self._channel, theirs = map(
@@ -104,7 +104,7 @@ class Compiler:
     def compile(self, text: ProgramText) -> Compiled:
         """Compile one text.
 
-        Raises LoadFailed with the compiler's error, PermissionMissing, Unsupported if bcc or a source is missing,
+        Raise LoadFailed with the compiler's error, PermissionMissing, Unsupported if bcc or a source is missing,
         SourceFailed if the child process died, OSError if too many files are open.
         """
         # `_receive` reports a child that was killed. The socket is reset if the child left a request unread.
@@ -128,7 +128,7 @@ class Compiler:
         self._child.kill()
 
     def _receive(self) -> int:
-        """Return the descriptor of the answer. Raises what `compile` raises."""
+        """Return the descriptor of the answer. Raise what `compile` raises."""
         # A killed child sends no answer: the socket then reads as closed.
         try:
             message, descriptors, flags, _ = socket.recv_fds(

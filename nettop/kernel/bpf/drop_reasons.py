@@ -62,7 +62,7 @@ class DropReasons:
 
 
 def read_drop_reasons() -> DropReasons:
-    """Read the running kernel's reasons. Raises MissingInKernel if BTF does not describe the tracepoint."""
+    """Read the running kernel's reasons. Raise MissingInKernel if BTF does not describe the tracepoint."""
     with closing(Btf()) as btf:
         return DropReasons(
             btf.arguments("kfree_skb"),

@@ -34,7 +34,7 @@ _WHOLE = frozenset({"isra", "constprop", "lto_priv", "llvm"})
 def symbols_of(function: str, root: Path = Path("/")) -> tuple[str, ...]:
     """Return the symbols of a function in the kernel or a module; each call goes through one of them.
 
-    Names are visible even to users who may not see addresses. Raises Unsupported if there is no symbol, if none covers
+    Names are visible even to users who may not see addresses. Raise Unsupported if there is no symbol, if none covers
     the whole function, or if several functions have that name.
     """
     lines = rf" [tTwW] ({re.escape(function)}(?:\.[\w.]+)?)[\t\n]"
@@ -66,7 +66,7 @@ def _suffixes(symbol: str) -> set[str]:
 def open_probes(function: str, at_return: bool) -> dict[str, int]:
     """Open probes at a function's entry or return; return their descriptors by symbol.
 
-    Needs CAP_PERFMON, on some distributions CAP_SYS_ADMIN. Raises Unsupported, or OSError with the kernel's errno.
+    Needs CAP_PERFMON, on some distributions CAP_SYS_ADMIN. Raise Unsupported, or OSError with the kernel's errno.
     """
     device = _number(KPROBES / "type")
     config = int(at_return) << _number(KPROBES / "format/retprobe")
@@ -98,5 +98,5 @@ def why_no_kprobes(root: Path = Path("/")) -> Unsupported:
 
 
 def attach_program(probe: int, program: int) -> None:
-    """Run a program at a probe as long as the probe is open. Raises OSError."""
+    """Run a program at a probe as long as the probe is open. Raise OSError."""
     fcntl.ioctl(probe, SET_BPF, program)

@@ -21,7 +21,7 @@ _NUMBER = np.dtype("u8")
 
 @cache
 def possible_cpus() -> int:
-    """Return the number of values that a per-CPU map has for each key. Raises Unsupported if /sys does not show it.
+    """Return the number of values that a per-CPU map has for each key. Raise Unsupported if /sys does not show it.
 
     Does not use libbpf_num_possible_cpus, which cannot say what hides /sys.
     """

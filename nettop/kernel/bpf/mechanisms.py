@@ -64,7 +64,7 @@ def attach_best(
     fallbacks: Fallbacks, attach: Callable[[Mechanism], None], chosen: ChosenMechanisms
 ) -> HookStatus:
     """Attach with the first mechanism that works. `attach` refuses one by raising Unsupported, PermissionMissing or
-    OSError; other exceptions propagate to the caller. Raises SourceFailed while nettop exits, so that quitting does not
+    OSError; other exceptions propagate to the caller. Raise SourceFailed while nettop exits, so that quitting does not
     wait for the other hooks of a lens.
     """
     require_loading()

@@ -49,7 +49,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def online_cpus(root: Path = Path("/")) -> tuple[int, ...]:
-    """Return the online CPUs in ascending order. Raises Unsupported if /sys does not show them."""
+    """Return the online CPUs in ascending order. Raise Unsupported if /sys does not show them."""
     ranges = read_required("/sys/devices/system/cpu/online", root)  # such as 0-2,5
     ends = (part.partition("-") for part in ranges.strip().split(","))
     return tuple(cpu for first, _, last in ends for cpu in range(int(first), int(last or first) + 1))
@@ -107,7 +107,7 @@ class Clocks:
         self.cpus = tuple(self._events)
 
     def start(self) -> None:
-        """Start ticking. Raises OSError."""
+        """Start ticking. Raise OSError."""
         self._ticking = True
         for event in self._events.values():
             fcntl.ioctl(event, _ENABLE, 0)
@@ -116,14 +116,14 @@ class Clocks:
             time.sleep(min(self._period_ns / len(self._events), _STAGGER_NS) / _NS)
 
     def stop(self) -> None:
-        """Stop ticking until restarted; running programs have finished on return. Raises OSError."""
+        """Stop ticking until restarted; running programs have finished on return. Raise OSError."""
         self._ticking = False
         for event in self._events.values():
             fcntl.ioctl(event, _DISABLE, 0)
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Pause ticking inside this context, so that no program runs. Raises OSError."""
+        """Pause ticking inside this context, so that no program runs. Raise OSError."""
         was_ticking = self._ticking
         self.stop()
         try:
@@ -135,7 +135,7 @@ class Clocks:
     def running_ns(self) -> dict[int, int]:
         """Return the running time of each online CPU's clock since it was opened, in ns.
 
-        Opens clocks for CPUs that came online since the last call. Raises OSError.
+        Opens clocks for CPUs that came online since the last call. Raise OSError.
         """
         running: dict[int, int] = {}
         for cpu in online_cpus():
@@ -154,7 +154,7 @@ class Clocks:
     # --- one CPU --------------------------------------------------------------------------------------------------
 
     def _read_or_renew(self, cpu: int) -> int:
-        """Return the running time of a CPU's clock; open a new clock if there is none or it is dead. Raises OSError."""
+        """Return the running time of a CPU's clock; open a new clock if there is none or it is dead. Raise OSError."""
         # A dead clock may return nothing.
         read = os.read(self._events[cpu], _READING.size) if cpu in self._events else b""
         counted, running = map(int, _READING.unpack(read or bytes(_READING.size)))
@@ -181,7 +181,7 @@ class Clocks:
 
 
 def open_event(attributes: bytes, cpu: int, what: str) -> int:
-    """Open an event for any process on a CPU, given its struct perf_event_attr. Raises OSError that names `what`."""
+    """Open an event for any process on a CPU, given its struct perf_event_attr. Raise OSError that names `what`."""
     buffer = ctypes.create_string_buffer(attributes, len(attributes))
     where = (_ANY_PROCESS, cpu, _NO_GROUP)
     event = int(_libc.syscall(_PERF_EVENT_OPEN, buffer, *where, _PERF_FLAG_FD_CLOEXEC))

@@ -36,11 +36,11 @@ class Program:
     refused: Mapping[str, str] = field(default_factory=dict)
 
     def runs(self) -> dict[str, tuple[int, int]]:
-        """Return each function's runs while statistics were enabled, and their run time in ns. Raises OSError."""
+        """Return each function's runs while statistics were enabled, and their run time in ns. Raise OSError."""
         return {name: bpf.program_runs(descriptor) for name, descriptor in self.functions.items()}
 
     def kernel_bytes(self) -> int:
-        """Return the kernel memory of functions and maps in bytes. Raises OSError if it cannot be read."""
+        """Return the kernel memory of functions and maps in bytes. Raise OSError if it cannot be read."""
         return sum(map(_locked_bytes, (*self.functions.values(), *self.maps.values())))
 
     def keep_only(self, kept: Collection[str]) -> None:
@@ -62,7 +62,7 @@ class Loader:
     """
 
     def __init__(self) -> None:
-        """Start the thread. Raises SourceFailed inside `no_loading`, and OSError."""
+        """Start the thread. Raise SourceFailed inside `no_loading`, and OSError."""
         require_loading()
         self._compiler: Compiler | None = None
         self._programs: list[Program] = []
@@ -79,7 +79,7 @@ class Loader:
             raise
 
     def load(self, text: ProgramText) -> Program:
-        """Load one text, then close the loader. Raises what `answer` raises."""
+        """Load one text, then close the loader. Raise what `answer` raises."""
         with contextlib.closing(self):
             self.request(text)
             return self.answer()
@@ -93,7 +93,7 @@ class Loader:
     def answer(self) -> Program:
         """Wait for the program of the oldest pending request.
 
-        Raises LoadFailed with the error of compiler or verifier, PermissionMissing, Unsupported if bcc or a source is
+        Raise LoadFailed with the error of compiler or verifier, PermissionMissing, Unsupported if bcc or a source is
         missing, SourceFailed if the compiler died, OSError if too many files are open.
         """
         try:
@@ -104,7 +104,7 @@ class Loader:
     def open_probes(self, function: str, at_return: bool) -> dict[str, int]:
         """Open probes at a kernel function's entry or return, one per symbol, with the loader's privileges.
 
-        Raises Unsupported, PermissionMissing or OSError for too many open files.
+        Raise Unsupported, PermissionMissing or OSError for too many open files.
         """
         try:
             return self.call(kprobes.open_probes, function, at_return)
@@ -116,7 +116,7 @@ class Loader:
             raise Unsupported(f"the kernel refuses a probe at {function}: {error.strerror}") from error
 
     def call(self, function: Callable[..., T], *arguments: Any) -> T:
-        """Return what a function returns when called with the loader's privileges. Raises what it raises."""
+        """Return what a function returns when called with the loader's privileges. Raise what it raises."""
         return self._thread.submit(function, *arguments).result()
 
     def close(self) -> None:
@@ -170,7 +170,7 @@ def open_net_loader(host: Host) -> Iterator[None]:
 def net_loader(host: Host, *, needs_net: bool = True) -> Loader:
     """Return a loader for these programs, made by the thread of `open_net_loader`, or else by the calling thread.
 
-    Raises PermissionMissing without the necessary capabilities, if it `needs_net`.
+    Raise PermissionMissing without the necessary capabilities, if it `needs_net`.
     """
 
     def loader() -> Loader:

@@ -52,7 +52,7 @@ def find(text: ProgramText) -> Compiled | None:
 def store(text: ProgramText, compiled: Compiled) -> None:
     """Keep a compiled program, and remove the oldest ones. Call it as root.
 
-    Raises OSError, and Distrusted if others than root may change the directory.
+    Raise OSError, and Distrusted if others than root may change the directory.
     """
     key = key_of(text)
     DIRECTORY.mkdir(mode=0o755, exist_ok=True)
@@ -68,7 +68,7 @@ def is_complete() -> bool:
 
 
 def set_complete() -> None:
-    """Store that all programs are there, as an entry that depends on all texts. Raises what `store` raises."""
+    """Store that all programs are there, as an entry that depends on all texts. Raise what `store` raises."""
     store(_all_texts(), Compiled({}, {}, {}))
 
 
@@ -80,7 +80,7 @@ def _all_texts() -> ProgramText:
 
 
 def check() -> tuple[int, list[str]]:
-    """Return the number of sound programs, for any kernel, and why others are ignored. Raises OSError, Distrusted."""
+    """Return the number of sound programs, for any kernel, and why others are ignored. Raise OSError, Distrusted."""
     sound, ignored = 0, []
     with _trusted_directory() as directory:
         for name in sorted(os.listdir(directory)):
@@ -98,7 +98,7 @@ def check() -> tuple[int, list[str]]:
 
 
 def key_of(text: ProgramText) -> bytes:
-    """Return the digest of everything that the compiled text depends on. Raises OSError if a source is missing."""
+    """Return the digest of everything that the compiled text depends on. Raise OSError if a source is missing."""
     fields = asdict(replace(text, values=dict.fromkeys(text.values, 0), entries={}, shared=()))
     fields["sources"] = [(Path(source).name, Path(source).read_bytes().hex()) for source in text.sources]
     described = json.dumps([_FORMAT, _environment(), fields], sort_keys=True)
@@ -131,7 +131,7 @@ def _compiler() -> list[str]:
 
 @contextmanager
 def _trusted_directory() -> Iterator[int]:
-    """Open the directory. Raises OSError, and Distrusted if others than root may change it."""
+    """Open the directory. Raise OSError, and Distrusted if others than root may change it."""
     directory = os.open(DIRECTORY, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         _require_of_root(os.fstat(directory))
@@ -148,7 +148,7 @@ def _require_of_root(status: os.stat_result) -> None:
 
 
 def _read(directory: int, name: str) -> bytes:
-    """Read an entry. Raises FileNotFoundError if there is none, and Distrusted."""
+    """Read an entry. Raise FileNotFoundError if there is none, and Distrusted."""
     # O_NONBLOCK: a FIFO would wait for a writer.
     flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     try:
@@ -165,7 +165,7 @@ def _read(directory: int, name: str) -> bytes:
 
 
 def _decoded(key: bytes, content: bytes) -> Compiled:
-    """Return an entry's program. Raises Distrusted if it is damaged, or is not the one of this key."""
+    """Return an entry's program. Raise Distrusted if it is damaged, or is not the one of this key."""
     digest, encoded = content[:_DIGEST_BYTES], content[_DIGEST_BYTES:]
     if digest != _digest(key, encoded):
         raise Distrusted("is damaged")

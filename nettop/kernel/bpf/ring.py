@@ -56,7 +56,7 @@ def committed_records(data: Array, start: int, length: int, dtype: np.dtype[Any]
     """Copy the records in `length` bytes of `data` from `start`, up to the first that is still being written; return
     them and the bytes consumed, including discarded records.
 
-    Raises SourceFailed if a record's size differs from `dtype`.
+    Raise SourceFailed if a record's size differs from `dtype`.
     """
     stride = HEADER_BYTES + -(-dtype.itemsize // 8) * 8
     slots = data[start : start + length // stride * stride].reshape(-1, stride)

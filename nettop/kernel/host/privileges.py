@@ -204,7 +204,7 @@ def keep_only(kept: frozenset[int]) -> None:
     """Drop all capabilities but `kept` permanently, for this thread, its later threads and its children.
 
     The kept ones are in all sets, so child programs have them too, whatever their user. No program can gain more
-    (no-new-privileges). Raises NettopError if the kernel refuses.
+    (no-new-privileges). Raise NettopError if the kernel refuses.
     """
     _libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
     mine = held()

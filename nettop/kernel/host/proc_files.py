@@ -85,7 +85,7 @@ def proc_options(proc: Path = Path("/proc")) -> dict[str, str]:
 
 
 def read_required(path: str, root: Path = Path("/"), size: int = -1) -> str:
-    """Return the text of a file of /proc or /sys. Raises Unsupported with the reason if it cannot be read."""
+    """Return the text of a file of /proc or /sys. Raise Unsupported with the reason if it cannot be read."""
     try:
         with (root / path.lstrip("/")).open(errors="replace") as file:
             text = file.read(size)

@@ -45,14 +45,14 @@ class HookCheck:
         wait([self._entered])
 
     def inode(self) -> int:
-        """Return the namespace's inode number. Raises OSError or NettopError if it could not be entered."""
+        """Return the namespace's inode number. Raise OSError or NettopError if it could not be entered."""
         return self._entered.result()
 
     def make_traffic(self) -> frozenset[int]:
         """Connect, accept, send, receive and close over TCP and UDP, and fail to connect without a route; wait until
         all is done.
 
-        Returns the address families that this host supports. Raises what `inode` raises.
+        Returns the address families that this host supports. Raise what `inode` raises.
         """
         self.inode()
         return self._thread.submit(_make_traffic).result()

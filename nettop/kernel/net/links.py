@@ -142,7 +142,7 @@ class Link:
 
 
 def read_links() -> list[Link]:
-    """Read the devices of the calling thread's network namespace. Raises OSError if the kernel does not answer."""
+    """Read the devices of the calling thread's network namespace. Raise OSError if the kernel does not answer."""
     with netlink.open_channel(socket.NETLINK_ROUTE) as channel:
         links, _ = _dump_links(channel)
         return links

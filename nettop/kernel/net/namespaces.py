@@ -44,7 +44,7 @@ def enter_namespace(path: Path | None) -> ThreadPoolExecutor:
     """Start a thread inside the namespace at `path` (None: the current one); its tasks see that namespace's sockets.
 
     Entering needs CAP_SYS_ADMIN; the thread then drops all capabilities that reading does not need. It keeps the
-    namespace alive until shut down. Raises PermissionMissing, OSError, or RuntimeError if no thread can be started.
+    namespace alive until shut down. Raise PermissionMissing, OSError, or RuntimeError if no thread can be started.
     """
     thread = ThreadPoolExecutor(1, "namespace")
     previous = threading.stack_size(_STACK_BYTES)
@@ -63,7 +63,7 @@ def enter_namespace(path: Path | None) -> ThreadPoolExecutor:
 def enter_new_namespace() -> int:
     """Move the calling thread into a new network namespace, which ends with its last thread; return its inode number.
 
-    Needs CAP_SYS_ADMIN. Raises PermissionMissing without it, and OSError with the kernel's errno.
+    Needs CAP_SYS_ADMIN. Raise PermissionMissing without it, and OSError with the kernel's errno.
     """
     _check(_libc.unshare(_CLONE_NEWNET), "creating a network namespace")
     return os.stat("/proc/thread-self/ns/net").st_ino

@@ -21,7 +21,7 @@ def count_unlimited(family: int) -> int:
     """Return the number of neighbours of the calling thread's namespace that may be more than gc_thresh3.
 
     Permanent ones and those that a routing daemon has learned are counted as entries, but are not limited
-    (neigh_update_gc_list in net/core/neighbour.c). Raises OSError.
+    (neigh_update_gc_list in net/core/neighbour.c). Raise OSError.
     """
     with netlink.open_channel(socket.NETLINK_ROUTE) as channel:
         channel.send(netlink.request(_RTM_GETNEIGH, netlink.DUMP, _NEIGHBOUR.pack(family, 0, 0, 0, 0)))

@@ -99,7 +99,7 @@ def error_number(body: bytes | bytearray) -> int:
 def dump(channel: socket.socket, what: str) -> Iterator[tuple[int, int, bytes]]:
     """Receive the reply to a request for a dump; yield the type, flags and body of each message, with the last one.
 
-    Messages lost to a full queue are skipped. Raises OSError if the kernel does not answer, or with its errno.
+    Messages lost to a full queue are skipped. Raise OSError if the kernel does not answer, or with its errno.
     """
     while True:
         try:

@@ -133,7 +133,7 @@ def is_loaded(host: Host) -> bool:
 def read_drop_rules(ask: Ask) -> DropRules:
     """Read the rules and policies that drop packets in the calling thread's namespace; resets no counter.
 
-    Raises OSError if the kernel does not answer.
+    Raise OSError if the kernel does not answer.
     """
     found: list[DropRule] = []
     hooks: dict[Chain, str] = {}

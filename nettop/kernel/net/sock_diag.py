@@ -114,7 +114,7 @@ def dump(protocol: int, states: int, *, info: bool) -> Dump:
     """Dump all IPv4 and IPv6 sockets of a protocol in one of the `states` (bits) in the calling thread's namespace.
 
     An array has the fields of `_HEAD`; `drops` for full sockets (no request sockets or minisockets); and with `info`
-    the fields of `_ATTRIBUTES` that the kernel's struct tcp_info has, and `algorithm`. Raises Unsupported if the kernel
+    the fields of `_ATTRIBUTES` that the kernel's struct tcp_info has, and `algorithm`. Raise Unsupported if the kernel
     has no such dump, PermissionMissing if it is refused, SourceFailed for any other failure.
     """
     sockets: list[Array] = []
@@ -141,7 +141,7 @@ def dump(protocol: int, states: int, *, info: bool) -> Dump:
 def split_messages(buffer: bytes | bytearray, at: int, end: int) -> Reply:
     """Split the part of a buffer between two offsets into messages.
 
-    Raises what `dump` raises if a message reports a failed dump or is truncated.
+    Raise what `dump` raises if a message reports a failed dump or is truncated.
     """
     starts, lengths, ended, all_flags, stop = [], [], False, 0, at
     for kind, flags, start, stop in netlink.messages(buffer, at, end):
@@ -184,7 +184,7 @@ def group_by_layout(buffer: bytes | bytearray, starts: list[int], lengths: list[
 
 
 def _layout_of(body: bytes) -> AttributeLayout:
-    """Return the attribute layout of a body. Raises SourceFailed if an attribute exceeds it."""
+    """Return the attribute layout of a body. Raise SourceFailed if an attribute exceeds it."""
     layout = tuple(netlink.attributes(body, _HEAD_BYTES))
     stop = netlink.aligned(layout[-1][2]) if layout else _HEAD_BYTES
     if len(body) - stop >= netlink.ATTRIBUTE.size:

@@ -139,7 +139,7 @@ class Hooks:
     def attach(self, mechanism: Mechanism) -> None:
         """Attach a mechanism's programs and require that they are called.
 
-        Raises NettopError or OSError if that fails; then none is attached.
+        Raise NettopError or OSError if that fails; then none is attached.
         """
         with ExitStack() as opened:
             attached = {name: opened.enter_context(ExitStack()) for name in mechanism.programs}

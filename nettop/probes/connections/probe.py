@@ -87,7 +87,7 @@ class Connections(Probe):
 
     @property
     def table(self) -> SocketTable | DiagTable:
-        """The socket table. Raises SourceFailed before the start."""
+        """The socket table. Raise SourceFailed before the start."""
         return self._table or self._required(None)
 
     def texts(self) -> tuple[ProgramText, ...]:
@@ -104,7 +104,7 @@ class Connections(Probe):
     def start(self) -> None:
         """Attach the best mechanism for the table, and start compiling the events.
 
-        Raises UsageError for an unknown mechanism, and NettopError if none works for the table.
+        Raise UsageError for an unknown mechanism, and NettopError if none works for the table.
         """
         check_chosen((TABLES, UNATTRIBUTED, _OPENED, *FALLBACKS, UDP_FALLBACKS), self._options.mechanisms)
         hook = self._attach_best(TABLES, self._take_table)

@@ -77,7 +77,7 @@ def run(source: Source, paths: Sequence[TrafficPath]) -> list[SelfTestResult]:
 
 
 def _make_exchange(path: TrafficPath, family: str, number: int) -> _Exchange:
-    """Open a connection, send the bytes, and wait until all are acknowledged. Raises CommandFailed."""
+    """Open a connection, send the bytes, and wait until all are acknowledged. Raise CommandFailed."""
     (client, server), address = path.ends(), path.server_address[family]
     port = server.run("listen", f"listener {family}", address)
     client.run("connect", family, address, port)

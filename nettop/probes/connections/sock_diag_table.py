@@ -116,7 +116,7 @@ class DiagTable(socket_rows.SocketsReader):
         """Return all current sockets.
 
         `before` are the rows of the last refresh, `users` the users of sockets that several processes hold (USER).
-        Namespaces dump their sockets while this thread reads the descriptors of processes. Raises NettopError if
+        Namespaces dump their sockets while this thread reads the descriptors of processes. Raise NettopError if
         nothing can be listed.
         """
         dumps: dict[int, Future[_Listed]] = {}

@@ -94,7 +94,7 @@ class Cpu(Probe):
     # --- start ----------------------------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Compile, load and attach. Raises NettopError if the host or the user's rights do not allow it, UsageError for
+        """Compile, load and attach. Raise NettopError if the host or the user's rights do not allow it, UsageError for
         an unknown mechanism."""
         check_chosen(FALLBACKS, self._options.mechanisms)
         self._frequency_hz = self._options[FREQUENCY]
@@ -115,7 +115,7 @@ class Cpu(Probe):
                 self._without_stat = {"missed samples": f"not counted: {error.what}"}
 
     def _sample(self) -> None:
-        """Start sampling. Raises Unsupported, PermissionMissing or OSError."""
+        """Start sampling. Raise Unsupported, PermissionMissing or OSError."""
         if not symbols.are_shown(self._host.proc, self._host.kept):  # only a stack tells which softirq it is
             raise symbols.why_hidden(self._host.proc)
         samples = Samples(self._required(self._program), self._frequency_hz, self._host)
@@ -128,7 +128,7 @@ class Cpu(Probe):
         self._samples, self._began_ns = samples, monotonic_ns()
 
     def _watch_sockets(self, mechanism: Mechanism) -> None:
-        """Attach the hooks that see which socket a softirq serves. Raises Unsupported or OSError."""
+        """Attach the hooks that see which socket a softirq serves. Raise Unsupported or OSError."""
         program = self._required(self._program)
         if self._samples is None:
             raise Refused("there are no samples")

@@ -305,7 +305,7 @@ class Samples:
     """Clocks of all CPUs and their samples, from `start` to `close`."""
 
     def __init__(self, program: Program, frequency_hz: int, host: Host) -> None:
-        """Prepare to sample. Raises Unsupported if the kernel did not load the clock's program."""
+        """Prepare to sample. Raise Unsupported if the kernel did not load the clock's program."""
         if TICK not in program.functions:
             raise Unsupported(program.refused[TICK])
         self._program, self._host, self._frequency_hz = program, host, frequency_hz
@@ -330,7 +330,7 @@ class Samples:
         self._elsewhere = 0
 
     def start(self) -> None:
-        """Start sampling every CPU. Raises PermissionMissing, Unsupported, or OSError."""
+        """Start sampling every CPU. Raise PermissionMissing, Unsupported, or OSError."""
         self._clocks = Clocks(self._program.functions[TICK], self._frequency_hz, self._host.kept.clocks)
         self._ticks.expect(self.running_ns(), read_cpu_times(self._host.proc))
         bounds = bounds_of(RUNS_SOFTIRQS, self._host.proc, self._host.kept)
@@ -340,7 +340,7 @@ class Samples:
         self._clocks.start()
 
     def running_ns(self) -> dict[int, int]:
-        """Return how long the clock of each CPU has run, in ns. Raises OSError."""
+        """Return how long the clock of each CPU has run, in ns. Raise OSError."""
         return self._clocks.running_ns() if self._clocks else {}
 
     def read(
@@ -348,7 +348,7 @@ class Samples:
     ) -> SampleReading:
         """Return the sampled values, given how long the clocks have run, and the CPU times read after that.
 
-        Raises OSError.
+        Raise OSError.
         """
         counts = maps.read_per_cpu(self._program.maps["sampled"], 0, SAMPLED)
         self._ticks.expect(running_ns, cpus)

@@ -39,7 +39,7 @@ def run(source: Source, paths: Sequence[TrafficPath]) -> list[SelfTestResult]:
 
 
 def _send(path: TrafficPath) -> int:
-    """Make the client send to a socket that no process reads; return its CPU time. Raises CommandFailed."""
+    """Make the client send to a socket that no process reads; return its CPU time. Raise CommandFailed."""
     client, server = path.ends()
     port = server.run("bind_udp", "load", path.server_address[_FAMILY])
     client.run("bind_udp", "load", path.client_address[_FAMILY])

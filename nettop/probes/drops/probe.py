@@ -155,7 +155,7 @@ class DropCount:
     """The program at the tracepoint, which counts until `close`."""
 
     def __init__(self, loader: Loader, kinds_max: int = KINDS_MAX) -> None:
-        """Compile, load and attach. Raises NettopError or OSError if the host or the user's rights do not allow it."""
+        """Compile, load and attach. Raise NettopError or OSError if the host or the user's rights do not allow it."""
         self.kinds_max = kinds_max
         self.reasons = read_drop_reasons()
         with ExitStack() as opened:
@@ -250,7 +250,7 @@ class Drops(Probe):
     def start(self) -> None:
         """Compile, load and attach, and begin to follow namespaces.
 
-        Fall back to the counters if the kernel or the user's rights do not allow it. Raises UsageError for an unknown
+        Fall back to the counters if the kernel or the user's rights do not allow it. Raise UsageError for an unknown
         mechanism.
         """
         check_chosen(FALLBACKS, self._options.mechanisms)

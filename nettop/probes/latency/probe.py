@@ -77,7 +77,7 @@ class Latency(Probe):
         return (programs.program_text(self._followed_max, self._pairs_max),)
 
     def start(self) -> None:
-        """Make the kernel timestamp packets, load the programs and attach those that it accepts. Raises UsageError for
+        """Make the kernel timestamp packets, load the programs and attach those that it accepts. Raise UsageError for
         an unknown mechanism."""
         check_chosen(programs.FALLBACKS.values(), self._options.mechanisms)
         with ExitStack() as loading:

@@ -66,7 +66,7 @@ class Services(Probe):
         return programs.program_text(), udp_program_text()
 
     def start(self) -> None:
-        """Attach the best mechanism. Raises UsageError for an unknown one."""
+        """Attach the best mechanism. Raise UsageError for an unknown one."""
         check_chosen((programs.FALLBACKS, programs.UNOWNED, UDP_FALLBACKS), self._options.mechanisms)
         self._share_namespaces().enter()
         with closing(net_loader(self._host, needs_net=False)) as loader:
@@ -102,7 +102,7 @@ class Services(Probe):
         self._programs.append(program)
 
     def _walk_storage(self, calls: HookStatus, mechanism: Mechanism) -> None:
-        """Read connections from socket storage instead of through descriptors. Raises Refused and OSError."""
+        """Read connections from socket storage instead of through descriptors. Raise Refused and OSError."""
         (name,) = mechanism.programs
         program = self._required(self._program, calls)
         if name not in program.functions:
@@ -111,7 +111,7 @@ class Services(Probe):
         self._opened.callback(self._rows.close)
 
     def _attach_udp(self, loader: Loader, calls: HookStatus, _: Mechanism) -> None:
-        """Time UDP requests, with the tables of the program for TCP. Raises what UdpRequests raises."""
+        """Time UDP requests, with the tables of the program for TCP. Raise what UdpRequests raises."""
         self._required(self._program, calls)
         ports = (*spec.UDP_PORTS, *spec.parse_ports(self._options[spec.UDP_PORT]))
         self._udp = self._opened.enter_context(closing(UdpRequests(self._host, loader, ports)))

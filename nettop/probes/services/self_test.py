@@ -83,7 +83,7 @@ def _compare_time(what: str, took_ns: int | None, least_ns: int, most_ns: int) -
 
 
 def _exchange_datagrams(path: TrafficPath, family: str, port: int, count: int) -> _Exchanged:
-    """Send datagrams to a port, and an answer to each. Raises CommandFailed."""
+    """Send datagrams to a port, and an answer to each. Raise CommandFailed."""
     client, server = path.ends()
     server.run("bind_udp", "answer", path.server_address[family], port)
     back = path.client_address[family], client.run("bind_udp", "request", path.client_address[family])
@@ -104,7 +104,7 @@ def _exchange_datagrams(path: TrafficPath, family: str, port: int, count: int) -
 
 
 def _exchange(path: TrafficPath, family: str, _: int, count: int) -> _Exchanged:
-    """Send requests over a connection to any port, and an answer to each. Raises CommandFailed."""
+    """Send requests over a connection to any port, and an answer to each. Raise CommandFailed."""
     client, server = path.ends()
     port = int(server.run("listen", "requests", path.server_address[family]))
     client.run("connect", "request", path.server_address[family], port)

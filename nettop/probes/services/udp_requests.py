@@ -35,7 +35,7 @@ class UdpRequests:
     def __init__(self, host: Host, loader: Loader, ports: Iterable[int]) -> None:
         """Load and attach the programs, with the loader that loaded those of slots.bpf.h.
 
-        Raises Unsupported, PermissionMissing or OSError.
+        Raise Unsupported, PermissionMissing or OSError.
         """
         self.unanswered, self.unanswered_ns = np.zeros((2, SERVICES_MAX), np.uint64)
         """Requests that the reader has found to be unanswered, by their service's slot, and how long they waited."""
@@ -118,7 +118,7 @@ class UdpRequests:
 
 
 def _open_root_cgroup(host: Host) -> int:
-    """Open the directory of the root control group. Raises Unsupported and OSError."""
+    """Open the directory of the root control group. Raise Unsupported and OSError."""
     place = host.root_cgroup()
     if place is None:
         raise Unsupported("the root of the control groups is not mounted here", HOOK_UDP_REQUESTS.remedy)
