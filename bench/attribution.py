@@ -37,7 +37,7 @@ THREADS = 16
 ANSWER_AFTER_S = 0.02
 """Delay before the server answers, so that connections live as long as over a real network."""
 HEAD = struct.Struct("=II")
-"""Header of a request: its own length and that of the answer."""
+"""Header of a request: its own length and that of the response."""
 PIECE = bytes(1 << 20)
 SETTLED_AFTER_S = 1.5
 """nettop attaches its last hooks at the first reading after its loader exits."""
@@ -45,16 +45,16 @@ LAST_REFRESH_S = 2.5
 """How long a tool keeps running after the load: each refreshes every second."""
 
 Exchange = Callable[[int, int], None]
-"""Sends a request and receives an answer, of these lengths."""
+"""Sends a request and receives a response, of these lengths."""
 Share = list[tuple[float, int, int]]
-"""A client's exchanges: the time, in seconds since the start, and the lengths of request and answer."""
+"""A client's exchanges: the time, in seconds since the start, and the lengths of request and response."""
 
 
 # --- the two ends ---------------------------------------------------------------------------------------------
 
 
 def over_tcp(up: int, down: int) -> None:
-    """Exchange a request and an answer over a new connection."""
+    """Exchange a request and a response over a new connection."""
     with socket.create_connection((SERVER, PORT)) as made:
         made.sendall(HEAD.pack(up, down) + bytes(up - HEAD.size))
         receive(made, down)
@@ -67,7 +67,7 @@ def over_udp(up: int, down: int) -> None:
         made.connect((SERVER, PORT))
         made.send(HEAD.pack(up, down) + bytes(up - HEAD.size))
         if len(made.recv(1 << 16)) != down:
-            raise RuntimeError("the answer does not have the requested length")
+            raise RuntimeError("the response does not have the requested length")
 
 
 def serve(parent: int, ready: Event) -> None:
@@ -115,7 +115,7 @@ def ip(words: str) -> None:
 
 @dataclass(frozen=True)
 class Load:
-    """A number of exchanges at a rate, with requests and answers of random lengths between two bounds.
+    """A number of exchanges at a rate, with requests and responses of random lengths between two bounds.
 
     They are divided among `clients` processes; with None each exchange has its own process.
     """

@@ -28,7 +28,7 @@ PACKETS = {"skb__egress": "a packet sent", "skb__ingress": "a packet received"}
 
 
 def exchange_tcp(count: int) -> None:
-    """Send requests of 100 bytes over a connection, and an answer to each."""
+    """Send requests of 100 bytes over a connection, and a response to each."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         client = socket.create_connection(listener.getsockname())
         server, _ = listener.accept()
@@ -40,7 +40,7 @@ def exchange_tcp(count: int) -> None:
 
 
 def exchange_udp(port: int, count: int) -> None:
-    """Send DNS requests to a port, and an answer to each."""
+    """Send DNS requests to a port, and a response to each."""
     with (
         socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server,
         socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client,
@@ -106,7 +106,7 @@ def ns_under(program: Program, load: Callable[[int], None], count: int) -> dict[
 )  # fmt: skip
 def udp_requests(scale: Scale) -> Iterator[Turns]:
     """A run of each packet program above an empty one, by the kernel's statistics, for packets that are no requests and
-    for requests with their answers.
+    for requests with their responses.
     """
     count = scale.pick(EXCHANGES, 500)
 

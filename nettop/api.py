@@ -142,7 +142,7 @@ class TableFrame:
         )
         query = query_from_settings(text_query(self._table), chosen)
         view = View(self._reading, query, all_batches=True)
-        return FrameRows(view, checked_columns(columns or self._columns, self._table.names))
+        return FrameRows(view, checked_columns(columns or self._columns, self._table))
 
 
 class OpenLens:
@@ -166,7 +166,7 @@ class OpenLens:
         `options` are the lens's own, as on the command line. Raise UsageError for anything that does not exist.
         """
         lens, self._table = find_table(view)
-        self._columns = checked_columns(columns or self._table.by_name, self._table.names)
+        self._columns = checked_columns(columns or self._table.by_name, self._table)
         self._all_rows = all_rows
         values = _parsed(options, lens, self._table, interval)
         self._host = Host()

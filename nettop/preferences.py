@@ -16,7 +16,7 @@ from typing import Any
 from nettop.errors import NettopError, UsageError, unknown_word
 from nettop.reading import read_file
 from nettop.snapshots import all_rules, find_table, view_name
-from nettop.snapshots.schema import Table
+from nettop.snapshots.schema import FORMER_KINDS, Table
 from nettop.snapshots.thresholds import Threshold
 from nettop.writing import replace_file, why_not, writing
 
@@ -158,6 +158,7 @@ def _known_columns(view: str, table: Table, names: Any, problems: list[str]) -> 
             f'the columns of {view} are not a list of names; write {view} = ["{table.names[0]}", …]'
         )
         return ()
+    names = list(map(table.current, names))
     problems += [
         f"the columns of {view}: {_in_words(unknown_word('column', name, table.names))}"
         for name in names
@@ -172,7 +173,8 @@ def _findings(kinds: Any, problems: list[str]) -> dict[str, Threshold]:
         return {}
     known = all_rules()
     findings = {}
-    for kind, value in kinds.items():
+    for given, value in kinds.items():
+        kind = FORMER_KINDS.get(str(given), str(given))
         if kind not in known:
             problems.append(f"findings: {_in_words(unknown_word('kind', kind, known))}")
         elif (threshold := _threshold(value)) is None:

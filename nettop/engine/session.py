@@ -587,7 +587,7 @@ def _used_by(lens: str, tables: Collection[str], columns: Collection[str]) -> di
     """Return the lenses that tables use with these columns, each with the tables of it that are named."""
     declared = next((known for known in lenses() if known.id == lens), None)
     shown = [table for table in declared.tables if table.name in tables] if declared is not None else []
-    fields = (table.by_name.get(name) for table in shown for name in columns)
+    fields = (table.by_name.get(table.current(name)) for table in shown for name in columns)
     uses = [used.partition(".") for table in shown for used in table.uses]
     uses += [(field.lens, "", "") for field in fields if field and field.lens]
     return {

@@ -113,7 +113,7 @@ def _wanted_columns(settings: LogSettings, tables: list[Table]) -> tuple[str, ..
     if settings.columns is None:
         return None
     beside_time = (name for name in settings.columns if name != "time")
-    return checked_columns(beside_time, {name for table in tables for name in table.names})
+    return checked_columns(beside_time, *tables)
 
 
 def _stream(settings: LogSettings, lens: Lens, table: Table, wanted: tuple[str, ...] | None) -> LogStream:

@@ -40,14 +40,13 @@ class Plan:
 def make_plan(settings: Settings) -> Plan:
     """Make the plan for `settings`. Raise UsageError for an unknown name, with the nearest names."""
     lens, table = find_table(settings.view.view)
-    columns = columns_from_settings(table, settings.view) or (
-        table.text if settings.text.format is Format.TABLE else whole_columns(table)
-    )
+    chosen = columns_from_settings(table, settings.view)
+    columns = chosen or (table.text if settings.text.format is Format.TABLE else whole_columns(table))
     query = query_from_settings(text_query(table), settings.view)
     others = (query.sort.field, *query.filter.names)
     compares = query.deltas or table.append or table.name == FINDINGS.name
     two = compares or any(name.endswith(RATE) and name in table.names for name in (*columns, *others))
-    named = (*(settings.view.columns or ()), *others)
+    named = (*(chosen or ()), *others)
     # Per-interval values include closed connections, so that they add up to everything counted.
     return Plan(lens, replace(query, closed=query.closed or two), columns, named, two)
 

@@ -155,14 +155,14 @@ def _requests(client: _End, server: _End) -> dict[str, str]:
         return {"Requests": f"none yet from {client.name} to {server.name}"}
     path_ns = max(0.0, asked.response_ns - served.response_ns)
     when = "the last interval" if is_recent else "all since they are watched"
-    number = f"{asked.answers:,.0f} {plural('answer', int(asked.answers))}"
+    number = f"{asked.responses:,.0f} {plural('response', int(asked.responses))}"
     facts = {
         "Request": f"{human(asked.response_ns, 'ns')}, the mean of {number} ({when})",
         "Path": f"{human(path_ns, 'ns')} there and back",
         "Server": f"{human(served.response_ns, 'ns')} in {server.name}{_divided(served)}",
     }
     if is_recent and asked.pause_ns is not None:
-        facts["Client"] = f"{client.name} asks again {human(asked.pause_ns, 'ns')} after an answer"
+        facts["Client"] = f"{client.name} asks again {human(asked.pause_ns, 'ns')} after a response"
     return facts
 
 
@@ -177,7 +177,7 @@ def _divided(served: _Times) -> str:
 class _Times(NamedTuple):
     """Mean times of answered requests at one end."""
 
-    answers: float
+    responses: float
     response_ns: float
     queued_ns: float | None
     pause_ns: float | None = None
@@ -185,22 +185,24 @@ class _Times(NamedTuple):
     @classmethod
     def recent(cls, end: _End) -> _Times | None:
         """Return those of the last interval; None if they are few."""
-        answers = _growth(end, "answers")
-        if answers < FEW_COUNTS:
+        responses = _growth(end, "responses")
+        if responses < FEW_COUNTS:
             return None
-        response_ns, queued = _growth(end, "response_ns"), _growth(end, "queued_answers")
+        response_ns, queued = _growth(end, "response_ns"), _growth(end, "queued_responses")
         queued_ns = _growth(end, "queued_ns") / queued if queued else None
-        return cls(answers, response_ns / answers, queued_ns, _pause_ns(end, answers, response_ns))
+        return cls(responses, response_ns / responses, queued_ns, _pause_ns(end, responses, response_ns))
 
     @classmethod
     def whole(cls, end: _End) -> _Times | None:
         """Return those since the connection is watched; None if there are none."""
-        answers, response_ns = _total(end, "answers"), _total(end, "response_ns")
-        queued, queued_ns = _total(end, "queued_answers"), _total(end, "queued_ns")
-        if not answers or response_ns is None:
+        responses, response_ns = _total(end, "responses"), _total(end, "response_ns")
+        queued, queued_ns = _total(end, "queued_responses"), _total(end, "queued_ns")
+        if not responses or response_ns is None:
             return None
         return cls(
-            answers, response_ns / answers, queued_ns / queued if queued and queued_ns is not None else None
+            responses,
+            response_ns / responses,
+            queued_ns / queued if queued and queued_ns is not None else None,
         )
 
 
@@ -215,7 +217,7 @@ def _growth(end: _End, name: str) -> float:
     return float(grown.numbers[end.at]) if grown.known[end.at] else 0.0
 
 
-def _pause_ns(client: _End, answers: float, response_ns: float) -> float:
+def _pause_ns(client: _End, responses: float, response_ns: float) -> float:
     """Return the mean pause before the requests of the last interval.
 
     Response times count when they end: one that began before the interval, or is still open, counts in part here.
@@ -223,7 +225,7 @@ def _pause_ns(client: _End, answers: float, response_ns: float) -> float:
     elapsed_s = float(np.broadcast_to(client.view.elapsed_by_row, client.view.size)[client.at])
     before, now = _waited_before(client), client["waited"]
     inside_ns = response_ns - (before or 0) + (now or 0)
-    requests = answers - (before is not None) + (now is not None)
+    requests = responses - (before is not None) + (now is not None)
     return max(0.0, elapsed_s * 1e9 - inside_ns) / requests
 
 

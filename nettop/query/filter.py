@@ -43,7 +43,7 @@ from nettop.query.units import UNKNOWN, factor_of, parse_quantity, unit_of
 from nettop.settings import MAX_PORT
 from nettop.snapshots import lenses
 from nettop.snapshots.arrays import Mask
-from nettop.snapshots.schema import Field, Kind, Table
+from nettop.snapshots.schema import RATE, Field, Kind, Table
 
 _TEXTUAL = frozenset({Kind.TEXT, Kind.ENUM, Kind.ADDRESS})
 """Kinds with few distinct texts as values, which `Columns.texts` returns."""
@@ -312,7 +312,8 @@ class _Parser:
         """Return the columns meant by a field's name, a title on the screen, `port` or `address`."""
         table, folded = self._table, word.casefold()
         by_title = {title.casefold(): name for title, name in table.by_title.items()}
-        for name in (word, folded, by_title.get(folded), by_title.get(f"{folded} utc")):
+        former = table.former.get(folded.replace("/s", RATE))
+        for name in (word, folded, by_title.get(folded), by_title.get(f"{folded} utc"), former):
             if name in table.names:
                 return (name,)
         return _multi_columns(table).get(folded, ())

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from nettop.errors import UsageError, unknown_word
@@ -47,7 +47,7 @@ def parse_sort(table: Table, text: str) -> Sort:
 
     Raise UsageError for an unknown column, with the nearest names, and for a histogram, with its quantiles.
     """
-    name = text.removeprefix("-")
+    name = table.current(text.removeprefix("-"))
     if name not in table.names:
         raise unknown_word("sort field", name, table.sortable)
     if name not in table.sortable:
@@ -89,12 +89,15 @@ def columns_from_settings(table: Table, options: ViewSettings) -> tuple[str, ...
 
     Raise UsageError for a column that the table does not have, with the nearest names.
     """
-    return None if options.columns is None else checked_columns(options.columns, table.names)
+    return None if options.columns is None else checked_columns(options.columns, table)
 
 
-def checked_columns(names: Iterable[str], known: Collection[str]) -> tuple[str, ...]:
-    """Return the names of --columns without duplicates. Raise UsageError if one is not `known`, or there is none."""
-    columns = tuple(dict.fromkeys(names))
+def checked_columns(names: Iterable[str], *tables: Table) -> tuple[str, ...]:
+    """Return the names of --columns without duplicates. Raise UsageError if no table has one of them, or there is
+    none."""
+    former = {name: now for table in tables for name, now in table.former.items()}
+    known = dict.fromkeys(name for table in tables for name in table.names)
+    columns = tuple(dict.fromkeys(former.get(name, name) for name in names))
     for name in columns:
         if name not in known:
             raise unknown_word("column", name, known)

@@ -10,7 +10,7 @@ import numpy as np
 
 from nettop.recording.numbers import Damaged
 from nettop.snapshots.arrays import Array, positions
-from nettop.snapshots.schema import BEGAN, Field, Kind, Table
+from nettop.snapshots.schema import BEGAN, FORMER_UNITS, Field, Kind, Table
 from nettop.snapshots.snapshot import unknown_value
 
 Declared = list[list[Any]]
@@ -72,22 +72,22 @@ class Conversion:
         if BEGAN in (recorded.names or ()):
             columns.append((BEGAN, np.dtype("u1")))
         self._dtype = np.dtype(columns, align=True)
-        self._copied: dict[str, Callable[[Array], Array]] = {}
+        self._copied: dict[str, tuple[str, Callable[[Array], Array]]] = {}
         self.unread: list[str] = []
         for name, _, _, kind, unit, labels in declared:
-            field = table.by_name.get(name)
+            field = table.by_name.get(table.current(name))
             if name == BEGAN:
-                self._copied[name] = _as_it_is
+                self._copied[name] = name, _as_it_is
             elif field is None or field.is_composite or not _fits(field, recorded[name], kind, unit):
                 self.unread.append(name)
             else:
-                self._copied[name] = _converter(field, recorded[name], labels)
+                self._copied[field.name] = name, _converter(field, recorded[name], labels)
         self._unknown = [name for name, _ in columns if name not in self._copied]
         self.has_key = table.key in self._copied
         self._is_same = (
             recorded == self._dtype
             and not self.unread
-            and all(copy is _as_it_is for copy in self._copied.values())
+            and all(convert is _as_it_is for _, convert in self._copied.values())
         )
 
     def convert(self, rows: Array) -> Array:
@@ -95,8 +95,8 @@ class Conversion:
         if self._is_same:
             return rows
         converted = np.zeros(len(rows), self._dtype)
-        for name, convert in self._copied.items():
-            converted[name] = convert(rows[name])
+        for name, (in_recording, convert) in self._copied.items():
+            converted[name] = convert(rows[in_recording])
         for name in self._unknown:
             converted[name] = unknown_value(self._dtype[name])
         return converted
@@ -104,7 +104,10 @@ class Conversion:
 
 def _fits(field: Field, recorded: np.dtype[Any], kind: str, unit: str) -> bool:
     """Return whether a recorded column is this field. A histogram with other buckets is another one."""
-    return (field.kind.value, field.unit) == (kind, unit) and recorded.shape == np.dtype(field.dtype).shape
+    return (field.kind.value, field.unit) == (
+        kind,
+        FORMER_UNITS.get(unit, unit),
+    ) and recorded.shape == np.dtype(field.dtype).shape
 
 
 def _converter(field: Field, recorded: np.dtype[Any], labels: dict[str, str]) -> Callable[[Array], Array]:

@@ -78,17 +78,17 @@ MEASURES = (
                 filter=f"side={side}", is_bad=True)
         for topic, side, who in (
             ("services", "served", "{process} :{port} answers"),
-            ("used services", "used", "{process} gets answers of port {port}"),
+            ("used services", "used", "{process} gets responses of port {port}"),
         )
         for name, called in (("p99", "p99"), ("p50", "median"))
     ),
-    Measure("services", "services", _SERVICE, "answers", 0.5,
+    Measure("services", "services", _SERVICE, "responses", 0.5,
             "{process} :{port} answers {now} requests/s, {before}/s before", filter="side=served"),
     Measure("services", "services", _SERVICE, "unanswered", 0.2,
             "{process} :{port} leaves {now} requests/s unanswered, {before}/s before", filter="side=served",
             is_bad=True),
     Measure("used services", "services", _SERVICE, "unanswered", 0.2,
-            "{process} gets no answer of port {port}: {now} requests/s, {before}/s before", filter="side=used",
+            "{process} gets no response of port {port}: {now} requests/s, {before}/s before", filter="side=used",
             is_bad=True),
     Measure("drops", "drops", _DROP, "packets", 1,
             "{reason} drops {now} packets/s[ for {process}][ :{port}], {before}/s before",

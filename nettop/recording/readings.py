@@ -217,7 +217,7 @@ class ReadingReader:
             tables={name: each for (part, name), each in known.items() if part == _ROWS},
             counts=checked_dict(int, head["counts"]),
             lost=checked_dict(int, head["lost"]),
-            hooks=tuple(map(_status, head["hooks"])),
+            hooks=tuple(self._status(status) for status in head["hooks"]),
             gaps=checked_dict(str, head["gaps"]),
             ended={
                 name: Ended(self._listed(name), known[_TOTAL, name], checked(int, count))
@@ -283,6 +283,20 @@ class ReadingReader:
     def _listed(self, name: str) -> tuple[Rows, ...]:
         return tuple(rows for rows in self._pieces[name] if rows is not None)
 
+    def _status(self, status: list[Any]) -> HookStatus:
+        hook, mechanism, refused, fields, remedy, code = status
+        if mechanism is not None:
+            checked(str, mechanism)
+        former = {name: now for table in self._lens.tables for name, now in table.former.items()}
+        return HookStatus(
+            checked(str, hook),
+            mechanism,
+            tuple((checked(str, name), checked(str, why)) for name, why in refused),
+            tuple(former.get(name, name) for name in checked_list(str, fields)),
+            checked(str, remedy),
+            _code(code),
+        )
+
 
 def _check_values(rows: Rows) -> None:
     """Raise Damaged if a row has a text that is not there, or a number that is infinite."""
@@ -293,21 +307,6 @@ def _check_values(rows: Rows) -> None:
         codes = rows.array[field]
         if (codes[known(codes)] >= len(values)).any():
             raise Damaged("a text is missing")
-
-
-def _status(status: list[Any]) -> HookStatus:
-    hook, mechanism, refused, fields, remedy, code = status
-    if mechanism is not None:
-        checked(str, mechanism)
-    pairs = tuple((checked(str, name), checked(str, why)) for name, why in refused)
-    return HookStatus(
-        checked(str, hook),
-        mechanism,
-        pairs,
-        tuple(checked_list(str, fields)),
-        checked(str, remedy),
-        _code(code),
-    )
 
 
 def _code(code: int) -> ExitCode:

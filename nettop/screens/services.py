@@ -35,23 +35,23 @@ from nettop.widgets.themes import Role
 
 _NOT_READ = next(number for number, name in NO_YES.items() if name == "no")
 _WHY_NO_TIMES = {
-    OVERLAPPING: "requests overlap, or may: answers cannot be matched to them, so there are no response times",
-    PUSHING: "the service also sends without a request: answers cannot be told apart, so there are no response times",
+    OVERLAPPING: "requests overlap, or may: responses cannot be matched to them, so there are no response times",
+    PUSHING: "the service also sends without a request: responses cannot be told apart, so there are no response times",
 }
 """Reasons why a service has no response times, by pattern."""
-_SERVED_TIMES = "from a request's arrival here to the first byte of its answer"
-_USED_TIMES = "from a request's first byte to the arrival of its answer here"
+_SERVED_TIMES = "from a request's arrival here to the first byte of its response"
+_USED_TIMES = "from a request's first byte to the arrival of its response here"
 _RECENT = f"last {RECENT_S:g} s"
 
 
 def row_flags(view: View, at: Index) -> list[RowFlags]:
-    """Return the flags of rows: failed if slower than usual or stuck, idle without answers in the last interval."""
-    idle = is_zero(view, "answers_per_s", at)
+    """Return the flags of rows: failed if slower than usual or stuck, idle without responses in the last interval."""
+    idle = is_zero(view, "responses_per_s", at)
     return flags_of(view, at, idle=idle, failed=view.raw("speed")[at] != NORMAL)
 
 
 class TimesScreen(LensScreen):
-    """A table of response times: those of the last seconds where an interval has few answers."""
+    """A table of response times: those of the last seconds where an interval has few responses."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
@@ -72,7 +72,10 @@ class TimesScreen(LensScreen):
         """Return the time that the quantiles cover."""
         return {
             "TIMES": [
-                ("P50 … MAX", f"over the interval, or the {_RECENT} where it has under {FEW_COUNTS} answers")
+                (
+                    "P50 … MAX",
+                    f"over the interval, or the {_RECENT} where it has under {FEW_COUNTS} responses",
+                )
             ]
         }
 
@@ -88,7 +91,7 @@ class ServicesScreen(TimesScreen, HistogramScreen):
         apart=Apart("namespace", ("process", "service", "side")),
     )
     histogram = "response"
-    empty_text = "no answers"
+    empty_text = "no responses"
     min_table_lines = 12
     recorded_tables = (SERVICES,)
     named_by = ("process", "service", "side")
@@ -102,11 +105,11 @@ class ServicesScreen(TimesScreen, HistogramScreen):
         return f"{ends}; {_RECENT}" if view.counts_recent(self.histogram)[at] else ends
 
     def headline(self, view: View) -> list[BarItem]:
-        """Return answers, waiting requests, and how many services are in trouble."""
+        """Return responses, waiting requests, and how many services are in trouble."""
         at = headline.alive(view)
         return [
             headline.count("services", len(at), 900),
-            headline.count_of(view, "answers_per_s", "answers", at, 880),
+            headline.count_of(view, "responses_per_s", "responses", at, 880),
             headline.count_of(view, "waiting", "waiting", at, 870),
             headline.count_of(view, "unanswered_per_s", "unanswered", at, 800),
         ]
@@ -134,11 +137,11 @@ class ClientsScreen(TimesScreen):
     members = WAITING
 
     def headline(self, view: View) -> list[BarItem]:
-        """Return the numbers of clients, answers, waiting requests, and evicted clients."""
+        """Return the numbers of clients, responses, waiting requests, and evicted clients."""
         at = headline.alive(view)
         return [
             headline.count("clients", len(at), 900),
-            headline.count_of(view, "answers_per_s", "answers", at, 880),
+            headline.count_of(view, "responses_per_s", "responses", at, 880),
             headline.count_of(view, "waiting", "waiting", at, 870),
             *headline.evicted(view, CLIENTS_EVICTED),
         ]
@@ -150,9 +153,9 @@ class ClientsScreen(TimesScreen):
 
 
 class WaitingScreen(LensScreen):
-    """A row for each request without an answer."""
+    """A row for each request without a response."""
 
-    about = "requests now waiting for their answers, oldest first, and whether they were read yet"
+    about = "requests now waiting for their responses, oldest first, and whether they were read yet"
     describable = False  # the probe describes services, by their keys
 
     def headline(self, view: View) -> list[BarItem]:

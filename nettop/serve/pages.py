@@ -49,13 +49,13 @@ def page_routes() -> list[Route]:
     page = files.pop(INDEX)
 
     async def index(_request: Request) -> Response:
-        return _answer(INDEX, page)
+        return _response(INDEX, page)
 
     async def static(request: Request) -> Response:
         name = request.path_params["name"]
         if name not in files:
             raise HTTPException(404, "the dashboard has no such file")
-        return _answer(name, files[name])
+        return _response(name, files[name])
 
     return [Route("/", index), Route("/static/{name}", static)]
 
@@ -89,5 +89,5 @@ def _categories() -> bytes:
     ).encode()
 
 
-def _answer(name: str, content: bytes) -> Response:
+def _response(name: str, content: bytes) -> Response:
     return Response(content, media_type=_TYPES[name[name.rindex(".") :]], headers=_HEADERS)

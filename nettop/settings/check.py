@@ -3,20 +3,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from nettop.settings import DAY_S, LineFormat, shared
 from nettop.settings.declared import setting
-from nettop.settings.values import parse_seconds, some_of
+from nettop.settings.values import checked_word, parse_seconds
 from nettop.snapshots import all_rules
+from nettop.snapshots.schema import FORMER_KINDS
 
 KINDS = tuple(all_rules())
 WATCHED_S = 2 + max(rule.after_s for _, _, rule in all_rules().values())
 """Seconds to watch, unless --for says otherwise: a rate needs two readings, and then rules wait. A longer interval is
 watched once."""
+
+
+def _parse_kinds(_flag: str, kinds: Sequence[str]) -> tuple[str, ...]:
+    """Return kinds by their current names. Raise UsageError for an unknown one, with the nearest."""
+    return tuple(checked_word("kind of finding", FORMER_KINDS.get(kind, kind), KINDS) for kind in kinds)
 
 
 # fmt: off
@@ -30,7 +36,7 @@ class CheckSettings(shared.CommandSettings):
     interval_s: float = setting(1.0, "--interval", "-t", metavar="SECONDS", parse=parse_seconds,
                                 help="Seconds between readings (1)")
     ignored: tuple[str, ...] = setting((), "--ignore", metavar="KIND", kind=list[str], complete=KINDS,
-                                       parse=some_of("kind of finding", KINDS),
+                                       parse=_parse_kinds,
                                        help="Leave out findings of this kind; repeatable")
     format: LineFormat = shared.line_format()
     recording: Path | None = shared.from_setting("Check")

@@ -202,9 +202,9 @@ _FIELDS = (
     Field("descriptor", Kind.GAUGE, "FD", "the descriptor by which its owner holds it", "u4", importance=5),
     Field("descriptors_max", Kind.GAUGE, "FD MAX", "descriptors that its owner may open; unknown without a limit, and "
           "from sock_diag", "u4", "descriptors", 9, 4, "RLIMIT_NOFILE"),
-    Field("answers", Kind.GAUGE, "ANSWERS", "answers since the services lens was attached; unknown while it is "
-          "not attached", "u4", "answers", 9, 4, lens="services"),
-    Field("response_mean", Kind.GAUGE, "RESPONSE", "mean response time of those answers", unit="ns", importance=4,
+    Field("responses", Kind.GAUGE, "RESPONSES", "responses since the services lens was attached; unknown while it is "
+          "not attached", "u4", "responses", 9, 4, lens="services", former="answers"),
+    Field("response_mean", Kind.GAUGE, "RESPONSE", "mean response time of these responses", unit="ns", importance=4,
           lens="services"),
     Field("waiting_since", Kind.TIME, "WAITING SINCE", "start of its unanswered request", importance=4,
           lens="services"),
@@ -403,7 +403,7 @@ _SOCKET_RULES = (
     Rule(
         "DNS unanswered",
         "protocol=udp remote_port=53",
-        "{process} waits for the DNS server {remote_address}: no answer yet, {rows} waiting",
+        "{process} waits for the DNS server {remote_address}: no response yet, {rows} waiting",
         "sockets with queries to a DNS server that nothing has answered for an interval: it is slow or silent",
         "ask it: dig @{remote_address}; check /etc/resolv.conf, the path and the firewalls",
         certainty=Certainty.LIKELY,
@@ -551,7 +551,7 @@ SOCKETS = Table(
                             "congestion_control", "send_queue", "bytes_in_flight", "peer_window", "pacing_rate",
                             "receive_queue", "backlog", "accept_queue", "accept_queue_use", "syn_queue",
                             "syn_queue_use")),
-        ("answers", ("answers", "response_mean", "waiting_since")),
+        ("responses", ("responses", "response_mean", "waiting_since")),
         ("by number", ("id", "netns", "owner_source", "descriptor", "descriptors_max", "descriptor_use")),
     ),
     # Listeners are shown by default only while in trouble.
@@ -576,7 +576,7 @@ _NOT_IN_EVENTS = {
     "rtt", "bytes", "send_queue", "receive_queue", "last_sent_ms", "last_received_ms", "backlog", "accept_queue",
     "syn_queue", "accept_queue_use", "send_size", "descriptor", "descriptors_max", "descriptor_use",
     "syn_queue_use", "bytes_in_flight", "messages_sent", "messages_received", "limited_by", "limited_share",
-    "application_limited", "congestion_limited", "send_buffer_full", "lost", "peer_window", "answers",
+    "application_limited", "congestion_limited", "send_buffer_full", "lost", "peer_window", "responses",
     "response_mean", "waiting_since", "pacing_rate", "congestion_control", "probes",
 }  # fmt: skip
 

@@ -95,7 +95,8 @@ class Field:
     another lens that supplies the value; it is attached while the column is shown. `zone` is the column with the device
     that scopes a link-local address; an endpoint that `binds` to a device is always shown with it. A ratio that is a
     `share` never exceeds 1, even if its first part counts something that the second does not. A column that `refers` to
-    a row has its key.
+    a row has its key. `former` is the name in version 0.2: filters, options, preferences and recordings may still have
+    it, and the field's metric keeps it.
     """
 
     name: str
@@ -118,6 +119,7 @@ class Field:
     binds: bool = False
     share: bool = False
     refers: bool = False
+    former: str = ""
 
     def __post_init__(self) -> None:
         """Set what is not given."""
@@ -357,6 +359,17 @@ class Table:
         return tuple(f.name for f in self.fields) + rates
 
     @cached_property
+    def former(self) -> Mapping[str, str]:
+        """The names of columns by those in version 0.2."""
+        renamed = {f.former: f for f in self.fields if f.former}
+        rates = {name + RATE: f.name + RATE for name, f in renamed.items() if f.has_rate}
+        return {name: f.name for name, f in renamed.items()} | rates
+
+    def current(self, name: str) -> str:
+        """Return the name of a column, which may be that in version 0.2."""
+        return self.former.get(name, name)
+
+    @cached_property
     def watched_parts(self) -> tuple[str, ...]:
         """The counters that `watched` sums up, if any."""
         return self.by_name[self.watched].parts if self.watched else ()
@@ -501,6 +514,10 @@ class Option(Generic[V]):
 
 FORMER_LENSES = {"flows": "collector"}
 """Ids of lenses by those in version 0.2, which --view and recordings may still have."""
+FORMER_KINDS = {"slow answers": "slow responses"}
+"""Kinds of findings by those in version 0.2, which --ignore and preferences may still have."""
+FORMER_UNITS = {"answers": "responses"}
+"""Units of fields by those in version 0.2, which recordings may have."""
 
 OptionValues: TypeAlias = Mapping[Option[Any], Any]
 """Values of options that were given or have another default for a command; each has the type of its option."""

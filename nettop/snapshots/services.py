@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The services lens: response times of each service and client, and requests without an answer yet."""
+"""The services lens: response times of each service and client, and requests without a response yet."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ UDP_PORTS = (53, 123, 161, 853)
 """UDP ports whose requests are timed by default: DNS, NTP, SNMP, DNS over QUIC."""
 DNS_PORT = 53
 TIMEOUT_S = 5.0
-"""Age at which a UDP request without an answer counts as unanswered."""
+"""Age at which a UDP request without a response counts as unanswered."""
 ALTERNATING, OVERLAPPING, PUSHING = 0, 1, 2
 PATTERNS = {ALTERNATING: "alternating", OVERLAPPING: "overlapping", PUSHING: "pushing"}
-"""Labels for the order in which requests and answers follow each other."""
+"""Labels for the order in which requests and responses follow each other."""
 MARKED_FROM = 0.05
 """Minimum share of untimeable turns at which a service's response times become unknown."""
 
@@ -48,13 +48,13 @@ SPEEDS = {NORMAL: "as usual", SLOWER: "slower", STUCK: "stuck"}
 RECENT_S, USUAL_S = 10.0, 300.0
 SLOWER_FROM, SLOWER_LEAST_S, SLOWER_FOR_S = 3.0, 0.01, 3.0
 """A service is slower if its p99 is more than this many times the usual and at least this long: a busy CPU alone delays
-by milliseconds. That lasts for SLOWER_FOR_S after a reading whose answers were so slow, as those of a single moment
+by milliseconds. That lasts for SLOWER_FOR_S after a reading whose responses were so slow, as those of a single moment
 remain in the p99 of the last RECENT_S seconds."""
 SPELL_S = 3600.0
 """Seconds for which a service that has become slower, or silent, is compared with its times before that."""
 STUCK_FROM, STUCK_FROM_RECENT, STUCK_LEAST_S = 10.0, 2.0, 1.0
 """A request is stuck if it has waited this many times the usual p99, and at least this long, since its last data: a
-stream in one direction is no request that waits. Where answers still arrive, a service is slow, not stuck, until one
+stream in one direction is no request that waits. Where responses still arrive, a service is slow, not stuck, until one
 has waited twice the recent p99."""
 
 BUCKETS = Buckets(first_bit=10, last_bit=36, divided_by_bits=3)
@@ -79,25 +79,25 @@ _CONTAINER = Field("container", Kind.TEXT, "CONTAINER", "its container (runtime:
                    importance=30)  # fmt: skip
 _PROTOCOL = Field("protocol", Kind.ENUM, "PROTO", "its transport protocol", importance=62,
                   labels=PROTOCOLS)  # fmt: skip
-_ANSWERS = Field("answers", Kind.COUNTER, "ANSWERS", "answered requests; each step of a dialogue counts, such as 100 "
-                 "Continue, a TLS handshake or HTTP/2 SETTINGS", unit="answers", width=9, importance=89,
-                 rate_title="ANSWERS/s")  # fmt: skip
+_RESPONSES = Field("responses", Kind.COUNTER, "RESPONSES", "answered requests; each step of a dialogue counts, such as "
+                 "100 Continue, a TLS handshake or HTTP/2 SETTINGS", unit="responses", width=9, importance=89,
+                 rate_title="RESP/s", former="answers")  # fmt: skip
 _RESPONSE = Field("response", Kind.HISTOGRAM, "1 µs TO 1 min", "response times: from the first byte of a request to "
-                  "the first byte of its answer, at this end", unit="ns", importance=79, buckets=BUCKETS)  # fmt: skip
+                  "the first byte of its response, at this end", unit="ns", importance=79, buckets=BUCKETS)  # fmt: skip
 _QUEUED = Field("queued", Kind.HISTOGRAM, "QUEUED", "time requests waited here before their first byte was read",
                 unit="ns", importance=40, buckets=BUCKETS)  # fmt: skip
-_SERVICE = Field("service_time", Kind.HISTOGRAM, "SERVICE", "time from that read to the first byte of the answer",
+_SERVICE = Field("service_time", Kind.HISTOGRAM, "SERVICE", "time from that read to the first byte of the response",
                  unit="ns", importance=39, buckets=BUCKETS)  # fmt: skip
 _RESPONSE_NS = Field("response_ns", Kind.COUNTER, "WAITED", "sum of response times; its rate is the average number of "
                      "open requests, 100% being one", unit="ns", importance=34, rate_title="CONCURRENCY")  # fmt: skip
 _TIMED = Field(
-    "timed", Kind.COUNTER, "TIMED", "answers with a known response time", unit="answers", importance=11
+    "timed", Kind.COUNTER, "TIMED", "responses with a known response time", unit="responses", importance=11
 )
-_WAITING = Field("waiting", Kind.GAUGE, "WAITING", "requests without an answer yet", "u4", "requests", 8, 92)
+_WAITING = Field("waiting", Kind.GAUGE, "WAITING", "requests without a response yet", "u4", "requests", 8, 92)
 _OLDEST = Field(
-    "oldest", Kind.GAUGE, "OLDEST", "age of the oldest request without an answer", unit="ns", importance=91
+    "oldest", Kind.GAUGE, "OLDEST", "age of the oldest request without a response", unit="ns", importance=91
 )
-_STALLED = Field("stalled", Kind.GAUGE, "STALLED", "the longest time for which a request without an answer has had no "
+_STALLED = Field("stalled", Kind.GAUGE, "STALLED", "the longest time for which a request without a response has had no "
                  "more data; short while a long request is being sent", unit="ns", importance=30)  # fmt: skip
 _CONNECTIONS = Field("connections", Kind.GAUGE, "CONNS", "open connections", "u4", "connections")
 
@@ -113,15 +113,19 @@ def _quantiles(part: Field, prefix: str, title: str, importances: tuple[int, ...
     )  # fmt: skip
 
 
-def _mean(name: str, title: str, text: str, parts: tuple[str, str], *, importance: int) -> Field:
+def _mean(
+    name: str, title: str, text: str, parts: tuple[str, str], *, importance: int, former: str = ""
+) -> Field:
     unit = "bytes" if parts[0].endswith("bytes") else "ns"
-    return Field(name, Kind.RATIO, title, text, unit=unit, width=9, importance=importance, parts=parts)
+    return Field(
+        name, Kind.RATIO, title, text, unit=unit, width=9, importance=importance, parts=parts, former=former
+    )
 
 
 _SERVICE_OF = ("netns", "port", "process")
-_STUCK = "speed=stuck answers_per_s=0 (usual_p99>=0 or recent_p99>=0)"
+_STUCK = "speed=stuck responses_per_s=0 (usual_p99>=0 or recent_p99>=0)"
 _NOT_ANSWERED = "{process} {service} has not answered a request for {stalled}; {waiting} waiting"
-_WAITS = "{process} has waited {stalled} for an answer of {service}; {waiting} waiting"
+_WAITS = "{process} has waited {stalled} for a response of {service}; {waiting} waiting"
 _USED_DNS = f"protocol=udp port={DNS_PORT} side=used"
 _DNS = ("netns", "process", "address", "port")
 _SLOW_DNS = ("DNS silent", "DNS slow")
@@ -154,7 +158,7 @@ SERVICES = Table(
         Field("port", Kind.LABEL, "PORT", "the service's port", importance=60),
         Field("service", Kind.ENDPOINT, "SERVICE", "its address and port; 0.0.0.0 and [::] mean every address of this "
               "machine", importance=98, parts=("address", "port")),
-        _ANSWERS,
+        _RESPONSES,
         _RESPONSE,
         *_quantiles(_RESPONSE, "", "", (89, 70, 97, 71)),
         _QUEUED,
@@ -175,15 +179,16 @@ SERVICES = Table(
         _WAITING,
         _OLDEST,
         _STALLED,
-        Field("unanswered", Kind.COUNTER, "UNANSWERED", "requests whose connection ended before the answer; over UDP, "
-              f"those without one within {TIMEOUT_S:g} s or before their socket was closed", unit="requests",
+        Field("unanswered", Kind.COUNTER, "UNANSWERED", "requests whose connection ended before the response; over "
+              f"UDP, those without one within {TIMEOUT_S:g} s or before their socket was closed", unit="requests",
               importance=65, tone="warn", rate_title="UNANSW/s"),
-        Field("failed_answers", Kind.COUNTER, "SERVFAIL", "DNS answers over UDP by which the server says that it "
-              "failed (SERVFAIL)", unit="answers", importance=61, tone="warn", rate_title="SERVFAIL/s"),
-        Field("missing_names", Kind.COUNTER, "NXDOMAIN", "DNS answers over UDP that say that the name does not exist "
-              "(NXDOMAIN)", unit="answers", importance=59, rate_title="NXDOMAIN/s"),
-        Field("failed_ratio", Kind.RATIO, "FAILED", "SERVFAIL ÷ answers", importance=16,
-              parts=("failed_answers", "answers"), tone="warn"),
+        Field("failed_responses", Kind.COUNTER, "SERVFAIL", "DNS responses over UDP by which the server says that it "
+              "failed (SERVFAIL)", unit="responses", importance=61, tone="warn", rate_title="SERVFAIL/s",
+              former="failed_answers"),
+        Field("missing_names", Kind.COUNTER, "NXDOMAIN", "DNS responses over UDP that say that the name does not exist "
+              "(NXDOMAIN)", unit="responses", importance=59, rate_title="NXDOMAIN/s"),
+        Field("failed_ratio", Kind.RATIO, "FAILED", "SERVFAIL ÷ responses", importance=16,
+              parts=("failed_responses", "responses"), tone="warn"),
         Field("closed", Kind.COUNTER, "CLOSED", "unanswered requests whose connection the service closed",
               unit="requests", importance=64, tone="warn", rate_title="CLOSED/s"),
         Field("failed_connects", Kind.COUNTER, "CONN FAIL", "failed connects: refused, or never answered; an address "
@@ -197,19 +202,20 @@ SERVICES = Table(
               ("unanswered_ns", "unanswered"),
               importance=32),
         Field("request_bytes", Kind.COUNTER, "REQ BYTES", "bytes of requests", unit="bytes", width=9, importance=15),
-        Field("answer_bytes", Kind.COUNTER, "ANS BYTES", "bytes of complete answers", unit="bytes", width=9,
-              importance=15),
+        Field("response_bytes", Kind.COUNTER, "RESP BYTES", "bytes of complete responses", unit="bytes", width=9,
+              importance=15, former="answer_bytes"),
         _mean("request_size", "REQUEST", "mean bytes of a request", ("request_bytes", "timed"),
               importance=28),
-        _mean("answer_size", "ANSWER", "mean bytes of an answer", ("answer_bytes", "timed"), importance=36),
-        Field("transfer_ns", Kind.COUNTER, "SENDING", "total time from the first to the last byte of answers",
+        _mean("response_size", "RESPONSE", "mean bytes of a response", ("response_bytes", "timed"), importance=36,
+              former="answer_size"),
+        Field("transfer_ns", Kind.COUNTER, "SENDING", "total time from the first to the last byte of responses",
               unit="ns", importance=12),
-        _mean("transfer_mean", "TRANSFER", "mean time from the first to the last byte of an answer",
+        _mean("transfer_mean", "TRANSFER", "mean time from the first to the last byte of a response",
               ("transfer_ns", "timed"), importance=33),
         _CONNECTIONS,
-        Field("overlaps", Kind.COUNTER, "OVERLAPS", "answers that cannot be timed because requests overlapped, or may "
-              "have; a burst counts as one", unit="turns", importance=14),
-        Field("pushes", Kind.COUNTER, "PUSHES", "messages that the service sent without a request; part of an answer "
+        Field("overlaps", Kind.COUNTER, "OVERLAPS", "responses that cannot be timed because requests overlapped, or "
+              "may have; a burst counts as one", unit="turns", importance=14),
+        Field("pushes", Kind.COUNTER, "PUSHES", "messages that the service sent without a request; part of a response "
               "that comes 60 ms after the previous one counts too", unit="messages", importance=13),
         Field("replies", Kind.COUNTER, "REPLIES", "client messages after a push: replies, or requests that cannot be "
               "timed", unit="messages", importance=12),
@@ -218,11 +224,11 @@ SERVICES = Table(
               "twenty or more is like that, response times and waiting requests are unknown", importance=69,
               labels=PATTERNS),
     ),
-    screen=("process", "service", "protocol", "side", "answers_per_s", "p50", "p99", "max", "queued_p99", "service_p99",
-            "response", "waiting", "oldest", "unanswered_per_s", "failed_answers_per_s", "failed_connects_per_s",
-            "pattern"),
-    text=("process", "pid", "container", "namespace", "side", "protocol", "service", "answers", "p50", "p90", "p99",
-          "max", "queued_p99", "service_p99", "waiting", "oldest", "unanswered", "failed_answers", "missing_names",
+    screen=("process", "service", "protocol", "side", "responses_per_s", "p50", "p99", "max", "queued_p99",
+            "service_p99", "response", "waiting", "oldest", "unanswered_per_s", "failed_responses_per_s",
+            "failed_connects_per_s", "pattern"),
+    text=("process", "pid", "container", "namespace", "side", "protocol", "service", "responses", "p50", "p90", "p99",
+          "max", "queued_p99", "service_p99", "waiting", "oldest", "unanswered", "failed_responses", "missing_names",
           "closed", "failed_connects", "connections", "pattern"),
     sort="-p99",
     bar="p99",
@@ -233,8 +239,8 @@ SERVICES = Table(
     rules=(
         Rule(
             "DNS silent",
-            f"{_USED_DNS} waiting>0 oldest>=1s answers_per_s=0",
-            "{process} gets no answer from the DNS server {service}: {waiting} waiting, up to {oldest}",
+            f"{_USED_DNS} waiting>0 oldest>=1s responses_per_s=0",
+            "{process} gets no response from the DNS server {service}: {waiting} waiting, up to {oldest}",
             "DNS servers that do not answer a process of this host",
             "ask it: dig @{address}; check /etc/resolv.conf, the path and the firewalls",
             by=_DNS,
@@ -245,8 +251,8 @@ SERVICES = Table(
         Rule(
             "DNS slow",
             f"{_USED_DNS} p50>=500ms",
-            "{process} waits {p50} for answers of the DNS server {service}",
-            "DNS servers that take half a second or more for most of their answers to a process of this host, again "
+            "{process} waits {p50} for responses of the DNS server {service}",
+            "DNS servers that take half a second or more for most of their responses to a process of this host, again "
             "and again",
             "ask it: dig @{address}; its own servers may be slow, or a first server in /etc/resolv.conf is silent",
             by=_DNS,
@@ -258,9 +264,9 @@ SERVICES = Table(
         Rule(
             "DNS failing",
             f"{_USED_DNS} failed_ratio>=10%",
-            "the DNS server {service} fails for {process}: {failed_ratio} of the answers are SERVFAIL, "
-            "{failed_answers_per_s}/s",
-            "DNS servers that say again and again that they failed, in a tenth of their answers or more: their own "
+            "the DNS server {service} fails for {process}: {failed_ratio} of the responses are SERVFAIL, "
+            "{failed_responses_per_s}/s",
+            "DNS servers that say again and again that they failed, in a tenth of their responses or more: their own "
             "servers do not answer, or DNSSEC does not verify the names",
             "dig @{address} NAME, and with +cd, which leaves out DNSSEC; see the log of the server",
             by=_DNS,
@@ -325,23 +331,24 @@ SERVICES = Table(
         ),
         Rule(
             "slow service",
-            "speed=slower side=served answers_per_s>0",
+            "speed=slower side=served responses_per_s>0",
             "{process} {service} answers in {recent_p99}, {usual_p99} before[; {client} waits for it]",
-            "services of this host whose answers are slow again and again: the p99 of the last 10 seconds is more than "
-            "three times the usual",
+            "services of this host whose responses are slow again and again: the p99 of the last 10 seconds is more "
+            "than three times the usual",
             "QUEUED and SERVICE tell whether requests wait for {process} or in it; see the services that it uses",
             by=_SERVICE_OF,
             after_s=5.0,
             explained_by=("stuck service", *_SLOW_DNS),
-            explained_in_process=("waiting for a service", "slow answers", *_SLOW_DNS),
+            explained_in_process=("waiting for a service", "slow responses", *_SLOW_DNS),
         ),
-        # It cannot be compared with its own past yet. Ten answers at least are as slow, so a single report is none.
+        # It cannot be compared with its own past yet. Ten responses at least are as slow, so a single report is none.
         Rule(
             "slow from the start",
             "side=served recent_p99>=1s p50>=1s not usual_p99>=0",
-            "{process} {service} needs {p50} for half of its answers; its usual time is not known yet",
-            "services of this host that take a second or more for half of their answers, while nettop has not watched "
-            "them long enough to know their usual times; one that holds requests until there is news looks the same",
+            "{process} {service} needs {p50} for half of its responses; its usual time is not known yet",
+            "services of this host that take a second or more for half of their responses, while nettop has not "
+            "watched them long enough to know their usual times; one that holds requests until there is news looks the "
+            "same",
             "QUEUED and SERVICE tell whether requests wait for {process} or in it; see the services that it uses",
             Severity.HINT,
             Certainty.POSSIBLE,
@@ -349,10 +356,10 @@ SERVICES = Table(
             explained_by=("stuck service", *_SLOW_DNS),
         ),
         Rule(
-            "slow answers",
-            "speed=slower side=used answers_per_s>0",
-            "{process} gets answers of {service} in {recent_p99}, {usual_p99} before",
-            "services that a process of this host uses, whose answers are slow again and again: the p99 of the last "
+            "slow responses",
+            "speed=slower side=used responses_per_s>0",
+            "{process} gets responses of {service} in {recent_p99}, {usual_p99} before",
+            "services that a process of this host uses, whose responses are slow again and again: the p99 of the last "
             "10 seconds is more than three times the usual",
             "look at the server, and at the path to it (RTT and RETR of the connections)",
             by=_SERVICE_OF,
@@ -363,8 +370,8 @@ SERVICES = Table(
     metrics=(
         Metrics(("process", "container", "side", "protocol", "service"),
                 ("response", "queued", "service_time", "waiting", "oldest", "unanswered", "request_bytes",
-                 "answer_bytes", "connections", "overlaps", "pushes", "closed", "failed_connects",
-                 "failed_answers", "missing_names"),
+                 "response_bytes", "connections", "overlaps", "pushes", "closed", "failed_connects",
+                 "failed_responses", "missing_names"),
                 prefix="services", top="service", limit=10,
                 edges={"response": (100_000, 10_000_000_000), "queued": SUM_ONLY, "service_time": SUM_ONLY}),
     ),
@@ -380,18 +387,18 @@ CLIENTS = Table(
         NETNS,
         NAMESPACE,
         Field("client", Kind.ADDRESS, "CLIENT", "address of the client", importance=100),
-        replace(_ANSWERS, importance=96),
+        replace(_RESPONSES, importance=96),
         replace(_RESPONSE, dtype=CLIENT_BUCKETS.dtype, buckets=CLIENT_BUCKETS),
         *_quantiles(_RESPONSE, "", "", (95, 70, 97, 71)),
         _RESPONSE_NS,
-        _mean("response_mean", "MEAN", "mean response time", ("response_ns", "answers"), importance=38),
+        _mean("response_mean", "MEAN", "mean response time", ("response_ns", "responses"), importance=38),
         _WAITING,
         _OLDEST,
         _CONNECTIONS,
     ),
-    screen=("process", "port", "client", "answers_per_s", "p50", "p90", "p99", "max", "response", "waiting", "oldest",
+    screen=("process", "port", "client", "responses_per_s", "p50", "p90", "p99", "max", "response", "waiting", "oldest",
             "connections"),
-    text=("process", "port", "namespace", "client", "answers", "p50", "p90", "p99", "max", "waiting", "oldest",
+    text=("process", "port", "namespace", "client", "responses", "p50", "p90", "p99", "max", "waiting", "oldest",
           "connections"),
     sort="-p99",
     bar="p99",
@@ -432,15 +439,16 @@ CONNECTIONS = Table(
     name="connections",
     fields=(
         *_CONNECTION_FIELDS,
-        replace(_ANSWERS, importance=97),
+        replace(_RESPONSES, importance=97),
         _RESPONSE_NS,
-        _mean("response_mean", "MEAN", "mean response time", ("response_ns", "answers"), importance=96),
+        _mean("response_mean", "MEAN", "mean response time", ("response_ns", "responses"), importance=96),
         Field("queued_ns", Kind.COUNTER, "QUEUED", "total time that answered requests waited here before their first "
               "byte was read", unit="ns", importance=33),
-        Field("queued_answers", Kind.COUNTER, "QUEUED ANS", "answers to requests that were seen being read, so that "
-              "their time in the queue is known", unit="answers", importance=12),
+        Field("queued_responses", Kind.COUNTER, "QUEUED RESP", "responses to requests that were seen being read, so "
+              "that their time in the queue is known", unit="responses", importance=12,
+              former="queued_answers"),
         _mean("queued_mean", "QUEUE AVG", "mean time that answered requests waited here before they were read",
-              ("queued_ns", "queued_answers"), importance=48),
+              ("queued_ns", "queued_responses"), importance=48),
         Field("local_isn", Kind.LABEL, "LOCAL ISN", "initial sequence number of this end, from TCP's counts; of the "
               "end that accepted, one more", width=10, importance=2),
         Field("remote_isn", Kind.LABEL, "REMOTE ISN", "initial sequence number of the peer, plus one", importance=2),
@@ -449,8 +457,8 @@ CONNECTIONS = Table(
         _WAS_READ,
         _INFERRED,
     ),
-    screen=("process", "side", "local", "remote", "answers_per_s", "response_mean", "waited"),
-    text=("process", "pid", "side", "local", "remote", "answers", "response_mean", "waited"),
+    screen=("process", "side", "local", "remote", "responses_per_s", "response_mean", "waited"),
+    text=("process", "pid", "side", "local", "remote", "responses", "response_mean", "waited"),
     sort="-waited",
     begins_at_zero=True,
     adds_up=False,
@@ -479,8 +487,8 @@ HOOK_UNOWNED = Hook(
 
 HOOK_UDP_REQUESTS = Hook(
     "udp_requests",
-    "requests to and answers of UDP services, such as DNS",
-    ("failed_answers", "missing_names"),
+    "requests to and responses of UDP services, such as DNS",
+    ("failed_responses", "missing_names"),
     requires="calls",
     remedy="mount the control groups: mount -t cgroup2 none /sys/fs/cgroup; in a container, share the host's "
     "(docker run --cgroupns host)",
@@ -530,7 +538,7 @@ LENS = Lens(
         "processes": "processes that exited before their control group could be read: their rows have no container",
         "unwatched": "connections not watched for lack of memory: no number includes them",
         WITHOUT_SLOT: f"services that share the row {OTHERS}, because too many are in use at once",
-        UNTIMED: "UDP requests not timed, because too many have no answer yet",
+        UNTIMED: "UDP requests not timed, because too many have no response yet",
         WITHOUT_CLIENT: "connections whose client has no row, because too many are connected at once",
     },
     counts=(

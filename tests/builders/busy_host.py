@@ -38,7 +38,7 @@ ROWS = {
 TEXTS = {"process": 40, "namespace": 2, "container": 8}
 ADDRESSES, PORTS = 16, 40
 """Number of different texts in some columns, of addresses, and of ports."""
-OF_SOME = {"queued", "service_time", "failed_answers", "missing_names", "oldest", "late", "lost"}
+OF_SOME = {"queued", "service_time", "failed_responses", "missing_names", "oldest", "late", "lost"}
 """Columns that every other row lacks. No row refers to another."""
 
 

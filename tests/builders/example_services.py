@@ -47,14 +47,14 @@ UDP_MECHANISM = "cgroup_skb + cgroup/sock_release + post_bind"
 
 
 class _Service(NamedTuple):
-    """A service: who serves or uses it, how many answers each second, and the medians of their times in ns."""
+    """A service: who serves or uses it, how many responses each second, and the medians of their times in ns."""
 
     process: str
     pid: int
     side: int
     address: str
     port: int
-    answers: int
+    responses: int
     queued_ns: float
     service_ns: float
     connections: int
@@ -96,14 +96,14 @@ def example_steps(count: int = 3, *, held: range = HELD) -> tuple[Snapshot, ...]
             late_ns = _HELD_NS if second in held and service.port == 8000 else 0
             queued_ns = service.queued_ns + (late_ns if service.side == SERVED else 0)
             response_ns = service.queued_ns + service.service_ns + late_ns
-            totals[n, "response"] += _drawn(service.answers, response_ns, BUCKETS, chance)
+            totals[n, "response"] += _drawn(service.responses, response_ns, BUCKETS, chance)
             if service.side == SERVED:
-                totals[n, "queued"] += _drawn(service.answers, queued_ns, BUCKETS, chance)
-                totals[n, "service_time"] += _drawn(service.answers, service.service_ns, BUCKETS, chance)
+                totals[n, "queued"] += _drawn(service.responses, queued_ns, BUCKETS, chance)
+                totals[n, "service_time"] += _drawn(service.responses, service.service_ns, BUCKETS, chance)
         for n, (_, share, factor) in enumerate(_CLIENTS):
             of_nginx = _SERVICES[0]
             median_ns = factor * of_nginx.service_ns
-            clients[n] += _drawn(share * of_nginx.answers, median_ns, CLIENT_BUCKETS, chance)
+            clients[n] += _drawn(share * of_nginx.responses, median_ns, CLIENT_BUCKETS, chance)
         steps.append(_snapshot(totals, clients, second, held, usual))
     return tuple(steps)
 
@@ -152,7 +152,7 @@ def not_available(reason: str) -> Snapshot:
 def _service_row(n: int, totals: dict[tuple[int, str], Array], second: int, waiting: list[Row]) -> Row:
     of = _SERVICES[n]
     own = [row["waited"] for row in waiting if row["service"] == FIRST_ID + n]
-    answers = int(totals[n, "response"].sum())
+    responses = int(totals[n, "response"].sum())
     served = {name: totals[n, name].copy() for name in ("queued", "service_time")}
     unknown = {name: np.full_like(counts, np.iinfo(np.uint64).max) for name, counts in served.items()}
     row: Row = {
@@ -165,11 +165,11 @@ def _service_row(n: int, totals: dict[tuple[int, str], Array], second: int, wait
         "protocol": PROTOCOLS[UDP if of.port == DNS_PORT else TCP],
         "address": of.address,
         "port": of.port,
-        "answers": answers,
-        "timed": answers,
+        "responses": responses,
+        "timed": responses,
         "response": totals[n, "response"].copy(),
         **(served if of.side == SERVED else unknown),
-        "response_ns": round(answers * (of.queued_ns + of.service_ns)),
+        "response_ns": round(responses * (of.queued_ns + of.service_ns)),
         "waiting": len(own),
         **({"oldest": max(own), "stalled": max(own)} if own else {}),
         "unanswered": 0,
@@ -177,9 +177,9 @@ def _service_row(n: int, totals: dict[tuple[int, str], Array], second: int, wait
         "closed": 0,
         "failed_connects": 0,
         "refused": 0,
-        "request_bytes": answers * 412,
-        "answer_bytes": answers * 5_310,
-        "transfer_ns": answers * 190_000,
+        "request_bytes": responses * 412,
+        "response_bytes": responses * 5_310,
+        "transfer_ns": responses * 190_000,
         "connections": of.connections,
         "overlaps": second if of.process == "sshd" else 0,
         "pushes": 0,
@@ -199,7 +199,7 @@ def _service_row(n: int, totals: dict[tuple[int, str], Array], second: int, wait
     if of.port != DNS_PORT:
         return row
     known = {name: value for name, value in row.items() if name not in {*only_tcp, "pattern"}}
-    return known | {"failed_answers": 0, "missing_names": answers // 9}
+    return known | {"failed_responses": 0, "missing_names": responses // 9}
 
 
 def _client_row(n: int, counts: Array) -> Row:
@@ -211,7 +211,7 @@ def _client_row(n: int, counts: Array) -> Row:
         "port": of.port,
         "namespace": "own",
         "client": _CLIENTS[n][0],
-        "answers": int(counts.sum()),
+        "responses": int(counts.sum()),
         "response": counts.copy(),
         "response_ns": round(int(counts.sum()) * of.service_ns),
         "waiting": 0,
@@ -251,7 +251,7 @@ def _connection_row(id_: int, service: int, local: tuple[str, int], remote: tupl
         "local_port": local[1],
         "remote_address": remote[0],
         "remote_port": remote[1],
-        "answers": 18,
+        "responses": 18,
         "response_ns": round(18 * (of.queued_ns + of.service_ns)),
     }
 

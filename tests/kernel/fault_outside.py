@@ -75,7 +75,7 @@ def play_nobody(memory: Memory) -> None:
 
 
 def flood_syns(memory: Memory, target: Address, addresses: int, per_s: int) -> None:
-    """Send SYNs from that many addresses of 198.18.0.0/24, each from another port, and ignore the answers."""
+    """Send SYNs from that many addresses of 198.18.0.0/24, each from another port, and ignore the responses."""
     threading.Thread(target=ignore, args=(memory["tunnel"],), daemon=True).start()
     for number in every(1 / per_s):
         source = f"198.18.0.{number % addresses + 1}", 1024 + number % 60000
@@ -112,7 +112,7 @@ class OutsideHost:
     first: dict[Address, int] = field(default_factory=dict)
 
     def answer(self, segment: Segment) -> Segment | None:
-        """Return the answer to a segment, if there is one."""
+        """Return the response to a segment, if there is one."""
         peer = segment.source
         if segment.flags & SYN:
             self.received[peer], self.first[peer] = 0, segment.sequence + 1

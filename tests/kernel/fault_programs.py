@@ -381,7 +381,7 @@ def ask_all(memory: Memory, target: Address, connections: int, per_s: float) -> 
 
 
 def send_and_wait(memory: Memory, target: Address) -> None:
-    """Send one request, and wait for the answer."""
+    """Send one request, and wait for the response."""
     with socket.create_connection(target) as connection:
         connection.sendall(REQUEST)
         connection.recv(1)
@@ -483,7 +483,7 @@ def look_up(memory: Memory, server: Address, seconds: float, tally: Tally) -> No
 
 
 def ask_without_end(memory: Memory, server: Address, per_s: int) -> None:
-    """Send that many queries per second, and wait for no answer."""
+    """Send that many queries per second, and wait for no response."""
     numbers = count()
     with socket.socket(type=socket.SOCK_DGRAM) as sender:
         for _ in every(0.01):
@@ -507,11 +507,11 @@ def dns_query(number: int) -> bytes:
 
 
 def dns_answer(query: bytes, code: int) -> bytes:
-    """Return an answer with this code, and with an address if the code is 0."""
-    answers = 0 if code else 1
+    """Return a response with this code, and with an address if the code is 0."""
+    responses = 0 if code else 1
     address = struct.pack("!3HIH", 0xC00C, 1, 1, 60, 4) + socket.inet_aton("192.0.2.80")
-    head = query[:2] + struct.pack("!5H", 0x8180 | code, 1, answers, 0, 0)
-    return head + query[12:] + address * answers
+    head = query[:2] + struct.pack("!5H", 0x8180 | code, 1, responses, 0, 0)
+    return head + query[12:] + address * responses
 
 
 def serve_names(memory: Memory, delay_s: float | None, code: int = 0) -> None:

@@ -148,7 +148,7 @@ class Made:
     def is_shown(self) -> bool:
         """Return whether the kernel's numbers show the fault; raise WorkerError if a process has failed."""
         for name, worker in self.processes.items():
-            assert not worker.has_answered(), f"{name} has ended: {worker.result()}"
+            assert not worker.has_responded(), f"{name} has ended: {worker.result()}"
         return self.proof()
 
     def __str__(self) -> str:
@@ -369,7 +369,7 @@ def losing(end: End, port: int, percent: int) -> None:
 
 @fault("peer-gone", "peer gone", "ordersvc", REPORT, needs=["nft"])
 def peer_gone(made: Made) -> Proof:
-    """The other host disappears, and the sender retransmits without an answer."""
+    """The other host disappears, and the sender retransmits without a response."""
     near, far = made.pair()
     at = far.v4, REPORT
     made.serve(far.namespace, "reportd", at, programs.discard)
@@ -381,7 +381,7 @@ def peer_gone(made: Made) -> Proof:
 
 @fault("peer-gone-outside", "peer gone", "ordersvc", REPORT, needs=[TUN])
 def peer_gone_outside(made: Made) -> Proof:
-    """A host outside of this machine disappears, and the sender retransmits without an answer."""
+    """A host outside of this machine disappears, and the sender retransmits without a response."""
     home, outsider = outside_network(made)
     outsider.start(outside.play_host, outside.OutsideHost(room=60_000, lives_for=5000))
     made.start(home, "ordersvc", programs.send_messages, ("10.9.0.2", REPORT), 1000, 0.1)
@@ -840,7 +840,7 @@ def serving(made: Made, badly_s: float | None) -> Namespace:
 
 
 def longest_wait_ms(namespace: Namespace, port: int = WEB) -> int:
-    """Return the longest time that a client has waited for the answer of a port, in milliseconds."""
+    """Return the longest time that a client has waited for the response of a port, in milliseconds."""
     waits = [
         line.number("lastsnd")
         for line in established(namespace, f"dport = {port}")
@@ -858,7 +858,7 @@ def slow_service(made: Made) -> Proof:
 
 @fault("slow-from-start", "slow from the start", "shopd", SHOP)
 def slow_from_start(made: Made) -> Proof:
-    """A service has always taken one and a half seconds for an answer."""
+    """A service has always taken one and a half seconds for a response."""
     home, at = made.namespace("home"), (LOOPBACK, SHOP)
     made.serve(home, "shopd", at, programs.serve_pages, 1.5, None)
     made.start(home, "frontend", programs.ask_all, at, 40, 20)

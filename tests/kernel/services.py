@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Known numbers of requests and answers for tests of the services lens, and the lens's counts of them."""
+"""Known numbers of requests and responses for tests of the services lens, and the lens's counts of them."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from .traffic import Memory, listen, receive
 
 SERVED, USED = SIDES.values()
 REQUEST, ANSWER = SIZES = 101, 503
-"""Bytes of a request and of its answer, where nothing else is said."""
+"""Bytes of a request and of its response, where nothing else is said."""
 MECHANISMS = [mechanism.name for mechanism in FALLBACKS.mechanisms]
 NOT_ALLOWED = 3
 """The status of answer.c where the kernel does not allow a kind of calls."""
@@ -166,13 +166,13 @@ def quantile(row: Row, name: str, share: float) -> float:
     return float(BUCKETS.quantiles(np.array([row[name]], np.uint64), share)[0])
 
 
-# --- requests and answers --------------------------------------------------------------------------------------
+# --- requests and responses --------------------------------------------------------------------------------------
 
 
 def request_each(memory: Memory, names: Sequence[object], count: int, sizes: tuple[int, int]) -> None:
-    """Send `count` requests on each connection, each after the previous answer.
+    """Send `count` requests on each connection, each after the previous response.
 
-    `sizes` are the sizes of requests and answers.
+    `sizes` are the sizes of requests and responses.
     """
     request, answer = sizes
     for _ in range(count):

@@ -59,10 +59,10 @@ class BothLenses:
         """Return a reading of each lens."""
         return self.connections.read(time.monotonic_ns()), self.services.read()
 
-    def answers(self, key: int) -> int:
-        """Return the answers on the connection whose socket has this key."""
+    def responses(self, key: int) -> int:
+        """Return the responses on the connection whose socket has this key."""
         rows = self.services.read().tables[CONNECTIONS.name].array
-        return int(rows["answers"][rows["id"] == key].sum())
+        return int(rows["responses"][rows["id"] == key].sum())
 
     def facts(self, key: int, before: tuple[Snapshot, Snapshot] | None = None) -> dict[str, str]:
         """Return what the details show of a connection, now or since an earlier reading."""
@@ -107,9 +107,9 @@ def measured(lenses: BothLenses, path: SlowPath, ends: tuple[Worker, Worker]) ->
     """Return the parts of the time, as the details show them and as the programs measured them."""
     client, server = ends
     key = client.call(cookie, NAME)
-    until(lambda: lenses.answers(key) > 1, "the first answers")
-    before, first = lenses.read(), lenses.answers(key)
-    until(lambda: lenses.answers(key) >= first + ANSWERS, "answers", 60)
+    until(lambda: lenses.responses(key) > 1, "the first responses")
+    before, first = lenses.read(), lenses.responses(key)
+    until(lambda: lenses.responses(key) >= first + ANSWERS, "responses", 60)
     facts = lenses.facts(key, before)
     taken = client.call(finish) | server.call(finish) | path.forwarder.call(finish)
     taken["path"] = taken.pop("there") + taken.pop("back")

@@ -156,7 +156,7 @@ def test_sides_of_connections_outside(*, listens: bool) -> None:
             client.sendall(b"q")
             accepted.sendall(accepted.recv(1))
             client.recv(1)
-            return {row["side"] for row in running.printed() if row["port"] == port and row["answers"]}
+            return {row["side"] for row in running.printed() if row["port"] == port and row["responses"]}
 
         until(lambda: len(sides()) > 1, "both ends have counted answers")
         assert sides() == {"served", "used"}

@@ -60,7 +60,7 @@ def check_both(watches: list[Watched], host: Host, **values: Any) -> None:
     for watched in watches:
         for side in (SERVED, USED):
             row = watched.until(host.namespace, host.port, side, waiting=0, **values)
-            assert sum(row["response"]) == row["answers"]
+            assert sum(row["response"]) == row["responses"]
 
 
 TARGETS = {"127.0.0.1": 7, "::1": 11, "::ffff:127.0.0.1": 13}
@@ -69,7 +69,7 @@ TARGETS = {"127.0.0.1": 7, "::1": 11, "::ffff:127.0.0.1": 13}
 
 @pytest.fixture(scope="module")
 def done(all_watches: WatchedByEach) -> Iterator[Host]:
-    """Yield requests by IPv4, IPv6 and v4-mapped IPv6; some have no answer, and some of these still wait."""
+    """Yield requests by IPv4, IPv6 and v4-mapped IPv6; some have no response, and some of these still wait."""
     with Lab() as lab:
         host = Host(lab)
         for target, count in TARGETS.items():
@@ -98,25 +98,25 @@ def test_each_mechanism_counts_the_same(
     """Answers, unanswered and waiting requests are equal in every mechanism, with their side, start, and
     whether read."""
     watched = all_watches.by(mechanism, record)
-    answers = 3 * sum(TARGETS.values()) + 5
+    responses = 3 * sum(TARGETS.values()) + 5
     rows = {
         side: watched.until(
-            done.namespace, done.port, side, answers=answers, unanswered=2, waiting=3, connections=5
+            done.namespace, done.port, side, responses=responses, unanswered=2, waiting=3, connections=5
         )
         for side in (SERVED, USED)
     }
-    assert {row["request_bytes"] for row in rows.values()} == {answers * REQUEST}
+    assert {row["request_bytes"] for row in rows.values()} == {responses * REQUEST}
     assert rows[SERVED]["process"] == "server"
     assert rows[USED]["process"] == "client"
     for name in ("queued", "service_time"):
-        assert sum(rows[SERVED][name]) == answers
+        assert sum(rows[SERVED][name]) == responses
     waiting = watched.rows(WAITING.name, done.namespace, done.port)
     was_read = sorted((row["side"], row["was_read"]) for row in waiting if row["side"] == SERVED)
     assert was_read == [(SERVED, "no"), (SERVED, "yes"), (SERVED, "yes")]
     assert {row["pid"] for row in waiting} == {done.server.pid, done.client.pid}
     assert {row["was_read"] for row in waiting if row["side"] == USED} == {None}
     connections = watched.rows(CONNECTIONS.name, done.namespace, done.port)
-    assert [row["answers"] for row in connections] == [1] * 10
+    assert [row["responses"] for row in connections] == [1] * 10
     record(verdict="same")
 
 
@@ -136,21 +136,26 @@ def test_every_kind_of_calls(watches: list[Watched], host: Host, answerer: Path,
             pytest.skip("io_uring is not allowed here")
         host.client.result()
         for watched in watches:
-            read = sum(watched.until(host.namespace, host.port, SERVED, answers=count)["queued"])
+            read = sum(watched.until(host.namespace, host.port, SERVED, responses=count)["queued"])
             rows = watched.rows(CONNECTIONS.name, host.namespace, host.port)
-            assert [row["queued_answers"] for row in rows if row["side"] == SERVED] == [read]
+            assert [row["queued_responses"] for row in rows if row["side"] == SERVED] == [read]
     check_both(
-        watches, host, answers=count, request_bytes=count * REQUEST, answer_bytes=count * answer, unanswered=0
+        watches,
+        host,
+        responses=count,
+        request_bytes=count * REQUEST,
+        response_bytes=count * answer,
+        unanswered=0,
     )
 
 
 def test_a_server_that_speaks_first(watches: list[Watched], host: Host) -> None:
-    """A server's greeting is no answer, and the client's next message is no answer to the greeting."""
+    """A server's greeting is no response, and the client's next message is no response to the greeting."""
     with opened(host.client, host.server, host.port, "::1") as names:
         host.server.call(send_each, names, 64)
         host.client.call(receive_each, names, 64)
         host.exchange(names, 19)
-    check_both(watches, host, answers=19, request_bytes=19 * REQUEST, unanswered=0)
+    check_both(watches, host, responses=19, request_bytes=19 * REQUEST, unanswered=0)
 
 
 def receive_all(memory: Memory, names: list[int]) -> None:
@@ -165,7 +170,7 @@ def receive_all(memory: Memory, names: list[int]) -> None:
 def test_a_request_without_an_answer(
     watches: list[Watched], host: Host, ending: str, *, was_read: bool
 ) -> None:
-    """A request without an answer counts once as unanswered, with its age, at both ends, after a reset or a FIN."""
+    """A request without a response counts once as unanswered, with its age, at both ends, after a reset or a FIN."""
     age_s = 0.02
     with opened(host.client, host.server, host.port, "::1", 3) as names:
         host.exchange(names, 2)
@@ -185,7 +190,7 @@ def test_a_request_without_an_answer(
             host.server.call(linger, names)
         host.server.call(close_each, names)
         host.client.call(close_each, names)
-    check_both(watches, host, answers=6, unanswered=3)
+    check_both(watches, host, responses=6, unanswered=3)
     for watched in watches:
         for side in (SERVED, USED):
             assert watched.service(host.namespace, host.port, side)["unanswered_ns"] >= 3 * oldest
@@ -219,7 +224,7 @@ def test_goodbyes_are_no_requests(watches: list[Watched], host: Host) -> None:
             host.exchange(names, 1)
             host.client.call(send_and_close, names, 31)
             host.server.call(receive_all, names)
-    check_both(watches, host, answers=11, unanswered=0)
+    check_both(watches, host, responses=11, unanswered=0)
 
 
 def test_a_server_that_closes_on_last_words(watches: list[Watched], host: Host) -> None:
@@ -230,7 +235,7 @@ def test_a_server_that_closes_on_last_words(watches: list[Watched], host: Host) 
             host.server.start(receive_and_close, names, 31)
             host.client.call(send_and_wait, names, 31)
             host.server.result()
-    check_both(watches, host, answers=11, unanswered=0)
+    check_both(watches, host, responses=11, unanswered=0)
 
 
 def receive_and_close(memory: Memory, names: list[int], size: int) -> None:
@@ -256,12 +261,12 @@ def send_and_close(memory: Memory, names: list[int], size: int) -> None:
 
 
 def test_both_directions_at_once_are_marked(watches: list[Watched], host: Host) -> None:
-    """If requests and answers overlap, a turn is a burst and the row is marked; if they alternate it is not."""
+    """If requests and responses overlap, a turn is a burst and the row is marked; if they alternate it is not."""
     amount = 4 << 20
     with opened(host.client, host.server, host.port, "127.0.0.1") as names:
         host.exchange(names, 5)
         for watched in watches:
-            assert watched.until(host.namespace, host.port, answers=5)["pattern"] == "alternating"
+            assert watched.until(host.namespace, host.port, responses=5)["pattern"] == "alternating"
         host.server.start(exchange, dict.fromkeys(names, amount), dict.fromkeys(names, amount))
         host.client.call(exchange, dict.fromkeys(names, amount), dict.fromkeys(names, amount))
         host.server.result()
@@ -280,12 +285,12 @@ def test_connections_that_are_older(host: Host) -> None:
         host.client.call(send_each, names[:1], REQUEST)
         with Watched() as watched:
             for side in (SERVED, USED):
-                watched.until(host.namespace, host.port, side, answers=0, connections=4, waiting=1)
+                watched.until(host.namespace, host.port, side, responses=0, connections=4, waiting=1)
             host.server.call(receive_each, names[:1], REQUEST)
             host.server.call(send_each, names[:1], ANSWER)
             host.client.call(receive_each, names[:1], ANSWER)
             host.exchange(names, 5)
-            check_both([watched], host, answers=21)
+            check_both([watched], host, responses=21)
 
 
 def test_connections_are_listed_once_through_descriptors(host: Host) -> None:
@@ -295,7 +300,7 @@ def test_connections_are_listed_once_through_descriptors(host: Host) -> None:
         host.client.call(send_each, names[:1], REQUEST)
         child = host.client.call(fork_holder)
         for side in (SERVED, USED):
-            watched.until(host.namespace, host.port, side, answers=4, connections=2, waiting=1)
+            watched.until(host.namespace, host.port, side, responses=4, connections=2, waiting=1)
         assert len(watched.rows(CONNECTIONS.name, host.namespace, host.port)) == 4
         assert len(watched.rows(WAITING.name, host.namespace, host.port)) == 2
         host.client.call(end_holder, child)
@@ -316,11 +321,11 @@ def end_holder(memory: Memory, child: int) -> None:
 
 
 def test_a_socket_that_connects_again(watches: list[Watched], host: Host) -> None:
-    """After a refused attempt, a socket's answers are counted."""
+    """After a refused attempt, a socket's responses are counted."""
     host.client.call(connect_after_refusal, host.port)
     host.server.call(accept_as, 0)
     host.exchange([0], 3)
-    check_both(watches, host, answers=3, connections=1)
+    check_both(watches, host, responses=3, connections=1)
 
 
 def connect_after_refusal(memory: Memory, port: int) -> None:
@@ -348,29 +353,29 @@ def test_namespaces_have_services_of_their_own(watches: list[Watched], lab: Lab)
         client.call(request_each, names, 23, SIZES)
         server.result()
     for watched in watches:
-        watched.until(far.namespace, port, SERVED, answers=46)
-        assert watched.until(near.namespace, port, USED, answers=46)["address"] == far.v6
+        watched.until(far.namespace, port, SERVED, responses=46)
+        assert watched.until(near.namespace, port, USED, responses=46)["address"] == far.v6
         assert (SERVED, port) not in watched.services(near.namespace)
         assert (USED, port) not in watched.services(far.namespace)
 
 
 def test_clients_of_a_service(watches: list[Watched], lab: Lab) -> None:
-    """Each client address has a row with its answers and connections."""
+    """Each client address has a row with its responses and connections."""
     near, far = lab.pair()
     server, client = lab.worker(far.namespace), lab.worker(near.namespace)
     port = int(server.call(listen, "listener", "0.0.0.0"))
-    for number, answers in enumerate((3, 5, 7)):
+    for number, responses in enumerate((3, 5, 7)):
         client.call(connect_from, near.address(number), far.v4, port, number)
         server.call(accept_as, number)
-        server.start(answer_each, [number], answers, SIZES)
-        client.call(request_each, [number], answers, SIZES)
+        server.start(answer_each, [number], responses, SIZES)
+        client.call(request_each, [number], responses, SIZES)
         server.result()
     for watched in watches:
-        watched.until(far.namespace, port, answers=15)
+        watched.until(far.namespace, port, responses=15)
         rows = decoded(watched.read().tables[CLIENTS.name])
         here = {row["client"]: row for row in rows if row["port"] == port}
-        expected = {near.address(number): (answers, 1) for number, answers in enumerate((3, 5, 7))}
-        assert {name: (row["answers"], row["connections"]) for name, row in here.items()} == expected
+        expected = {near.address(number): (responses, 1) for number, responses in enumerate((3, 5, 7))}
+        assert {name: (row["responses"], row["connections"]) for name, row in here.items()} == expected
 
 
 def connect_from(memory: Memory, source: str, target: str, port: int, name: int) -> None:
@@ -392,11 +397,11 @@ def test_more_services_than_places(lab: Lab) -> None:
         worker.call(be_many_services, count)
         snapshot = watched.read()
         rows = decoded(snapshot.tables[SERVICES.name])
-        others = {row["side"]: row["answers"] for row in rows if row["process"] == OTHERS}
+        others = {row["side"]: row["responses"] for row in rows if row["process"] == OTHERS}
         own = [row for row in rows if row["netns"] == namespace.inode]
         # Traffic of other processes may be among the others.
         for side in (SERVED, USED):
-            assert sum(row["answers"] for row in own if row["side"] == side) + others[side] >= count
+            assert sum(row["responses"] for row in own if row["side"] == side) + others[side] >= count
         assert 0 < 2 * count - len(own) <= sum(others.values()) <= snapshot.lost[WITHOUT_SLOT]
 
 
@@ -413,9 +418,9 @@ def test_many_services_one_after_the_other(lab: Lab) -> None:
             own = [row for row in decoded(snapshot.tables[SERVICES.name]) if row["netns"] == namespace.inode]
             new = [row for row in own if row["id"] not in before]
             before |= {row["id"] for row in new}
-            assert sum(row["answers"] for row in new if row["side"] == SERVED) == at_once
+            assert sum(row["responses"] for row in new if row["side"] == SERVED) == at_once
             (ended,) = decoded(snapshot.ended[SERVICES.name].total)
-            assert sum(row["answers"] for row in own) + ended["answers"] >= 2 * round_ * at_once
+            assert sum(row["responses"] for row in own) + ended["responses"] >= 2 * round_ * at_once
         assert snapshot.lost[WITHOUT_SLOT] == 0
 
 
@@ -438,7 +443,7 @@ def listen_often(memory: Memory, count: int) -> None:
 
 
 def serve_at_every_address(memory: Memory) -> int:
-    """Exchange a request and an answer at each of two addresses of a listener; return its port."""
+    """Exchange a request and a response at each of two addresses of a listener; return its port."""
     with socket.create_server(("0.0.0.0", 0)) as listener:
         port: int = listener.getsockname()[1]
         for address in ("127.0.0.1", "127.0.0.2"):
@@ -451,7 +456,7 @@ def serve_at_every_address(memory: Memory) -> int:
 
 
 def be_many_services(memory: Memory, count: int) -> None:
-    """Exchange a request and an answer with each of `count` ports, from one process."""
+    """Exchange a request and a response with each of `count` ports, from one process."""
     for _ in range(count):
         with (
             socket.create_server(("127.0.0.1", 0)) as listener,

@@ -74,18 +74,18 @@ def wrk(home: Namespace, url: str, connections: int, *options: str) -> tuple[int
     ids=["kept", "sendfile", "not kept"],
 )
 def test_nginx(home: Namespace, watched: Watched, tmp_path: Path, url: str, connections: int) -> None:
-    """The lens counts the answers that nginx logged and wrk received, except those in flight when wrk ended."""
+    """The lens counts the responses that nginx logged and wrk received, except those in flight when wrk ended."""
     port = int(re.findall(r":(\d+)/", url)[0])
     with nginx(home, tmp_path):
         requests, times = wrk(home, url, connections)
-        answers = watched.until(home, port, USED, connections=0)["answers"]
-        assert requests <= answers <= requests + connections
+        responses = watched.until(home, port, USED, connections=0)["responses"]
+        assert requests <= responses <= requests + connections
         served = watched.until(home, port, SERVED, connections=0)
         logged = (tmp_path / "log").read_bytes().count(b"\n")
-        assert served["answers"] == logged
+        assert served["responses"] == logged
         assert served["pattern"] == "alternating"
         assert quantile(watched.service(home, port, USED), "response", 0.5) <= times["50"] * (1 + ERROR)
-        mean = served["answer_bytes"] / served["answers"]
+        mean = served["response_bytes"] / served["responses"]
         assert mean > SIZES[url.rpartition("/")[2]] * (1 - connections / requests)
 
 
@@ -96,7 +96,7 @@ def test_tls(home: Namespace, watched: Watched, tmp_path: Path) -> None:
         requests, _ = wrk(home, f"https://127.0.0.1:{TLS}/{SMALL}", connections)
         for side in (SERVED, USED):
             row = watched.until(home, TLS, side, connections=0)
-            assert requests + connections <= row["answers"] <= requests + 3 * connections
+            assert requests + connections <= row["responses"] <= requests + 3 * connections
             assert row["pattern"] == "alternating"
 
 
@@ -126,18 +126,18 @@ def test_redis(home: Namespace, watched: Watched, tmp_path: Path, clients: int) 
     with redis(home, tmp_path):
         own = benchmark(home, "-c", str(clients), "-n", str(requests))
         for side in (SERVED, USED):
-            row = watched.until(home, REDIS, side, answers=requests + 1, connections=0, unanswered=0)
+            row = watched.until(home, REDIS, side, responses=requests + 1, connections=0, unanswered=0)
             assert row["pattern"] == "alternating"
         assert quantile(row, "response", 0.5) <= own["p50_latency_ms"] * 1e6 * (1 + ERROR)
 
 
 def test_a_batch_is_one_turn(home: Namespace, watched: Watched, tmp_path: Path) -> None:
-    """Requests that a client sends by one call, and reads the answers of by one, are one turn."""
+    """Requests that a client sends by one call, and reads the responses of by one, are one turn."""
     requests, batch = 32_000, 16
     with redis(home, tmp_path):
         benchmark(home, "-c", "5", "-n", str(requests), "-P", str(batch))
         for side in (SERVED, USED):
-            watched.until(home, REDIS, side, answers=requests // batch + 1, connections=0)
+            watched.until(home, REDIS, side, responses=requests // batch + 1, connections=0)
 
 
 def as_postgres(*command: str) -> list[str]:
@@ -183,4 +183,4 @@ def test_postgres(home: Namespace, watched: Watched, tmp_path_factory: pytest.Te
         )
         assert turns > clients * transactions * 7
         for side in (SERVED, USED):
-            watched.until(home, POSTGRES, side, answers=turns, connections=0, unanswered=0)
+            watched.until(home, POSTGRES, side, responses=turns, connections=0, unanswered=0)

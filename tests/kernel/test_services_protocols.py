@@ -69,14 +69,14 @@ def test_http2(home: Namespace, watched: Watched, tmp_path: Path) -> None:
         single = h2load(home, "-n", "2000", "-c", str(connections), "-m", "1")
         for side in (SERVED, USED):
             row = watched.until(home, HTTP2, side, connections=0)
-            assert single <= row["answers"] <= single + 3 * connections
-            assert is_marked(row) or row["timed"] == row["answers"]
+            assert single <= row["responses"] <= single + 3 * connections
+            assert is_marked(row) or row["timed"] == row["responses"]
         together = h2load(home, "-n", "4000", "-c", str(connections), "-m", "10")
         for side in (SERVED, USED):
             row = watched.until(home, HTTP2, side, connections=0)
             assert (
                 is_marked(row)
-                or single + together // 10 <= row["answers"] <= single + together + 6 * connections
+                or single + together // 10 <= row["responses"] <= single + together + 6 * connections
             )
 
 
@@ -130,10 +130,10 @@ def test_websocket(home: Namespace, watched: Watched, tmp_path: Path) -> None:
         home.run(*peer("websockets"), "ask", str(port), str(asked), str(pinged))
         for side in (SERVED, USED):
             row = watched.until(
-                home, port, side, answers=asked + 1, pushes=pinged, connections=0, unanswered=0
+                home, port, side, responses=asked + 1, pushes=pinged, connections=0, unanswered=0
             )
             assert row["pattern"] == ALTERNATING
-            assert row["timed"] == row["answers"]
+            assert row["timed"] == row["responses"]
             assert quantile(row, "response", 0.5) >= ANSWER_S * 1e9 * (1 - ERROR)
         home.run(*peer("websockets"), "ask", str(port), "1", "20")
         for side in (SERVED, USED):
@@ -143,7 +143,7 @@ def test_websocket(home: Namespace, watched: Watched, tmp_path: Path) -> None:
 
 
 def test_mqtt(home: Namespace, watched: Watched, tmp_path: Path) -> None:
-    """A broker's delivery is a push, and its confirmation an answer."""
+    """A broker's delivery is a push, and its confirmation a response."""
     messages = 10
     publish = [tool("mosquitto_pub"), "-p", str(MQTT), "-t", "x", "-m", "hello", "-q", "1"]
     subscribe = [tool("mosquitto_sub"), "-p", str(MQTT), "-t", "x", "-C", str(messages), "-W", "30"]
@@ -151,12 +151,12 @@ def test_mqtt(home: Namespace, watched: Watched, tmp_path: Path) -> None:
     with running(home, *command, port=MQTT, log=tmp_path / "log"):
         inside = ["ip", "netns", "exec", home.name, *subscribe]
         with subprocess.Popen(inside, stdout=subprocess.PIPE) as subscriber:
-            watched.until(home, MQTT, SERVED, answers=2)
+            watched.until(home, MQTT, SERVED, responses=2)
             home.run(*publish, "--repeat", str(messages), "--repeat-delay", "0.15")
             assert subscriber.communicate()[0] == b"hello\n" * messages
-        # The first may come within 60 ms of the answer to SUBSCRIBE, as if it were more of that.
+        # The first may come within 60 ms of the response to SUBSCRIBE, as if it were more of that.
         turns = 2 + 1 + messages
         for side in (SERVED, USED):
-            row = watched.until(home, MQTT, side, answers=turns, timed=turns, connections=0)
+            row = watched.until(home, MQTT, side, responses=turns, timed=turns, connections=0)
             assert messages - 1 <= row["pushes"] <= messages
             assert row["unanswered"] <= 2

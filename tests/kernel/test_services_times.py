@@ -66,7 +66,7 @@ def medians(pairs: Sequence[tuple[int, int]]) -> Durations:
 
 
 def answer_late(memory: Memory, names: Sequence[int], count: int, delay_s: float) -> Durations:
-    """Answer after a delay; return bounds of the time from reading to the answer's first byte."""
+    """Answer after a delay; return bounds of the time from reading to the response's first byte."""
     times = []
     for _ in range(count):
         for name in names:
@@ -81,7 +81,7 @@ def answer_late(memory: Memory, names: Sequence[int], count: int, delay_s: float
 
 
 def request_and_measure(memory: Memory, names: Sequence[int], count: int) -> Durations:
-    """Request `count` times; return upper bounds of the time from the request to the answer's first byte."""
+    """Request `count` times; return upper bounds of the time from the request to the response's first byte."""
     times = []
     for _ in range(count):
         for name in names:
@@ -102,8 +102,8 @@ def test_fixed_delays(watched: Watched, host: Host, delay_s: float, count: int) 
         host.server.start(answer_late, names, count, delay_s)
         at_client = host.client.call(request_and_measure, names, count)
         service = host.server.result()
-    served = watched.until(host.namespace, host.port, SERVED, answers=count)
-    used = watched.until(host.namespace, host.port, USED, answers=count)
+    served = watched.until(host.namespace, host.port, SERVED, responses=count)
+    used = watched.until(host.namespace, host.port, USED, responses=count)
     # A system call's way back to the process takes microseconds that the lens does not see.
     Durations(service.least, service.most + 20_000).check(quantile(served, "service_time", 0.5))
     Durations(service.least, at_client.most).check(quantile(served, "response", 0.5))
@@ -149,7 +149,7 @@ def test_the_queue_of_a_connection(
         host.server.start(leave_and_answer, name, count, 0.003)
         sent = host.client.call(request_in_turn, name, count)
         reads = host.server.result()
-        service = watched.until(host.namespace, host.port, SERVED, answers=count)
+        service = watched.until(host.namespace, host.port, SERVED, responses=count)
         snapshot = watched.read()
     rows = {
         row["side"]: row
@@ -158,7 +158,7 @@ def test_the_queue_of_a_connection(
     }
     queued_ns = rows[SERVED]["queued_ns"]
     assert sum(least for least, _ in reads) <= queued_ns <= sum(end for _, end in reads) - sum(sent)
-    assert rows[SERVED]["queued_answers"] == rows[SERVED]["answers"] == sum(service["queued"]) == count
+    assert rows[SERVED]["queued_responses"] == rows[SERVED]["responses"] == sum(service["queued"]) == count
     assert float(np.array(service["queued"]) @ BUCKETS.middles) == pytest.approx(queued_ns, rel=ERROR)
     assert rows[SERVED]["queued_ns"] <= rows[SERVED]["response_ns"]
     view = View(Frame(snapshot), text_query(CONNECTIONS))
@@ -166,7 +166,7 @@ def test_the_queue_of_a_connection(
         zip(values_of(view, "id", view.order), values_of(view, "queued_mean", view.order), strict=True)
     )
     assert means[rows[SERVED]["id"]] == queued_ns / count
-    assert rows[USED]["queued_ns"] is rows[USED]["queued_answers"] is means[rows[USED]["id"]] is None
+    assert rows[USED]["queued_ns"] is rows[USED]["queued_responses"] is means[rows[USED]["id"]] is None
     record(verdict="same")
 
 
@@ -187,7 +187,7 @@ def test_a_full_accept_queue(watched: Watched, lab: Lab) -> None:
     accepting = time.monotonic_ns()
     host.server.call(accept_and_answer, queued)
     answered = time.monotonic_ns()
-    row = watched.until(host.namespace, host.port, SERVED, answers=queued, waiting=0)
+    row = watched.until(host.namespace, host.port, SERVED, responses=queued, waiting=0)
     for share in (0, 1):
         Durations(accepting - sent, answered - began).check(quantile(row, "queued", share))
 
@@ -201,7 +201,7 @@ def accept_and_answer(memory: Memory, count: int) -> None:
 
 
 def test_transfer(watched: Watched, host: Host) -> None:
-    """The transfer lasts from an answer's first byte to its last, at both ends."""
+    """The transfer lasts from a response's first byte to its last, at both ends."""
     count = 11
     with opened(host.client, host.server, host.port, "::1") as names:
         host.client.start(request_twofold, names, count)
@@ -209,7 +209,12 @@ def test_transfer(watched: Watched, host: Host) -> None:
         host.client.result()
     for side in (SERVED, USED):
         row = watched.until(
-            host.namespace, host.port, side, answers=count, answer_bytes=2 * SIZES[1] * count, connections=0
+            host.namespace,
+            host.port,
+            side,
+            responses=count,
+            response_bytes=2 * SIZES[1] * count,
+            connections=0,
         )
         assert transfers.least * count * 0.99 <= row["transfer_ns"] <= transfers.most * count * 1.5
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The services lens times requests and answers that do not simply alternate, or marks the service as untimed."""
+"""The services lens times requests and responses that do not simply alternate, or marks the service as untimed."""
 
 from __future__ import annotations
 
@@ -71,8 +71,8 @@ def test_each_mechanism_marks_the_same(
     with opened(pushing.client, pushing.server, pushing.port, "127.0.0.1") as names:
         ping(pushing, names, 2)
     fail_on_request(failing, 3)
-    check_both([watched], overlapping, pattern="overlapping", answers=1, overlaps=1, timed=None)
-    check_both([watched], pushing, pattern="pushing", answers=1, pushes=2, timed=None)
+    check_both([watched], overlapping, pattern="overlapping", responses=1, overlaps=1, timed=None)
+    check_both([watched], pushing, pattern="pushing", responses=1, pushes=2, timed=None)
     check_both([watched], failing, unanswered=3, closed=3)
     record(verdict="same")
 
@@ -140,7 +140,7 @@ def send_in_two(memory: Memory, names: list[int]) -> None:
         memory[name].sendall(b"q" * REQUEST)
 
 
-@counts(**ALTERNATING, answers=20, timed=20)
+@counts(**ALTERNATING, responses=20, timed=20)
 def parts_held_back_by_an_acknowledgement(host: Host, names: list[int]) -> None:
     """Every fifth request has a second part, which waits for the ACK of the first; a receiver delays that by 40 ms."""
     host.client.call(allow_delay, names)
@@ -153,7 +153,7 @@ def parts_held_back_by_an_acknowledgement(host: Host, names: list[int]) -> None:
         reply(host, names)
 
 
-@counts(**ALTERNATING, answers=1, timed=1, request_bytes=90_000)
+@counts(**ALTERNATING, responses=1, timed=1, request_bytes=90_000)
 def a_slow_upload(host: Host, names: list[int]) -> None:
     """A request larger than the initial window may arrive with pauses, and does not overlap."""
     send_slowly(host, names, 30_000, 3, APART_S)
@@ -161,7 +161,7 @@ def a_slow_upload(host: Host, names: list[int]) -> None:
     reply(host, names)
 
 
-@counts(pattern="alternating", answers=101, overlaps=1, timed=100)
+@counts(pattern="alternating", responses=101, overlaps=1, timed=100)
 def after_a_silence_requests_alternate_again(host: Host, names: list[int]) -> None:
     """After an overlap a connection is untimed only until its service has spoken last for a second."""
     overlap(host, names)
@@ -169,7 +169,7 @@ def after_a_silence_requests_alternate_again(host: Host, names: list[int]) -> No
     host.exchange(names, 100)
 
 
-@counts(pattern="alternating", answers=7, pushes=1, replies=0, timed=7)
+@counts(pattern="alternating", responses=7, pushes=1, replies=0, timed=7)
 def a_push_now_and_then(host: Host, names: list[int]) -> None:
     """One second after a push, as of a database's notification, the next request is timed again."""
     host.exchange(names, 2)
@@ -189,7 +189,7 @@ def a_client_that_gives_up(host: Host, names: list[int]) -> None:
 
 
 def rhythm(host: Host, names: list[int], open_at_once: int) -> None:
-    """Keep several requests open, though each answer is followed by exactly one request."""
+    """Keep several requests open, though each response is followed by exactly one request."""
     send_slowly(host, names, REQUEST, open_at_once - 1, LATER_S)
     spin(LATER_S)
     for _ in range(20):
@@ -212,18 +212,18 @@ def a_steady_rhythm_of_eight(host: Host, names: list[int]) -> None:
     rhythm(host, names, 8)
 
 
-@counts(**MARKED, answers=5, overlaps=1)
+@counts(**MARKED, responses=5, overlaps=1)
 def answers_without_a_request_between(host: Host, names: list[int]) -> None:
-    """A second answer follows two requests: it may be the first one's."""
+    """A second response follows two requests: it may be the first one's."""
     host.exchange(names, 3)
     for step in (ask, ask, reply, reply):
         step(host, names)
         spin(LATER_S)
 
 
-@counts(**ALTERNATING, answers=21, timed=21)
+@counts(**ALTERNATING, responses=21, timed=21)
 def a_silence_after_parts(host: Host, names: list[int]) -> None:
-    """A silence after a request in parts settles what they were: no answer is missing."""
+    """A silence after a request in parts settles what they were: no response is missing."""
     send_slowly(host, names, REQUEST, 2, LATER_S)
     reply(host, names)
     spin(SETTLED_S)
@@ -231,7 +231,7 @@ def a_silence_after_parts(host: Host, names: list[int]) -> None:
 
 
 def exchange_sizes(host: Host, names: list[int], sizes: Sequence[tuple[int, int]]) -> None:
-    """Exchange requests and answers of these sizes."""
+    """Exchange requests and responses of these sizes."""
     for request, answer in sizes:
         host.client.call(send_each, names, request)
         host.server.call(receive_each, names, request)
@@ -242,12 +242,12 @@ def exchange_sizes(host: Host, names: list[int], sizes: Sequence[tuple[int, int]
 @pytest.mark.parametrize("size", [17, 38, 39, 46])
 def test_pings_of_both_ends_are_marked_for_good(watches: list[Watched], host: Host, size: int) -> None:
     """Mark a call during which the service and then the client send a PING, as gRPC does: all of it alternates, but the
-    answers are not those of the requests."""
+    responses are not those of the requests."""
     with opened(host.client, host.server, host.port, "127.0.0.1") as names:
         exchange_sizes(host, names, [(82, 46), (342, size), (size, 253), (size, size)])
         spin(SETTLED_S)
         exchange_sizes(host, names, [(157, size), (size, 164), (size, size)])
-    check_both(watches, host, answers=7, **MARKED)
+    check_both(watches, host, responses=7, **MARKED)
 
 
 @pytest.mark.parametrize("sizes", [(17, 17), (17, 164), (157, 17), (39, 39), (20, 20)])
@@ -255,11 +255,11 @@ def test_small_messages_are_no_pings(watches: list[Watched], host: Host, sizes: 
     """Time requests of a protocol whose messages have the size of a PING, but always the same one."""
     with opened(host.client, host.server, host.port, "127.0.0.1") as names:
         exchange_sizes(host, names, [sizes] * 10)
-    check_both(watches, host, **ALTERNATING, answers=10, timed=10)
+    check_both(watches, host, **ALTERNATING, responses=10, timed=10)
 
 
 def test_requests_that_overlap_have_no_response_times(watches: list[Watched], host: Host) -> None:
-    """If several requests are open at once, their answers cannot be told apart: none has a time, and none waits."""
+    """If several requests are open at once, their responses cannot be told apart: none has a time, and none waits."""
     with opened(host.client, host.server, host.port, "127.0.0.1") as names:
         host.exchange(names, 3)
         send_slowly(host, names, REQUEST, 2, APART_S)
@@ -268,7 +268,7 @@ def test_requests_that_overlap_have_no_response_times(watches: list[Watched], ho
         ask(host, names)
         reply(host, names)
         ask(host, names)
-        check_both(watches, host, answers=5, overlaps=2, **MARKED)
+        check_both(watches, host, responses=5, overlaps=2, **MARKED)
         assert not any(waiting_on(watched, host) for watched in watches)
 
 
@@ -289,7 +289,7 @@ def test_pings_are_pushes(watches: list[Watched], host: Host) -> None:
     """A client's reply to a ping is no request that waits until the next ping, or is stuck."""
     with opened(host.client, host.server, host.port, "::1") as names:
         ping(host, names, 3)
-        check_both(watches, host, pattern="pushing", answers=1, pushes=3, timed=None, waiting=None)
+        check_both(watches, host, pattern="pushing", responses=1, pushes=3, timed=None, waiting=None)
         assert not any(waiting_on(watched, host) for watched in watches)
     check_both(watches, host, connections=0, unanswered=0, replies=2)
 
@@ -322,7 +322,7 @@ def answer_each_later(memory: Memory, count: int, seconds: Sequence[float]) -> N
 
 
 def ask_on_time(memory: Memory, gaps: Sequence[float]) -> float:
-    """Send a request after each of these gaps, whatever was answered; return the mean ms until its answer."""
+    """Send a request after each of these gaps, whatever was answered; return the mean ms until its response."""
     sent: list[float] = []
     waited: list[float] = []
 
@@ -350,7 +350,7 @@ def ask_on_time(memory: Memory, gaps: Sequence[float]) -> float:
 def test_times_of_requests_by_the_clock(
     watches: list[Watched], host: Host, gap_ms: int, delay_ms: int, is_random: bool
 ) -> None:
-    """Mark requests sent by the clock, faster than the service answers: the time from a request to the next answer is
+    """Mark requests sent by the clock, faster than the service answers: the time from a request to the next response is
     not that of the client."""
     count, numbers = 60, random.Random(gap_ms)
     gaps, delays = (
@@ -365,7 +365,7 @@ def test_times_of_requests_by_the_clock(
 
 
 def send_in_parts(memory: Memory, count: int) -> None:
-    """Send each request in three parts with pauses, and wait for its answer."""
+    """Send each request in three parts with pauses, and wait for its response."""
     for _ in range(count):
         for pause_s in (0, LATER_S, LATER_S):
             spin(pause_s)
@@ -380,7 +380,7 @@ def test_uploads_in_parts_keep_their_times(watches: list[Watched], host: Host) -
         host.server.start(answer_each, names, count, (3 * REQUEST, ANSWER))
         host.client.call(send_in_parts, count)
         host.server.result()
-    check_both(watches, host, **ALTERNATING, answers=count, timed=count)
+    check_both(watches, host, **ALTERNATING, responses=count, timed=count)
     for watched in watches:
         for side in SIDES:
             row = watched.service(host.namespace, host.port, side)
@@ -399,7 +399,7 @@ def test_a_request_begins_when_its_call_does(watches: list[Watched], host: Host)
         host.client.result()
         took = time.monotonic_ns() - began
     for watched in watches:
-        row = watched.until(host.namespace, host.port, USED, answers=2, timed=2)
+        row = watched.until(host.namespace, host.port, USED, responses=2, timed=2)
         assert 5 * APART_S * 1e9 - TICKS_NS < row["response_ns"] < took + TICKS_NS
 
 
@@ -428,7 +428,7 @@ def test_a_request_that_the_kernel_holds_back_begins_when_it_comes(
         host.server.call(receive_unblocked, names, REQUEST)
         reply(host, names)
     for watched in watches:
-        row = watched.until(host.namespace, host.port, SERVED, answers=1)
+        row = watched.until(host.namespace, host.port, SERVED, responses=1)
         assert row["response_ns"] >= APART_S * 1e9 - TICKS_NS
 
 
@@ -468,7 +468,7 @@ def test_a_request_that_ends_by_a_half_close(watches: list[Watched], host: Host,
             reply(host, names)
         host.server.call(close_each, names)
         host.client.call(close_each, names)
-    check_both(watches, host, answers=int(is_answered), unanswered=int(not is_answered), connections=0)
+    check_both(watches, host, responses=int(is_answered), unanswered=int(not is_answered), connections=0)
 
 
 def fail_on_request(host: Host, count: int, ending: str = "closed") -> None:
@@ -503,17 +503,17 @@ def send_and_wait(memory: Memory, names: list[int]) -> None:
 def test_a_service_that_fails_on_every_request(watches: list[Watched], host: Host, ending: str) -> None:
     """If a service always fails, its requests count as unanswered by its own fault, however early it closes."""
     fail_on_request(host, 7, ending)
-    check_both(watches, host, answers=0, unanswered=7, closed=7)
+    check_both(watches, host, responses=0, unanswered=7, closed=7)
 
 
 # --- what a service is ----------------------------------------------------------------------------------------
 
 
 def served(watched: Watched, namespace: Namespace, port: int) -> dict[tuple[str, str], int]:
-    """Return the answers of each served service of a port, by process and address."""
+    """Return the responses of each served service of a port, by process and address."""
     rows = decoded(watched.read().tables[SERVICES.name], namespace.inode)
     return {
-        (row["process"], row["address"]): row["answers"]
+        (row["process"], row["address"]): row["responses"]
         for row in rows
         if (row["side"], row["port"]) == (SERVED, port)
     }
@@ -594,7 +594,7 @@ def test_refused_connects_are_failures(watches: list[Watched], lab: Lab, target:
     listed, unlisted, *scanned = itertools.islice(PORTS, 1000)
     client.call(connect_in_vain, target, [listed] * 5 + [unlisted] * 2)
     for watched, failed_before in zip(watches, before, strict=True):
-        row = watched.until(namespace, listed, USED, failed_connects=5, refused=5, unanswered=0, answers=0)
+        row = watched.until(namespace, listed, USED, failed_connects=5, refused=5, unanswered=0, responses=0)
         assert row["process"] == "client"
         assert watched.read().counts[UNLISTED_FAILURES] == failed_before + 2
     client.call(connect_in_vain, target, scanned)
@@ -637,7 +637,7 @@ def waiting_on(watched: Watched, host: Host) -> list[Row]:
 
 
 def test_requests_that_were_stuck_before(lab: Lab) -> None:
-    """Requests stuck before the start wait since their arrival, known later, on new connections and after answers."""
+    """Requests stuck before the start wait since their arrival, known later, on new connections and after responses."""
     fresh, used = Host(lab), Host(lab)
     count = 3
     with (
@@ -659,13 +659,13 @@ def test_requests_that_were_stuck_before(lab: Lab) -> None:
                 assert all(APART_S * 1e9 - TICKS_NS <= row["waited"] <= longest for row in rows)
                 host.server.call(receive_each, names[:1], REQUEST)
                 reply(host, names)
-                check_both([watched], host, answers=count, waiting=0)
+                check_both([watched], host, responses=count, waiting=0)
             fresh.client.call(send_each, names, REQUEST)
             assert {row["inferred"] for row in waiting_on(watched, fresh)} == {"no"}
 
 
 def test_idle_connections_from_before_do_not_wait(lab: Lab) -> None:
-    """Earlier connections do not wait if the last message was the answer, or the client's goodbye."""
+    """Earlier connections do not wait if the last message was the response, or the client's goodbye."""
     idle, ended, count = Host(lab), Host(lab), 200
     with (
         opened(idle.client, idle.server, idle.port, "127.0.0.1", count) as names,

@@ -28,9 +28,9 @@ DNS_BYTES = 12
 CONNECTED, UNCONNECTED = "connected", "unconnected"
 SERVFAIL, NXDOMAIN = 2, 3
 CODES = {"good": 0, "fail": SERVFAIL, "gone": NXDOMAIN}
-"""DNS's code of the answer to a name, by the name's first label. There is none to `lost`."""
+"""DNS's code of the response to a name, by the name's first label. There is none to `lost`."""
 HELD_S = {"slow": 0.03}
-"""How long the server holds back an answer."""
+"""How long the server holds back a response."""
 
 
 class WatchedUdp(Watched):
@@ -89,7 +89,7 @@ def ends(lab: Lab) -> Ends:
     return Ends(lab)
 
 
-# --- requests and answers ----------------------------------------------------------------------------------------
+# --- requests and responses ----------------------------------------------------------------------------------------
 
 
 def query(number: int, name: str, kind: int = 1) -> bytes:
@@ -133,7 +133,7 @@ def send(memory: Memory, name: object, to: tuple[str, int], datagrams: list[byte
 
 
 def ask(memory: Memory, name: object, to: tuple[str, int], requests: list[bytes]) -> list[int]:
-    """Send each request after the answer to the one before; return how long each took in ns."""
+    """Send each request after the response to the one before; return how long each took in ns."""
     took = []
     for request in requests:
         began_ns = time.monotonic_ns()
@@ -172,7 +172,7 @@ def answer_taken(memory: Memory, order: list[int]) -> None:
 
 
 def receive(memory: Memory, name: object, count: int) -> None:
-    """Receive answers."""
+    """Receive responses."""
     for _ in range(count):
         memory[name].recv(4096)
 
@@ -182,10 +182,10 @@ def shut(memory: Memory, name: object) -> None:
     memory.pop(name).close()
 
 
-# --- answers -------------------------------------------------------------------------------------------------------
+# --- responses-----------------------------------------------------------------------------------------------------
 
 PLAN = ["good"] * 17 + ["slow"] * 3 + ["fail"] * 5 + ["gone"] * 7
-ANSWERED = {"answers": len(PLAN), "failed_answers": 5, "missing_names": 7, "unanswered": 0, "waiting": 0}
+ANSWERED = {"responses": len(PLAN), "failed_responses": 5, "missing_names": 7, "unanswered": 0, "waiting": 0}
 
 
 @pytest.mark.core
@@ -199,7 +199,7 @@ ANSWERED = {"answers": len(PLAN), "failed_answers": 5, "missing_names": 7, "unan
     ],
 )
 def test_answers(watched: WatchedUdp, ends: Ends, listens: str, to: str, how: str) -> None:
-    """Each answer counts once at both ends, with a time between what the server held and what the client waited."""
+    """Each response counts once at both ends, with a time between what the server held and what the client waited."""
     requests = [query(number, f"{name}.example") for number, name in enumerate(PLAN)]
     ends.server.call(bind, listens)
     ends.server.start(answer, len(PLAN))
@@ -212,7 +212,7 @@ def test_answers(watched: WatchedUdp, ends: Ends, listens: str, to: str, how: st
         assert sum(held) <= row["response_ns"] <= sum(took)
         assert quantile(row, "response", 1) >= max(held) * 15 / 16
         assert quantile(row, "response", 1) <= max(took) * 17 / 16
-        assert (row["request_bytes"], row["answer_bytes"]) == (sizes, sizes)
+        assert (row["request_bytes"], row["response_bytes"]) == (sizes, sizes)
         assert (row["connections"], row["pattern"], row["closed"]) == (None, None, None)
         assert row["failed_connects"] is None
     assert rows[SERVED]["response_ns"] <= rows[USED]["response_ns"]
@@ -221,7 +221,7 @@ def test_answers(watched: WatchedUdp, ends: Ends, listens: str, to: str, how: st
 
 
 def test_two_processes_with_the_same_numbers(watched: WatchedUdp, lab: Lab, ends: Ends) -> None:
-    """Requests of two processes have the same numbers and are answered crosswise: each answer has its own time."""
+    """Requests of two processes have the same numbers and are answered crosswise: each response has its own time."""
     to = "127.0.0.1", DNS
     other = lab.worker(ends.near, "other")
     ends.server.call(bind, "127.0.0.1")
@@ -239,11 +239,11 @@ def test_two_processes_with_the_same_numbers(watched: WatchedUdp, lab: Lab, ends
     ended_ns = time.monotonic_ns()
     for worker in (ends.client, other):
         worker.call(receive, "a", 1)
-    row = watched.until_udp(ends.near, USED, answers=1, waiting=0)
+    row = watched.until_udp(ends.near, USED, responses=1, waiting=0)
     assert second_ns - first_ns <= row["response_ns"] <= ended_ns - began_ns
-    row = watched.until_udp(ends.near, USED, process="other", answers=1, waiting=0)
+    row = watched.until_udp(ends.near, USED, process="other", responses=1, waiting=0)
     assert row["response_ns"] <= ended_ns - first_ns - 50_000_000
-    watched.until_udp(ends.near, SERVED, answers=2, waiting=0)
+    watched.until_udp(ends.near, SERVED, responses=2, waiting=0)
 
 
 def test_many_at_once(watched: WatchedUdp, ends: Ends) -> None:
@@ -254,9 +254,9 @@ def test_many_at_once(watched: WatchedUdp, ends: Ends) -> None:
     ends.server.start(take, count)
     ends.client.call(send, "a", to, [query(number * 601, "good.example") for number in range(count)])
     ends.server.result()
-    watched.until_both(ends.near, answers=0, waiting=count)
+    watched.until_both(ends.near, responses=0, waiting=count)
     ends.server.call(answer_taken, list(reversed(range(count))))
-    watched.until_both(ends.near, answers=count, waiting=0, unanswered=0)
+    watched.until_both(ends.near, responses=count, waiting=0, unanswered=0)
 
 
 def test_many_processes(watched: WatchedUdp, lab: Lab, ends: Ends) -> None:
@@ -272,7 +272,9 @@ def test_many_processes(watched: WatchedUdp, lab: Lab, ends: Ends) -> None:
     held = sum(ends.server.result())
     total = count * len(clients)
     for side in (USED, SERVED):
-        row = watched.until_udp(ends.near, side, answers=total, missing_names=total, unanswered=0, waiting=0)
+        row = watched.until_udp(
+            ends.near, side, responses=total, missing_names=total, unanswered=0, waiting=0
+        )
         assert held <= row["response_ns"] <= took
     assert watched.read().lost[UNTIMED] == 0
 
@@ -285,7 +287,7 @@ def test_an_answer_of_another_process(watched: WatchedUdp, ends: Ends) -> None:
     ends.client.call(open_client, "a", to)
     ends.client.call(ask, "a", to, [query(number, "good.example") for number in range(3)])
     child = ends.server.result()
-    row = watched.until_udp(ends.near, SERVED, process="helper", answers=3, waiting=0)
+    row = watched.until_udp(ends.near, SERVED, process="helper", responses=3, waiting=0)
     assert row["pid"] == child
     assert len(watched.udp(ends.near)) == 2
 
@@ -308,12 +310,12 @@ def test_without_the_hook(ends: Ends) -> None:
         ends.client.call(send, "a", ("127.0.0.1", DNS), [query(1, "lost.example")])
         snapshot = watched.read()
         assert snapshot.hooks[2].mechanism is None
-        assert set(snapshot.hooks[2].fields) == {"failed_answers", "missing_names"}
+        assert set(snapshot.hooks[2].fields) == {"failed_responses", "missing_names"}
         assert not watched.udp(ends.near)
 
 
 def test_a_server_that_was_there_before(ends: Ends) -> None:
-    """The process of a socket that is older than the watch is known before its first answer."""
+    """The process of a socket that is older than the watch is known before its first response."""
     to = "127.0.0.1", DNS
     ends.server.call(bind, "127.0.0.1")
     ends.client.call(open_client, "a", to, CONNECTED)
@@ -336,17 +338,17 @@ def test_a_translated_address(watched: WatchedUdp, ends: Ends) -> None:
     ends.client.call(open_client, "a", to, CONNECTED)
     ends.client.call(ask, "a", to, [query(number, "good.example") for number in range(3)])
     ends.server.result()
-    watched.until_udp(ends.near, USED, answers=3, waiting=0, address=to[0])
+    watched.until_udp(ends.near, USED, responses=3, waiting=0, address=to[0])
     assert len(watched.udp(ends.near)) == 1
 
 
-# --- no answer -----------------------------------------------------------------------------------------------------
+# --- no response -----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.core
 @pytest.mark.parametrize("how", [CONNECTED, UNCONNECTED])
 def test_a_lost_answer(watched: WatchedUdp, ends: Ends, how: str, record: Callable[..., None]) -> None:
-    """A request without an answer waits, with its age, until it counts as unanswered, once, at both ends."""
+    """A request without a response waits, with its age, until it counts as unanswered, once, at both ends."""
     to = "127.0.0.1", DNS
     ends.server.call(bind, "127.0.0.1")
     ends.client.call(open_client, "a", to, how)
@@ -368,7 +370,7 @@ def test_a_lost_answer(watched: WatchedUdp, ends: Ends, how: str, record: Callab
         assert row["remote_port" if is_used else "local_port"] == DNS
         assert row["remote_address"] == "127.0.0.1"
     for side in (USED, SERVED):
-        row = watched.until_udp(ends.near, side, waiting=0, unanswered=2, answers=0)
+        row = watched.until_udp(ends.near, side, waiting=0, unanswered=2, responses=0)
         assert row["unanswered_ns"] == 2 * round(TIMEOUT_S * 1e9)
     assert not watched.waiting(ends.near)
     assert time.monotonic_ns() - before_ns >= TIMEOUT_S * 1e9
@@ -376,7 +378,7 @@ def test_a_lost_answer(watched: WatchedUdp, ends: Ends, how: str, record: Callab
 
 
 def test_a_late_answer(watched: WatchedUdp, ends: Ends) -> None:
-    """An answer after the timeout is none, whether or not nettop has read meanwhile."""
+    """A response after the timeout is none, whether or not nettop has read meanwhile."""
     to = "127.0.0.1", DNS
     ends.server.call(bind, "127.0.0.1")
     ends.client.call(open_client, "a", to, CONNECTED)
@@ -387,10 +389,10 @@ def test_a_late_answer(watched: WatchedUdp, ends: Ends) -> None:
     until(lambda: time.monotonic() > late, "the request has timed out")
     ends.server.call(answer_taken, [0])
     ends.client.call(receive, "a", 1)
-    watched.until_both(ends.near, answers=0, unanswered=1, waiting=0)
+    watched.until_both(ends.near, responses=0, unanswered=1, waiting=0)
     ends.server.start(answer, 1)
     ends.client.call(ask, "a", to, [query(1, "good.example")])
-    watched.until_both(ends.near, answers=1, unanswered=1, waiting=0)
+    watched.until_both(ends.near, responses=1, unanswered=1, waiting=0)
 
 
 def test_sockets_closed_while_waiting(watched: WatchedUdp, ends: Ends) -> None:
@@ -426,7 +428,7 @@ def test_a_request_that_is_sent_again(watched: WatchedUdp, ends: Ends) -> None:
     ends.client.call(ask, "a", to, [query(9, "good.example")])
     ended_ns = time.monotonic_ns()
     for side in (USED, SERVED):
-        row = watched.until_udp(ends.near, side, answers=1, unanswered=0, waiting=0)
+        row = watched.until_udp(ends.near, side, responses=1, unanswered=0, waiting=0)
         assert ended_ns - sent_ns >= 50_000_000 <= row["response_ns"] <= ended_ns - before_ns
 
 
@@ -442,7 +444,7 @@ def test_too_many(watched: WatchedUdp, ends: Ends) -> None:
     assert REQUESTS_MAX - 101 <= waiting <= REQUESTS_MAX
     assert waiting + watched.read().lost[UNTIMED] - before == count
     ends.client.call(shut, "a")
-    watched.until_udp(ends.near, USED, waiting=0, unanswered=waiting, answers=0)
+    watched.until_udp(ends.near, USED, waiting=0, unanswered=waiting, responses=0)
 
 
 # --- other ports ---------------------------------------------------------------------------------------------------
@@ -462,9 +464,9 @@ def test_other_protocols(watched: WatchedUdp, lab: Lab, port: int, source: int) 
     held = ends.server.result()
     assert held == 13
     for namespace, side in ((ends.near, USED), (ends.far, SERVED)):
-        row = watched.until_udp(namespace, side, port, answers=13, waiting=0, unanswered=0)
+        row = watched.until_udp(namespace, side, port, responses=13, waiting=0, unanswered=0)
         assert row["response_ns"] <= sum(took)
-        assert (row["failed_answers"], row["missing_names"]) == (None, None)
+        assert (row["failed_responses"], row["missing_names"]) == (None, None)
         assert len(watched.udp(namespace)) == 1
 
 
@@ -485,13 +487,13 @@ def test_the_oldest_request_is_answered_first(watched: WatchedUdp, ends: Ends) -
     ends.server.result()
     ends.server.call(answer_taken, [0, 1, 2])
     ends.client.call(receive, "a", 3)
-    watched.until_both(ends.near, SNMP, answers=3, waiting=count - 3)
-    watched.until_both(ends.near, SNMP, answers=3, waiting=0, unanswered=count - 3)
+    watched.until_both(ends.near, SNMP, responses=3, waiting=count - 3)
+    watched.until_both(ends.near, SNMP, responses=3, waiting=0, unanswered=count - 3)
     ends.server.start(answer_plainly, 2)
     took = ends.client.call(ask, "a", to, [b"get one", b"get two"])
     ends.server.result()
     for side in (USED, SERVED):
-        before = watched.until_udp(ends.near, side, SNMP, answers=5, waiting=0, unanswered=count - 3)
+        before = watched.until_udp(ends.near, side, SNMP, responses=5, waiting=0, unanswered=count - 3)
         assert quantile(before, "response", 0.2) <= max(took) * 17 / 16
 
 
@@ -522,7 +524,7 @@ def test_the_last_question(watched: WatchedUdp, ends: Ends, name: str, kind: int
     ends.client.call(ask, "a", to, [query(1, "good.first"), query(2, name, kind)])
     ends.server.result()
     for side in (USED, SERVED):
-        row = watched.until_udp(ends.near, side, answers=2)
+        row = watched.until_udp(ends.near, side, responses=2)
         details = watched.probe.describe(row["id"])
         assert details["Mechanism"] == FALLBACKS.mechanisms[0].name
         shown = details["Last question"]

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """A WebSocket service and its client, for Debian's Python and its websockets.
 
-`serve PORT SECONDS` answers each message after this delay; after its answer to "pings N" it sends N pings, each an
+`serve PORT SECONDS` answers each message after this delay; after its response to "pings N" it sends N pings, each an
 eighth of a second after the previous pong, then another message. `ask PORT MESSAGES PINGS` sends MESSAGES messages,
-each after the previous answer, the last one "pings PINGS".
+each after the previous response, the last one "pings PINGS".
 """
 
 import asyncio

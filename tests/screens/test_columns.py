@@ -52,7 +52,7 @@ def test_columns_leave_in_order_of_importance(width: int) -> None:
         (PACKETS, 80, {"REASON", "MEANING", "PORT", "PROCESS", "DROPS/s"}),
         (PACKETS, 100, {"REASON", "MEANING", "PROTO", "PORT", "PROCESS", "DROPS/s", "DROPS"}),
         (SERVICES, 80, {"PROCESS", "SERVICE", "SIDE", "P99", "WAITING", "OLDEST"}),
-        (SERVICES, 90, {"PROCESS", "SERVICE", "SIDE", "ANSWERS/s", "P99", "WAITING", "OLDEST"}),
+        (SERVICES, 90, {"PROCESS", "SERVICE", "SIDE", "RESP/s", "P99", "WAITING", "OLDEST"}),
     ],
 )
 def test_what_one_came_for_stays(table: Table, width: int, titles: set[str]) -> None:

@@ -79,9 +79,9 @@ COUNTED: list[tuple[type[LensScreen], Table, tuple[tuple[str, str], ...]]] = [
     (
         ServicesScreen,
         services.SERVICES,
-        (("answers", "answers_per_s"), ("waiting", "waiting"), ("unanswered", "unanswered_per_s")),
+        (("responses", "responses_per_s"), ("waiting", "waiting"), ("unanswered", "unanswered_per_s")),
     ),
-    (ClientsScreen, services.CLIENTS, (("answers", "answers_per_s"), ("waiting", "waiting"))),
+    (ClientsScreen, services.CLIENTS, (("responses", "responses_per_s"), ("waiting", "waiting"))),
 ]
 seeds = st.integers(0, 1 << 32)
 

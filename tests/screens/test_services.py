@@ -73,14 +73,14 @@ def rarely_answering(seconds: int) -> list[Snapshot]:
     for second in range(seconds):
         if second % 3 == 1:
             counts[BUCKETS.places(np.array([RARE_MS[second // 3 % len(RARE_MS)] * 1e6]))] += 1
-        row = {"process": "cron", "side": "served", "answers": int(counts.sum()), "response": counts.copy()}
+        row = {"process": "cron", "side": "served", "responses": int(counts.sum()), "response": counts.copy()}
         steps.append(make_frame([row], None, second, table=SERVICES, lens=LENS.id).now)
     return steps
 
 
 async def test_rare_answers_count_for_ten_seconds() -> None:
-    """With an answer every third second, the longest of the last ten seconds is shown, and not nothing between
-    answers; the pane says which time it shows."""
+    """With a response every third second, the longest of the last ten seconds is shown, and not nothing between
+    responses; the pane says which time it shows."""
     steps = rarely_answering(40)
     async with running([*steps], (120, 40), ticks=2, lens_set=(LENS,), view="services") as run:
         is_slow = []
@@ -92,7 +92,7 @@ async def test_rare_answers_count_for_ten_seconds() -> None:
         assert [slow for slow, _ in spells] == [True, False, True, False, True]
         assert all(10 <= seconds <= 13 for slow, seconds in spells[:-1] if slow)
         pane = [run[1].pane.render_line(y).text for y in range(3)]
-        assert any(line.rstrip().endswith("first byte of its answer; last 10 s") for line in pane)
+        assert any(line.rstrip().endswith("first byte of its response; last 10 s") for line in pane)
 
 
 async def test_a_frozen_time_is_no_recent_one() -> None:

@@ -22,7 +22,7 @@ HERE = {"local_address": "10.0.0.1", "local_port": 50_001, "remote_address": "10
 ISNS = {"local_isn": 7_000, "remote_isn": 9_001}
 ORDERS: Row = {"process": "orders", "pid": 11, "netns": 1}
 PAY: Row = {"process": "payapi", "pid": 22, "netns": 2}
-COUNTS = ("answers", "response_ns", "queued_ns", "queued_answers")
+COUNTS = ("responses", "response_ns", "queued_ns", "queued_responses")
 
 
 def swapped(ends: Row) -> Row:
@@ -40,10 +40,10 @@ TURNS: tuple[Row, Row] = (
 
 
 def counted(client: tuple[int, int], server: tuple[int, int, int]) -> tuple[Row, Row]:
-    """Return both ends in the services lens: answers and ms of responses, at the server also in its queue."""
-    answers, response_ms, queued_ms = server
+    """Return both ends in the services lens: responses and ms of responses, at the server also in its queue."""
+    responses, response_ms, queued_ms = server
     at_client = dict(zip(COUNTS, (client[0], client[1] * MS), strict=False))
-    at_server = dict(zip(COUNTS, (answers, response_ms * MS, queued_ms * MS, answers), strict=True))
+    at_server = dict(zip(COUNTS, (responses, response_ms * MS, queued_ms * MS, responses), strict=True))
     return TURNS[0] | at_client, TURNS[1] | at_server
 
 
@@ -68,10 +68,10 @@ def test_the_last_interval_is_divided() -> None:
     for key, far in ((CLIENT, "payapi 22"), (SERVER, "orders 11")):
         assert both_ends(sockets(), turns(now, FIRST), key) == {
             "Other end": far,
-            "Request": "30.0 ms, the mean of 20 answers (the last interval)",
+            "Request": "30.0 ms, the mean of 20 responses (the last interval)",
             "Path": "10.0 ms there and back",
             "Server": "20.0 ms in payapi 22: 8.0 ms until it reads, 12.0 ms until it answers",
-            "Client": "orders 11 asks again 70.0 ms after an answer",
+            "Client": "orders 11 asks again 70.0 ms after a response",
         }
 
 
@@ -99,21 +99,21 @@ def test_requests_at_the_edges_of_an_interval(
         for (client, server), waited in ((before, waited_before), (now, waited_now))
     )
     facts = both_ends(sockets(), turns(now, before, elapsed_ms / 1e3), CLIENT)
-    assert facts["Client"] == f"orders 11 asks again {pause} after an answer"
+    assert facts["Client"] == f"orders 11 asks again {pause} after a response"
 
 
 def test_few_answers_are_counted_from_the_beginning() -> None:
-    """With fewer than ten answers at one of the ends, both count since they are watched, and no pause is known."""
+    """With fewer than ten responses at one of the ends, both count since they are watched, and no pause is known."""
     now = counted((109, 5_450), (110, 4_400, 1_100))
     assert both_ends(sockets(), turns(now, FIRST), CLIENT) == {
         "Other end": "payapi 22",
-        "Request": "50.0 ms, the mean of 109 answers (all since they are watched)",
+        "Request": "50.0 ms, the mean of 109 responses (all since they are watched)",
         "Path": "10.0 ms there and back",
         "Server": "40.0 ms in payapi 22: 10.0 ms until it reads, 30.0 ms until it answers",
     }
     assert both_ends(sockets(), turns(now), CLIENT) == both_ends(sockets(), turns(now, FIRST), CLIENT)
     (one,) = (turns(counted((1, 30), (1, 20, 8))),)
-    assert both_ends(sockets(), one, CLIENT)["Request"].startswith("30.0 ms, the mean of 1 answer (")
+    assert both_ends(sockets(), one, CLIENT)["Request"].startswith("30.0 ms, the mean of 1 response (")
 
 
 def test_reads_that_were_not_seen() -> None:
@@ -128,7 +128,7 @@ def test_reads_that_were_not_seen() -> None:
         (90, 92, ": 8.0 ms until it reads, 0 ns until it answers"),
         (90, 98, ": 2.0 ms until it reads, 2.0 ms until it answers"),
     ):
-        now, before = server | {"queued_answers": seen}, server_before | {"queued_answers": seen_before}
+        now, before = server | {"queued_responses": seen}, server_before | {"queued_responses": seen_before}
         frame = turns((client, now), (client_before, before))
         assert both_ends(sockets(), frame, CLIENT)["Server"] == f"4.0 ms in payapi 22{parts}"
         whole = both_ends(sockets(), turns((client, now)), CLIENT)["Server"]
@@ -144,7 +144,7 @@ def test_the_path_is_never_negative() -> None:
 
 
 def test_no_answers_yet() -> None:
-    """Without an answer at both ends there are no times."""
+    """Without a response at both ends there are no times."""
     for now in (counted((0, 0), (0, 0, 0)), counted((0, 0), (1, 20, 0)), counted((1, 20), (0, 0, 0))):
         assert both_ends(sockets(), turns(now), SERVER) == {
             "Other end": "orders 11",
@@ -325,10 +325,10 @@ def test_ends_on_two_hosts() -> None:
         facts = both_ends(both, served, number)
         assert facts.pop("Other end") == f"{end}: RTT 9.8 ms"
         assert facts == {
-            "Request": "30.0 ms, the mean of 20 answers (the last interval)",
+            "Request": "30.0 ms, the mean of 20 responses (the last interval)",
             "Path": "10.0 ms there and back",
             "Server": "20.0 ms in payapi 22 on db: 8.0 ms until it reads, 12.0 ms until it answers",
-            "Client": "orders 11 on web asks again 66.2 ms after an answer",
+            "Client": "orders 11 on web asks again 66.2 ms after a response",
             "Waits": "orders 11 on web has waited 10.0 ms for payapi 22 on db, which has not read the request",
         }
     assert both_ends(both, None, at["db", 7000])["Requests"].startswith("unknown: the services lens")

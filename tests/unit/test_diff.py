@@ -67,8 +67,10 @@ class Host:
             is_on = name != "backupd" or chance.random() < BURST_SHARE
             self.sent[name] = self.sent.get(name, 0) + int(is_on * rate * STEP_S * chance.lognormal(0, 0.5))
         for name, typical in self.response_ns.items():
-            answers = chance.poisson(20 * STEP_S * min(1.0, 1e6 / typical) + 3)
-            np.add.at(self.answered[name], BUCKETS.places(chance.lognormal(np.log(typical), 0.6, answers)), 1)
+            responses = chance.poisson(20 * STEP_S * min(1.0, 1e6 / typical) + 3)
+            np.add.at(
+                self.answered[name], BUCKETS.places(chance.lognormal(np.log(typical), 0.6, responses)), 1
+            )
         for name, rate in self.drops.items():
             self.dropped[name] += int(chance.poisson(rate * STEP_S))
         for name, rate in self.cpu.items():
@@ -89,7 +91,7 @@ class Host:
         ]  # fmt: skip
         yield make_frame([*sockets, *guests]).now
         services: list[Row] = [
-            {"id": at, "process": name, "side": "served", "port": 8080 + at, "answers": int(counts.sum()),
+            {"id": at, "process": name, "side": "served", "port": 8080 + at, "responses": int(counts.sum()),
              "response": counts}
             for at, (name, counts) in enumerate(self.answered.items())
         ]  # fmt: skip

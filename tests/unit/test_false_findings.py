@@ -44,7 +44,7 @@ from tests.unit.build import TAKEN_NS, WALL_NS, Row, histogram_of, make_frame
 
 SERVED: Row = {"id": 1, "side": "served", "process": "redis-server", "pid": 9, "netns": 1, "address": "0.0.0.0",
                "port": 6379, "protocol": "tcp", "speed": "stuck", "oldest": 600 * SECOND, "stalled": 9 * SECOND,
-               "waiting": 1, "answers": 50, "response": NONE}  # fmt: skip
+               "waiting": 1, "responses": 50, "response": NONE}  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -53,8 +53,8 @@ SERVED: Row = {"id": 1, "side": "served", "process": "redis-server", "pid": 9, "
         # It answered until a moment ago, and no more.
         ({"usual_p99": 800_000}, {"stuck service": "problem"}),
         ({"recent_p99": 800_000}, {"stuck service": "problem"}),
-        # One client waits for news (BLPOP), others get their answers.
-        ({"usual_p99": 800_000, "answers": 60}, {"unanswered requests": "hint"}),
+        # One client waits for news (BLPOP), others get their responses.
+        ({"usual_p99": 800_000, "responses": 60}, {"unanswered requests": "hint"}),
         # A stream of logs, or a long poll: nothing was answered since nettop began to watch.
         ({}, {"unanswered requests": "hint"}),
         ({"side": "used", "usual_p99": 800_000}, {"waiting for a service": "problem"}),
@@ -70,19 +70,19 @@ def test_requests_that_wait(row: Row, expected: dict[str, str]) -> None:
 
 
 DNS: Row = {"id": 1, "side": "used", "process": "rspamd", "pid": 9, "netns": 1, "address": "10.0.0.53", "port": 53,
-            "protocol": "udp", "answers": 0, "failed_answers": 0, "response": NONE}  # fmt: skip
+            "protocol": "udp", "responses": 0, "failed_responses": 0, "response": NONE}  # fmt: skip
 
 
 @pytest.mark.parametrize(("failed", "kinds_found"), [(1, {}), (100, {"DNS failing": "problem"})])
 def test_some_domains_are_always_broken(failed: int, kinds_found: dict[str, str]) -> None:
-    """A tenth of the answers is not."""
-    rows = after(3, (SERVICES, [DNS], [DNS | {"answers": 1000, "failed_answers": failed}]))
+    """A tenth of the responses is not."""
+    rows = after(3, (SERVICES, [DNS], [DNS | {"responses": 1000, "failed_responses": failed}]))
     assert severities(rows) == kinds_found
 
 
 def test_one_slow_name_is_no_slow_server() -> None:
-    """Another slow answer within ten seconds is."""
-    slow = make_frame([DNS | {"response": histogram_of([600_000_000], BUCKETS), "answers": 1}], [DNS],
+    """Another slow response within ten seconds is."""
+    slow = make_frame([DNS | {"response": histogram_of([600_000_000], BUCKETS), "responses": 1}], [DNS],
                       table=SERVICES, lens="services")  # fmt: skip
     calm = make_frame([DNS], [DNS], table=SERVICES, lens="services")
     readings = Readings()
@@ -276,9 +276,9 @@ Changed = tuple[Table, Row, Row]
     ("kind", "cause", "changes"),
     [
         # All pods may listen on the same port.
-        ("slow service", None, [(SERVICES, STUCK_WEB, {}), (SERVICES, SLOW_WEB | {"netns": 22}, {"answers": 60})]),
+        ("slow service", None, [(SERVICES, STUCK_WEB, {}), (SERVICES, SLOW_WEB | {"netns": 22}, {"responses": 60})]),
         ("slow service", "stuck service",
-         [(SERVICES, STUCK_WEB, {}), (SERVICES, SLOW_WEB | {"netns": 11}, {"answers": 60})]),
+         [(SERVICES, STUCK_WEB, {}), (SERVICES, SLOW_WEB | {"netns": 11}, {"responses": 60})]),
         # The full listener of one drops no connects to another.
         ("connects here fail", None, [(SOCKETS, FULL, {}), (FAILURES, FAILED_HERE | {"netns": 22}, FAILS)]),
         ("connects here fail", "accept queue full",
@@ -344,17 +344,18 @@ def test_causes(kind: str, cause: str | None, changes: list[Changed]) -> None:
 @pytest.mark.parametrize(
     ("address", "cause"), [("203.0.113.50", None), ("198.51.100.9", "waiting for a service")]
 )
-@pytest.mark.parametrize("kind", ["long waits", "slow answers"])
+@pytest.mark.parametrize("kind", ["long waits", "slow responses"])
 def test_two_services_of_other_hosts(address: str, cause: str | None, kind: str) -> None:
     """One that does not answer is not why another one is slow, though both have the same port."""
     silent = SERVED | {"side": "used", "process": "billing", "pid": 20, "port": 443, "usual_p99": 800_000,
                        "address": "198.51.100.9"}  # fmt: skip
     other = silent | {"id": 2, "process": "mailer", "pid": 30, "address": address}
-    other |= {"long waits": {"usual_p99": None}, "slow answers": {"speed": "slower", "recent_p99": SECOND}}[
+    other |= {"long waits": {"usual_p99": None}, "slow responses": {"speed": "slower", "recent_p99": SECOND}}[
         kind
     ]
     rows = after(
-        6, (SERVICES, [silent, other], [silent, other | {"answers": 60 if kind == "slow answers" else 50}])
+        6,
+        (SERVICES, [silent, other], [silent, other | {"responses": 60 if kind == "slow responses" else 50}]),
     )
     (cause_id,) = {row["cause"] for row in rows if (row["kind"], row["process"]) == (kind, "mailer")}
     assert next((row["kind"] for row in rows if row["id"] == cause_id), None) == cause
@@ -538,7 +539,7 @@ def test_a_dns_server_answers_again() -> None:
                   "messages_received": 0}  # fmt: skip
     readings, causes = Readings(), []
     for second in range(16):
-        now = silent if second < 10 else DNS | {"answers": 9}
+        now = silent if second < 10 else DNS | {"responses": 9}
         waits = make_frame([query], [query])
         rows = readings.add(
             (SERVICES_LENS, make_frame([now], [DNS], table=SERVICES, lens="services")), (CONNECTIONS, waits)
@@ -642,13 +643,13 @@ SLOWER: Row = {"speed": "slower", "recent_p99": 320_000_000, "usual_p99": 8_000_
 
 
 @pytest.mark.parametrize(
-    ("kind", "values", "answers"), [("stuck service", {}, 50), ("slow service", SLOWER, 60)]
+    ("kind", "values", "responses"), [("stuck service", {}, 50), ("slow service", SLOWER, 60)]
 )
-def test_the_last_service_of_a_chain_is_the_cause(kind: str, values: Row, answers: int) -> None:
+def test_the_last_service_of_a_chain_is_the_cause(kind: str, values: Row, responses: int) -> None:
     """A proxy that waits for its backend is part of it; a service that waits for nobody is not."""
     before = [served(8000, "frontd", **values), used(8000, "browser", **values), used(8001, "frontd", **values),
               served(8001, "backd", **values), served(8002, "otherd", **values)]  # fmt: skip
-    rows = after(8, (SERVICES, before, [row | {"answers": answers} for row in before]))
+    rows = after(8, (SERVICES, before, [row | {"responses": responses} for row in before]))
     alone = [row["process"] for row in rows if row["cause"] is None]
     assert alone == ["backd", "otherd"]
     assert all(

@@ -222,12 +222,12 @@ def test_a_row_may_match_a_special_rule_and_a_general_one(now: Row, expected: li
           "comment": "policy"},
          "nftables drops what no rule accepted, without counting it, in table filter, chain input (policy)"),
         (FIREWALL, {"packets": None}, {"affects": "some", "action": "drop", "counted": "no"}, None),
-        (SERVICES, {"answers": 8},
+        (SERVICES, {"responses": 8},
          {"speed": "slower", "side": "used", "process": "nginx", "address": "10.0.0.1", "port": 7020,
-          "recent_p99": 1_500_000_000, "usual_p99": 800_000, "answers": 9},
-         "nginx gets answers of 10.0.0.1:7020 in 1.50 s, 800 µs before"),
+          "recent_p99": 1_500_000_000, "usual_p99": 800_000, "responses": 9},
+         "nginx gets responses of 10.0.0.1:7020 in 1.50 s, 800 µs before"),
         (SERVICES, {"response": NONE}, SLOW,
-         "webapp 0.0.0.0:7020 needs 1.54 s for half of its answers; its usual time is not known yet"),
+         "webapp 0.0.0.0:7020 needs 1.54 s for half of its responses; its usual time is not known yet"),
         (SERVICES, {"response": NONE}, SLOW | {"usual_p99": 1_400_000_000}, None),
         (SERVICES, {"response": NONE}, SLOW | {"side": "used"}, None),
     ],
@@ -334,10 +334,10 @@ def test_the_sender_of_datagrams_is_named(address: str, target: str, netns: int,
 def test_who_waits_for_a_slow_service_is_named() -> None:
     """The process that uses it at the same address, if it is on this host."""
     slow = {"id": 1, "speed": "slower", "side": "served", "process": "webapp", "address": "10.0.0.1", "port": 7020,
-            "recent_p99": 1_500_000_000, "usual_p99": 800_000, "answers": 9}  # fmt: skip
+            "recent_p99": 1_500_000_000, "usual_p99": 800_000, "responses": 9}  # fmt: skip
     client = {"id": 2, "side": "used", "process": "nginx", "address": "10.0.0.1", "port": 7020}
     for other, said in ((client, "before; nginx waits for it"), (client | {"port": 7021}, "before")):
-        (finding,) = found([slow, other], [slow | {"answers": 8}, other], table=SERVICES)
+        (finding,) = found([slow, other], [slow | {"responses": 8}, other], table=SERVICES)
         assert finding.sentence.endswith(said)
 
 
@@ -809,7 +809,7 @@ def test_kinds_have_one_meaning_each() -> None:
 
 
 def test_a_silent_next_hop_is_the_cause() -> None:
-    """That nothing answers ARP explains why a connect gets no answer, or fails with that; no other failure, nor the
+    """That nothing answers ARP explains why a connect gets no response, or fails with that; no other failure, nor the
     other way round."""
     dropped = {"netns": 1, "interface": "eth0", "severity": "trouble", "meaning": "next hop silent",
                "reason": "NEIGH_FAILED", "packets": 0}  # fmt: skip

@@ -341,7 +341,7 @@ HOSTILE = 'a"b\\c\n<img src=x onerror=alert(1)>{}'
 
 
 async def get(app: Starlette, accept: str) -> httpx.Response:
-    """Return the answer to a scrape."""
+    """Return the response to a scrape."""
     transport = httpx.ASGITransport(app)
     async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
         return await client.get("/metrics", headers={"Accept": accept} if accept else {})

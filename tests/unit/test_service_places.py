@@ -74,7 +74,7 @@ class Kernel:
         np.frombuffer(self.tallies, TALLY)["response_ns"][number % SERVICES_MAX * partitions()] += 1
 
     def read(self, *connected: int) -> tuple[dict[int, int], dict[int, int]]:
-        """Return the answers of the services that are there, and of those that have left, by their number."""
+        """Return the responses of the services that are there, and of those that have left, by their number."""
         self.now_ns += _NS
         count = min(FIRST_SLOT + self.taken, SERVICES_MAX)
         services = np.frombuffer(self.services, SERVICE, count).copy()
@@ -86,9 +86,9 @@ class Kernel:
             services, tallies, np.array(connected, np.uint32), taken=self.taken, now_ns=self.now_ns
         )
         self.places.release(left)
-        answers: dict[int, Any] = dict(zip(numbers.tolist(), tallies["response_ns"].tolist(), strict=True))
-        gone = {number: answers.pop(number) for number in numbers[left].tolist()}
-        return {number: count for number, count in answers.items() if count}, gone
+        responses: dict[int, Any] = dict(zip(numbers.tolist(), tallies["response_ns"].tolist(), strict=True))
+        gone = {number: responses.pop(number) for number in numbers[left].tolist()}
+        return {number: count for number, count in responses.items() if count}, gone
 
 
 @pytest.fixture

@@ -71,8 +71,8 @@ def counted(
 ) -> ProgramCounts:
     """Return a machine's program counters; each service has its columns and tallies in one dict.
 
-    The first service has the place WEB, the second DATABASE; by default each has one answer. `others` are the counts of
-    the places before, by side.
+    The first service has the place WEB, the second DATABASE; by default each has one response. `others` are the counts
+    of the places before, by side.
     """
     answered: Row = {"began_at": 1, "response": histogram(MS)}
     places = [*((others or {}).get(side, {}) for side in spec.SIDES), *(answered | row for row in services)]
@@ -107,7 +107,7 @@ def services_of(here: ProgramCounts, processes: Processes) -> Rows:
 
 
 def connections_of(here: ProgramCounts, processes: Processes) -> tuple[Rows, Rows]:
-    """Return the rows of connections, and those of requests without an answer."""
+    """Return the rows of connections, and those of requests without a response."""
     return connection_rows(here, services_of(here, processes), processes.begin())
 
 
@@ -121,7 +121,7 @@ def values_of(rows: Rows, name: str) -> list[Any]:
 
 
 def test_a_service_has_what_was_counted(processes: Processes) -> None:
-    """A service's row has its place's number; its answers are its histogram's count plus overlapping ones."""
+    """A service's row has its place's number; its responses are its histogram's count plus overlapping ones."""
     tallies: list[Row] = [
         {name: 100 * service + at for at, name in enumerate(programs.SUMS)}
         | {
@@ -134,16 +134,16 @@ def test_a_service_has_what_was_counted(processes: Processes) -> None:
         tally["overlaps"] = tally["replies"] = 1
     rows = services_of(counted(NGINX | tallies[0] | {"port": 80}, POSTGRES | tallies[1]), processes)
     assert rows.array["id"].tolist() == [WEB, DATABASE]
-    for name in {*programs.SUMS, *programs.HISTOGRAMS} - {"failed_answers", "missing_names"}:
+    for name in {*programs.SUMS, *programs.HISTOGRAMS} - {"failed_responses", "missing_names"}:
         assert rows.array[name].tolist() == [np.asarray(tally[name]).tolist() for tally in tallies]
-    assert rows.array["answers"].tolist() == [tally["response"].sum() + 1 for tally in tallies]
+    assert rows.array["responses"].tolist() == [tally["response"].sum() + 1 for tally in tallies]
     assert values_of(rows, "process") == ["nginx", "postgres"]
     assert values_of(rows, "pid") == [12, 34]
     assert values_of(rows, "port") == [80, 0]
 
 
 SNMP_CLIENT: Row = NGINX | {"protocol": spec.UDP, "side": spec.USED, "port": 161}
-DNS_CLIENT: Row = SNMP_CLIENT | {"port": 53, "failed_answers": 3, "missing_names": 4}
+DNS_CLIENT: Row = SNMP_CLIENT | {"port": 53, "failed_responses": 3, "missing_names": 4}
 ONLY_TCP = ("connections", "closed", "overlaps", "pushes", "failed_connects", "transfer_ns", "pattern")
 
 
@@ -151,9 +151,9 @@ def test_each_protocol_has_its_own_columns(processes: Processes) -> None:
     """A column is known where the programs of a row's protocol count it, and those of DNS at its port."""
     rows = services_of(counted(DNS_CLIENT, SNMP_CLIENT, NGINX | {"port": 53}), processes)
     assert values_of(rows, "protocol") == [spec.UDP, spec.UDP, spec.TCP]
-    assert values_of(rows, "failed_answers") == [3, None, None]
+    assert values_of(rows, "failed_responses") == [3, None, None]
     assert values_of(rows, "missing_names") == [4, None, None]
-    assert values_of(rows, "answers") == [1, 1, 1]
+    assert values_of(rows, "responses") == [1, 1, 1]
     for name in ONLY_TCP:
         assert values_of(rows, name) == [None, None, 0]
     assert known_histograms(rows.array["queued"]).tolist() == [False, False, True]
@@ -229,11 +229,11 @@ def test_a_service_whose_process_is_unknown(processes: Processes) -> None:
 def test_services_without_a_place_of_their_own_are_one_row(processes: Processes, side: int) -> None:
     """Services without a place are one row per side, once used, without port and address, of both protocols."""
     connections = [{"service": side, "open_since": NOW - MS}]
-    others = {side: {"response": histogram(MS, MS), "failed_answers": 2, "closed": 3}}
+    others = {side: {"response": histogram(MS, MS), "failed_responses": 2, "closed": 3}}
     rows = services_of(counted(NGINX, connections=connections, others=others), processes)
     assert rows.array["id"].tolist() == [side, WEB]
     assert values_of(rows, "process") == [spec.OTHERS, "nginx"]
-    names = ("side", "protocol", "pid", "port", "netns", "answers", "failed_answers", "closed")
+    names = ("side", "protocol", "pid", "port", "netns", "responses", "failed_responses", "closed")
     assert [values_of(rows, name)[0] for name in names] == [side, None, None, None, None, 2, 2, 3]
     assert rows.array["connections"].tolist() == rows.array["waiting"].tolist() == [1, 0]
 
@@ -271,7 +271,7 @@ def test_a_service_is_marked_from_one_turn_in_twenty(
     processes: Processes, timed: int, overlaps: int, replies: int, pattern: str
 ) -> None:
     """A service is marked from 5 % of untimed turns on; fewer only lack response times, and overlapping
-    answers count.
+    responses count.
     """
     response = histogram(*[MS] * timed)
     here = counted(
@@ -279,7 +279,7 @@ def test_a_service_is_marked_from_one_turn_in_twenty(
     )
     rows = services_of(here, processes)
     assert spec.PATTERNS[int(rows.array["pattern"][0])] == pattern
-    assert values_of(rows, "answers") == [timed + overlaps]
+    assert values_of(rows, "responses") == [timed + overlaps]
     is_marked = pattern != "alternating"
     assert known_histograms(rows.array["response"]).tolist() == [not is_marked]
     assert values_of(rows, "timed") == [None if is_marked else timed]
@@ -322,7 +322,7 @@ def test_of_a_marked_service_nothing_is_known_to_wait(processes: Processes) -> N
 
 
 def test_withheld_values_stay_withheld(processes: Processes) -> None:
-    """Once marked, a service loses the response times of later answers."""
+    """Once marked, a service loses the response times of later responses."""
     withheld = Withheld()
 
     def reading(timed: int, overlaps: int) -> Rows:
@@ -336,14 +336,14 @@ def test_withheld_values_stay_withheld(processes: Processes) -> None:
     assert values_of(rows, "timed") == [990]
     assert values_of(rows, "response_ns") == [990 * MS]
     assert rows.array["response"].sum() == 990
-    assert values_of(rows, "answers") == [1010]
+    assert values_of(rows, "responses") == [1010]
 
 
 # --- clients --------------------------------------------------------------------------------------------------
 
 
 def client(service: int, address: tuple[int, int], *durations: int, first_seen: int = 3) -> Row:
-    """Return an entry of a client that waited so long for each answer."""
+    """Return an entry of a client that waited so long for each response."""
     return {
         "service": service,
         "address": words(address),
@@ -363,7 +363,7 @@ def clients_by_name(here: ProgramCounts, processes: Processes) -> dict[tuple[str
     """Return the rows of clients by serving process and client address, each a dict with None for unknown."""
     rows = client_rows(here, services_of(here, processes))
     named = zip(values_of(rows, "process"), map(tuple, rows.array["client"].tolist()), strict=True)
-    names = ("port", "answers", "response_ns", "connections", "waiting", "oldest", "service")
+    names = ("port", "responses", "response_ns", "connections", "waiting", "oldest", "service")
     columns = {name: values_of(rows, name) for name in names}
     return {
         (process, TEXT_OF[address]): {name: column[at] for name, column in columns.items()}
@@ -394,10 +394,10 @@ def test_clients_have_their_connections(processes: Processes) -> None:
     nobody: Row = {"connections": 0, "waiting": 0, "oldest": None}
     assert clients_by_name(here, processes) == {
         ("nginx", "10.0.0.1"): web
-        | {"answers": 2, "response_ns": 2 * MS, "connections": 2, "waiting": 1, "oldest": 3 * MS},
-        ("nginx", "10.0.0.2"): web | nobody | {"answers": 1, "response_ns": 2 * MS},
+        | {"responses": 2, "response_ns": 2 * MS, "connections": 2, "waiting": 1, "oldest": 3 * MS},
+        ("nginx", "10.0.0.2"): web | nobody | {"responses": 1, "response_ns": 2 * MS},
         ("postgres", "10.0.0.2"): {"port": 5432, "service": DATABASE}
-        | {"answers": 1, "response_ns": 7 * MS, "connections": 1, "waiting": 1, "oldest": 4 * MS},
+        | {"responses": 1, "response_ns": 7 * MS, "connections": 1, "waiting": 1, "oldest": 4 * MS},
     }
 
 
@@ -423,13 +423,13 @@ def test_a_client_keeps_its_number(processes: Processes) -> None:
 
 
 def test_requests_that_wait(processes: Processes) -> None:
-    """Each connection has a row with its answers, and each waiting request one with its age and its arrival by wall
+    """Each connection has a row with its responses, and each waiting request one with its age and its arrival by wall
     clock, in order of the sockets' cookies."""
     here = counted(
         NGINX,
         connections=[
             {"id": 9, "service": WEB, "open_since": NOW - 5 * MS, "was_read": 1, "local_port": 80},
-            {"id": 7, "service": WEB, "answers": 4, "response_ns": 4 * MS},
+            {"id": 7, "service": WEB, "responses": 4, "response_ns": 4 * MS},
             {"id": 4, "service": WEB, "open_since": NOW - SECOND, "was_read": 0, "local_port": 80},
             {"id": 8, "service": DATABASE, "side": spec.USED, "open_since": NOW - MS, "was_read": 1},
             {"id": 6, "service": WEB, "open_since": NOW + MS, "local_port": 80},
@@ -439,7 +439,7 @@ def test_requests_that_wait(processes: Processes) -> None:
     assert values_of(services, "connections") == [4]
     assert (values_of(services, "waiting"), values_of(services, "oldest")) == ([3], [SECOND])
     connections, rows = connections_of(here, processes)
-    expected = {"id": [4, 6, 7, 8, 9], "answers": [0, 0, 4, 0, 0], "response_ns": [0, 0, 4 * MS, 0, 0]}
+    expected = {"id": [4, 6, 7, 8, 9], "responses": [0, 0, 4, 0, 0], "response_ns": [0, 0, 4 * MS, 0, 0]}
     assert {name: values_of(connections, name) for name in expected} == expected
     assert values_of(connections, "waited") == [SECOND, 0, None, MS, 5 * MS]
     assert values_of(rows, "id") == [4, 6, 8, 9]
@@ -475,11 +475,11 @@ def test_clients_of_waiting_requests(processes: Processes) -> None:
 # --- what is usual --------------------------------------------------------------------------------------------
 
 STEADY = [10 * MS] * 50
-"""The answers of a second."""
+"""The responses of a second."""
 
 
 class Readings:
-    """Successive readings of services, and each service's answers so far."""
+    """Successive readings of services, and each service's responses so far."""
 
     def __init__(self) -> None:
         self.usual = UsualTimes()
@@ -487,19 +487,19 @@ class Readings:
         self._responses: dict[int, Array] = {}
 
     def read(
-        self, answers: Mapping[int, Sequence[int]], stalled: int | None = None, seconds: float = 1
+        self, responses: Mapping[int, Sequence[int]], stalled: int | None = None, seconds: float = 1
     ) -> dict[int, Row]:
-        """Add these answers over `seconds`, and read the services that have a key, each with an open request of that
+        """Add these responses over `seconds`, and read the services that have a key, each with an open request of that
         age.
 
         Return each service's status, None if unknown.
         """
         self.taken_ns += round(seconds * SECOND)
-        for service, durations in answers.items():
+        for service, durations in responses.items():
             before = self._responses.get(service, histogram())
             self._responses[service] = before + histogram(*durations)
         services: list[Row] = [
-            {"id": service, "response": self._responses[service], "stalled": stalled} for service in answers
+            {"id": service, "response": self._responses[service], "stalled": stalled} for service in responses
         ]
         rows = make_rows(services, spec.SERVICES, self.taken_ns)
         self.usual.set_columns(rows.array, rows.taken_ns)
@@ -510,10 +510,10 @@ class Readings:
         )
         return dict(zip(values_of(rows, "id"), said, strict=True))
 
-    def repeat(self, count: int, answers: Mapping[int, Sequence[int]]) -> dict[int, Row]:
-        """Read `count` times with the same answers each second; return the last reading."""
+    def repeat(self, count: int, responses: Mapping[int, Sequence[int]]) -> dict[int, Row]:
+        """Read `count` times with the same responses each second; return the last reading."""
         for _ in range(count):
-            said = self.read(answers)
+            said = self.read(responses)
         return said
 
 
@@ -556,8 +556,8 @@ def test_a_long_poll_keeps_no_usual_time_from_being_known() -> None:
 
 
 def test_a_slow_moment_is_soon_over() -> None:
-    """Slow answers remain in the last ten seconds, but make a service slower for three only; again and again, slow ones
-    make it slower all the time."""
+    """Slow responses remain in the last ten seconds, but make a service slower for three only; again and again, slow
+    ones make it slower all the time."""
     readings = Readings()
     readings.repeat(60, {WEB: STEADY})
     slow = readings.read({WEB: [99 * MS] * 50})
@@ -572,7 +572,7 @@ def test_a_slow_moment_is_soon_over() -> None:
 
 
 def test_the_slowest_of_a_hundred_answers_count() -> None:
-    """Two slow answers in a hundred make a service slower, one does not."""
+    """Two slow responses in a hundred make a service slower, one does not."""
     readings = Readings()
     readings.repeat(30, {WEB: STEADY})
     readings.read({WEB: []}, seconds=20)
@@ -632,21 +632,21 @@ def test_stuck_outranks_slower() -> None:
 
 
 @pytest.mark.parametrize(
-    ("earlier", "answers", "said"),
+    ("earlier", "responses", "said"),
     [
         (3, 10, {"recent": standing_for(99 * MS), "usual": standing_for(10 * MS), "speed": "slower"}),
         (3, 9, {"recent": None, "usual": standing_for(10 * MS), "speed": "as usual"}),
         (2, 10, {"recent": standing_for(99 * MS), "usual": None, "speed": "as usual"}),
     ],
 )
-def test_few_answers_say_nothing(earlier: int, answers: int, said: Row) -> None:
-    """A recent p99 needs ten answers, and the usual one three earlier recent ones."""
+def test_few_answers_say_nothing(earlier: int, responses: int, said: Row) -> None:
+    """A recent p99 needs ten responses, and the usual one three earlier recent ones."""
     readings = Readings()
     for _ in range(earlier):
         readings.read({WEB: STEADY}, seconds=spec.RECENT_S)
     # What is recent between the two is not yet usual.
     readings.read({WEB: []}, seconds=spec.RECENT_S / 2)
-    assert readings.read({WEB: [99 * MS] * answers}, seconds=spec.RECENT_S / 2)[WEB] == said
+    assert readings.read({WEB: [99 * MS] * responses}, seconds=spec.RECENT_S / 2)[WEB] == said
 
 
 def test_services_that_come_and_go() -> None:
@@ -719,7 +719,7 @@ MEANS: Row = {
     "timed": 4,
     "response_ns": 50 * MS,
     "request_bytes": 6_000,
-    "answer_bytes": 50_000_000,
+    "response_bytes": 50_000_000,
     "transfer_ns": 10_000,
     "unanswered": 0,
     "unanswered_ns": 0,
@@ -727,7 +727,7 @@ MEANS: Row = {
 MEAN_COLUMNS = {
     "response_mean": ("ns", 12_500_000, "12.5 ms"),
     "request_size": ("bytes", 1_500, "1.5 kB"),
-    "answer_size": ("bytes", 12_500_000, "12.5 MB"),
+    "response_size": ("bytes", 12_500_000, "12.5 MB"),
     "transfer_mean": ("ns", 2_500, "2.5 µs"),
     "unanswered_age": ("ns", None, "–"),
 }
@@ -746,7 +746,7 @@ def test_every_mean_has_the_unit_of_what_it_is_of() -> None:
             == MEAN_COLUMNS[name][0]
         )
     share = replace(
-        spec.SERVICES, fields=(*spec.SERVICES.fields, replace(means["answer_size"], name="share", unit=""))
+        spec.SERVICES, fields=(*spec.SERVICES.fields, replace(means["response_size"], name="share", unit=""))
     )
     assert unit_of(share, "share") == RATIO
 

@@ -113,9 +113,9 @@ def test_softirq_time_of_processes(totals_ns: list[int]) -> None:
 def test_usual_times() -> None:
     """A service that has begun anew has the times since then."""
     usual, second = UsualTimes(), 10**9
-    for at, answers in ((0, 900), (20, 1000), (40, 30)):
+    for at, responses in ((0, 900), (20, 1000), (40, 30)):
         counts = np.zeros(BUCKETS.count, np.uint64)
-        counts[40 if at < 40 else 80] = answers
+        counts[40 if at < 40 else 80] = responses
         rows = make_rows([{"id": 7, "response": counts}], SERVICES).array
         usual.set_columns(rows, at * second)
     assert rows["recent_p99"][0] == pytest.approx(BUCKETS.middles[80], rel=0.1)

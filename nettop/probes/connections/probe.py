@@ -186,10 +186,10 @@ class Connections(Probe):
         return self._programs[-1]
 
     def _attach_rest(self, loader: Loader) -> Iterator[None]:
-        """Attach the programs that are still compiling: wait for the loader's next answer, attach, and yield.
+        """Attach the programs that are still compiling: wait for the loader's next response, attach, and yield.
 
-        UDP counting is compiled only after the events: these may ask the loader for probes, for which no answer may be
-        pending.
+        UDP counting is compiled only after the events: these may ask the loader for probes, for which no response may
+        be pending.
         """
         self._attach_events(loader)
         try:
@@ -248,7 +248,7 @@ class Connections(Probe):
         for before in (self._last.array, self._closed):
             socket_rows.find_limits(rows, before, (taken_ns - self._last.taken_ns) / 1e3)
         self._closed = take_rows(rows, socket_rows.is_closed(rows))
-        socket_rows.set_answers(rows, self._services)
+        socket_rows.set_responses(rows, self._services)
         self._last = Rows(spec.SOCKETS, rows, names.texts(), taken_ns)
         if events:
             events.add_reading(rows, read_at)
@@ -308,7 +308,7 @@ class Connections(Probe):
         )
 
     def wakeups(self) -> tuple[int, ...]:
-        """Return the descriptors of the event ring, and of the loader while its answer is pending."""
+        """Return the descriptors of the event ring, and of the loader while its response is pending."""
         loading = (self._loader.descriptor,) if self._loader else ()
         return (*loading, *self._events.wakeups()) if self._events else loading
 

@@ -221,8 +221,8 @@ def name_congestion_control(rows: Array) -> None:
     rows["congestion_control"][with_name] = np.array(numbers, np.uint8)[places]
 
 
-def set_answers(rows: Array, services: Snapshot | None) -> None:
-    """Set each socket's number of answers, mean response time and start of the pending request, as measured by the
+def set_responses(rows: Array, services: Snapshot | None) -> None:
+    """Set each socket's number of responses, mean response time and start of the pending request, as measured by the
     services lens."""
     seen = services.tables.get(CONNECTIONS.name) if services is not None else None
     if seen is None:
@@ -230,11 +230,11 @@ def set_answers(rows: Array, services: Snapshot | None) -> None:
     at = positions(rows["id"], seen.array["id"])
     here = np.flatnonzero(at >= 0)
     of = seen.array[at[here]]
-    rows["answers"][here] = np.minimum(of["answers"], np.iinfo(np.uint32).max - 1)
+    rows["responses"][here] = np.minimum(of["responses"], np.iinfo(np.uint32).max - 1)
     rows["waiting_since"][here] = of["since"]
-    answered = of["answers"] > 0
-    mean = of["response_ns"][answered] / of["answers"][answered]
-    rows["response_mean"][here[answered]] = mean.round()
+    timed = of["responses"] > 0
+    mean = of["response_ns"][timed] / of["responses"][timed]
+    rows["response_mean"][here[timed]] = mean.round()
 
 
 def find_limits(rows: Array, before: Array, elapsed_us: float) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The services lens: how long requests wait for their answers."""
+"""The services lens: how long requests wait for their responses."""
 
 from nettop.probes.services.probe import make_probe
 

@@ -51,8 +51,8 @@ LISTENER = np.dtype([("address", "u8", (2,)), ("netns", "u4"), ("port", "u4")])
 SERVICE = extend_dtype(KEY, (("began_at", "u8"), *_PROCESS))
 """A service, and the process that serves or uses it: the listener's until a connection is accepted."""
 SUMS = (
-    "response_ns", "request_bytes", "answer_bytes", "transfer_ns", "unanswered", "unanswered_ns", "closed", "overlaps",
-    "pushes", "replies", "failed_connects", "refused", "failed_answers", "missing_names",
+    "response_ns", "request_bytes", "response_bytes", "transfer_ns", "unanswered", "unanswered_ns", "closed",
+    "overlaps", "pushes", "replies", "failed_connects", "refused", "failed_responses", "missing_names",
 )  # fmt: skip
 HISTOGRAMS = ("response", "queued", "service_time")
 TALLY = np.dtype([*columns("u8", *SUMS), *((name, "u8", (BUCKETS.count,)) for name in HISTOGRAMS)])
@@ -69,7 +69,7 @@ CONNECTION = np.dtype(
         ("local_address", "u8", (2,)),
         ("remote_address", "u8", (2,)),
         *columns(
-            "u8", "id", "open_since", "moved_at", "answers", "response_ns", "queued_ns", "queued_answers"
+            "u8", "id", "open_since", "moved_at", "responses", "response_ns", "queued_ns", "queued_responses"
         ),
         *columns("u8", "start_time", "css_set"),
         ("comm", "S16"),

@@ -22,18 +22,18 @@ from nettop.snapshots.snapshot import Rows, known, mark_unknown, unknown_value
 _SERVICE_ROW, _CONNECTION_ROW, _WAITING_ROW = (
     row_dtype(table, process_columns.COLUMNS) for table in (spec.SERVICES, spec.CONNECTIONS, spec.WAITING)
 )
-_TIME_COLUMNS = ("response_ns", "timed", "request_bytes", "answer_bytes", "transfer_ns")
+_TIME_COLUMNS = ("response_ns", "timed", "request_bytes", "response_bytes", "transfer_ns")
 """Columns counted together with response times."""
 _ONLY_TCP = (
     "queued", "service_time", "transfer_ns", "closed", "failed_connects", "refused", "connections", "overlaps",
     "pushes", "replies", "pattern",
 )  # fmt: skip
 """Columns that only the programs for TCP count."""
-_ONLY_DNS = ("failed_answers", "missing_names")
+_ONLY_DNS = ("failed_responses", "missing_names")
 _NOT_INFERRED = next(number for number, name in NO_YES.items() if name == "no")
 _CONNECTION_COPIED = (
-    "id", "service", "side", "netns", "local_port", "remote_port", "answers", "response_ns", "queued_ns",
-    "queued_answers", "local_isn", "remote_isn",
+    "id", "service", "side", "netns", "local_port", "remote_port", "responses", "response_ns", "queued_ns",
+    "queued_responses", "local_isn", "remote_isn",
 )  # fmt: skip
 _OWNER = ("pid", *(name for name, _ in process_columns.COLUMNS))
 
@@ -105,7 +105,7 @@ def service_rows(
     rows["address"] = _addresses(services["address"][shown])
     copy_columns(rows, tallies, (*SUMS, *HISTOGRAMS), of=shown)
     rows["timed"] = rows["response"].sum(axis=1)
-    rows["answers"] = rows["timed"] + rows["overlaps"]
+    rows["responses"] = rows["timed"] + rows["overlaps"]
     rows["pattern"] = _patterns(rows)
     rows["waiting"] = rows["connections"] = 0
     at = positions(counted.connections["service"].astype(np.uint64), rows["id"])
@@ -144,7 +144,7 @@ def _count_requests(rows: Array, counted: ProgramCounts) -> None:
 
 def _patterns(rows: Array) -> Array:
     """Return the pattern of turns: marked if too many of them cannot be timed."""
-    least = np.maximum(1, spec.MARKED_FROM * (rows["answers"] + rows["replies"]))
+    least = np.maximum(1, spec.MARKED_FROM * (rows["responses"] + rows["replies"]))
     pushing = np.where(rows["replies"] >= least, spec.PUSHING, spec.ALTERNATING)
     return np.where(rows["overlaps"] >= least, spec.OVERLAPPING, pushing)
 
@@ -159,7 +159,7 @@ def client_rows(counted: ProgramCounts, services: Rows) -> Rows:
     rows["client"] = _addresses(heads["address"])
     for name in ("response", "response_ns"):
         rows[name] = np.add.reduceat(entries[name], starts, axis=0)
-    rows["answers"] = rows["response"].sum(axis=1)
+    rows["responses"] = rows["response"].sum(axis=1)
     at = positions(rows["service"], services.array["id"])
     is_known = at >= 0  # the others belong to services that left
     named = ("process", "port", "netns", "namespace")
@@ -206,7 +206,7 @@ def _connections(counted: ProgramCounts, services: Rows) -> Array:
     connections = take_rows(connections, np.argsort(connections["id"], kind="stable"))
     rows = _unknown_rows(len(connections), _CONNECTION_ROW)
     copy_columns(rows, connections, _CONNECTION_COPIED)
-    mark_unknown(rows, ("queued_ns", "queued_answers"), connections["side"] != spec.SERVED)
+    mark_unknown(rows, ("queued_ns", "queued_responses"), connections["side"] != spec.SERVED)
     has_owner = connections["has_owner"] == 1
     copy_columns(rows, connections, _OWNER, to=has_owner, of=has_owner)
     for name in ("local_address", "remote_address"):
@@ -254,7 +254,7 @@ def _are_marked(numbers: Array, services: Rows) -> Array:
 
 
 def _have_no_times(services: Array) -> Array:
-    """Return a mask of the rows whose requests and answers do not alternate."""
+    """Return a mask of the rows whose requests and responses do not alternate."""
     return np.isin(services["pattern"], (spec.OVERLAPPING, spec.PUSHING))
 
 

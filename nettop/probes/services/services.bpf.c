@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0
-// Measures how long requests wait for their answers. On a connection where requests and answers alternate,
-// each one reverses the direction of the data: an answer has begun as soon as more is written than when its
+// Measures how long requests wait for their responses. On a connection where requests and responses alternate,
+// each one reverses the direction of the data: a response has begun as soon as more is written than when its
 // request arrived. Data written, received and read is compared by TCP's sequence numbers, because the order
-// of hooks is not reliable: a call that sends a request may end after the answer has arrived. Where requests
+// of hooks is not reliable: a call that sends a request may end after the response has arrived. Where requests
 // overlap, or the service sends unsolicited data, turns are counted, but not timed. struct client_key, struct
 // client, struct connection, struct listener, the structs of slots.bpf.h, the -D numbers, the slices of
 // kernel structs, pid_namespace.bpf.h, process.bpf.h and slots.bpf.h are prepended to this file.
@@ -34,7 +34,7 @@
 #define PAUSE_NS 60000000     /* a delayed ACK holds back the second part of a request for 40 ms */
 #define SETTLED_NS 1000000000 /* after this much silence, requests alternate again */
 #define INITIAL_WINDOW 14480  /* bytes that TCP sends at once: 10 segments (RFC 6928) */
-#define HANDSHAKES 4          /* up to this many answers may cross a request: TLS session tickets do */
+#define HANDSHAKES 4          /* up to this many responses may cross a request: TLS session tickets do */
 #define PINGS 2               /* so many show, for good, that both ends begin exchanges */
 #define MAX_DELAYED_ACK_US 250000
 #define FAILURES_FOR_A_PLACE 3 /* a port scan tries each port once or twice */
@@ -57,31 +57,31 @@ struct turn {
   // not known yet, though it may have been written.
   u64 open_since;
   u64 read_at;      // when the start of the open request was read; 0: not yet, or not seen
-  u64 answered_at;  // when the last answer began
+  u64 responded_at;  // when the last response began
   u64 moved_at;     // when more of it was sent or arrived
   u64 asked_at;     // when more of a request was sent, arrived or was read
-  u32 sent_seq;     // written before the open request arrived; used: before the last answer arrived
+  u32 sent_seq;     // written before the open request arrived; used: before the last response arrived
   u32 written_seq;  // written by the end of the last call
   u32 received_seq; // arrived so far
-  u32 request_seq;  // arrived before the open request; used: before the last answer
+  u32 request_seq;  // arrived before the open request; used: before the last response
   u32 read_seq;     // read by the end of the last call
   u32 service;
   u32 busy_before; // ticks for which TCP had had data to send when the turn began
   u8 mode, side, is_final, has_client, has_owner;
   u8 has_asked;    // the client has sent data
-  u8 has_answered; // the service has sent data after that
-  u8 is_rest;      // the open request is data that was unread when the last answer was written
+  u8 has_responded; // the service has sent data after that
+  u8 is_rest;      // the open request is data that was unread when the last response was written
   u8 is_inferred;  // the open request was derived from TCP's timestamps
-  u8 was_timed;    // the last answer was timed
+  u8 was_timed;    // the last response was timed
   u8 has_service;  // known once the connection is established
   u8 ended_by;     // the end that closed first: 1 + its side; 0: none yet
   u8 parts;        // how the parts of the open request follow each other: the latest
   u8 was_split;    // a request had a part that was sent LATER: a request of its own, perhaps still open
   u8 owes_ack;     // this end had not yet acknowledged all data when a hook last ran
   u8 pings;        // turns that look like an HTTP/2 PING
-  u32 answer_size; // bytes of the last answer's first part
+  u32 response_size; // bytes of the last response's first part
   u64 goodbye_at;  // the `open_since` of data that came right before the end
-  u64 answers, response_ns, queued_ns, queued_answers;
+  u64 responses, response_ns, queued_ns, queued_responses;
   u32 final_seq; // written when this end was closed: a FIN takes a number too
   u32 client;
   struct owner owner;
@@ -145,7 +145,7 @@ static __always_inline u32 came_after(struct turn *turn, struct progress *tcp, u
   return follows(turn, tcp, now, turn->owes_ack && !is_after(before, tcp->confirmed));
 }
 
-// Marks the connection as overlapping: answers can no longer be matched to requests.
+// Marks the connection as overlapping: responses can no longer be matched to requests.
 static __always_inline void overlap(struct turn *turn) {
   if (turn->mode == ALTERNATES)
     turn->mode = OVERLAPS;
@@ -170,9 +170,9 @@ static __always_inline void count_push(struct turn *turn) {
     turn->mode = PUSHES;
 }
 
-// Handles more data from the service with no request open: more of its answer, or a push; or, if an earlier
-// request was split, the answer to a part of that.
-static __always_inline void on_more_answer_data(struct turn *turn, u32 how) {
+// Handles more data from the service with no request open: more of its response, or a push; or, if an earlier
+// request was split, the response to a part of that.
+static __always_inline void on_more_response_data(struct turn *turn, u32 how) {
   struct tally *tally = tally_of(turn->service);
   if (how < LATER || turn->mode == OVERLAPS || !turn->has_asked)
     return;
@@ -184,14 +184,14 @@ static __always_inline void on_more_answer_data(struct turn *turn, u32 how) {
   }
 }
 
-// --- answers -----------------------------------------------------------------------------------------------
+// --- responses -----------------------------------------------------------------------------------------------
 
-// Counts an answer that began at `began_at`, to a request open since `open_since`; `read_at`: when the start
+// Counts a response that began at `began_at`, to a request open since `open_since`; `read_at`: when the start
 // of the request was read, on the serving side.
 static __always_inline void count_timed(struct turn *turn, struct tally *tally, u64 open_since, u64 read_at,
                                         u64 began_at, u32 bytes) {
   u64 response = began_at > open_since ? began_at - open_since : 0; // data may leave later than TCP reports
-  turn->answers++;
+  turn->responses++;
   turn->response_ns += response;
   ADD(tally->response_ns, response);
   ADD(tally->request_bytes, bytes);
@@ -199,7 +199,7 @@ static __always_inline void count_timed(struct turn *turn, struct tally *tally, 
   if (read_at) {
     u64 queued = read_at > open_since ? read_at - open_since : 0;
     turn->queued_ns += queued;
-    turn->queued_answers++;
+    turn->queued_responses++;
     COUNT_DURATION(tally->queued, queued);
     COUNT_DURATION(tally->service_time, began_at > read_at ? began_at - read_at : 0);
   }
@@ -213,8 +213,8 @@ static __always_inline void count_timed(struct turn *turn, struct tally *tally, 
   }
 }
 
-// Looks for signs that the open request and its answer, of these sizes, do not belong together.
-static __always_inline void check_turn(struct turn *turn, u32 bytes, u32 answer_bytes) {
+// Looks for signs that the open request and its response, of these sizes, do not belong together.
+static __always_inline void check_turn(struct turn *turn, u32 bytes, u32 response_bytes) {
   // A whole request after a split one: the parts may have been requests, of which one is still open.
   if (turn->was_split && turn->parts == AT_ONCE)
     overlap(turn);
@@ -222,19 +222,19 @@ static __always_inline void check_turn(struct turn *turn, u32 bytes, u32 answer_
   turn->parts = AT_ONCE;
   // Either end's PING is answered by as many bytes; other messages have other sizes.
   bool may_be_ping = bytes < 64 && PING_SIZES >> bytes & 1 && turn->pings < PINGS;
-  if (may_be_ping && turn->answer_size && turn->answers < 2 * HANDSHAKES &&
-      (bytes == answer_bytes) != (bytes == turn->answer_size)) {
+  if (may_be_ping && turn->response_size && turn->responses < 2 * HANDSHAKES &&
+      (bytes == response_bytes) != (bytes == turn->response_size)) {
     overlap(turn);
     turn->pings++;
   }
-  turn->answer_size = answer_bytes;
+  turn->response_size = response_bytes;
 }
 
-// Counts an answer, timed if it is known to answer the open request.
-static __always_inline void count_answer(struct turn *turn, u64 open_since, u64 read_at, u64 began_at,
-                                         u64 bytes, u64 answer_bytes, u64 is_push) {
+// Counts a response, timed if it is known to answer the open request.
+static __always_inline void count_response(struct turn *turn, u64 open_since, u64 read_at, u64 began_at,
+                                         u64 bytes, u64 response_bytes, u64 is_push) {
   u64 unknown = turn->asked_at; // all paths through a turn meet here
-  FORGET(answer_bytes, unknown);
+  FORGET(response_bytes, unknown);
   FORGET(open_since, unknown);
   FORGET(read_at, unknown);
   FORGET(began_at, unknown);
@@ -243,7 +243,7 @@ static __always_inline void count_answer(struct turn *turn, u64 open_since, u64 
   struct tally *tally = tally_of(turn->service);
   if (!tally)
     return;
-  check_turn(turn, bytes, answer_bytes);
+  check_turn(turn, bytes, response_bytes);
   turn->was_timed = turn->mode == ALTERNATES;
   if (turn->mode == ALTERNATES)
     count_timed(turn, tally, open_since, read_at, began_at, bytes);
@@ -253,18 +253,18 @@ static __always_inline void count_answer(struct turn *turn, u64 open_since, u64 
     ADD(tally->replies, 1);
   if (turn->mode == PUSHES && is_push)
     ADD(tally->pushes, 1);
-  turn->answered_at = turn->moved_at = began_at;
-  turn->has_answered = 1;
+  turn->responded_at = turn->moved_at = began_at;
+  turn->has_responded = 1;
   turn->is_inferred = 0;
 }
 
-// Counts the parts of the last answer that are known only when it is complete.
-static __always_inline void count_whole_answer(struct turn *turn, u32 bytes) {
+// Counts the parts of the last response that are known only when it is complete.
+static __always_inline void count_whole_response(struct turn *turn, u32 bytes) {
   struct tally *tally = turn->was_timed ? tally_of(turn->service) : NULL;
   if (!tally)
     return;
-  ADD(tally->answer_bytes, bytes);
-  ADD(tally->transfer_ns, turn->moved_at - turn->answered_at);
+  ADD(tally->response_bytes, bytes);
+  ADD(tally->transfer_ns, turn->moved_at - turn->responded_at);
 }
 
 // Returns when the last data left: now, unless all of it left earlier, after `since`.
@@ -286,8 +286,8 @@ static __always_inline u64 first_left_at(struct turn *turn, struct progress *tcp
 }
 
 // Returns whether data written since the open request arrived answers it. Data written before any of the
-// request was read answers another one: requests and answers overlap.
-static __always_inline bool has_answer(struct turn *turn, struct progress *tcp) {
+// request was read answers another one: requests and responses overlap.
+static __always_inline bool has_response(struct turn *turn, struct progress *tcp) {
   u32 request_seq = turn->request_seq; // first: the next request, arriving on another CPU, sets it last
   IN_ORDER();
   if (tcp->written == turn->sent_seq)
@@ -300,44 +300,44 @@ static __always_inline bool has_answer(struct turn *turn, struct progress *tcp) 
   return false;
 }
 
-// Handles the start of the answer to the request that arrived at `open_since`. Both the end of the call that
-// sends it and the arrival of the next request detect it: the first one counts it. The answer is to the data
+// Handles the start of the response to the request that arrived at `open_since`. Both the end of the call that
+// sends it and the arrival of the next request detect it: the first one counts it. The response is to the data
 // that was read.
-static __always_inline void answer(struct turn *turn, struct progress *tcp, u64 open_since, u32 received) {
+static __always_inline void on_response(struct turn *turn, struct progress *tcp, u64 open_since, u32 received) {
   u64 read_at = turn->read_at;
   u64 began_at = first_left_at(turn, tcp, read_at ? read_at : open_since);
   u64 is_partial = is_after(received, tcp->read), is_push = follows(turn, tcp, began_at, false) == APART;
-  u64 answered = is_partial ? tcp->read : received;
-  u32 bytes = answered - turn->request_seq;
+  u64 request_end = is_partial ? tcp->read : received;
+  u32 bytes = request_end - turn->request_seq;
   u64 still_open = is_partial ? later(turn->asked_at, open_since + 1) : 0, unknown = turn->asked_at;
   FORGET(is_partial, unknown);
-  FORGET(answered, unknown);
+  FORGET(request_end, unknown);
   FORGET(still_open, unknown);
   if (__sync_val_compare_and_swap(&turn->open_since, open_since, 0) != open_since)
     return;
-  count_answer(turn, open_since, read_at, began_at, bytes, tcp->written - turn->sent_seq, is_push);
+  count_response(turn, open_since, read_at, began_at, bytes, tcp->written - turn->sent_seq, is_push);
   if (!is_partial)
     return;
-  count_whole_answer(turn, tcp->written - turn->sent_seq);
+  count_whole_response(turn, tcp->written - turn->sent_seq);
   turn->is_rest = 1;
   turn->read_at = 0;
   turn->sent_seq = tcp->written;
   IN_ORDER();
-  turn->request_seq = answered;
-  // Opened last: data that arrives meanwhile, on another CPU, would find this answer again. It opens itself.
+  turn->request_seq = request_end;
+  // Opened last: data that arrives meanwhile, on another CPU, would find this response again. It opens itself.
   __sync_val_compare_and_swap(&turn->open_since, 0, still_open);
 }
 
 // --- turns -------------------------------------------------------------------------------------------------
 
-// Handles more data while a request is open: a part of it, or, after a pause or an answer, another one. A
+// Handles more data while a request is open: a part of it, or, after a pause or a response, another one. A
 // request larger than the first flight is also delayed by losses and full buffers.
 static __always_inline void on_more_request_data(struct turn *turn, struct progress *tcp, u32 before,
                                                  u64 now) {
   bool is_short = before - turn->request_seq < INITIAL_WINDOW;
   u32 how = is_short && !is_after(before, tcp->read) ? came_after(turn, tcp, before, now) : AT_ONCE;
   turn->parts = later(turn->parts, how);
-  if (how == APART || (is_short && turn->is_rest && turn->answers >= HANDSHAKES))
+  if (how == APART || (is_short && turn->is_rest && turn->responses >= HANDSHAKES))
     overlap(turn);
   turn->asked_at = now;
 }
@@ -346,20 +346,20 @@ static __always_inline void on_more_request_data(struct turn *turn, struct progr
 static __always_inline void on_request_data(struct turn *turn, struct progress *tcp, u32 before, u64 now,
                                             bool is_end, bool is_late) {
   u64 open_since = turn->open_since;
-  if (open_since && !has_answer(turn, tcp)) {
+  if (open_since && !has_response(turn, tcp)) {
     on_more_request_data(turn, tcp, before, now);
     return;
   }
   if (open_since)
-    answer(turn, tcp, open_since, before);
-  if (tcp->written != turn->written_seq) // the call that wrote the rest of the answer has not ended yet
-    turn->moved_at = last_left_at(tcp, turn->answered_at);
-  count_whole_answer(turn, tcp->written - turn->sent_seq);
+    on_response(turn, tcp, open_since, before);
+  if (tcp->written != turn->written_seq) // the call that wrote the rest of the response has not ended yet
+    turn->moved_at = last_left_at(tcp, turn->responded_at);
+  count_whole_response(turn, tcp->written - turn->sent_seq);
   resume_alternating(turn, now);
-  // A client that asks in response to an answer has received it. A greeting that crosses the client's first
+  // A client that asks in response to a response has received it. A greeting that crosses the client's first
   // data shows that both ends send independently.
   bool is_crossing = !is_late && is_after(tcp->written, tcp->acked);
-  if (is_crossing && (turn->answers >= HANDSHAKES || !turn->has_asked))
+  if (is_crossing && (turn->responses >= HANDSHAKES || !turn->has_asked))
     overlap(turn);
   turn->written_seq = turn->sent_seq = tcp->written;
   IN_ORDER();
@@ -368,40 +368,40 @@ static __always_inline void on_request_data(struct turn *turn, struct progress *
   turn->read_at = turn->is_rest = turn->is_inferred = 0;
   turn->has_asked = 1;
   turn->asked_at = now;
-  if (is_end && turn->has_answered)
+  if (is_end && turn->has_responded)
     turn->goodbye_at = now;
   __sync_lock_test_and_set(&turn->open_since, now);
 }
 
 // Handles data that arrived from the service, at `now`; `before` is the sequence number until then.
-static __always_inline void on_answer_data(struct turn *turn, struct progress *tcp, u32 before, u64 now) {
+static __always_inline void on_response_data(struct turn *turn, struct progress *tcp, u32 before, u64 now) {
   u64 open_since = turn->open_since;
   u32 how = came_after(turn, tcp, before, now);
   if (tcp->written == turn->sent_seq) {
-    on_more_answer_data(turn, how);
+    on_more_response_data(turn, how);
     turn->moved_at = now;
     return;
   }
   turn->has_asked = 1;
   // A service that answers has received the request.
   bool is_partial = is_after(tcp->written, tcp->acked), is_crossing = !is_after(tcp->acked, turn->sent_seq);
-  if (turn->answers >= HANDSHAKES ? is_partial : is_crossing && !turn->has_answered)
+  if (turn->responses >= HANDSHAKES ? is_partial : is_crossing && !turn->has_responded)
     overlap(turn);
   if (is_crossing) {
     turn->moved_at = now;
     return;
   }
   if (!open_since)
-    open_since = first_left_at(turn, tcp, turn->answered_at);
-  u32 answered = is_partial ? tcp->acked : tcp->written;
-  u32 bytes = answered - turn->sent_seq;
-  count_whole_answer(turn, before - turn->request_seq);
+    open_since = first_left_at(turn, tcp, turn->responded_at);
+  u32 request_end = is_partial ? tcp->acked : tcp->written;
+  u32 bytes = request_end - turn->sent_seq;
+  count_whole_response(turn, before - turn->request_seq);
   turn->request_seq = before;
-  turn->sent_seq = answered;
+  turn->sent_seq = request_end;
   turn->busy_before = tcp->busy;
   IN_ORDER();
   turn->open_since = is_partial ? turn->asked_at : 0;
-  count_answer(turn, open_since, 0, now, bytes, tcp->received - before, how == APART);
+  count_response(turn, open_since, 0, now, bytes, tcp->received - before, how == APART);
 }
 
 // Handles arrived data, if there is any: the socket may repeat its notification. `is_end`: no more will
@@ -415,7 +415,7 @@ static __always_inline void arrived(struct turn *turn, struct progress *tcp, boo
   if (is_late)
     now -= (u64)((u32)bpf_jiffies64() - tcp->received_at) * NS_PER_TICK;
   if (turn->side == SIDE_USED)
-    on_answer_data(turn, tcp, before, now);
+    on_response_data(turn, tcp, before, now);
   else
     on_request_data(turn, tcp, before, now, is_end, is_late);
   // Written last: the end of a call on another CPU compares it with what was read.
@@ -431,7 +431,7 @@ static __always_inline void client_called(struct turn *turn, struct progress *tc
   turn->written_seq = tcp->written;
   if (tcp->written == turn->sent_seq)
     return;
-  u64 now = last_left_at(tcp, turn->answered_at);
+  u64 now = last_left_at(tcp, turn->responded_at);
   if (is_after(before, turn->sent_seq)) {
     u32 how = before - turn->sent_seq < INITIAL_WINDOW ? follows(turn, tcp, now, false) : AT_ONCE;
     turn->parts = later(turn->parts, how);
@@ -442,19 +442,19 @@ static __always_inline void client_called(struct turn *turn, struct progress *tc
     if (is_after(tcp->noted, tcp->read))
       overlap(turn);
     if (!turn->open_since)
-      __sync_lock_test_and_set(&turn->open_since, first_left_at(turn, tcp, turn->answered_at));
-    if (tcp->written == turn->sent_seq) // the answer arrived meanwhile, on another CPU
+      __sync_lock_test_and_set(&turn->open_since, first_left_at(turn, tcp, turn->responded_at));
+    if (tcp->written == turn->sent_seq) // the response arrived meanwhile, on another CPU
       turn->open_since = 0;
   }
   turn->asked_at = now;
 }
 
-// Handles data that the service wrote while no request was open: more of its answer, or a push, which is
+// Handles data that the service wrote while no request was open: more of its response, or a push, which is
 // separated from all earlier data by a pause.
 static __always_inline void on_unsolicited_write(struct turn *turn, struct progress *tcp, u32 before) {
-  u64 now = last_left_at(tcp, turn->answered_at);
+  u64 now = last_left_at(tcp, turn->responded_at);
   if (!is_after(before, tcp->acked))
-    on_more_answer_data(turn, follows(turn, tcp, now, false));
+    on_more_response_data(turn, follows(turn, tcp, now, false));
   turn->moved_at = now;
 }
 
@@ -466,8 +466,8 @@ static __always_inline void service_called(struct turn *turn, struct progress *t
   if (!open_since) {
     if (tcp->written != before)
       on_unsolicited_write(turn, tcp, before);
-  } else if (has_answer(turn, tcp)) {
-    answer(turn, tcp, open_since, tcp->received);
+  } else if (has_response(turn, tcp)) {
+    on_response(turn, tcp, open_since, tcp->received);
   } else if (tcp->read != turn->read_seq && is_after(tcp->read, turn->request_seq)) {
     turn->asked_at = bpf_ktime_get_ns();
     if (!turn->read_at)
@@ -695,9 +695,9 @@ static __always_inline bool is_open_request(struct turn *turn, struct tcp_sock *
   u32 received_at = tp->received_at, sent_at = tp->sent_at;
   s64 acked_before_us = tcp->transmitted_at / 1000 - tp->delivered_mstamp;
   if (turn->side == SIDE_SERVED) {
-    if (!tp->data_segs_in || (turn->has_answered && tp->skc_flags & SOCK_DONE))
+    if (!tp->data_segs_in || (turn->has_responded && tp->skc_flags & SOCK_DONE))
       return false;
-    if (!turn->has_answered || is_after(tcp->received, tcp->read))
+    if (!turn->has_responded || is_after(tcp->received, tcp->read))
       return true;
     if (received_at != sent_at)
       return is_after(received_at, sent_at);
@@ -721,7 +721,7 @@ static __always_inline void adopt(struct turn *turn, struct tcp_sock *tp) {
   read_progress(&tcp, tp, NULL);
   settle(turn, &tcp);
   turn->has_asked = !!tp->data_segs_in;
-  turn->has_answered = tp->data_segs_in && tp->data_segs_out;
+  turn->has_responded = tp->data_segs_in && tp->data_segs_out;
   if (!is_open_request(turn, tp, &tcp))
     return;
   u32 since = turn->side == SIDE_SERVED ? tp->received_at : tp->sent_at;
@@ -907,13 +907,13 @@ static __always_inline u64 open_request(struct turn *turn, struct progress *tcp)
                : 0;
   if (tcp->written == turn->sent_seq)
     return 0;
-  return turn->open_since ? turn->open_since : first_left_at(turn, tcp, turn->answered_at);
+  return turn->open_since ? turn->open_since : first_left_at(turn, tcp, turn->responded_at);
 }
 
 static __always_inline void end(struct turn *turn, struct progress *tcp) {
   u64 open_since = turn->open_since;
-  if (turn->side == SIDE_SERVED && open_since && has_answer(turn, tcp))
-    answer(turn, tcp, open_since, tcp->received);
+  if (turn->side == SIDE_SERVED && open_since && has_response(turn, tcp))
+    on_response(turn, tcp, open_since, tcp->received);
   open_since = open_request(turn, tcp);
   bool was_ignored = turn->is_rest && !is_after(tcp->read, turn->request_seq);
   struct tally *tally = tally_of(turn->service);
@@ -923,7 +923,7 @@ static __always_inline void end(struct turn *turn, struct progress *tcp) {
     if (turn->ended_by == 1 + SIDE_SERVED)
       ADD(tally->closed, 1);
   }
-  count_whole_answer(turn, turn->side == SIDE_SERVED ? tcp->written - turn->sent_seq
+  count_whole_response(turn, turn->side == SIDE_SERVED ? tcp->written - turn->sent_seq
                                                      : tcp->received - turn->request_seq);
   leave_client(turn);
 }
@@ -974,7 +974,7 @@ static __always_inline void established(struct turn *turn, struct sock *sk, stru
     set_service(turn, sk);
 }
 
-// Handles this end's FIN. A client that only stops sending still waits for its answer.
+// Handles this end's FIN. A client that only stops sending still waits for its response.
 static __always_inline void on_fin_sent(struct turn *turn, struct sock *sk, struct progress *tcp) {
   bool is_half = sk_shutdown_of(sk) == SEND_SHUTDOWN;
   turn->final_seq = tcp->written;
@@ -983,7 +983,7 @@ static __always_inline void on_fin_sent(struct turn *turn, struct sock *sk, stru
     return;
   note_who_ends(turn, true);
   // Also on the server: it may act on the client's farewell, and close, before the client closes.
-  if (turn->has_answered || turn->ended_by == 1 + SIDE_USED)
+  if (turn->has_responded || turn->ended_by == 1 + SIDE_USED)
     note_end_of_requests(turn, open_request(turn, tcp));
 }
 
@@ -1027,7 +1027,7 @@ int tp_btf__inet_sock_set_state(u64 *ctx) {
     on_fin_sent(turn, sk, &tcp);
   } else if (next == TCP_CLOSE_WAIT) {
     note_who_ends(turn, false);
-    if (turn->side == SIDE_SERVED && turn->has_answered)
+    if (turn->side == SIDE_SERVED && turn->has_responded)
       note_end_of_requests(turn, turn->open_since);
   }
   return 0;
@@ -1077,10 +1077,10 @@ static __always_inline int write_row(struct bpf_iter_meta *meta, struct sock *sk
   if (!sk->skc_cookie)
     bpf_get_socket_cookie((void *)sk);
   row.id = sk->skc_cookie;
-  row.answers = turn->answers;
+  row.responses = turn->responses;
   row.response_ns = turn->response_ns;
   row.queued_ns = turn->queued_ns;
-  row.queued_answers = turn->queued_answers;
+  row.queued_responses = turn->queued_responses;
   // TCP may count meanwhile: both numbers are read one right after the other.
   u64 acked = 0, received = 0;
   u32 unacked = 0, expected = 0;

@@ -17,7 +17,7 @@ from nettop.probes.services.programs import OWNER, SLOTS_MAPS, SLOTS_SOURCES, sl
 from nettop.snapshots.services import HOOK_UDP_REQUESTS, TIMEOUT_S, UDP
 
 REQUESTS_MAX = 1 << 13
-"""Maximum requests without an answer, as long as the reader has not removed them."""
+"""Maximum requests without a response, as long as the reader has not removed them."""
 _QUEUES_MAX = 1 << 12
 """Maximum sockets and peers whose requests have no number of their own; the least recently used are evicted."""
 _CLOSED_MAX = 1 << 12
@@ -42,7 +42,7 @@ REQUEST = extend_dtype(
         *columns("u2", "local_port", "pad"),
     ),
 )
-"""A request without an answer, and the process that asks or is asked. `since` is by CLOCK_MONOTONIC."""
+"""A request without a response, and the process that asks or is asked. `since` is by CLOCK_MONOTONIC."""
 OPEN_REQUEST = np.dtype([*REQUEST_KEY.descr, *((name, REQUEST[name]) for name in REQUEST.names or ())])
 QUESTION = np.dtype([("bytes", "u4"), ("text", "u1", (_QUESTION_BYTES,))])
 """The last question that a DNS service was asked, as in the request."""
@@ -51,7 +51,7 @@ WALK = "bpf_iter__task_file"
 LAST_BIND = "sock__post_bind6"
 HOOKS = ("sock__post_bind4", LAST_BIND, "sock__release", "skb__egress", "skb__ingress")
 """Programs in the order in which they are attached. Sockets bound before the second one are found by a walk; the
-answer of a request that was seen to be sent comes later than the last one is attached."""
+response of a request that was seen to be sent comes later than the last one is attached."""
 FALLBACKS = Fallbacks(
     HOOK_UDP_REQUESTS, (Mechanism("cgroup_skb + cgroup/sock_release + post_bind", (*HOOKS, WALK)),)
 )

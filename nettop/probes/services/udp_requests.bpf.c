@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0
-// Times requests and answers of UDP services at the control group's hooks for packets, which see each
+// Times requests and responses of UDP services at the control group's hooks for packets, which see each
 // datagram once, with its socket: where it leaves in the context of the process that sends it, where it
-// arrives just before it is queued. A DNS answer has the number of its request; another answer belongs to the
+// arrives just before it is queued. A DNS response has the number of its request; another response belongs to the
 // oldest open request of the same socket and peer. struct request_key, struct request, struct question, the
 // structs of slots.bpf.h, the -D numbers, the slices of kernel structs, pid_namespace.bpf.h, process.bpf.h
 // and slots.bpf.h are prepended to this file.
@@ -17,7 +17,7 @@
 #define UDP_HEADER 8
 #define DNS_PORT 53
 #define DNS_HEADER 12
-#define DNS_IS_ANSWER 0x80
+#define DNS_IS_RESPONSE 0x80
 #define DNS_SERVFAIL 2
 #define DNS_NXDOMAIN 3
 #define PASS 1         /* what every program returns: nothing is dropped or refused */
@@ -30,13 +30,13 @@ struct end {
 };
 BPF_SK_STORAGE(ends, struct end);
 
-// Requests without an answer yet. The reader removes those that no answer may follow any more.
+// Requests without a response yet. The reader removes those that no response may follow any more.
 BPF_HASH(requests, struct request_key, struct request, REQUESTS_MAX);
 
 // Requests asked and taken off the queue, for each socket and peer whose requests have no number of their
 // own.
 struct queue {
-  u64 asked, answered;
+  u64 asked, responded;
 };
 BPF_TABLE("lru_hash", struct request_key, struct queue, queues, QUEUES_MAX);
 
@@ -59,7 +59,7 @@ struct datagram {
   u32 payload_at, bytes;
   u32 remote[4];
   u16 local_port, remote_port, number;
-  u8 is_answer, code; // of DNS
+  u8 is_response, code; // of DNS
 };
 
 static __always_inline bool is_service(u16 port) {
@@ -78,17 +78,17 @@ static __always_inline void count_unanswered(u32 service) {
   ADD(tally->unanswered_ns, TIMEOUT_NS);
 }
 
-static __always_inline void count_answer(struct datagram *datagram, struct request *request, u64 now) {
+static __always_inline void count_response(struct datagram *datagram, struct request *request, u64 now) {
   struct tally *tally = tally_of(request->service);
   if (!tally)
     return;
   u64 response = now - request->since;
   ADD(tally->response_ns, response);
   ADD(tally->request_bytes, request->bytes);
-  ADD(tally->answer_bytes, datagram->bytes);
+  ADD(tally->response_bytes, datagram->bytes);
   COUNT_DURATION(tally->response, response);
   if (datagram->code == DNS_SERVFAIL)
-    ADD(tally->failed_answers, 1);
+    ADD(tally->failed_responses, 1);
   else if (datagram->code == DNS_NXDOMAIN)
     ADD(tally->missing_names, 1);
 }
@@ -118,10 +118,10 @@ static __always_inline int take_oldest(struct request_key *key, struct request *
     return NOT_OPEN;
 #pragma clang loop unroll(disable)
   for (int n = 0; n < SKIPPED_MAX && found != IS_TAKEN; n++) {
-    u64 next = queue->answered;
+    u64 next = queue->responded;
     if (next == queue->asked)
       break;
-    if (__sync_val_compare_and_swap(&queue->answered, next, next + 1) != next)
+    if (__sync_val_compare_and_swap(&queue->responded, next, next + 1) != next)
       continue;
     key->number = next;
     found = take(key, request, now);
@@ -252,8 +252,8 @@ static __always_inline void ask(struct datagram *datagram, struct request_key *k
     note_question(datagram, request.service);
 }
 
-// Counts an answer for the process that sends it, which may not be the one that bound the socket.
-static __always_inline void answer(struct datagram *datagram, struct request *request, u8 side, u64 now) {
+// Counts a response for the process that sends it, which may not be the one that bound the socket.
+static __always_inline void on_response(struct datagram *datagram, struct request *request, u8 side, u64 now) {
   struct end *end = end_of(datagram->sk);
   if (!end)
     return;
@@ -262,7 +262,7 @@ static __always_inline void answer(struct datagram *datagram, struct request *re
     set_owner(end, current_task());
     request->service = service_of_end(datagram, end, &end->owner, side);
   }
-  count_answer(datagram, request, now);
+  count_response(datagram, request, now);
 }
 
 // Reads the part of DNS's header that matters.
@@ -271,7 +271,7 @@ static __always_inline bool read_dns(struct datagram *datagram) {
   if (bpf_skb_load_bytes(datagram->skb, datagram->payload_at, header, sizeof(header)))
     return false;
   datagram->number = header[0] << 8 | header[1];
-  datagram->is_answer = !!(header[2] & DNS_IS_ANSWER);
+  datagram->is_response = !!(header[2] & DNS_IS_RESPONSE);
   datagram->code = header[3] & 15;
   return true;
 }
@@ -288,25 +288,25 @@ static __always_inline void put_request_key(struct request_key *key, struct data
 // asks at the other one; one that arrives answers what was asked there, or asks here. DNS says which. Between
 // two ports of services, as in NTP's symmetric modes, the first datagram asks.
 static __always_inline void handle(struct datagram *datagram, bool is_sent) {
-  u16 answering = is_sent ? datagram->local_port : datagram->remote_port;
+  u16 server_port = is_sent ? datagram->local_port : datagram->remote_port;
   u16 asked = is_sent ? datagram->remote_port : datagram->local_port;
-  u8 answer_side = is_sent ? SIDE_SERVED : SIDE_USED, ask_side = is_sent ? SIDE_USED : SIDE_SERVED;
-  bool may_answer = is_service(answering), may_ask = is_service(asked);
+  u8 response_side = is_sent ? SIDE_SERVED : SIDE_USED, ask_side = is_sent ? SIDE_USED : SIDE_SERVED;
+  bool may_response = is_service(server_port), may_ask = is_service(asked);
   u64 now = bpf_ktime_get_ns();
   struct request_key key;
   struct request request;
-  if (answering == DNS_PORT || asked == DNS_PORT) {
+  if (server_port == DNS_PORT || asked == DNS_PORT) {
     if (!read_dns(datagram))
       return;
-    may_answer = answering == DNS_PORT && datagram->is_answer;
-    may_ask = asked == DNS_PORT && !datagram->is_answer;
+    may_response = server_port == DNS_PORT && datagram->is_response;
+    may_ask = asked == DNS_PORT && !datagram->is_response;
   }
-  if (may_answer) {
-    put_request_key(&key, datagram, answer_side);
+  if (may_response) {
+    put_request_key(&key, datagram, response_side);
     key.number = datagram->number;
-    int found = answering == DNS_PORT ? take(&key, &request, now) : take_oldest(&key, &request, now);
+    int found = server_port == DNS_PORT ? take(&key, &request, now) : take_oldest(&key, &request, now);
     if (found == IS_TAKEN)
-      answer(datagram, &request, answer_side, now);
+      on_response(datagram, &request, response_side, now);
     if (found != NOT_OPEN)
       return;
   }

@@ -74,7 +74,7 @@ class UdpRequests:
     def read(self) -> Array:
         """Return the requests that wait: REQUEST_KEY and REQUEST in one row each. Count and remove the others.
 
-        A request is over `TIMEOUT_S` after it was sent, or when its socket is closed. The programs count an answer
+        A request is over `TIMEOUT_S` after it was sent, or when its socket is closed. The programs count a response
         that comes later as unanswered too; whoever removes the request counts it.
         """
         cookies, closed_at = maps.read_all(self.program.maps["closed"], _NUMBER, _NUMBER)

@@ -14,8 +14,8 @@ from nettop.snapshots.arrays import Array, Mask, growth, positions
 from nettop.snapshots.snapshot import known
 
 KEPT_EVERY_S = 5.0
-_RECENT_MIN_ANSWERS = 10
-"""Minimum answers for a recent p99."""
+_RECENT_MIN_RESPONSES = 10
+"""Minimum responses for a recent p99."""
 _USUAL_MIN_VALUES = 3
 """Minimum earlier values for a usual p99."""
 
@@ -46,7 +46,7 @@ class UsualTimes:
         self._last: _UsualValues | None = None
         """The histograms of the previous reading."""
         self._slow: _UsualValues | None = None
-        """When a reading last had slow answers: ns, CLOCK_MONOTONIC; 0 if never."""
+        """When a reading last had slow responses: ns, CLOCK_MONOTONIC; 0 if never."""
         self._spells: _UsualValues | None = None
         """Since when a service has been slower, or has answered nothing: ns, CLOCK_MONOTONIC; 0 otherwise."""
 
@@ -54,7 +54,7 @@ class UsualTimes:
         """Set the columns recent_p99, usual_p99 and speed of rows, which are sorted by ID.
 
         The usual p99 is the median of earlier recent ones: a p99 over the whole time would follow a slow spell as soon
-        as one answer in a hundred belongs to it. In a spell it stays what it was, or the spell would end by itself.
+        as one response in a hundred belongs to it. In a spell it stays what it was, or the spell would end by itself.
         """
         recent, usual = self._recent_p99(rows, taken_ns), self._usual_p99(rows, taken_ns)
         for name, p99 in (("recent_p99", recent), ("usual_p99", usual)):
@@ -79,10 +79,10 @@ class UsualTimes:
     def _recent_p99(self, rows: Array, taken_ns: int) -> Array:
         """Return the p99 of each service in the last seconds, or since it was first seen."""
         earlier = [kept for kept in self._histograms if taken_ns - kept.taken_ns >= spec.RECENT_S * 1e9]
-        return _p99_since(rows, earlier[-1] if earlier else None, _RECENT_MIN_ANSWERS)
+        return _p99_since(rows, earlier[-1] if earlier else None, _RECENT_MIN_RESPONSES)
 
     def _was_slow(self, rows: Array, usual: Array, taken_ns: int) -> Mask:
-        """Return whether the answers between two readings were slow within the last SLOWER_FOR_S seconds."""
+        """Return whether the responses between two readings were slow within the last SLOWER_FOR_S seconds."""
         slow_at = np.zeros(len(rows), np.int64) if self._slow is None else self._slow.of(rows["id"], 0)
         slow_at[_exceeds(_p99_since(rows, self._last, 1), usual)] = taken_ns
         self._slow = _UsualValues(taken_ns, rows["id"].copy(), slow_at)
@@ -109,7 +109,7 @@ class UsualTimes:
 
 
 def _p99_since(rows: Array, earlier: _UsualValues | None, least: int) -> Array:
-    """Return the p99 of each service's answers since earlier histograms: ns, NaN if there are fewer than `least`."""
+    """Return the p99 of each service's responses since earlier histograms: ns, NaN if there are fewer than `least`."""
     added = rows["response"]
     if earlier is not None:
         added = growth(added, earlier.of(rows["id"], 0))

@@ -121,7 +121,7 @@ def _wanted(served: Served, lens: Lens, table: Table, given: Mapping[str, list[s
         sort = parse_sort(table, chosen.get("sort", table.sort))
     names = chosen.get("columns")
     with _parameter("columns"):
-        columns = default_columns(table) if names is None else checked_columns(names.split(","), table.names)
+        columns = default_columns(table) if names is None else checked_columns(names.split(","), table)
     used = {*columns, sort.field, *shown.names}
     query = Query(
         table,

@@ -276,7 +276,7 @@ class Connection(asyncio.Protocol):
                 return
             if message["type"] == "http.response.start":
                 status = message["status"]
-                self._counts.count_answer(status)
+                self._counts.count_response(status)
                 is_last = self._others.ending or self._others.held > 0
                 self._send_head(status, message["headers"], is_last=is_last)
             else:
@@ -340,7 +340,7 @@ class Connection(asyncio.Protocol):
         self._is_refused = True
         self._resume_reading()
         self._counts.too_large += refused.status in {413, 431}
-        self._counts.count_answer(refused.status)
+        self._counts.count_response(refused.status)
         self._log(f'"-" {refused.status}')
         response = problem_response(refused)
         self._send_head(refused.status, common_headers(response.raw_headers), is_last=True)

@@ -61,7 +61,7 @@ class ServerCounts:
 
     open_connections: int = 0
     """Currently open connections."""
-    answers: Counter[str] = field(default_factory=Counter)
+    responses: Counter[str] = field(default_factory=Counter)
     """Responses by status class, as `2xx`, including requests that the server itself rejects."""
     timeouts: int = 0
     """Connections closed because a handshake, a request or the reading of a response took too long."""
@@ -72,9 +72,9 @@ class ServerCounts:
     handshake_failures: int = 0
     """TLS handshakes that failed or timed out."""
 
-    def count_answer(self, status: int) -> None:
+    def count_response(self, status: int) -> None:
         """Count a response."""
-        self.answers[f"{status // 100}xx"] += 1
+        self.responses[f"{status // 100}xx"] += 1
 
 
 @dataclass(eq=False)

@@ -126,7 +126,7 @@ class _Exposition(Collector):
             "lost": [({"lens": lens, "what": what}, n) for (lens, what), n in self._totals.lost.items()],
             "http_connections": [({}, counts.open_connections)],
             # A copy, because the event loop keeps counting.
-            "http_answers": [({"status": status}, n) for status, n in dict(counts.answers).items()],
+            "http_answers": [({"status": status}, n) for status, n in dict(counts.responses).items()],
             "http_refused": [({"reason": reason}, getattr(counts, reason)) for reason in _REFUSED],
         }
 

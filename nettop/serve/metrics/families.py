@@ -172,5 +172,5 @@ def _name(prefix: str, field: Field) -> str:
     if field.unit in TIMES:
         dropped |= {"time", field.unit}
         unit = ("seconds",)
-    words = [word for word in field.name.split("_") if word not in dropped]
+    words = [word for word in (field.former or field.name).split("_") if word not in dropped]
     return "_".join([NAMESPACE, *before, *words, *unit])

@@ -22,7 +22,7 @@ const ALL_COLUMNS = [
   "limited_share", "busy_us", "receiver_limited_us", "send_buffer_limited_us", "application_limited",
   "congestion_limited", "send_buffer_full", "cwnd", "mss", "congestion_control", "pacing_rate", "peer_window", "bytes_in_flight",
   "send_queue", "receive_queue", "backlog", "accept_queue", "send_size", "descriptor", "descriptors_max", "descriptor_use", "accept_queue_use", "syn_queue", "syn_queue_use", "lost", "reordered", "probes",
-  "drops", "answers", "response_mean", "waiting_since", "id",
+  "drops", "responses", "response_mean", "waiting_since", "id",
 ].join(",");
 
 const text = (name) => (row) => row[name] ?? UNKNOWN;
@@ -98,19 +98,19 @@ export function createConnections(renew) {
     box.setAttribute("aria-invalid", String(document !== null));
   }
 
-  // Read the first answer without waiting for the stream; it also validates the filter. If that is invalid, the rows of
+  // Read the first response without waiting for the stream; it also validates the filter. If that is invalid, the rows of
   // the previous filter stay.
   async function change() {
     attempts += 1;
     const mine = attempts, typed = box.value.trim(), wanted = query(typed);
     let answered = null;
     try {
-      const answer = await read(wanted);
+      const response = await read(wanted);
       if (mine !== attempts) return;
-      const isInvalid = answer.problem?.status === 400;
-      showFilterProblem(isInvalid ? answer.problem : null);
+      const isInvalid = response.problem?.status === 400;
+      showFilterProblem(isInvalid ? response.problem : null);
       if (isInvalid) return;
-      answered = answer.document;
+      answered = response.document;
     } catch {
       // The server is unreachable: the stream reports it, and applies the filter when it reconnects.
     }
