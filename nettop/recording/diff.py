@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,108 +24,11 @@ from nettop.query.units import RATIO, human, unit_of
 from nettop.query.view import View
 from nettop.recording.reader import Readings
 from nettop.recording.recording import Recording
-from nettop.snapshots import find_table, lenses
+from nettop.snapshots import lenses, view_name
 from nettop.snapshots.arrays import Array, distinct_rows
 from nettop.snapshots.findings import LENS as FINDINGS
-from nettop.snapshots.schema import RATE, Certainty, Kind, Lens
+from nettop.snapshots.schema import PRESENCE, RATE, ROWS, Certainty, Kind, Lens, Measure, Table
 from nettop.snapshots.snapshot import Frame
-
-ROWS = "rows"
-"""In place of a column: the number of rows."""
-PRESENCE = "presence"
-"""In place of a column: the share of readings with such a row."""
-
-
-@dataclass(frozen=True, slots=True)
-class Measure:
-    """A number of a table's rows, for each combination of values in the columns `by`, which survive restarts.
-
-    - `column`: a counter or a sum, compared by its growth per second; a quantile, of what was counted in a span; ROWS
-      or PRESENCE.
-    - `says`: the sentence. `{now}` and `{before}` are the numbers, `{column}` is a value of `by`. What is between
-      square brackets is left out if a value in it is unknown. `began` is the sentence if there was nothing before,
-      `ended` if there is nothing now; without them, `says`. Without `says`, only these two are changes.
-    - `least`: the smallest number that matters, in base units per second: differences far below it are none.
-    - `topic`: changes of the same topic and the same values of `by` are one, the greatest.
-    - `is_bad`: more of it is worse.
-    - `comes_and_goes`: only rows that are not there at all count as nothing, and those that come and go anyway are
-      compared with.
-    """
-
-    topic: str
-    view: str
-    by: tuple[str, ...]
-    column: str
-    least: float
-    says: str = ""
-    began: str = ""
-    ended: str = ""
-    filter: str = ""
-    is_bad: bool = False
-    comes_and_goes: bool = False
-
-
-_SERVICE = ("process", "port")
-_DROP = ("reason", "process", "port")
-_TALKS = "[{process} ]talks to {target}: {now}, {before} before"
-_TALKED = "[{process} ]no longer talks to {target}: {now}, {before} before"
-_CALLED = "[{process}] :{local_port} has a new client {remote_address}: {now}, {before} before"
-_LEFT = "[{process}] :{local_port} has lost its client {remote_address}: {now}, {before} before"
-
-MEASURES = (
-    *(
-        Measure(topic, "services", _SERVICE, name, 20_000, f"{who} in {{now}} ({called}), {{before}} before",
-                filter=f"side={side}", is_bad=True)
-        for topic, side, who in (
-            ("services", "served", "{process} :{port} answers"),
-            ("used services", "used", "{process} gets responses of port {port}"),
-        )
-        for name, called in (("p99", "p99"), ("p50", "median"))
-    ),
-    Measure("services", "services", _SERVICE, "responses", 0.5,
-            "{process} :{port} answers {now} requests/s, {before}/s before", filter="side=served"),
-    Measure("services", "services", _SERVICE, "unanswered", 0.2,
-            "{process} :{port} leaves {now} requests/s unanswered, {before}/s before", filter="side=served",
-            is_bad=True),
-    Measure("used services", "services", _SERVICE, "unanswered", 0.2,
-            "{process} gets no response of port {port}: {now} requests/s, {before}/s before", filter="side=used",
-            is_bad=True),
-    Measure("drops", "drops", _DROP, "packets", 1,
-            "{reason} drops {now} packets/s[ for {process}][ :{port}], {before}/s before",
-            filter="not severity=ordinary", is_bad=True),
-    # The same drops as the kernel counts them, and those that only it counts.
-    Measure("drops", "drops.counters", ("counter", "name", "interface"), "packets", 1,
-            "{counter}[ on {interface}] ({name}): {now} packets/s, {before}/s before", is_bad=True),
-    Measure("failures", "connections.failures", ("reason", "process", "port"), "failures", 0.2,
-            "{now} connections/s fail[ for {process}][ at port {port}]: {reason}, {before}/s before", is_bad=True),
-    *(
-        Measure(topic, view, (by,), f"bytes_{done}", least, f"{{{by}}} {does} {{now}}, {{before}} before")
-        for topic, view, by, least in (
-            ("traffic", "connections", "process", 2_000), ("interfaces", "bandwidth", "interface", 10_000),
-        )
-        for done, does in (("sent", "sends"), ("received", "receives"))
-    ),
-    Measure("traffic", "connections", ("process",), ROWS, 5,
-            "{process} has {now} connections, {before} before", filter="state=ESTABLISHED"),
-    Measure("traffic", "connections", ("process", "remote_address", "remote_port"), "bytes", 2_000,
-            began=_TALKS, ended=_TALKED, filter="remote_port>0 not direction~inbound", comes_and_goes=True),
-    Measure("traffic", "connections", ("process", "local_port", "remote_address"), "bytes", 2_000,
-            began=_CALLED, ended=_LEFT, filter="direction~inbound", comes_and_goes=True),
-    Measure("retransmits", "connections", ("process",), "retransmits", 1,
-            "{process} sends {now} segments/s again, {before}/s before", is_bad=True),
-    Measure("CPU", "cpu.categories", ("category",), "time_ns", 5e6,
-            "{category} takes {now} of a CPU, {before} before"),
-    Measure("CPU of processes", "cpu.processes", ("process",), "network_ns", 5e6,
-            "the network stack takes {now} of a CPU for {process}, {before} before"),
-    Measure("interface errors", "bandwidth", ("interface",), "errors", 0.2,
-            "{interface} has {now} errors/s, {before}/s before", is_bad=True),
-    Measure("latency", "latency", ("stage",), "p99", 50_000,
-            "{stage} takes {now} (p99), {before} before", is_bad=True),
-    Measure("findings", "findings", ("kind", "process"), PRESENCE, 0.1,
-            began="[{process}: ]{kind}, found {now} of the time, {before} before",
-            ended="[{process}: ]{kind} no longer found: {now} of the time, {before} before", filter="unseen=0"),
-)  # fmt: skip
-
 
 PARTS = 8
 """Parts of a span. Two spans of lognormal noise differ in all parts, by as much as the parts do, once in a million."""
@@ -224,14 +127,13 @@ def differences(before: Span, now: Span) -> Difference:
     compared: list[str] = []
     not_compared: dict[str, str] = {}
     for lens in lenses():
-        measures = [measure for measure in MEASURES if find_table(measure.view)[0] is lens]
-        if not measures:
+        if not any(table.measures for table in lens.tables):
             continue
         why = _why_not(lens, before, now)
         if why:
             not_compared[lens.title] = why
             continue
-        pairs = list(zip(_read(before, lens, measures), _read(now, lens, measures), strict=True))
+        pairs = list(zip(_read(before, lens), _read(now, lens), strict=True))
         if not any(then.is_measured and after.is_measured for then, after in pairs):
             not_compared[lens.title] = "its numbers were not recorded"
             continue
@@ -255,13 +157,12 @@ def _why_not(lens: Lens, *spans: Span) -> str:
 class Measured:
     """A measure in the parts of a span, by key."""
 
-    def __init__(self, measure: Measure, span: Span) -> None:
-        lens, self.table = find_table(measure.view)
-        self.lens, self.measure = lens.id, measure
-        self.query = screen_query(self.table)
+    def __init__(self, lens: Lens, table: Table, measure: Measure, span: Span) -> None:
+        self.view, self.table, self.measure = view_name(lens, table), table, measure
+        self.query = screen_query(table)
         self._span = span
-        self._filter = parse_filter(self.table, measure.filter)
-        field = self.table.by_name.get(measure.column)
+        self._filter = parse_filter(table, measure.filter)
+        field = table.by_name.get(measure.column)
         self._quantile = field if field is not None and field.kind is Kind.QUANTILE else None
         self._is_counted = measure.column in (ROWS, PRESENCE)
         self._covered = np.zeros(PARTS)
@@ -348,9 +249,9 @@ class Measured:
         return np.where(few, np.nan, buckets.quantiles(counts, self._quantile.quantile))
 
 
-def _read(span: Span, lens: Lens, measures: Sequence[Measure]) -> list[Measured]:
+def _read(span: Span, lens: Lens) -> list[Measured]:
     """Return the measures of a lens in a span."""
-    measured = [Measured(measure, span) for measure in measures]
+    measured = [Measured(lens, table, measure, span) for table in lens.tables for measure in table.measures]
     readings = Readings(span.recording, lens)
     for _, reading in readings.each(span.moments(lens)):
         if reading.before is None or reading.before.wall_ns < span.begin_ns:
@@ -459,7 +360,7 @@ def _change(before: Measured, now: Measured, key: Key, certainty: Certainty, say
         abs(math.log2(((is_now or 0.0) + measure.least) / ((was or 0.0) + measure.least))),
         is_gone,
         int(shown.moments[parts.argmax()]),
-        measure.view,
+        now.view,
         combined(table, terms).text,
     )
 

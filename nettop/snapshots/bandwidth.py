@@ -7,6 +7,7 @@ import re
 from dataclasses import replace
 
 from nettop.errors import UsageError
+from nettop.snapshots.ip_protocols import IP_PROTOCOLS
 from nettop.snapshots.schema import (
     NAMESPACE,
     NETNS,
@@ -15,11 +16,14 @@ from nettop.snapshots.schema import (
     Hook,
     Kind,
     Lens,
+    Measure,
     Metrics,
     Option,
+    Role,
     Rule,
     Severity,
     Table,
+    moved_bytes,
 )
 
 NEAR_SPEED = 0.9
@@ -54,6 +58,11 @@ ETHERTYPES = {
     0x0806: "arp", 0x8809: "lacp", 0x8847: "mpls", 0x8863: "pppoe", 0x8864: "pppoe", 0x888E: "eapol",
     0x88CC: "lldp", 0x88F7: "ptp",
 }  # fmt: skip
+_KINDS = """
+    bond bridge dummy ether geneve gre gretap ifb ip6gre ip6tnl ipip ipvlan macsec macvlan macvtap netkit sit team tun
+    veth vlan vrf vti vxlan wireguard xfrm
+"""
+"""Kinds of interfaces (IFLA_INFO_KIND)."""
 
 # --- options --------------------------------------------------------------------------------------------------
 
@@ -148,7 +157,7 @@ INTERFACES = Table(
         Field("id", Kind.KEY, "ID", "number made of its namespace and index", importance=2),
         _INTERFACE,
         Field("kind", Kind.TEXT, "KIND", "kind of interface, as in `ip -d link`; ether for a network card", width=8,
-              importance=45),
+              importance=45, role=Role.DECLARED),
         NETNS,
         replace(NAMESPACE, importance=30),
         Field("backing", Kind.ENUM, "BACKING", "uplink: a device or, if there is none, a link to another namespace; "
@@ -273,6 +282,11 @@ INTERFACES = Table(
             (*_MOVED, "broadcast", "multicast", "unseen", "drops_received", "drops_sent", "errors", "speed"),
         ),
     ),
+    measures=(
+        *moved_bytes("interfaces", "interface", 10_000),
+        Measure("interface errors", ("interface",), "errors", 0.2,
+                "{interface} has {now} errors/s, {before}/s before", is_bad=True),
+    ),
 )  # fmt: skip
 
 
@@ -310,7 +324,7 @@ PROTOCOL_TABLE = _split_table(
 SERVICE_TABLE = _split_table(
     "services",
     Field("service", Kind.TEXT, "SERVICE", "the service by port, the lower port first; (other) is everything else",
-          importance=99),
+          importance=99, role=Role.SERVICE),
 )  # fmt: skip
 
 FLOWS = Table(
@@ -319,7 +333,7 @@ FLOWS = Table(
         Field("id", Kind.KEY, "ID", "number made of the flow's addresses, ports, protocol and interface", importance=2),
         replace(_INTERFACE, importance=60),
         Field("protocol", Kind.TEXT, "PROTO", "the protocol in the IP header, or the network protocol if not IP",
-              width=7, importance=80),
+              width=7, importance=80, role=Role.DECLARED),
         Field("local", Kind.ENDPOINT, "LOCAL", "destination of received packets, source of sent ones", width=21,
               importance=88, parts=("local_address", "local_port")),
         Field("remote", Kind.ENDPOINT, "REMOTE", "source of received packets, destination of sent ones", width=21,
@@ -335,7 +349,7 @@ FLOWS = Table(
         _BYTES,
         _PACKETS_RECEIVED,
         _PACKETS_SENT,
-        Field("tcp_flags", Kind.TEXT, "FLAGS", "TCP flags seen: F S R P A U E C", width=8),
+        Field("tcp_flags", Kind.TEXT, "FLAGS", "TCP flags seen: F S R P A U E C", width=8, role=Role.TCP_FLAGS),
         Field("first_seen", Kind.TIME, "FIRST", "the first packet since counting of the flow began", importance=15),
         Field("last_seen", Kind.TIME, "LAST", "the last packet", importance=18),
     ),
@@ -376,6 +390,8 @@ LENS = Lens(
     tables=(INTERFACES, PROTOCOL_TABLE, SERVICE_TABLE, FLOWS),
     common=(("interface",),),
     hooks=(HOOK_RECEIVED, HOOK_SENT, HOOK_FLOWS, HOOK_INTERFACES),
+    names=frozenset({REMOVED, EVICTED, OTHER_SERVICES, *(name for name, _, _ in SERVICES)}),
+    vocabulary=(IP_PROTOCOLS, ETHERTYPES, dict.fromkeys(_KINDS.split(), "")),
     losses={
         WITHOUT_SLOT: "interfaces beyond the maximum, at each reading: only their own counters are shown",
         "unseen": "packets that interfaces received, by their own counters, and nettop's programs did not see; "

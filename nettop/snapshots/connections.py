@@ -10,16 +10,20 @@ from nettop.errors import UsageError
 from nettop.snapshots.schema import (
     NAMESPACE,
     NETNS,
+    ROWS,
     Certainty,
     Field,
     Hook,
     Kind,
     Lens,
+    Measure,
     Metrics,
     Option,
+    Role,
     Rule,
     Severity,
     Table,
+    moved_bytes,
 )
 
 PROTOCOLS = {6: "tcp", 17: "udp", 255: "raw", 262: "mptcp"}
@@ -98,7 +102,7 @@ connection: at a round-trip time of 50 ms it alone keeps a flow below 9 Mb/s (Ma
 the TCP Congestion Avoidance Algorithm, 1997)."""
 
 _FIELDS = (
-    Field("id", Kind.KEY, "ID", "the kernel's socket cookie, never reused", width=12, importance=3),
+    Field("id", Kind.KEY, "ID", "the kernel's socket cookie, never reused", width=12, importance=3, role=Role.NUMBER),
     Field("protocol", Kind.ENUM, "PROTO", "transport protocol; the subflows of an MPTCP socket are tcp", "u2",
           importance=49, labels=PROTOCOLS),
     Field("family", Kind.ENUM, "FAMILY", "address family; IPv4 on an IPv6 socket is IPv4", importance=8,
@@ -570,6 +574,21 @@ SOCKETS = Table(
         _top("remote"),
         _top("network"),
     ),
+    measures=(
+        *moved_bytes("traffic", "process", 2_000),
+        Measure("traffic", ("process",), ROWS, 5, "{process} has {now} connections, {before} before",
+                filter="state=ESTABLISHED"),
+        Measure("traffic", ("process", "remote_address", "remote_port"), "bytes", 2_000,
+                began="[{process} ]talks to {target}: {now}, {before} before",
+                ended="[{process} ]no longer talks to {target}: {now}, {before} before",
+                filter="remote_port>0 not direction~inbound", comes_and_goes=True),
+        Measure("traffic", ("process", "local_port", "remote_address"), "bytes", 2_000,
+                began="[{process}] :{local_port} has a new client {remote_address}: {now}, {before} before",
+                ended="[{process}] :{local_port} has lost its client {remote_address}: {now}, {before} before",
+                filter="direction~inbound", comes_and_goes=True),
+        Measure("retransmits", ("process",), "retransmits", 1,
+                "{process} sends {now} segments/s again, {before}/s before", is_bad=True),
+    ),
 )  # fmt: skip
 
 _NOT_IN_EVENTS = {
@@ -592,7 +611,7 @@ EVENTS = Table(
     name="events",
     fields=(
         Field("event_id", Kind.KEY, "EVENT ID", "sequence number of the event; lost ones leave gaps", width=10,
-              importance=2),
+              importance=2, role=Role.NUMBER),
         Field("time", Kind.TIME, "TIME", "when the kernel changed the connection's state", width=27, importance=96),
         Field("event", Kind.ENUM, "EVENT", "what happened; fail: the connection never opened", importance=99,
               labels=EVENT_KINDS),
@@ -624,7 +643,7 @@ _WITHOUT_IPV6 = f'(reason="{_ERRORS[errno.ENETUNREACH]}" remote_address!=0.0.0.0
 FAILURES = Table(
     name="failures",
     fields=(
-        Field("id", Kind.KEY, "ID", "sequence number of the group", width=8, importance=2),
+        Field("id", Kind.KEY, "ID", "sequence number of the group", width=8, importance=2, role=Role.NUMBER),
         Field("reason", Kind.ENUM, "REASON", "why connections failed or were reset", "u2", importance=99,
               labels=REASONS),
         Field("remote_address", Kind.ADDRESS, "REMOTE ADDRESS", "address of the peer", importance=95),
@@ -739,6 +758,10 @@ FAILURES = Table(
         ),
     ),
     metrics=(Metrics(("reason",), ("failures",), prefix="connections"),),
+    measures=(
+        Measure("failures", ("reason", "process", "port"), "failures", 0.2,
+                "{now} connections/s fail[ for {process}][ at port {port}]: {reason}, {before}/s before", is_bad=True),
+    ),
 )  # fmt: skip
 
 GROUPINGS = ("process", "remote", "network", "port", "container", "netns", "state")
@@ -750,9 +773,9 @@ _SUMMED = ("bytes_sent", "bytes_received", "packets_sent", "packets_received", "
 GROUPS = Table(
     name="groups",
     fields=(
-        Field("id", Kind.KEY, "ID", "sequence number of the group", width=8, importance=2),
+        Field("id", Kind.KEY, "ID", "sequence number of the group", width=8, importance=2, role=Role.NUMBER),
         Field("group", Kind.TEXT, "GROUP", "what its sockets have in common: a process, remote, network, port …",
-              width=24, importance=100),
+              width=24, importance=100, role=Role.PLACE),
         Field("pid", Kind.LABEL, "PID", "for a process, its thread group", importance=40),
         Field("protocol", Kind.ENUM, "PROTO", "for a port, its protocol", "u2", importance=8, labels=PROTOCOLS),
         Field("port", Kind.LABEL, "PORT", "for a port, its number", importance=8),
@@ -909,6 +932,20 @@ LENS = Lens(
     tables=(SOCKETS, EVENTS, FAILURES, GROUPS),
     common=(("local", "remote"), ("remote_address",), ("pid",), ("process",)),
     hooks=(HOOK_SOCKETS, HOOK_UNATTRIBUTED, HOOK_OPENED, HOOK_EVENTS, HOOK_ACCEPTS, HOOK_ROUTES, HOOK_UDP),
+    names=frozenset(
+        {
+            OTHER_GROUPS,
+            ENDED_GROUPS,
+            NO_GROUP,
+            UNATTRIBUTED,
+            KERNEL_OWNER,
+            SEVERAL,
+            HIDDEN_OWNER,
+            NOT_LISTED,
+            NOT_KEPT,
+            *STATES.values(),
+        }
+    ),
     losses={
         "namespaces": "network namespaces that could not be entered: their sockets are missing",
         "processes": "processes that exited before their control group could be read: their rows have no container",

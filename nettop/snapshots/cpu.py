@@ -7,7 +7,18 @@ import math
 from dataclasses import dataclass
 
 from nettop.errors import UsageError
-from nettop.snapshots.schema import Field, Hook, Kind, Lens, Metrics, Option, Spread, Table
+from nettop.snapshots.schema import (
+    Field,
+    Hook,
+    Kind,
+    Lens,
+    Measure,
+    Metrics,
+    Option,
+    Role,
+    Spread,
+    Table,
+)
 
 # --- entry points into the network stack -------------------------------------------------------------------------
 
@@ -184,7 +195,7 @@ _VECTOR_HELP = {
 CPUS = Table(
     name="cpus",
     fields=(
-        Field("cpu", Kind.KEY, "CPU", "the processor", "u4", importance=100),
+        Field("cpu", Kind.KEY, "CPU", "the processor", "u4", importance=100, role=Role.NUMBER),
         *_OF_ENTRIES,
         _time("tx_softirq_ns", "TX SOFT", "CPU time in the softirq NET_TX", 75),
         _time("rx_softirq_ns", "RX SOFT", "CPU time in the softirq NET_RX; 7–11 % too low if senders sleep between "
@@ -219,7 +230,7 @@ CPUS = Table(
 STACKS = Table(
     name="stacks",
     fields=(
-        Field("id", Kind.KEY, "ID", "sequence number of the stack", importance=2),
+        Field("id", Kind.KEY, "ID", "sequence number of the stack", importance=2, role=Role.NUMBER),
         _ENTRY,
         Field("cpu", Kind.LABEL, "CPU", "the processor", importance=60),
         Field("process", Kind.TEXT, "PROCESS", "name of the process that made the call; none in softirqs",
@@ -228,7 +239,7 @@ STACKS = Table(
         _SAMPLES,
         _TIME,
         Field("stack", Kind.TEXT, "STACK", "kernel functions from the entry point inwards, separated by ;", width=60,
-              importance=100),
+              importance=100, role=Role.SYMBOLS),
     ),
     screen=("entry", "cpu", "process", "category", "time_ns_per_s", "samples", "stack"),
     text=("entry", "cpu", "process", "category", "samples", "time_ns", "stack"),
@@ -242,7 +253,7 @@ STACKS = Table(
 CATEGORY_SHARES = Table(
     name="categories",
     fields=(
-        Field("id", Kind.KEY, "ID", "entry point and category, as one number", importance=2),
+        Field("id", Kind.KEY, "ID", "entry point and category, as one number", importance=2, role=Role.NUMBER),
         _ENTRY,
         _CATEGORY,
         _SAMPLES,
@@ -250,7 +261,7 @@ CATEGORY_SHARES = Table(
         Field("share", Kind.RATIO, "OF ENTRY", "share of the entry point's samples", importance=92,
               parts=("samples", "entry_samples"), formula="samples / entry_samples"),
         _TIME,
-        Field("note", Kind.TEXT, "NOTE", "why a number is missing", width=40, importance=40),
+        Field("note", Kind.TEXT, "NOTE", "why a number is missing", width=40, importance=40, role=Role.PROSE),
     ),
     screen=("entry", "category", "share", "time_ns_per_s", "samples", "note"),
     text=("entry", "category", "samples", "share", "time_ns", "note"),
@@ -261,6 +272,9 @@ CATEGORY_SHARES = Table(
     hooks=("samples",),
     adds_up=False,
     metrics=(Metrics(("entry", "category"), ("samples",), prefix="cpu_category"),),
+    measures=(
+        Measure("CPU", ("category",), "time_ns", 5e6, "{category} takes {now} of a CPU, {before} before"),
+    ),
 )  # fmt: skip
 
 NO_PROCESS = "(no process)"
@@ -269,7 +283,7 @@ NO_PROCESS = "(no process)"
 PROCESSES = Table(
     name="processes",
     fields=(
-        Field("id", Kind.KEY, "ID", "sequence number of the process", importance=2),
+        Field("id", Kind.KEY, "ID", "sequence number of the process", importance=2, role=Role.NUMBER),
         Field("process", Kind.TEXT, "PROCESS", f"name of the process. {NO_PROCESS} stands for softirqs that served no "
               "socket of a known process: they forward, bridge, drop or reply, or ran before the socket was known. "
               "They are charged to no process", importance=100),
@@ -297,6 +311,10 @@ PROCESSES = Table(
             top="process",
             limit=20,
         ),
+    ),
+    measures=(
+        Measure("CPU of processes", ("process",), "network_ns", 5e6,
+                "the network stack takes {now} of a CPU for {process}, {before} before"),
     ),
 )  # fmt: skip
 
@@ -341,6 +359,7 @@ LENS = Lens(
     question="what the network stack costs in CPU time, and where",
     tables=(CPUS, STACKS, CATEGORY_SHARES, PROCESSES),
     hooks=(HOOK_SAMPLES, HOOK_SERVED),
+    names=frozenset({NO_PROCESS}),
     losses={
         "sockets": "samples in softirqs whose socket had no room in the map",
         "recursion": "hook runs that the kernel skipped because the hook was already running on that CPU",

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import NamedTuple
 
+from nettop.snapshots.ip_protocols import IP_PROTOCOLS
 from nettop.snapshots.schema import (
     NAMESPACE,
     NETNS,
@@ -15,7 +16,9 @@ from nettop.snapshots.schema import (
     Hook,
     Kind,
     Lens,
+    Measure,
     Metrics,
+    Role,
     Rule,
     Severity,
     Table,
@@ -280,16 +283,18 @@ PACKETS = Table(
     fields=(
         Field("id", Kind.KEY, "ID", "number of the row", importance=2),
         Field("reason", Kind.TEXT, "REASON", "the kernel's name of the reason (enum skb_drop_reason); modules' reasons "
-              "are numbers", width=20, importance=100),
-        Field("meaning", Kind.TEXT, "MEANING", "meaning of the reason, and what would help", width=36, importance=84),
+              "are numbers", width=20, importance=100, role=Role.REASON),
+        Field("meaning", Kind.TEXT, "MEANING", "meaning of the reason, and what would help", width=36, importance=84,
+              role=Role.DECLARED),
         Field("severity", Kind.ENUM, "SEVERITY", "ordinary: nobody misses the packet, as when a connection ends; "
               "refused: dropped by policy, or invalid; trouble: exhaustion or damage", importance=55,
               labels=SEVERITIES),
         Field("place", Kind.TEXT, "PLACE", "the kernel function that dropped it, and its [module]", width=24,
-              importance=62),
-        Field("protocol", Kind.TEXT, "PROTO", "the protocol in the IP header", width=7, importance=70),
+              importance=62, role=Role.SYMBOLS),
+        Field("protocol", Kind.TEXT, "PROTO", "the protocol in the IP header", width=7, importance=70,
+              role=Role.DECLARED),
         Field("family", Kind.TEXT, "FAMILY", "network protocol, by its ethertype; the socket's family for a packet "
-              "that never left a socket", width=7, importance=40),
+              "that never left a socket", width=7, importance=40, role=Role.DECLARED),
         Field("interface", Kind.TEXT, "IFACE", "the packet's device, or the one it arrived on; if12 is a removed "
               "device with index 12", importance=66),
         *_NAMESPACE,
@@ -402,6 +407,11 @@ PACKETS = Table(
         Metrics(("reason", "severity", "protocol", "namespace", "interface", "process"), ("packets", "bytes"),
                 prefix="drops", top="drop", limit=100),
     ),
+    measures=(
+        Measure("drops", ("reason", "process", "port"), "packets", 1,
+                "{reason} drops {now} packets/s[ for {process}][ :{port}], {before}/s before",
+                filter="not severity=ordinary", is_bad=True),
+    ),
 )  # fmt: skip
 
 NO_ROUTE = frozenset(("IpOutNoRoutes", "Ip6OutNoRoutes"))
@@ -489,8 +499,10 @@ COUNTERS = Table(
     name="counters",
     fields=(
         Field("id", Kind.KEY, "ID", "number of the row", importance=2),
-        Field("counter", Kind.TEXT, "COUNTER", "what happened to the packets", width=24, importance=100),
-        Field("name", Kind.TEXT, "NAME", "the kernel's name, as in nstat or ip -s link", width=24, importance=60),
+        Field("counter", Kind.TEXT, "COUNTER", "what happened to the packets", width=24, importance=100,
+              role=Role.DECLARED),
+        Field("name", Kind.TEXT, "NAME", "the kernel's name, as in nstat or ip -s link", width=24, importance=60,
+              role=Role.DECLARED),
         Field("interface", Kind.TEXT, "IFACE", "the device, for a device's counter", importance=80),
         Field("cpu", Kind.LABEL, "CPU", "the CPU, for a CPU's counter", importance=40),
         *_NAMESPACE,
@@ -507,6 +519,11 @@ COUNTERS = Table(
     rules=_COUNTER_RULES,
     metrics=(
         Metrics(("name", "namespace", "interface"), ("packets",), prefix="drops_by_name", top="counter", limit=100),
+    ),
+    # The same drops as the kernel counts them, and those that only it counts.
+    measures=(
+        Measure("drops", ("counter", "name", "interface"), "packets", 1,
+                "{counter}[ on {interface}] ({name}): {now} packets/s, {before}/s before", is_bad=True),
     ),
 )  # fmt: skip
 
@@ -525,6 +542,14 @@ LENS = Lens(
     question="what the kernel drops, where and why",
     tables=(PACKETS, COUNTERS),
     hooks=(HOOK_PACKETS, HOOK_REASONS, HOOK_PLACES, HOOK_COUNTERS),
+    vocabulary=(
+        IP_PROTOCOLS,
+        ETHERTYPES,
+        OF_NAMESPACES,
+        OF_DEVICES,
+        OF_CPUS,
+        {name: reason.meaning for name, reason in REASONS.items()},
+    ),
     losses={
         "untracked": "drops without a row, because the map was full",
         "recursion": "drops not counted because another one was being counted on that CPU",

@@ -6,7 +6,18 @@ from __future__ import annotations
 from dataclasses import replace
 
 from nettop.snapshots.histograms import Buckets
-from nettop.snapshots.schema import SUM_ONLY, Field, Hook, Kind, Lens, Metrics, Option, Table
+from nettop.snapshots.schema import (
+    SUM_ONLY,
+    Field,
+    Hook,
+    Kind,
+    Lens,
+    Measure,
+    Metrics,
+    Option,
+    Role,
+    Table,
+)
 
 # --- names of numbers ----------------------------------------------------------------------------------------
 
@@ -64,7 +75,7 @@ _STAGE = Field("stage", Kind.ENUM, "STAGE", "what is measured", importance=100, 
 _PROTOCOL = Field("protocol", Kind.ENUM, "PROTO", "the protocol in the IP header", width=6, importance=99,
                   labels=PROTOCOLS)  # fmt: skip
 _FAMILY = Field("family", Kind.ENUM, "FAMILY", "IP version", importance=99, labels=FAMILIES)
-_ID = Field("id", Kind.KEY, "ID", "number of the row", importance=2)
+_ID = Field("id", Kind.KEY, "ID", "number of the row", importance=2, role=Role.NUMBER)
 _SEEN = Field("seen", Kind.COUNTER, "SEEN", "packets that entered the stage, extrapolated from the followed ones "
               "(sampling)", unit="packets", importance=80, rate_title="SEEN/s")  # fmt: skip
 _MATCHED = Field("matched", Kind.COUNTER, "MATCHED", "packets also seen at the end of the stage", unit="packets",
@@ -112,6 +123,11 @@ STAGE_TABLE = Table(
     begins_at_zero=True,
     uses=_USES,
     metrics=(),
+    measures=(
+        Measure(
+            "latency", ("stage",), "p99", 50_000, "{stage} takes {now} (p99), {before} before", is_bad=True
+        ),
+    ),
 )
 PROTOCOL_TABLE = Table(
     name="protocols",
@@ -144,7 +160,7 @@ PROTOCOL_TABLE = Table(
 PAIR_TABLE = Table(
     name="pairs",
     fields=(
-        replace(_ID, help="number made of the pair, its protocol and stage"),
+        replace(_ID, help="number made of the pair, its protocol and stage", role=Role.ID),
         _STAGE,
         Field("source", Kind.ADDRESS, "SOURCE", "source address of the packets", width=16, importance=99),
         Field("destination", Kind.ADDRESS, "DESTINATION", "their destination address", width=16, importance=99),

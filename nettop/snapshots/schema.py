@@ -54,6 +54,45 @@ class Kind(Enum):
     """Composite that shows its parts side by side in one column of a screen."""
 
 
+class Role(Enum):
+    """What a text or an id says about the host; what stands for it in a redacted recording follows from that."""
+
+    NAME = "name"
+    """A name given on this host: the default of texts."""
+    PROCESS = "process"
+    CONTAINER = "container"
+    CGROUP = "cgroup"
+    """The path of a control group."""
+    NAMESPACE = "namespace"
+    INTERFACE = "interface"
+    SERVICE = "service"
+    PLACE = "place"
+    """An address, a network, an endpoint or a name."""
+    RULESET = "ruleset"
+    """A name in the firewall's rules, or a comment."""
+    RESOURCE = "resource"
+    """A limited resource, with a destination if it has one."""
+    SYMBOLS = "symbols"
+    """Functions of the kernel, and their modules."""
+    REASON = "reason"
+    """The kernel's reason for a drop."""
+    TCP_FLAGS = "TCP flags"
+    DECLARED = "declared"
+    """Words of the kernel or of nettop."""
+    PROSE = "prose"
+    """Free text."""
+    ID = "id"
+    """A number made of what the row is about, which could be guessed: the default of ids."""
+    NUMBER = "number"
+    """An id that is counted, or is the kernel's."""
+
+
+_ROLES_OF_NAMES = {
+    "process": Role.PROCESS, "container": Role.CONTAINER, "cgroup": Role.CGROUP, "namespace": Role.NAMESPACE,
+    "interface": Role.INTERFACE, "device": Role.INTERFACE,
+}  # fmt: skip
+"""The usual roles of texts."""
+
 _DTYPES = {
     Kind.KEY: "u8", Kind.LABEL: "u4", Kind.TEXT: "u4", Kind.ADDRESS: "(2,)>u8", Kind.GAUGE: "u8", Kind.COUNTER: "u8",
     Kind.TIME: "u8", Kind.ENUM: "u1",
@@ -95,8 +134,8 @@ class Field:
     another lens that supplies the value; it is attached while the column is shown. `zone` is the column with the device
     that scopes a link-local address; an endpoint that `binds` to a device is always shown with it. A ratio that is a
     `share` never exceeds 1, even if its first part counts something that the second does not. A column that `refers` to
-    a row has its key. `former` is the name in version 0.2: filters, options, preferences and recordings may still have
-    it, and the field's metric keeps it.
+    a row has its key. The `role` of a text or an id is what it says about the host. `former` is the name in version
+    0.2: filters, options, preferences and recordings may still have it, and the field's metric keeps it.
     """
 
     name: str
@@ -120,6 +159,7 @@ class Field:
     share: bool = False
     refers: bool = False
     former: str = ""
+    role: Role | None = None
 
     def __post_init__(self) -> None:
         """Set what is not given."""
@@ -127,11 +167,18 @@ class Field:
         object.__setattr__(self, "dtype", self.dtype or dtype)
         object.__setattr__(self, "unit", self.unit or _UNITS.get(self.kind, ""))
         object.__setattr__(self, "width", self.width or self._usual_width())
+        object.__setattr__(self, "role", self.role or self._usual_role())
 
     def _usual_width(self) -> int:
         of_kind = _WIDTHS_OF_AMOUNTS.get((self.kind, self.unit), _WIDTHS[self.kind])
         usual = _WIDTHS_OF_NAMES.get(self.name, of_kind)
         return max(usual, len(self.title), *map(len, self.labels.values()))
+
+    def _usual_role(self) -> Role | None:
+        if self.kind is Kind.TEXT:
+            return _ROLES_OF_NAMES.get(self.name, Role.NAME)
+        is_id = self.kind is Kind.KEY or (self.kind is Kind.LABEL and self.dtype == "u8")
+        return Role.ID if is_id else None
 
     @property
     def is_composite(self) -> bool:
@@ -265,6 +312,48 @@ class Rule:
     proof: tuple[str, str] = ("", "")
 
 
+ROWS = "rows"
+"""In place of a measure's column: the number of rows."""
+PRESENCE = "presence"
+"""In place of a measure's column: the share of readings with such a row."""
+
+
+@dataclass(frozen=True, slots=True)
+class Measure:
+    """A number of a table's rows, for each combination of values in the columns `by`, which survive restarts.
+
+    - `column`: a counter or a sum, compared by its growth per second; a quantile, of what was counted in a span; ROWS
+      or PRESENCE.
+    - `says`: the sentence. `{now}` and `{before}` are the numbers, `{column}` is a value of `by`. What is between
+      square brackets is left out if a value in it is unknown. `began` is the sentence if there was nothing before,
+      `ended` if there is nothing now; without them, `says`. Without `says`, only these two are changes.
+    - `least`: the smallest number that matters, in base units per second: differences far below it are none.
+    - `topic`: changes of the same topic and the same values of `by` are one, the greatest.
+    - `is_bad`: more of it is worse.
+    - `comes_and_goes`: only rows that are not there at all count as nothing, and those that come and go anyway are
+      compared with.
+    """
+
+    topic: str
+    by: tuple[str, ...]
+    column: str
+    least: float
+    says: str = ""
+    began: str = ""
+    ended: str = ""
+    filter: str = ""
+    is_bad: bool = False
+    comes_and_goes: bool = False
+
+
+def moved_bytes(topic: str, by: str, least: float) -> tuple[Measure, ...]:
+    """Return measures of the bytes that each value of a column sends and receives."""
+    return tuple(
+        Measure(topic, (by,), f"bytes_{done}", least, f"{{{by}}} {does} {{now}}, {{before}} before")
+        for done, does in (("sent", "sends"), ("received", "receives"))
+    )
+
+
 @dataclass(frozen=True)
 class Table:
     """A named set of fields with its display defaults.
@@ -293,6 +382,7 @@ class Table:
     - `details`: sections of a row's details, each a heading and its fields, the most wanted first. () means one section
       sorted by importance.
     - `rules`: the kinds of findings that its rows may be, the worst first.
+    - `measures`: the numbers that `nettop diff` compares.
     """
 
     name: str
@@ -319,6 +409,7 @@ class Table:
     metrics: tuple[Metrics, ...] | None = None
     details: tuple[tuple[str, tuple[str, ...]], ...] = ()
     rules: tuple[Rule, ...] = ()
+    measures: tuple[Measure, ...] = ()
 
     def __post_init__(self) -> None:
         """Set the defaults of plain text."""
@@ -531,7 +622,8 @@ class Lens:
     the kinds of data that may be missing from its numbers, by the name that counts them in a snapshot's `lost`.
     `counts` are the snapshot counts that are exported as metrics too: counters and gauges. `common` are groups of
     fields that match a row of one table to a row of another; the first group that both tables have is used. `of_hosts`
-    is False if it is not about the host that it runs on, so that several hosts have nothing to compare.
+    is False if it is not about the host that it runs on, so that several hosts have nothing to compare. Redaction keeps
+    `names`, which the source writes in place of names, and `vocabulary`: names of the kernel and their descriptions.
     """
 
     id: str
@@ -546,6 +638,8 @@ class Lens:
     counts: tuple[Field, ...] = ()
     common: tuple[tuple[str, ...], ...] = ()
     of_hosts: bool = True
+    names: frozenset[str] = frozenset()
+    vocabulary: tuple[Mapping[Any, str], ...] = ()
 
     @property
     def main(self) -> Table:

@@ -17,8 +17,10 @@ from nettop.snapshots.schema import (
     Hook,
     Kind,
     Lens,
+    Measure,
     Metrics,
     Option,
+    Role,
     Rule,
     Severity,
     Table,
@@ -140,6 +142,9 @@ _NOT_READING = (
 """Kinds of findings about connections that leave a request unanswered."""
 
 # --- tables ---------------------------------------------------------------------------------------------------
+
+_NAMED = ("process", "port")
+"""Columns that name a service in two spans of time."""
 
 SERVICES = Table(
     name="services",
@@ -375,6 +380,25 @@ SERVICES = Table(
                 prefix="services", top="service", limit=10,
                 edges={"response": (100_000, 10_000_000_000), "queued": SUM_ONLY, "service_time": SUM_ONLY}),
     ),
+    measures=(
+        *(
+            Measure(topic, _NAMED, name, 20_000, f"{who} in {{now}} ({called}), {{before}} before",
+                    filter=f"side={side}", is_bad=True)
+            for topic, side, who in (
+                ("services", "served", "{process} :{port} answers"),
+                ("used services", "used", "{process} gets responses of port {port}"),
+            )
+            for name, called in (("p99", "p99"), ("p50", "median"))
+        ),
+        Measure("services", _NAMED, "responses", 0.5, "{process} :{port} answers {now} requests/s, {before}/s before",
+                filter="side=served"),
+        Measure("services", _NAMED, "unanswered", 0.2,
+                "{process} :{port} leaves {now} requests/s unanswered, {before}/s before", filter="side=served",
+                is_bad=True),
+        Measure("used services", _NAMED, "unanswered", 0.2,
+                "{process} gets no response of port {port}: {now} requests/s, {before}/s before", filter="side=used",
+                is_bad=True),
+    ),
 )  # fmt: skip
 
 CLIENTS = Table(
@@ -409,7 +433,8 @@ CLIENTS = Table(
 )  # fmt: skip
 
 _CONNECTION_FIELDS = (
-    Field("id", Kind.KEY, "ID", "the kernel's socket cookie, as in connections", width=12, importance=3),
+    Field("id", Kind.KEY, "ID", "the kernel's socket cookie, as in connections", width=12, importance=3,
+          role=Role.NUMBER),
     Field("service", Kind.LABEL, "SERVICE", "the ID of the service", "u8", importance=4, refers=True),
     _PROCESS,
     replace(_PID, help="its thread group", importance=60),
@@ -532,6 +557,7 @@ LENS = Lens(
     tables=(SERVICES, CLIENTS, CONNECTIONS, WAITING),
     common=(("service",), ("process",)),
     hooks=(HOOK_CALLS, HOOK_UNOWNED, HOOK_UDP_REQUESTS),
+    names=frozenset({OTHERS}),
     options=(UDP_PORT,),
     losses={
         "skipped calls": "calls not seen because a program was already running on that CPU",

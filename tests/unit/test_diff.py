@@ -19,13 +19,13 @@ import pytest
 from nettop.cli import run
 from nettop.errors import ExitCode, UsageError
 from nettop.query.filter import parse_filter
-from nettop.recording.diff import MEASURES, PARTS, PRESENCE, ROWS, Change, Span, _certainty, differences
+from nettop.recording.diff import PARTS, Change, Span, _certainty, differences
 from nettop.recording.moments import exact_text, parse_length
 from nettop.recording.player import Player
 from nettop.recording.recording import open_recording
 from nettop.settings import Settings
-from nettop.snapshots import find_table
-from nettop.snapshots.schema import Certainty
+from nettop.snapshots import find_table, lenses
+from nettop.snapshots.schema import PRESENCE, ROWS, Certainty
 from nettop.snapshots.services import BUCKETS, SERVICES
 from nettop.snapshots.snapshot import Snapshot
 from tests.builders.replaying import no_probes, said
@@ -231,8 +231,9 @@ def test_what_is_not_compared(tmp_path: Path) -> None:
 
 def test_every_measure_is_declared_of_a_table() -> None:
     """Measures name existing columns, parsable filters, and only their own values in sentences."""
-    for measure in MEASURES:
-        table = find_table(measure.view)[1]
+    declared = [(table, measure) for lens in lenses() for table in lens.tables for measure in table.measures]
+    assert len(declared) == 23
+    for table, measure in declared:
         assert {*measure.by, measure.column} - {ROWS, PRESENCE} <= table.by_name.keys()
         assert parse_filter(table, measure.filter) is not None
         for sentence in filter(None, (measure.says, measure.began, measure.ended)):

@@ -32,7 +32,7 @@ from nettop.recording.reader import RecordedFile
 from nettop.recording.redaction import findings, texts
 from nettop.recording.redaction.pseudonyms import KEY_BYTES, Pseudonyms
 from nettop.recording.redaction.redactor import Redactor
-from nettop.recording.redaction.texts import Texts, is_replaced_id, treatment_of
+from nettop.recording.redaction.texts import Texts, treatment_of
 from nettop.recording.writer import RecordingWriter, Sink
 from nettop.settings.shared import Redacting
 from nettop.snapshots import all_views, bandwidth, drops, lenses, own_lenses, view_name
@@ -41,7 +41,7 @@ from nettop.snapshots.connections import SOCKETS
 from nettop.snapshots.findings import FINDINGS
 from nettop.snapshots.ip_protocols import IP_PROTOCOLS
 from nettop.snapshots.own_cost import SELF
-from nettop.snapshots.schema import Field, Kind, Lens, Rule, Table
+from nettop.snapshots.schema import Field, Kind, Lens, Role, Rule, Table
 from nettop.snapshots.snapshot import Frame, rows_from
 from tests.builders.recording import record_to
 from tests.unit.build import Row, example_rows, make_frame
@@ -73,9 +73,7 @@ def stored_fields() -> Iterator[tuple[str, Table, Field]]:
 def test_every_id_is_declared() -> None:
     """Ids that may be hashes of what is replaced, and references to them, are replaced."""
     found = {
-        f"{lens}.{table.name}.{field.name}"
-        for lens, table, field in stored_fields()
-        if is_replaced_id(lens, table.name, field)
+        f"{lens}.{table.name}.{field.name}" for lens, table, field in stored_fields() if field.role is Role.ID
     }
     assert found == REPLACED_IDS
 
@@ -83,7 +81,7 @@ def test_every_id_is_declared() -> None:
 def test_a_new_text_is_replaced_as_a_name() -> None:
     """Replace a text of which nothing is declared."""
     new = Field("motto", Kind.TEXT, "MOTTO", "", "u4")
-    assert treatment_of("connections", "sockets", new)(Texts(Pseudonyms(KEY)), SECRET).startswith("name-")
+    assert treatment_of(new)(Texts(Pseudonyms(KEY)), SECRET).startswith("name-")
 
 
 # --- addresses ----------------------------------------------------------------------------------------------------
@@ -277,7 +275,7 @@ RULES = [(lens, table, rule) for lens, table in all_views() for rule in table.ru
 _PLACEHOLDER = re.compile(r"\{(\w+)\}")
 
 
-def example(lens: Lens, table: Table, name: str, number: float) -> str:
+def example(table: Table, name: str, number: float) -> str:
     """Return a value for a sentence: a secret wherever one could be."""
     field = table.by_name.get(name)
     if name in ("other_end", "listener", "reader", "sender", "client"):
@@ -293,7 +291,7 @@ def example(lens: Lens, table: Table, name: str, number: float) -> str:
     if field.kind is Kind.ADDRESS:
         return "203.0.113.7"
     if field.kind is Kind.TEXT:
-        treatment = treatment_of(lens.id, table.name, field)
+        treatment = treatment_of(field)
         kept = treatment in (texts.declared, texts.symbols, texts.reason)
         return "NO_SOCKET" if kept else _NAMES.get(name, f"{SECRET}-{name}")
     return "7"
@@ -307,8 +305,8 @@ def test_sentences_are_made_again(
     """A sentence has the replacements of its values in their place, and nothing else is changed."""
     known, original, replaced = Texts(pseudonyms), {}, {}
     for name in _PLACEHOLDER.findall(rule.says + rule.advice):
-        value = original[name] = example(lens, table, name, number)
-        treatment = findings._treatment_in(lens, table, name)
+        value = original[name] = example(table, name, number)
+        treatment = findings._treatment_in(table, name)
         replaced[name] = value if treatment is None else treatment(known, value)
     row = {
         "id": 1, "cause": 0, "kind": rule.name, "process": original.get("process") if has_process else None,
@@ -387,9 +385,7 @@ def test_the_rest_is_unchanged(lens: Lens, seed: int) -> None:
                      for at in range(len(rows))]  # fmt: skip
             places = np.searchsorted(key, np.array(order, key.dtype)) if order else np.zeros(0, int)
             for field in table.stored:
-                if field.kind not in (Kind.TEXT, Kind.ADDRESS, Kind.KEY) and not is_replaced_id(
-                    lens.id, name, field
-                ):
+                if field.kind not in (Kind.TEXT, Kind.ADDRESS, Kind.KEY) and field.role is not Role.ID:
                     assert other.array[field.name][places].tobytes() == rows.array[field.name].tobytes()
             for before, after in zip(rows.array[table.key].tolist(), order, strict=True):
                 assert keys.setdefault((name, before), int(after)) == after

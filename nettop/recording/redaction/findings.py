@@ -17,7 +17,7 @@ from nettop.recording.redaction.texts import Texts, Treatment, treatment_of
 from nettop.snapshots import all_rules, find_table, views
 from nettop.snapshots.connections import UNATTRIBUTED
 from nettop.snapshots.findings import FINDINGS
-from nettop.snapshots.schema import Field, Kind, Lens, Table
+from nettop.snapshots.schema import Field, Kind, Table
 
 _OPTIONAL = re.compile(r"(\[[^\]]*\])")
 _VALUE = re.compile(r"(\{\w+\})")
@@ -53,7 +53,7 @@ def redacted(texts: Texts, rows: Sequence[Row]) -> list[dict[str, Any]]:
 def _short(texts: Texts, name: str, text: str | None) -> str | None:
     if text is None or text in (_rules() if name == "kind" else views() if name == "view" else ()):
         return text
-    return treatment_of("findings", FINDINGS.name, FINDINGS.by_name[name])(texts, text)
+    return treatment_of(FINDINGS.by_name[name])(texts, text)
 
 
 def _explained(rows: Sequence[Row], sentences: Sequence[str | None], row: Row) -> str | None:
@@ -80,7 +80,7 @@ def _sentence(texts: Texts, row: Row, name: str) -> str | None:
             treatments.process(texts, process)  # so that it is known as a name
         parsed = None if rule is None else _parsed(rule[2].name, name, process, text)
         if rule is not None and parsed is not None:
-            return "".join(_other(texts, *rule[:2], *part) for part in parsed)
+            return "".join(_other(texts, rule[1], *part) for part in parsed)
     return texts.scrubbed(text)
 
 
@@ -129,9 +129,9 @@ def _has_text(field: Field) -> bool:
     return field.kind in (Kind.TEXT, Kind.ADDRESS, Kind.ENDPOINT, Kind.GROUP)
 
 
-def _other(texts: Texts, lens: Lens, table: Table, name: str, part: str) -> str:
+def _other(texts: Texts, table: Table, name: str, part: str) -> str:
     """Return a part of a sentence in place of another."""
-    treatment = _treatment_in(lens, table, name)
+    treatment = _treatment_in(table, name)
     if treatment is None or part in (UNKNOWN, UNATTRIBUTED):
         return part
     found = _MORE.fullmatch(part)
@@ -142,7 +142,7 @@ def _other(texts: Texts, lens: Lens, table: Table, name: str, part: str) -> str:
     return value + (found[2] or "")
 
 
-def _treatment_in(lens: Lens, table: Table, name: str) -> Treatment | None:
+def _treatment_in(table: Table, name: str) -> Treatment | None:
     """Return what is done with a value in a sentence or a filter; None if it stays."""
     field = table.by_name.get(name)
     if name in _PROCESSES:
@@ -152,7 +152,7 @@ def _treatment_in(lens: Lens, table: Table, name: str) -> Treatment | None:
     if field is None or not _has_text(field):
         return None
     if field.kind is Kind.TEXT:
-        return treatment_of(lens.id, table.name, field)
+        return treatment_of(field)
     return treatments.place if field.kind in (Kind.ADDRESS, Kind.ENDPOINT) else treatments.scrubbed
 
 
@@ -164,15 +164,15 @@ def _filter(texts: Texts, row: Row) -> str | None:
     if row["filter"] is None:
         return None
     try:
-        lens, table = find_table(row["view"] or "")
+        _, table = find_table(row["view"] or "")
         return replace_values(
-            table, row["filter"], lambda names, value: _other_value(texts, lens, table, names, value)
+            table, row["filter"], lambda names, value: _other_value(texts, table, names, value)
         )
     except NettopError:
         return ""
 
 
-def _other_value(texts: Texts, lens: Lens, table: Table, names: tuple[str, ...], value: str) -> str:
+def _other_value(texts: Texts, table: Table, names: tuple[str, ...], value: str) -> str:
     """Return a value in place of another, compared with these columns."""
     if value == UNKNOWN:
         return value
@@ -184,7 +184,7 @@ def _other_value(texts: Texts, lens: Lens, table: Table, names: tuple[str, ...],
             and not any(value in label for label in field.labels.values())
         ):
             return texts.scrubbed(value)
-        treatment = _treatment_in(lens, table, name)
+        treatment = _treatment_in(table, name)
         if treatment is not None:
             return treatment(texts, value)
     return value if names else texts.scrubbed(value)

@@ -13,12 +13,12 @@ from nettop.query.address import distinct_addresses
 from nettop.recording.chunks import Group
 from nettop.recording.redaction import findings, texts
 from nettop.recording.redaction.pseudonyms import Pseudonyms
-from nettop.recording.redaction.texts import Texts, is_replaced_id, treatment_of
+from nettop.recording.redaction.texts import Texts, treatment_of
 from nettop.snapshots.arrays import Array, as_list, take_rows
 from nettop.snapshots.findings import FINDINGS
 from nettop.snapshots.findings import LENS as FINDINGS_LENS
 from nettop.snapshots.hooks import HookStatus
-from nettop.snapshots.schema import Field, Kind
+from nettop.snapshots.schema import Field, Kind, Role
 from nettop.snapshots.snapshot import Ended, Rows, Snapshot, TextTable, known, unknown_value
 
 _ID_BITS = {4: 31, 8: 53}
@@ -75,7 +75,7 @@ class Redactor:
         for field in table.stored:
             if field.kind is Kind.ADDRESS:
                 array[field.name] = self._addresses(array[field.name])
-            elif is_replaced_id(lens, table.name, field):
+            elif field.role is Role.ID:
                 array[field.name] = self._ids(array[field.name])
         redacted = replace(rows, array=array, variant=self.texts.scrubbed(rows.variant))
         if lens == FINDINGS_LENS.id and table.name == FINDINGS.name:
@@ -137,7 +137,7 @@ class Redactor:
             codes, key = rows.array[field.name], (*place, field.name)
             is_known = known(codes)
             distinct, places = np.unique(codes[is_known], return_inverse=True)
-            treatment, values = treatment_of(*place[:2], field), rows.texts[field.name]
+            treatment, values = treatment_of(field), rows.texts[field.name]
             others = [treatment(self.texts, values[code]) for code in as_list(distinct)]
             table = self._tables[key] = self._tables.get(key, TextTable()).renewed(len(others))
             array[field.name][is_known] = np.array(list(map(table.code, others)), codes.dtype)[places]

@@ -18,21 +18,13 @@ from itertools import chain
 from nettop.query.address import MAPPED, address_text
 from nettop.query.address_patterns import IPV4, IPV6, MAC
 from nettop.recording.redaction.pseudonyms import Pseudonyms
-from nettop.snapshots import bandwidth, connections, cpu, drops, left_rows, lenses, services
+from nettop.snapshots import lenses
 from nettop.snapshots.findings import LATE, LOCAL_PORTS_TO
-from nettop.snapshots.ip_protocols import IP_PROTOCOLS
+from nettop.snapshots.left_rows import ENDED
 from nettop.snapshots.own_cost import SELF
-from nettop.snapshots.schema import OWN_NAMESPACE, Field, Kind, Lens, Table
+from nettop.snapshots.schema import OWN_NAMESPACE, Field, Lens, Role, Table
 from nettop.snapshots.snapshot import NAMESPACES_PARTLY_SEEN, PARTLY_SEEN
 
-_OWN_NAMES = frozenset({
-    "", OWN_NAMESPACE, bandwidth.REMOVED, bandwidth.EVICTED, bandwidth.OTHER_SERVICES, connections.OTHER_GROUPS,
-    connections.ENDED_GROUPS, connections.NO_GROUP, connections.UNATTRIBUTED, connections.KERNEL_OWNER,
-    connections.SEVERAL, connections.HIDDEN_OWNER, connections.NOT_LISTED, connections.NOT_KEPT, cpu.NO_PROCESS,
-    left_rows.ENDED, services.OTHERS, "nettop",
-    *(name for name, _, _ in bandwidth.SERVICES), *connections.STATES.values(),
-})  # fmt: skip
-"""What nettop writes in place of names, and names that it gives itself."""
 _INTERFACE = re.compile(
     r"lo|(?:eth|if|bond|br|tun|tap|wlan|dummy|docker)\d+|(?:en|wl)(?:o|s|p\d+s)\d+(?:f\d+)?(?:np\d+)?"
 )
@@ -48,10 +40,6 @@ _NFT_WORDS = frozenset({
 _BPF_PROGRAM = re.compile(r"(bpf_prog_[0-9a-f]{16})_\w+")
 """A program in kernel stacks, with the name that its author gave it."""
 _SYMBOL = re.compile(r"[A-Za-z_][\w.]*(?:\+0x[0-9a-f]+)?(?: \[\w+\])?|0x[0-9a-f]+|\[\w+\]", re.ASCII)
-_INTERFACE_KINDS = """
-    bond bridge dummy ether geneve gre gretap ifb ip6gre ip6tnl ipip ipvlan macsec macvlan macvtap netkit sit team tun
-    veth vlan vrf vti vxlan wireguard xfrm
-"""
 _PORT = re.compile(r"\*?:?\d+(?:/(?:tcp|udp|mptcp))?")
 _ENDPOINT = re.compile(
     r"(?P<open>\[?)(?P<host>[0-9A-Fa-f:.]+)(?:%(?P<inner>[^\]%:]+))?\]?(?:%(?P<zone>[^:\]]+))?(?P<port>:(?:\d+|\*))"
@@ -97,7 +85,7 @@ class Texts:
 
     def name(self, prefix: str, text: str) -> str:
         """Return a word in place of a name: the same for the same name but for the prefix, which says what it is."""
-        if text in _OWN_NAMES:
+        if text in _own_names():
             return text
         replaced = f"{prefix}-{self._pseudonyms.word(text)}"
         self._names[text] = replaced
@@ -201,13 +189,18 @@ def _own_texts() -> frozenset[str]:
 
 
 @cache
+def _own_names() -> frozenset[str]:
+    """Return what nettop writes in place of names, and names that it gives itself."""
+    return frozenset({"", OWN_NAMESPACE, ENDED, "nettop"}.union(*(lens.names for lens in lenses())))
+
+
+@cache
 def _kernel_texts() -> frozenset[str]:
     """Return names and descriptions of the kernel's own. Their words are too many to be kept in free text."""
-    protocols = (IP_PROTOCOLS, drops.ETHERTYPES, bandwidth.ETHERTYPES)
-    counters = (drops.OF_NAMESPACES, drops.OF_DEVICES, drops.OF_CPUS)
-    reasons = {name: reason.meaning for name, reason in drops.REASONS.items()}
-    names = (str(name) for known in (*protocols, *counters, reasons) for name in chain(known, known.values()))
-    return frozenset({"x86_64", *_INTERFACE_KINDS.split(), *names})
+    known = (names for lens in lenses() for names in lens.vocabulary)
+    return frozenset(
+        {"x86_64", *(str(text) for names in known for text in chain(names, names.values()) if text != "")}
+    )
 
 
 def _texts_of(lens: Lens) -> Iterator[str]:
@@ -303,67 +296,26 @@ def symbols(texts: Texts, text: str) -> str:
     )
 
 
-# --- texts and ids of tables ----------------------------------------------------------------------------------
+# --- texts of tables ------------------------------------------------------------------------------------------
 
-_BY_NAME: dict[str, Treatment] = {
-    "process": process,
-    "container": container,
-    "cgroup": cgroup,
-    "namespace": namespace,
-    "interface": interface,
-    "device": interface,
+_TREATMENTS: dict[Role | None, Treatment] = {
+    Role.PROCESS: process,
+    Role.CONTAINER: container,
+    Role.CGROUP: cgroup,
+    Role.NAMESPACE: namespace,
+    Role.INTERFACE: interface,
+    Role.SERVICE: service,
+    Role.PLACE: place,
+    Role.RULESET: nft,
+    Role.RESOURCE: resource,
+    Role.SYMBOLS: symbols,
+    Role.REASON: reason,
+    Role.TCP_FLAGS: tcp_flags,
+    Role.DECLARED: declared,
+    Role.PROSE: scrubbed,
 }
-"""Names in any table."""
-
-_BY_PLACE: dict[str, Treatment] = {
-    place: treatment
-    for treatment, places in {
-        place: "connections.groups.group",
-        symbols: "cpu.stacks.stack drops.packets.place",
-        scrubbed: """
-            cpu.categories.note findings.findings.kind findings.findings.peer findings.findings.finding
-            findings.findings.view findings.findings.filter findings.findings.advice findings.findings.explains
-            self.costs.name self.costs.note
-        """,
-        declared: """
-            bandwidth.interfaces.kind bandwidth.flows.protocol drops.packets.meaning drops.packets.protocol
-            drops.packets.family drops.counters.counter drops.counters.name collector.ledger.of collector.ledger.term
-            findings.limits.setting findings.limits.when_full findings.firewall.protocol findings.losses.lens
-            findings.losses.what findings.losses.meaning self.costs.lens
-        """,
-        service: "bandwidth.services.service",
-        tcp_flags: "bandwidth.flows.tcp_flags",
-        reason: "drops.packets.reason",
-        resource: "findings.limits.resource",
-        interface: "findings.cpus.queue",
-        nft: """
-            findings.firewall.family findings.firewall.table findings.firewall.chain findings.firewall.hook
-            findings.firewall.comment
-        """,
-    }.items()
-    for place in places.split()
-}  # fmt: skip
-"""Texts of single tables; nettop.recording.redaction.findings knows more of those in findings."""
-
-_PLAIN_IDS = frozenset({
-    "connections.sockets.id", "connections.events.event_id", "connections.events.id", "connections.failures.id",
-    "connections.groups.id",
-    "cpu.cpus.cpu", "cpu.stacks.id", "cpu.categories.id", "cpu.processes.id",
-    "latency.stages.id", "latency.protocols.id", "latency.buckets.id",
-    "collector.ledger.id",
-    "services.connections.id", "services.waiting.id",
-    "findings.cpus.id", "findings.firewall.handle",
-    "self.costs.id",
-})  # fmt: skip
-"""Ids that are counted, or the kernel's. All others may be hashes of what is replaced, which could be guessed."""
 
 
-def treatment_of(lens: str, table: str, field: Field) -> Treatment:
+def treatment_of(field: Field) -> Treatment:
     """Return what is done with a text."""
-    return _BY_PLACE.get(f"{lens}.{table}.{field.name}") or _BY_NAME.get(field.name, name)
-
-
-def is_replaced_id(lens: str, table: str, field: Field) -> bool:
-    """Return whether a number is an id that is replaced: a row's, or that of a row that it refers to."""
-    is_id = field.kind is Kind.KEY or (field.kind is Kind.LABEL and field.dtype == "u8")
-    return is_id and f"{lens}.{table}.{field.name}" not in _PLAIN_IDS
+    return _TREATMENTS.get(field.role, name)
