@@ -193,6 +193,24 @@ def test_serve(counting: Path) -> None:
     assert "/api/v1/softnet" in json.loads(described)["paths"]
 
 
+def test_recording(copy: Path, tmp_path: Path) -> None:
+    """Diff compares its measures, and a redacted recording keeps the numbers of its CPUs."""
+    file = str(tmp_path / "softnet.nettop")
+    nettop(copy, "record", "--lenses", "softnet", "--interval", "0.1", "--for", "2s", "--redact", file)
+    replayed = nettop(copy, "replay", file, "--view", "softnet", "--format", "jsonl", "--once").stdout
+    assert [json.loads(line)["cpu"] for line in replayed.splitlines()] == list(range(CPUS or 1))
+    code = f"""
+from pathlib import Path
+from nettop.recording.diff import Span, differences
+from nettop.recording.recording import open_recording
+with open_recording(Path({file!r})) as recording:
+    begin, end = recording.begin_ns, recording.end_ns
+    halves = [Span(recording, *span) for span in ((begin, (begin + end) // 2), ((begin + end) // 2, end))]
+    print(*differences(*halves).compared)
+"""
+    assert python(copy, "-c", code).stdout == "Softnet Findings\n"
+
+
 def test_the_kernel_package_loads_no_bcc(copy: Path) -> None:
     """The copy is what runs, and a lens without a BPF program does not load bcc."""
     code = "import nettop, sys, nettop.probes.softnet; print(nettop.__file__, 'bcc' in sys.modules)"
