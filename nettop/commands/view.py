@@ -82,7 +82,7 @@ class LiveSettings(Watching, ShownSettings):
             raise UsageError("--host-command is for --host", "name a host with --host")
         lens, _ = parts_of(self.view)
         if self.hosts and lens == COLLECTOR.id:
-            raise UsageError(f"--view {self.view} shows what a collector received, of no host", "leave out --host")
+            raise UsageError(f"--view {self.view} is about a collector, not about a host", "leave out --host")
         if lens == HOSTS_LENS.id and not self.hosts:
             raise UsageError(f"--view {self.view} shows other hosts", "name them with --host")
         if self.demo:

@@ -13,7 +13,7 @@ from nettop.snapshots.schema import Table
 
 
 def with_own_time(table: Table, columns: tuple[str, ...]) -> tuple[str, ...]:
-    """Add the rows' own time to the columns if the table has one: the snapshot's would be taken for it."""
+    """Prepend the row's own `time` if the table has one, so that it is not confused with the snapshot's."""
     return columns if "time" in columns or "time" not in table.by_name else ("time", *columns)
 
 

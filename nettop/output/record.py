@@ -42,7 +42,7 @@ from nettop.snapshots.source import SourceOptions
 UNRECORDED_READINGS, UNRECORDED_EVENTS = "unrecorded readings", "unrecorded events"
 """Names in a snapshot's losses: what was published, but not written in time."""
 _READING_ROWS = 64
-"""A reading without rows counts as so many in the queue."""
+"""Rows charged to the queue for a reading itself."""
 _STEP_S = 1.0
 """Seconds between updates of the status line, and between looks for events that wait."""
 _EVENTS_WAIT_S = 1.5

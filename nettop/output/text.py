@@ -46,7 +46,7 @@ RESOLVE_WAIT_S = 2.0
 
 
 class Replay(NamedTuple):
-    """A recording as text: its host, and what has its next reading published and returns False if there is none."""
+    """A recording to print: its host, and `advance`, which publishes the next reading and returns False at the end."""
 
     host: str
     advance: Callable[[], bool]

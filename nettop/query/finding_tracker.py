@@ -22,8 +22,7 @@ T = TypeVar("T")
 KEPT_S = 10.0
 """Seconds that a finding is kept after it was last seen, so that it does not blink."""
 GONE_AFTER_NS = 2_000_000_000
-"""A finding that has not been seen for so long has gone: it ranks after the others, and explains none of those still
-seen."""
+"""After this long unseen, a finding ranks last and no longer explains others."""
 BEGAN_TOGETHER_NS = 2_000_000_000
 """What a process waits for may be noticed so much later than that others wait for it: a request arrives before the one
 that it causes is sent, and each is noticed at a reading."""

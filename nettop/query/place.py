@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What findings are about: ports, processes, addresses. By that one explains another."""
+"""The subject of a finding (ports, processes, addresses), used to link causes and effects."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ Declared = list[list[Any]]
 _BEGAN = [BEGAN, "|u1", 0, "", "", {}]
 _NUMBERS = frozenset(f"{order}{kind}{size}" for order in "<>|" for kind in "uif" for size in (1, 2, 4, 8))
 _IN_ROW_MAX = 1 << 12
-"""Maximum numbers in a row, as the buckets of a histogram are."""
+"""Maximum elements of an array column, such as histogram buckets."""
 
 
 def declare(table: Table, dtype: np.dtype[Any]) -> Declared:

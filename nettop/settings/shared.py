@@ -141,11 +141,11 @@ def refuse_live(settings: Any, given: Mapping[str, Any]) -> None:
 class Redacting(CommandSettings):
     """Whether addresses, names and texts are replaced, and the file of the key; see nettop.commands.redaction."""
 
-    redact: bool = setting(False, "--redact", help="Replace addresses, names and texts, each always by the same word, "
-                           "so that the file can go into a ticket")  # fmt: skip
+    redact: bool = setting(False, "--redact", help="Replace addresses, names and other text with consistent "
+                           "pseudonyms, so that the file can be shared")  # fmt: skip
     redact_key: Path | None = setting(None, "--redact-key", metavar="FILE", kind=Path,
-                                      help="Redact by the key in this file, so that several recordings have their "
-                                      "words in common (random key)")  # fmt: skip
+                                      help="Read the redaction key from FILE, so that several recordings use the "
+                                      "same pseudonyms (default: a random key)")  # fmt: skip
 
 
 # --- lines ----------------------------------------------------------------------------------------------------------

@@ -78,7 +78,7 @@ HEALTHY_S = 5
 """Seconds until `worsen` if a fault is made by hand."""
 
 
-class Made:
+class Scene:
     """The namespaces and processes of a fault, and the proof that it is there."""
 
     def __init__(self, lab: Lab, folder: Path) -> None:
@@ -164,7 +164,7 @@ class Fault:
     name: str
     kind: str
     says: str
-    make: Callable[[Made], Proof]
+    make: Callable[[Scene], Proof]
     needs: tuple[str, ...] = ()
     takes_s: float = 0
     """Seconds for which it has to be watched, besides those that the rule says."""
@@ -179,12 +179,12 @@ class Fault:
         absent = [need for need in self.needs if not (shutil.which(need) or os.path.exists(need))]
         return missing() or (f"there is no {absent[0]}" if absent else None)
 
-    def proof(self, made: Made) -> bool:
+    def proof(self, made: Scene) -> bool:
         """Return whether the kernel's own numbers show this fault."""
         return made.is_shown()
 
 
-Maker = Callable[[Made], Proof]
+Maker = Callable[[Scene], Proof]
 _declared: list[Fault] = []
 
 
@@ -205,7 +205,7 @@ def fault(
 
 
 @fault("slow-reader", "data unread", "reportd", REPORT)
-def slow_reader(made: Made) -> Proof:
+def slow_reader(made: Scene) -> Proof:
     """A program does not read its connection, until both buffers are full."""
     home, at = made.namespace("home"), (LOOPBACK, REPORT)
     made.serve(home, "reportd", at, programs.hold)
@@ -217,7 +217,7 @@ def slow_reader(made: Made) -> Proof:
 
 
 @fault("slow-reader-elsewhere", "data unread", "reportd", REPORT)
-def slow_reader_elsewhere(made: Made) -> Proof:
+def slow_reader_elsewhere(made: Scene) -> Proof:
     """A stopped program on another host does not read, and the sender's queue stays full."""
     near, far = made.pair()
     at = far.v4, REPORT
@@ -229,7 +229,7 @@ def slow_reader_elsewhere(made: Made) -> Proof:
 
 
 @fault("slow-reader-behind", "data unread", "reportd", REPORT)
-def slow_reader_behind(made: Made) -> Proof:
+def slow_reader_behind(made: Scene) -> Proof:
     """A program behind a relay does not read, so that the relay reads nothing of its client either."""
     home, at, relay_at = made.namespace("home"), (LOOPBACK, REPORT), (LOOPBACK, SHOP)
     made.serve(home, "reportd", at, programs.hold)
@@ -243,7 +243,7 @@ def slow_reader_behind(made: Made) -> Proof:
     )
 
 
-def outside_network(made: Made) -> tuple[Namespace, Worker]:
+def outside_network(made: Scene) -> tuple[Namespace, Worker]:
     """Return a namespace with a tun device for 10.9.0.0/24, and the process behind it, which plays the outside."""
     home = made.namespace("home")
     outsider = made.process(home, "outsider")
@@ -253,7 +253,7 @@ def outside_network(made: Made) -> tuple[Namespace, Worker]:
 
 
 @fault("slow-reader-outside", "send queue stuck", "ordersvc", REPORT, needs=[TUN])
-def slow_reader_outside(made: Made) -> Proof:
+def slow_reader_outside(made: Scene) -> Proof:
     """A host outside of this machine does not read, and the sender's queue stays full."""
     home, outsider = outside_network(made)
     outsider.start(outside.play_host, outside.OutsideHost(room=60_000))
@@ -262,7 +262,7 @@ def slow_reader_outside(made: Made) -> Proof:
 
 
 @fault("accept-queue-full", "accept queue full", "payapi", PAY)
-def accept_queue_full(made: Made) -> Proof:
+def accept_queue_full(made: Scene) -> Proof:
     """A listener with a short queue never accepts, and clients keep connecting."""
     home, at = made.namespace("home"), (LOOPBACK, PAY)
     made.serve(home, "payapi", at, programs.neglect, backlog=8)
@@ -273,7 +273,7 @@ def accept_queue_full(made: Made) -> Proof:
     )
 
 
-def flooded(made: Made, cookies: int) -> Namespace:
+def flooded(made: Scene, cookies: int) -> Namespace:
     """Have a flood of SYNs arrive at payapi from outside; return its namespace."""
     home, outsider = outside_network(made)
     home.sysctl("net.ipv4.tcp_syncookies", cookies)
@@ -284,7 +284,7 @@ def flooded(made: Made, cookies: int) -> Namespace:
 
 
 @fault("syn-flood", "SYN queue full", "payapi", PAY, needs=[TUN])
-def syn_flood(made: Made) -> Proof:
+def syn_flood(made: Scene) -> Proof:
     """SYNs from a hundred addresses fill a listener's queue, and the kernel answers with cookies."""
     victim = flooded(made, cookies=1)
     return lambda: (
@@ -294,14 +294,14 @@ def syn_flood(made: Made) -> Proof:
 
 
 @fault("syn-flood-no-cookies", "SYN queue full", "payapi", PAY, needs=[TUN])
-def syn_flood_no_cookies(made: Made) -> Proof:
+def syn_flood_no_cookies(made: Scene) -> Proof:
     """SYNs from a hundred addresses fill a listener's queue, and the kernel drops further ones."""
     victim = flooded(made, cookies=0)
     return lambda: in_state(victim, "syn-recv") >= 100 and nstat(victim, "TcpExtTCPReqQFullDrop") >= 100
 
 
 @fault("close-wait-leak", "CLOSE_WAIT", "ledgerd")
-def close_wait_leak(made: Made) -> Proof:
+def close_wait_leak(made: Scene) -> Proof:
     """A server never closes the connections that its clients have closed."""
     home, at = made.namespace("home"), (LOOPBACK, 7100)
     made.serve(home, "ledgerd", at, programs.hold)
@@ -312,7 +312,7 @@ def close_wait_leak(made: Made) -> Proof:
 
 
 @fault("never-accepts", "never accepts", "batchd", 7200)
-def never_accepts(made: Made) -> Proof:
+def never_accepts(made: Scene) -> Proof:
     """A listener never accepts a client that has sent a request."""
     home, at = made.namespace("home"), (LOOPBACK, 7200)
     made.serve(home, "batchd", at, programs.neglect, backlog=4096)
@@ -324,7 +324,7 @@ def never_accepts(made: Made) -> Proof:
 
 
 @fault("listener-stopped", "never accepts", "payapi", PAY, takes_s=10)
-def listener_stopped(made: Made) -> Proof:
+def listener_stopped(made: Scene) -> Proof:
     """A stopped server leaves its clients waiting in a queue that has room."""
     home, at = made.namespace("home"), (LOOPBACK, PAY)
     server = made.serve(home, "payapi", at, programs.discard, backlog=4096)
@@ -338,7 +338,7 @@ def listener_stopped(made: Made) -> Proof:
 
 
 @fault("open-files", "few descriptors left", "proxyd")
-def open_files_near_limit(made: Made) -> Proof:
+def open_files_near_limit(made: Scene) -> Proof:
     """A process holds all but two of the descriptors that it may open, most of them connections."""
     home, at = made.namespace("home"), (LOOPBACK, 7300)
     made.serve(home, "backend", at, programs.hold)
@@ -351,7 +351,7 @@ def open_files_near_limit(made: Made) -> Proof:
 
 
 @fault("files-exhausted", "no descriptors left", "proxyd")
-def files_exhausted(made: Made) -> Proof:
+def files_exhausted(made: Scene) -> Proof:
     """A server has reached its limit of open files, and clients wait in its queue."""
     home, at = made.namespace("home"), (LOOPBACK, 7310)
     proxy = made.serve(home, "proxyd", at, programs.hold_until_full, 256, backlog=16)
@@ -368,7 +368,7 @@ def losing(end: End, port: int, percent: int) -> None:
 
 
 @fault("peer-gone", "peer gone", "ordersvc", REPORT, needs=["nft"])
-def peer_gone(made: Made) -> Proof:
+def peer_gone(made: Scene) -> Proof:
     """The other host disappears, and the sender retransmits without a response."""
     near, far = made.pair()
     at = far.v4, REPORT
@@ -380,7 +380,7 @@ def peer_gone(made: Made) -> Proof:
 
 
 @fault("peer-gone-outside", "peer gone", "ordersvc", REPORT, needs=[TUN])
-def peer_gone_outside(made: Made) -> Proof:
+def peer_gone_outside(made: Scene) -> Proof:
     """A host outside of this machine disappears, and the sender retransmits without a response."""
     home, outsider = outside_network(made)
     outsider.start(outside.play_host, outside.OutsideHost(room=60_000, lives_for=5000))
@@ -389,7 +389,7 @@ def peer_gone_outside(made: Made) -> Proof:
 
 
 @fault("idle-peer-gone", "idle peer gone", "ordersvc", REPORT, needs=["nft"])
-def idle_peer_gone(made: Made) -> Proof:
+def idle_peer_gone(made: Scene) -> Proof:
     """The other host of an idle connection disappears, and keepalive probes are not answered."""
     near, far = made.pair()
     at = far.v4, REPORT
@@ -404,7 +404,7 @@ def idle_peer_gone(made: Made) -> Proof:
 
 
 @fault("path-loss", "retransmitting", "backupd", needs=["nft"])
-def path_loss(made: Made) -> Proof:
+def path_loss(made: Scene) -> Proof:
     """A bulk transfer loses one segment in twenty."""
     near, far = made.pair()
     losing(far, REPORT, 5)
@@ -417,7 +417,7 @@ def path_loss(made: Made) -> Proof:
 
 
 @fault("path-loss-slow", "retransmitting", "sensord", needs=["nft"])
-def path_loss_slow(made: Made) -> Proof:
+def path_loss_slow(made: Scene) -> Proof:
     """A connection with twenty segments per second loses one in five."""
     near, far = made.pair()
     losing(far, REPORT, 20)
@@ -431,7 +431,7 @@ def path_loss_slow(made: Made) -> Proof:
 
 
 @fault("path-loss-many", "losing segments", "sensord", needs=["nft"])
-def path_loss_many(made: Made) -> Proof:
+def path_loss_many(made: Scene) -> Proof:
     """Sixty connections with two segments per second each lose one in four."""
     near, far = made.pair()
     made.serve(far.namespace, "collectord", (far.v4, REPORT), programs.discard)
@@ -448,7 +448,7 @@ def path_loss_many(made: Made) -> Proof:
 
 
 @fault("mtu-black-hole", "path MTU black hole", "uploader", needs=["nft"])
-def mtu_black_hole(made: Made) -> Proof:
+def mtu_black_hole(made: Scene) -> Proof:
     """A link takes smaller packets than both hosts expect, and the router's ICMP messages are dropped."""
     near, router, far = made.routed_pair()
     near.sysctl("net.ipv4.tcp_mtu_probing", 0)
@@ -468,7 +468,7 @@ def mtu_black_hole(made: Made) -> Proof:
 
 
 @fault("interface-drops", "losing packets", "tun0", needs=[TUN])
-def interface_drops(made: Made) -> Proof:
+def interface_drops(made: Scene) -> Proof:
     """A tunnel's program reads too slowly, and the device drops packets."""
     home = made.namespace("home")
     tunnel = made.process(home, "vpnd")
@@ -480,7 +480,7 @@ def interface_drops(made: Made) -> Proof:
 
 
 @fault("queue-drops", "qdisc full", "veth1")
-def queue_drops_packets(made: Made) -> Proof:
+def queue_drops_packets(made: Scene) -> Proof:
     """A short queue in front of a slow device drops packets."""
     near, far = made.pair()
     limited = ["rate", "1mbit", "burst", "3000", "limit", "10000"]
@@ -491,7 +491,7 @@ def queue_drops_packets(made: Made) -> Proof:
 
 
 @fault("interface-down", "interface down")
-def interface_down(made: Made) -> Proof:
+def interface_down(made: Scene) -> Proof:
     """An interface with an address is up, but has no carrier."""
     near, far = made.pair()
     made.serve(near.namespace, "payapi", (near.v4, PAY), programs.discard)
@@ -502,13 +502,13 @@ def interface_down(made: Made) -> Proof:
 # --- connections that fail ------------------------------------------------------------------------------------
 
 
-def fetch(made: Made, namespace: Namespace, target: Address, seconds: float = 0.1) -> None:
+def fetch(made: Scene, namespace: Namespace, target: Address, seconds: float = 0.1) -> None:
     """Have fetcher try to connect at this pace."""
     made.start(namespace, "fetcher", programs.keep_connecting, Attempts(target, seconds), made.tally)
 
 
 @fault("connect-refused", "connects fail", "fetcher", CLOSED)
-def connect_refused(made: Made) -> Proof:
+def connect_refused(made: Scene) -> Proof:
     """A program connects to a port where nothing listens."""
     home = made.namespace("home")
     fetch(made, home, (LOOPBACK, CLOSED))
@@ -516,7 +516,7 @@ def connect_refused(made: Made) -> Proof:
 
 
 @fault("connect-unanswered", "firewall rule drops", CLOSED, needs=["nft"])
-def connect_unanswered(made: Made) -> Proof:
+def connect_unanswered(made: Scene) -> Proof:
     """A firewall on the way drops the SYNs of a program silently."""
     near, router, far = made.routed_pair()
     near.sysctl("net.ipv4.tcp_syn_retries", 1)
@@ -531,7 +531,7 @@ def connect_unanswered(made: Made) -> Proof:
 
 
 @fault("connect-silent", "connects unanswered", "fetcher", CLOSED, needs=[TUN])
-def connect_silent(made: Made) -> Proof:
+def connect_silent(made: Scene) -> Proof:
     """A program connects to a host outside of this machine that does not answer."""
     home, outsider = outside_network(made)
     home.sysctl("net.ipv4.tcp_syn_retries", 1)
@@ -541,7 +541,7 @@ def connect_silent(made: Made) -> Proof:
 
 
 @fault("firewall-drop", "firewall rule drops", "payapi", CLOSED, needs=["nft"])
-def firewall_drop(made: Made) -> Proof:
+def firewall_drop(made: Scene) -> Proof:
     """A rule of the server's own firewall drops the SYNs of a program."""
     near, far = made.pair()
     near.namespace.sysctl("net.ipv4.tcp_syn_retries", 1)
@@ -552,7 +552,7 @@ def firewall_drop(made: Made) -> Proof:
 
 
 @fault("firewall-drops-open", "firewall rule drops", "reportd", REPORT, needs=["nft"], takes_s=4)
-def firewall_drops_open(made: Made) -> Proof:
+def firewall_drops_open(made: Scene) -> Proof:
     """A new rule of the server's own firewall drops the packets of an open connection, beside one that goes on."""
     near, far = made.pair()
     made.serve(far.namespace, "reportd", (far.v4, REPORT), programs.discard)
@@ -568,7 +568,7 @@ def firewall_drops_open(made: Made) -> Proof:
 
 
 @fault("firewall-reject", "firewall rule drops", "payapi", CLOSED, needs=["nft"])
-def firewall_reject(made: Made) -> Proof:
+def firewall_reject(made: Scene) -> Proof:
     """A rule of the server's own firewall rejects connections with a reset."""
     near, far = made.pair()
     rules(far.namespace, "input", f"tcp dport {CLOSED} counter reject with tcp reset")
@@ -582,7 +582,7 @@ def firewall_reject(made: Made) -> Proof:
 
 
 @fault("firewall-prohibited", "firewall rule drops", "payapi", CLOSED, needs=["nft"])
-def firewall_prohibited(made: Made) -> Proof:
+def firewall_prohibited(made: Scene) -> Proof:
     """A rule of the server's own firewall answers that the connection is prohibited."""
     near, far = made.pair()
     far.namespace.sysctl("net.ipv4.icmp_ratelimit", 0)
@@ -597,7 +597,7 @@ def firewall_prohibited(made: Made) -> Proof:
 
 
 @fault("connect-no-route", "no route")
-def connect_no_route(made: Made) -> Proof:
+def connect_no_route(made: Scene) -> Proof:
     """A program connects to an address to which there is no route."""
     home = made.namespace("home")
     fetch(made, home, (NOWHERE, CLOSED))
@@ -605,7 +605,7 @@ def connect_no_route(made: Made) -> Proof:
 
 
 @fault("connect-unreachable", "next hop silent", "ARP")
-def connect_unreachable(made: Made) -> Proof:
+def connect_unreachable(made: Scene) -> Proof:
     """A program connects to an address on its link that no host has."""
     near, far = made.pair()
     near.namespace.sysctl(f"net.ipv4.neigh.{near.device}.retrans_time_ms", 200)
@@ -618,7 +618,7 @@ def connect_unreachable(made: Made) -> Proof:
 
 
 @fault("prohibited", "connects fail", "fetcher", CLOSED)
-def prohibited(made: Made) -> Proof:
+def prohibited(made: Scene) -> Proof:
     """A route on this host prohibits the destination."""
     home = made.namespace("home")
     home.ip("route", "add", "prohibit", "203.0.113.0/24")
@@ -629,7 +629,7 @@ def prohibited(made: Made) -> Proof:
 
 
 @fault("no-local-port", "no local port", "fetcher", CACHE, "TIME_WAIT")
-def no_local_port(made: Made) -> Proof:
+def no_local_port(made: Scene) -> Proof:
     """A program that holds a connection from each local port tries to make more."""
     home, at = made.namespace("home"), (LOOPBACK, CACHE)
     home.sysctl("net.ipv4.ip_local_port_range", "40000 40049")
@@ -639,7 +639,7 @@ def no_local_port(made: Made) -> Proof:
 
 
 @fault("ports-fill-up", "filling up", CACHE, takes_s=40)
-def ports_fill_up(made: Made) -> Proof:
+def ports_fill_up(made: Scene) -> Proof:
     """A program leaks connections, and the local ports for its destination will be used up in minutes."""
     home, at = made.namespace("home"), (LOOPBACK, CACHE)
     home.sysctl("net.ipv4.ip_local_port_range", "40000 40499")
@@ -652,7 +652,7 @@ def ports_fill_up(made: Made) -> Proof:
 
 
 @fault("time-wait", "few local ports left", CACHE)
-def time_wait(made: Made) -> Proof:
+def time_wait(made: Scene) -> Proof:
     """Most local ports for one destination are in TIME_WAIT."""
     near, far = made.pair()
     near.namespace.sysctl("net.ipv4.ip_local_port_range", "40000 40199")
@@ -662,7 +662,7 @@ def time_wait(made: Made) -> Proof:
 
 
 @fault("resets", "resets connections", "payapi", PAY)
-def resets(made: Made) -> Proof:
+def resets(made: Scene) -> Proof:
     """A server resets each connection after the first byte."""
     home, at = made.namespace("home"), (LOOPBACK, PAY)
     made.serve(home, "payapi", at, programs.reset_each)
@@ -671,7 +671,7 @@ def resets(made: Made) -> Proof:
 
 
 @fault("conntrack-full", "near a limit", needs=["nft", TUN, str(CONNTRACK_MAX)])
-def conntrack_full(made: Made) -> Proof:
+def conntrack_full(made: Scene) -> Proof:
     """Conntrack has almost as many entries as it may have."""
     home, outsider = outside_network(made)
     outsider.start(outside.swallow)
@@ -686,7 +686,7 @@ def conntrack_full(made: Made) -> Proof:
 
 
 @fault("backlog-drops", "backlog drops", "received packets/s")
-def backlog_drops(made: Made) -> Proof:
+def backlog_drops(made: Scene) -> Proof:
     """Datagrams arrive in bursts that are larger than the backlog of a CPU may be."""
     near, far = made.pair()
     made.lab.machine_sysctl("net.core.netdev_max_backlog", 16)
@@ -696,7 +696,7 @@ def backlog_drops(made: Made) -> Proof:
 
 
 @fault("squeezed", "squeezed", f"CPU {LAST_CPU} leaves received packets waiting")
-def squeezed(made: Made) -> Proof:
+def squeezed(made: Scene) -> Proof:
     """The softirq may process just one packet before it has to stop."""
     home, at = made.namespace("home"), (LOOPBACK, STATS)
     made.lab.machine_sysctl("net.core.netdev_budget", 1)
@@ -708,7 +708,7 @@ def squeezed(made: Made) -> Proof:
 
 
 @fault("routing-loop", "one CPU saturated", f"CPU {LAST_CPU}", needs=["/sys/devices/system/cpu/cpu1"])
-def routing_loop(made: Made) -> Proof:
+def routing_loop(made: Scene) -> Proof:
     """Two routers send each other the packets for a network, all on one CPU."""
     near, router, far = made.routed_pair()
     far.sysctl("net.ipv4.ip_forward", 1)
@@ -718,7 +718,7 @@ def routing_loop(made: Made) -> Proof:
 
 
 @fault("orphans", "near a limit", "orphaned TCP sockets", needs=[TUN])
-def orphans(made: Made) -> Proof:
+def orphans(made: Scene) -> Proof:
     """A host disappears before a program closes its connections, so that the kernel goes on to close them alone."""
     home, outsider = outside_network(made)
     made.lab.machine_sysctl("net.ipv4.tcp_max_orphans", 2000)
@@ -734,7 +734,7 @@ def neighbours() -> int:
 
 
 @fault("neighbours-full", "near a limit", "neighbours")
-def neighbours_full(made: Made) -> Proof:
+def neighbours_full(made: Scene) -> Proof:
     """The kernel knows almost as many neighbours as it may."""
     near, _ = made.pair()
     entries = int(NEIGHBOURS_MAX.read_text()) * 95 // 100
@@ -754,7 +754,7 @@ def files_in_use() -> int:
 
 
 @fault("machine-files", "near a limit", "open files")
-def machine_files(made: Made) -> Proof:
+def machine_files(made: Scene) -> Proof:
     """All processes together have almost as many files open as they may."""
     home = made.namespace("home")
     for number in range(3):
@@ -770,7 +770,7 @@ def machine_files(made: Made) -> Proof:
 
 
 @fault("udp-overflow", "losing datagrams", "statsd", STATS)
-def udp_overflow(made: Made) -> Proof:
+def udp_overflow(made: Scene) -> Proof:
     """A program reads its datagrams more slowly than they arrive."""
     home, at = made.namespace("home"), (LOOPBACK, STATS)
     server = made.serve_udp(home, "statsd", at)
@@ -784,14 +784,14 @@ def udp_overflow(made: Made) -> Proof:
 
 
 @fault("udp-no-listener", "no listener", STATS)
-def udp_no_listener(made: Made) -> Proof:
+def udp_no_listener(made: Scene) -> Proof:
     """A program sends datagrams to a port where nothing listens."""
     home = made.namespace("home")
     made.start(home, "metricsd", programs.send_datagrams, (LOOPBACK, STATS), 100, 100)
     return lambda: grows(home, "UdpNoPorts", 50)
 
 
-def asking(made: Made, delay_s: float | None, code: int = 0) -> Namespace:
+def asking(made: Scene, delay_s: float | None, code: int = 0) -> Namespace:
     """Have workerd ask resolverd five times per second; return resolverd's namespace."""
     near, far = made.pair()
     made.serve_udp(far.namespace, "resolverd", (far.v4, 53)).start(programs.serve_names, delay_s, code)
@@ -800,14 +800,14 @@ def asking(made: Made, delay_s: float | None, code: int = 0) -> Namespace:
 
 
 @fault("dns-silent", "DNS silent", "workerd")
-def dns_silent(made: Made) -> Proof:
+def dns_silent(made: Scene) -> Proof:
     """A DNS server never answers."""
     server = asking(made, None)
     return lambda: nstat(server, "UdpInDatagrams") >= 10 and nstat(server, "UdpOutDatagrams") == 0
 
 
 @fault("dns-slow", "DNS slow", "workerd")
-def dns_slow(made: Made) -> Proof:
+def dns_slow(made: Scene) -> Proof:
     """A DNS server answers after two seconds."""
     server = asking(made, 2)
     return lambda: (
@@ -818,7 +818,7 @@ def dns_slow(made: Made) -> Proof:
 
 
 @fault("dns-servfail", "DNS failing", "workerd")
-def dns_servfail(made: Made) -> Proof:
+def dns_servfail(made: Scene) -> Proof:
     """A DNS server answers each query with SERVFAIL."""
     server = asking(made, 0, SERVFAIL)
     return lambda: made.tally.count(SERVFAIL) >= 10 and nstat(server, "UdpOutDatagrams") >= 10
@@ -827,7 +827,7 @@ def dns_servfail(made: Made) -> Proof:
 # --- services and how they are used ---------------------------------------------------------------------------
 
 
-def serving(made: Made, badly_s: float | None) -> Namespace:
+def serving(made: Scene, badly_s: float | None) -> Namespace:
     """Have webapp answer frontend's requests, well until `worsen`; return their namespace."""
     home, at = made.namespace("home"), (LOOPBACK, WEB)
     worker = made.process(home, "webapp")
@@ -850,14 +850,14 @@ def longest_wait_ms(namespace: Namespace, port: int = WEB) -> int:
 
 
 @fault("slow-service", "slow service", "webapp", WEB)
-def slow_service(made: Made) -> Proof:
+def slow_service(made: Scene) -> Proof:
     """A service that answered within a millisecond takes one and a half seconds."""
     home = serving(made, 1.5)
     return lambda: 1000 < longest_wait_ms(home) < 2000 and grows(home, "TcpOutSegs", 20)
 
 
 @fault("slow-from-start", "slow from the start", "shopd", SHOP)
-def slow_from_start(made: Made) -> Proof:
+def slow_from_start(made: Scene) -> Proof:
     """A service has always taken one and a half seconds for a response."""
     home, at = made.namespace("home"), (LOOPBACK, SHOP)
     made.serve(home, "shopd", at, programs.serve_pages, 1.5, None)
@@ -870,14 +870,14 @@ def slow_from_start(made: Made) -> Proof:
 
 
 @fault("stuck-service", "stuck service", "webapp", WEB)
-def stuck_service(made: Made) -> Proof:
+def stuck_service(made: Scene) -> Proof:
     """A service that answered within a millisecond stops answering."""
     home = serving(made, None)
     return lambda: longest_wait_ms(home) > 3000
 
 
 @fault("small-mss", "small segments", "uploader")
-def small_mss(made: Made) -> Proof:
+def small_mss(made: Scene) -> Proof:
     """A bulk transfer uses tiny segments, since the other host's route advertises a small size."""
     near, far = made.pair()
     far.namespace.ip("route", "add", f"{near.v4}/32", "dev", far.device, "advmss", "88")
@@ -890,7 +890,7 @@ def small_mss(made: Made) -> Proof:
 
 
 @fault("tiny-sends", "tiny sends", "tickerd")
-def tiny_sends(made: Made) -> Proof:
+def tiny_sends(made: Scene) -> Proof:
     """A program sends thousands of segments per second with ten bytes each."""
     near, far = made.pair()
     made.serve(far.namespace, "quoted", (far.v4, REPORT), programs.discard)
@@ -905,7 +905,7 @@ def tiny_sends(made: Made) -> Proof:
 
 
 @fault("short-connections", "short connections")
-def short_connections(made: Made) -> Proof:
+def short_connections(made: Scene) -> Proof:
     """A program opens a thousand connections per second, each for one request."""
     home = made.namespace("home")
     made.serve(home, "webapp", ("0.0.0.0", WEB), programs.answer_each, backlog=4096)
@@ -939,10 +939,10 @@ def failure(namespace: Namespace, *command: str) -> str:
 
 
 @contextlib.contextmanager
-def made(fault: Fault) -> Iterator[Made]:
+def made(fault: Fault) -> Iterator[Scene]:
     """Yield a fault that was made, and that goes on until the block ends."""
     with tempfile.TemporaryDirectory(prefix="nettop-fault") as folder, Lab() as lab:
-        scene = Made(lab, Path(folder))
+        scene = Scene(lab, Path(folder))
         scene.proof = fault.make(scene)
         yield scene
 

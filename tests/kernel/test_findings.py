@@ -35,7 +35,7 @@ from nettop.snapshots.source import SourceOptions
 from . import fault_programs as programs
 from .fault_loads import LOADS
 from .fault_oracles import nstat
-from .faults import FAULTS, Fault, Made, made
+from .faults import FAULTS, Fault, Scene, made
 from .lab import NETNS_FOLDER, Lab, Namespace, process_state, until
 
 pytestmark = pytest.mark.kernel
@@ -147,7 +147,7 @@ def unseen(fault: Fault, watch: Watch) -> str | None:
     return f"routes: {why}" if why and fault.name == "prohibited" else None
 
 
-def assert_first(fault: Fault, scene: Made, watch: Watch) -> None:
+def assert_first(fault: Fault, scene: Scene, watch: Watch) -> None:
     """Assert that the finding is first before too many readings have passed."""
     rule, seen = RULES[fault.kind], []
     # The reading under way began before the fault was proven, and an interval needs two.

@@ -93,7 +93,7 @@ NO_FILES = {
     "FACTOR", "folded|speedscope|svg", "native|tcx|generic|off", "on|off",
     "process|remote|network|port|container|netns|state", "sampled|exact", "table|csv|jsonl", "text|json", "text|jsonl",
 }  # fmt: skip
-"""The kinds of values that are no paths. The command of `nettop run` is the caller's own."""
+"""Metavars of options that do not name a file. The command of `nettop run` is the caller's own."""
 NO_PATH_IN_URL = {("collect", "--clickhouse")}
 
 

@@ -68,7 +68,7 @@ def test_rows_frames_and_losses() -> None:
 
 
 def test_the_last_reading_begins_after_the_request() -> None:
-    """A reading that is under way already knows nothing of what happened since it began: it is not the last."""
+    """A reading already in progress does not count as the last one: it may miss later events."""
     source = Blocking()
     with (
         Session(MAX_INTERVAL_S, lambda lens: source) as session,

@@ -99,11 +99,11 @@ class Remote:
         os.close(self._pipes[-1][1])
 
 
-Made = Callable[..., Remote]
+MakeRemote = Callable[..., Remote]
 
 
 @pytest.fixture
-def remote(tmp_path: Path) -> Iterator[Made]:
+def remote(tmp_path: Path) -> Iterator[MakeRemote]:
     """Return a function that makes a host."""
     with ExitStack() as ends:
 
@@ -177,7 +177,7 @@ def is_running(pid: int) -> bool:
 # --- the stream of a command --------------------------------------------------------------------------------------
 
 
-def test_a_stream_is_followed(remote: Made) -> None:
+def test_a_stream_is_followed(remote: MakeRemote) -> None:
     """Return each reading as it arrives, in parts too, with the one before."""
     web = remote()
     with streaming(web.command()) as stream:
@@ -192,7 +192,7 @@ def test_a_stream_is_followed(remote: Made) -> None:
         assert stream.exit_code is None
 
 
-def test_memory_is_freed(remote: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_is_freed(remote: MakeRemote, monkeypatch: pytest.MonkeyPatch) -> None:
     """Keep only the last groups of a stream, with its newest reading readable; only what is held is limited."""
     monkeypatch.setattr(stream_module, "_HELD_MAX", 200_000)
     web = remote()
@@ -212,7 +212,7 @@ def test_memory_is_freed(remote: Made, monkeypatch: pytest.MonkeyPatch) -> None:
         assert stream.exit_code is None
 
 
-def test_end(remote: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_end(remote: MakeRemote, monkeypatch: pytest.MonkeyPatch) -> None:
     """Send SIGTERM to the command, and SIGKILL to one that ignores it."""
     web = remote()
     stream = HostStream(web.command(), [LENS])
@@ -267,7 +267,7 @@ def test_a_killed_nettop_leaves_no_command_behind() -> None:
         ("first\n\x1b[2J\x1b]0;owned\x07\u202elast\n\n", 1, "␛[2J␛]0;owned␇\ufffdlast", "try: ssh web1"),
     ],
 )  # fmt: skip
-def test_why_a_command_has_ended(remote: Made, says: str, code: int, cause: str, remedy: str) -> None:
+def test_why_a_command_has_ended(remote: MakeRemote, says: str, code: int, cause: str, remedy: str) -> None:
     """Show the last line that a command wrote, escaped, with a remedy."""
     web = remote(says=says, code=code)
     with streaming(web.command()) as stream:
@@ -321,7 +321,7 @@ def test_a_flood_is_bounded(flood: str, tmp_path: Path, monkeypatch: pytest.Monk
 # --- several hosts ------------------------------------------------------------------------------------------------
 
 
-def test_readings_of_several_hosts(remote: Made) -> None:
+def test_readings_of_several_hosts(remote: MakeRemote) -> None:
     """Each host's newest reading, once it has one; the same snapshot until there is another. A host that takes longer
     than the others is not waited for, and keeps its rate."""
     web, db = remote("web"), remote("db")
@@ -376,7 +376,7 @@ def sent(snapshot: Snapshot) -> int:
     return int(snapshot.tables["sockets"].array["bytes_sent"][0])
 
 
-def test_the_line_of_a_host_keeps_its_rate(remote: Made) -> None:
+def test_the_line_of_a_host_keeps_its_rate(remote: MakeRemote) -> None:
     """Keep a host's rate while its next reading is on its way."""
     web, db = remote("web"), remote("db")
     with shown(web=web, db=db) as (hosts, _, clock):
@@ -410,7 +410,7 @@ def counted_at(second: float, bytes_sent: int) -> Snapshot:
     return replace(at_second(make_frame([{"id": 1}]).now, second), counts={"bytes_sent": bytes_sent})
 
 
-def test_a_host_that_ends_is_named_and_comes_back(remote: Made) -> None:
+def test_a_host_that_ends_is_named_and_comes_back(remote: MakeRemote) -> None:
     """Report a lost host as a gap and a finding while others continue, and retry it with growing delays."""
     web, db = remote("web"), remote("db", says="kex_exchange_identification: reset\n", code=255)
     with shown(web=web, db=db) as (hosts, source, clock):
@@ -434,7 +434,7 @@ def test_a_host_that_ends_is_named_and_comes_back(remote: Made) -> None:
         assert read_until(source, {"web": 2, "db": 6}).gaps == {}
 
 
-def test_all_hosts_fail(remote: Made) -> None:
+def test_all_hosts_fail(remote: MakeRemote) -> None:
     """Report the cause of each host and the first remedy; retry once the lens is wanted again."""
     web, db = (remote(name, says=f"no {name}\n", code=255) for name in ("web", "db"))
     with shown(web=web, db=db) as (hosts, source, _):
@@ -462,7 +462,7 @@ def test_ssh_is_not_installed() -> None:
     assert failure.remedy == "install an ssh client"
 
 
-def test_a_silent_host_is_late(remote: Made) -> None:
+def test_a_silent_host_is_late(remote: MakeRemote) -> None:
     """Report a host without readings as lost though its command runs, until its next reading."""
     web = remote("web")
     with shown(web=web) as (hosts, source, clock):
@@ -478,7 +478,7 @@ def test_a_silent_host_is_late(remote: Made) -> None:
     assert len(web.starts) == 1
 
 
-def test_garbage(remote: Made) -> None:
+def test_garbage(remote: MakeRemote) -> None:
     """Skip a login's greeting before a recording; report garbage once the time to attach is over."""
     web = remote("web")
     with shown(web=web) as (hosts, source, clock):
@@ -495,7 +495,7 @@ def test_garbage(remote: Made) -> None:
         assert read_until(source, {"web": 1}).gaps == {}
 
 
-def test_release_ends_the_command(remote: Made) -> None:
+def test_release_ends_the_command(remote: MakeRemote) -> None:
     """End the command once nobody uses the lens, and all when the hosts are closed."""
     web = remote("web")
     clock = Clock()
@@ -515,7 +515,7 @@ def test_release_ends_the_command(remote: Made) -> None:
     assert len(web.starts) == 2
 
 
-def test_events_come_once(remote: Made) -> None:
+def test_events_come_once(remote: MakeRemote) -> None:
     """Return each event once, also if another reading arrives before the source takes them."""
     web = remote("web")
     events = LENS.tables[1]
@@ -550,7 +550,7 @@ def overview(source: OverviewSource) -> list[dict[str, object]]:
     ]
 
 
-def test_a_line_for_each_host(remote: Made) -> None:
+def test_a_line_for_each_host(remote: MakeRemote) -> None:
     """Show each host's connections and totals, or why it is lost, and leave events to the source of connections."""
     web, db = remote("web"), remote("db", says="no db\n", code=255)
     with shown(web=web, db=db) as (hosts, source, _):
@@ -605,8 +605,8 @@ def test_options_that_have_no_effect(words: list[str], capsys: pytest.CaptureFix
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--host", "web1", "--view", "collector.ledger"], "of no host\n  leave out --host"),
-        (["--host", "web1", "--view", "flows"], "of no host\n  leave out --host"),
+        (["--host", "web1", "--view", "collector.ledger"], "not about a host\n  leave out --host"),
+        (["--host", "web1", "--view", "flows"], "not about a host\n  leave out --host"),
         (["--view", "hosts"], "--view hosts shows other hosts\n  name them with --host"),
     ],
 )

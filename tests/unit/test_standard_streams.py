@@ -194,7 +194,7 @@ def test_a_signal_that_does_not_interrupt_poll_ends_the_wait(handled: list[int])
 
 
 def test_signals_are_left_as_they_were(handled: list[int]) -> None:
-    """Behind its context no signal reaches it, and in other threads, where Python cannot do that, none ever does."""
+    """Outside its `with` block it receives no signals; outside the main thread it never does."""
     entered: list[WakeEvent] = []
 
     def enter() -> None:
