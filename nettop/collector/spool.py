@@ -307,7 +307,7 @@ class Storing:
         self._is_finishing = False
         self._last_at = -inf
         """Time of the last insert, or of the last look that found nothing to insert."""
-        self._is_queried = False
+        self._is_running = self._is_queried = False
         self._queries = threading.Condition()
         store.before_query = self.catch_up
         self.stored: Counter[str] = Counter()
@@ -322,6 +322,14 @@ class Storing:
 
         After a failure, retry within half a second at first, then less often, up to every 30 seconds.
         """
+        self._is_running = True
+        try:
+            self._store_until_stopped()
+        finally:
+            self._is_running = False
+            self._release_queries()
+
+    def _store_until_stopped(self) -> None:
         delay_s = _RETRY_S
         while not self._stopping.is_set():
             self._work.clear()
@@ -354,11 +362,11 @@ class Storing:
         return bool(is_time) or self._spool.waiting_bytes() >= _WAITING_BYTES
 
     def catch_up(self) -> None:
-        """Have what waits inserted before a query, unless the last insert was less than BATCH_S ago or storing fails;
-        from any thread.
+        """Have what waits inserted before a query, unless the last insert was less than BATCH_S ago, storing fails, or
+        no thread is in `run`; from any thread.
         """
         with self._queries:
-            if self.failure is None and time.monotonic() >= self._last_at + BATCH_S:
+            if self._is_running and self.failure is None and time.monotonic() >= self._last_at + BATCH_S:
                 self._is_queried = True
                 self._work.set()
                 self._queries.wait_for(lambda: not self._is_queried, _CATCH_UP_S)

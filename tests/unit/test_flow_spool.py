@@ -583,6 +583,19 @@ def test_a_query_does_not_wait_for_a_store_that_fails(running: tuple[Spool, Stor
     until(lambda: storing.stored[FLOWS] == 1, "it is stored later")
 
 
+def test_a_query_does_not_wait_if_no_thread_stores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before storing has begun, and once it has ended, a query answers from what is stored."""
+    spool, store = Spool(tmp_path, LARGE), Store()
+    storing = Storing(spool, store)
+    monkeypatch.setattr(threading.Condition, "wait_for", pytest.fail)
+    spool.put({FLOWS: block("0")}, {})
+    store.before_query()
+    storing.finish()
+    storing.run()
+    store.before_query()
+    assert storing.stored[FLOWS] == 1
+
+
 # All together.
 
 

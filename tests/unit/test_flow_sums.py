@@ -182,7 +182,6 @@ def test_names_of_autonomous_systems(
     names.write()
     while storing.store_oldest():
         pass
-    store.before_query = lambda: None  # nothing waits any more, and no thread would store it
     known = {64500: "Example, Inc.", 64501: "bad\x1b[2J"} if has_names else {}
     for key, shown in (("src_as", numbers), ("dst_as", [64500])):
         for since_s in (HOUR, DAY, 30 * DAY):
