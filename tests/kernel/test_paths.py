@@ -170,7 +170,7 @@ def assert_refused_to_caller(done: "subprocess.CompletedProcess[str]") -> None:
 
 def at_levels(kind: str) -> list[Any]:
     """Return the command lines that use a path like this, each with one of the levels, and the first one with all."""
-    lines = {" ".join(name): line for name, (each, *line) in NAMED.items() if each == kind}
+    lines = {" ".join(name): line for name, (done, *line) in NAMED.items() if done == kind}
     chosen = [(name, LEVELS[number % len(LEVELS)]) for number, name in enumerate(lines)]
     chosen += [(next(iter(lines)), level) for level in LEVELS[1:]]
     return [pytest.param(lines[name], level, id=f"{name} {level}") for name, level in chosen]

@@ -183,7 +183,7 @@ print(*children)
 
 
 def test_children_that_have_exited_do_not_outlive_the_command(place: Place, tmp_path: Path) -> None:
-    """Not even if their new parent does not wait for them, as the first process of a container may not."""
+    """Children that exit with the command are not counted as running, even if their new parent never waits for them."""
     (tmp_path / "fork.py").write_text(FORK)
     prctl = ctypes.CDLL(None).prctl
     assert prctl(PR_SET_CHILD_SUBREAPER, 1) == 0

@@ -61,7 +61,7 @@ WIDTHS = st.integers(1, 240)
 
 
 def blocks(layout: Layout) -> list[FlameBlock]:
-    """Return all of them."""
+    """Return the blocks of all rows."""
     return [block for number in range(layout.depth) for block in layout.row(number)]
 
 

@@ -255,9 +255,8 @@ class StackMaps:
         """Delete the entries last read from all maps; loses no sample while no clock ticks."""
         self._counted.clear()
         self.served.clear()
-        keys, _ = maps.read_all(
-            self._stacks_fd, np.dtype(np.uint64), _STACK
-        )  # including those without a count
+        # Include stacks without a count.
+        keys, _ = maps.read_all(self._stacks_fd, np.dtype(np.uint64), _STACK)
         maps.delete_all(self._stacks_fd, keys)
         self.stacks = {}
 
@@ -283,9 +282,8 @@ class Owners:
         if wanted - self._known.keys() and now_ns >= self._next_ns:
             self._walked_ns = now_ns
             rows = self._walk.read()
-            rows = rows[np.isin(rows["socket"], np.fromiter(wanted, np.uint64))][
-                ::-1
-            ]  # of several owners, keep the first
+            rows = rows[np.isin(rows["socket"], np.fromiter(wanted, np.uint64))]
+            rows = rows[::-1]  # of several owners, keep the first
             owners = {socket: rows[at : at + 1] for at, socket in enumerate(as_list(rows["socket"]))}
             self._known |= dict.fromkeys(wanted) | owners
             now_ns = monotonic_ns()
