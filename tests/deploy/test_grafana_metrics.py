@@ -46,7 +46,7 @@ async def scrapes() -> list[str]:
     for number in range(1, SCRAPES + 1):
         for lens in LENSES:
             served.session.bus.publish(reading(lens, number, COUNTS))
-        counts.count_answer(200)
+        counts.count_response(200)
         texts.append((await ask(app, "/metrics")).body.decode())
     return texts
 

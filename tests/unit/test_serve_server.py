@@ -265,7 +265,7 @@ def test_more_connections_than_fit_are_all_answered(*, is_kept: bool) -> None:
             asker.join(DEADLINE_S)
         assert answers == [b"HTTP/1.1 200"] * 2000
         assert max(most) <= 16
-        assert run.server.counts.answers == {"2xx": 2000}
+        assert run.server.counts.responses == {"2xx": 2000}
 
 
 @pytest.mark.parametrize("has_tls", [False, True])
@@ -363,7 +363,7 @@ def test_refused_requests(request_: bytes, status: int) -> None:
             assert is_closed(client)
         assert run.ask().status == 200
         assert run.server.counts.too_large == (status in {413, 431})
-        assert run.server.counts.answers == {"4xx": 1, "2xx": 1}
+        assert run.server.counts.responses == {"4xx": 1, "2xx": 1}
         assert run.reports == []
 
 
@@ -497,7 +497,7 @@ def test_bugs_are_reported_once() -> None:
         assert run.ask().status == 200
         assert ["by nought" in report for report in run.reports] == [True, False]
         assert "Traceback" in run.reports[0]
-        assert run.server.counts.answers == {"5xx": 3, "2xx": 4}
+        assert run.server.counts.responses == {"5xx": 3, "2xx": 4}
 
 
 def test_want_of_descriptors_is_waited_out(monkeypatch: pytest.MonkeyPatch) -> None:

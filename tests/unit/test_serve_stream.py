@@ -24,7 +24,7 @@ from nettop.process.interrupts import Requests
 from nettop.serve import served
 from nettop.serve.api import tables
 from nettop.serve.api.tables import MAX_STREAMS, MAX_VIEWS, SLICE, STREAM_PATH, stream_routes
-from nettop.serve.http.connection import Connection, Connections
+from nettop.serve.http.connection import Connection, OpenConnections
 from nettop.serve.http.limits import Server
 from nettop.serve.served import Publications, Served
 from nettop.snapshots.connections import SOCKETS
@@ -344,7 +344,7 @@ async def test_the_default_limit(host: Host) -> None:
 class Watched(Connection):
     """A connection that tells when its client reads too little, and when it has gone."""
 
-    def __init__(self, others: Connections) -> None:
+    def __init__(self, others: OpenConnections) -> None:
         super().__init__(others)
         self.is_paused = False
         self.paused = asyncio.Event()
@@ -372,7 +372,7 @@ async def test_clients_that_never_read_take_little_memory(host: Host, tmp_path: 
 
     A client that reads at last gets complete events, the last one of the newest reading.
     """
-    others = Connections(Server(lambda: host.app, [], Requests(), print), host.app)
+    others = OpenConnections(Server(lambda: host.app, [], Requests(), print), host.app)
     loop, path = asyncio.get_running_loop(), str(tmp_path / "socket")
     connections = [Watched(others) for _ in range(5)]
     free = iter(connections)
