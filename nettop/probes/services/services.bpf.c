@@ -302,12 +302,12 @@ static __always_inline bool has_response(struct turn *turn, struct progress *tcp
 
 // Handles the start of the response to the request that arrived at `open_since`. Both the end of the call that
 // sends it and the arrival of the next request detect it: the first one counts it. The response is to the data
-// that was read.
-static __always_inline void on_response(struct turn *turn, struct progress *tcp, u64 open_since, u32 received) {
+// that was read. What TCP has received but no hook has noted may be the next request, already, on another CPU.
+static __always_inline void on_response(struct turn *turn, struct progress *tcp, u64 open_since) {
   u64 read_at = turn->read_at;
   u64 began_at = first_left_at(turn, tcp, read_at ? read_at : open_since);
-  u64 is_partial = is_after(received, tcp->read), is_push = follows(turn, tcp, began_at, false) == APART;
-  u64 request_end = is_partial ? tcp->read : received;
+  u64 is_partial = is_after(tcp->noted, tcp->read), is_push = follows(turn, tcp, began_at, false) == APART;
+  u64 request_end = is_partial ? tcp->read : tcp->noted;
   u32 bytes = request_end - turn->request_seq;
   u64 still_open = is_partial ? later(turn->asked_at, open_since + 1) : 0, unknown = turn->asked_at;
   FORGET(is_partial, unknown);
@@ -351,7 +351,7 @@ static __always_inline void on_request_data(struct turn *turn, struct progress *
     return;
   }
   if (open_since)
-    on_response(turn, tcp, open_since, before);
+    on_response(turn, tcp, open_since);
   if (tcp->written != turn->written_seq) // the call that wrote the rest of the response has not ended yet
     turn->moved_at = last_left_at(tcp, turn->responded_at);
   count_whole_response(turn, tcp->written - turn->sent_seq);
@@ -467,7 +467,7 @@ static __always_inline void service_called(struct turn *turn, struct progress *t
     if (tcp->written != before)
       on_unsolicited_write(turn, tcp, before);
   } else if (has_response(turn, tcp)) {
-    on_response(turn, tcp, open_since, tcp->received);
+    on_response(turn, tcp, open_since);
   } else if (tcp->read != turn->read_seq && is_after(tcp->read, turn->request_seq)) {
     turn->asked_at = bpf_ktime_get_ns();
     if (!turn->read_at)
@@ -913,7 +913,7 @@ static __always_inline u64 open_request(struct turn *turn, struct progress *tcp)
 static __always_inline void end(struct turn *turn, struct progress *tcp) {
   u64 open_since = turn->open_since;
   if (turn->side == SIDE_SERVED && open_since && has_response(turn, tcp))
-    on_response(turn, tcp, open_since, tcp->received);
+    on_response(turn, tcp, open_since);
   open_since = open_request(turn, tcp);
   bool was_ignored = turn->is_rest && !is_after(tcp->read, turn->request_seq);
   struct tally *tally = tally_of(turn->service);
