@@ -81,6 +81,29 @@ class Ends:
         self.far = far or self.near
         self.client = lab.worker(self.near, "client")
         self.server = lab.worker(self.far, "server")
+        self.to = "127.0.0.1", DNS
+
+    def open(self, to: tuple[str, int] = ("127.0.0.1", DNS), how: str = "", source: int = 0) -> None:
+        """Bind the server's socket, and open the client's, "a"."""
+        self.to = to
+        self.server.call(bind, *to)
+        self.client.call(open_client, "a", to, how, source)
+
+    def send(self, *datagrams: bytes) -> None:
+        """Send datagrams from the client's socket."""
+        self.client.call(send, "a", self.to, list(datagrams))
+
+    def ask(self, *requests: bytes, by: Callable[[Memory, int], Any] | None = None) -> tuple[list[int], Any]:
+        """Send each request once the one before was answered; return the times this took in ns, and the server's
+        result."""
+        self.server.start(by or answer, len(requests))
+        return self.client.call(ask, "a", self.to, list(requests)), self.server.result()
+
+    def send_taken(self, *requests: bytes) -> None:
+        """Send requests that the server receives, and answers later."""
+        self.server.start(take, len(requests))
+        self.send(*requests)
+        self.server.result()
 
 
 @pytest.fixture
@@ -89,7 +112,7 @@ def ends(lab: Lab) -> Ends:
     return Ends(lab)
 
 
-# --- requests and responses ----------------------------------------------------------------------------------------
+# --- requests and responses --------------------------------------------------------------------------------------
 
 
 def query(number: int, name: str, kind: int = 1) -> bytes:
@@ -182,7 +205,7 @@ def shut(memory: Memory, name: object) -> None:
     memory.pop(name).close()
 
 
-# --- responses-----------------------------------------------------------------------------------------------------
+# --- responses -----------------------------------------------------------------------------------------------------
 
 PLAN = ["good"] * 17 + ["slow"] * 3 + ["fail"] * 5 + ["gone"] * 7
 ANSWERED = {"responses": len(PLAN), "failed_responses": 5, "missing_names": 7, "unanswered": 0, "waiting": 0}
@@ -201,11 +224,10 @@ ANSWERED = {"responses": len(PLAN), "failed_responses": 5, "missing_names": 7, "
 def test_answers(watched: WatchedUdp, ends: Ends, listens: str, to: str, how: str) -> None:
     """Each response counts once at both ends, with a time between what the server held and what the client waited."""
     requests = [query(number, f"{name}.example") for number, name in enumerate(PLAN)]
+    ends.to = to, DNS
     ends.server.call(bind, listens)
-    ends.server.start(answer, len(PLAN))
-    ends.client.call(open_client, "a", (to, DNS), how)
-    took = ends.client.call(ask, "a", (to, DNS), requests)
-    held = ends.server.result()
+    ends.client.call(open_client, "a", ends.to, how)
+    took, held = ends.ask(*requests)
     rows = watched.until_both(ends.near, **ANSWERED, timed=len(PLAN))
     sizes = sum(map(len, requests))
     for row in rows.values():
@@ -222,17 +244,15 @@ def test_answers(watched: WatchedUdp, ends: Ends, listens: str, to: str, how: st
 
 def test_two_processes_with_the_same_numbers(watched: WatchedUdp, lab: Lab, ends: Ends) -> None:
     """Requests of two processes have the same numbers and are answered crosswise: each response has its own time."""
-    to = "127.0.0.1", DNS
     other = lab.worker(ends.near, "other")
-    ends.server.call(bind, "127.0.0.1")
-    for worker in (ends.client, other):
-        worker.call(open_client, "a", to)
+    ends.open()
+    other.call(open_client, "a", ends.to)
     ends.server.start(take, 2)
     began_ns = time.monotonic_ns()
-    ends.client.call(send, "a", to, [query(7, "a.example")])
+    ends.send(query(7, "a.example"))
     first_ns = time.monotonic_ns()
     spin(0.05)
-    other.call(send, "a", to, [query(7, "b.example")])
+    other.call(send, "a", ends.to, [query(7, "b.example")])
     ends.server.result()
     second_ns = time.monotonic_ns()
     ends.server.call(answer_taken, [1, 0])
@@ -248,12 +268,9 @@ def test_two_processes_with_the_same_numbers(watched: WatchedUdp, lab: Lab, ends
 
 def test_many_at_once(watched: WatchedUdp, ends: Ends) -> None:
     """Requests of one socket overlap and are answered in the reverse order: each is found by its number."""
-    to, count = ("::1", DNS), 101
-    ends.server.call(bind, "::1")
-    ends.client.call(open_client, "a", to, CONNECTED)
-    ends.server.start(take, count)
-    ends.client.call(send, "a", to, [query(number * 601, "good.example") for number in range(count)])
-    ends.server.result()
+    count = 101
+    ends.open(("::1", DNS), CONNECTED)
+    ends.send_taken(*(query(number * 601, "good.example") for number in range(count)))
     watched.until_both(ends.near, responses=0, waiting=count)
     ends.server.call(answer_taken, list(reversed(range(count))))
     watched.until_both(ends.near, responses=count, waiting=0, unanswered=0)
@@ -281,12 +298,8 @@ def test_many_processes(watched: WatchedUdp, lab: Lab, ends: Ends) -> None:
 
 def test_an_answer_of_another_process(watched: WatchedUdp, ends: Ends) -> None:
     """A service belongs to the process that answers, whoever bound its socket."""
-    to = "127.0.0.1", DNS
-    ends.server.call(bind, "127.0.0.1")
-    ends.server.start(answer_in_child, 3)
-    ends.client.call(open_client, "a", to)
-    ends.client.call(ask, "a", to, [query(number, "good.example") for number in range(3)])
-    child = ends.server.result()
+    ends.open()
+    _, child = ends.ask(*(query(number, "good.example") for number in range(3)), by=answer_in_child)
     row = watched.until_udp(ends.near, SERVED, process="helper", responses=3, waiting=0)
     assert row["pid"] == child
     assert len(watched.udp(ends.near)) == 2
@@ -306,8 +319,8 @@ def answer_in_child(memory: Memory, count: int) -> int:
 def test_without_the_hook(ends: Ends) -> None:
     """Without its hook, no UDP service has a row, and what only that counts is not available."""
     with WatchedUdp(udp_requests="none") as watched:
-        ends.client.call(open_client, "a", ("127.0.0.1", DNS))
-        ends.client.call(send, "a", ("127.0.0.1", DNS), [query(1, "lost.example")])
+        ends.client.call(open_client, "a", ends.to)
+        ends.send(query(1, "lost.example"))
         snapshot = watched.read()
         assert snapshot.hooks[2].mechanism is None
         assert set(snapshot.hooks[2].fields) == {"failed_responses", "missing_names"}
@@ -316,29 +329,25 @@ def test_without_the_hook(ends: Ends) -> None:
 
 def test_a_server_that_was_there_before(ends: Ends) -> None:
     """The process of a socket that is older than the watch is known before its first response."""
-    to = "127.0.0.1", DNS
-    ends.server.call(bind, "127.0.0.1")
-    ends.client.call(open_client, "a", to, CONNECTED)
+    ends.open(how=CONNECTED)
     with WatchedUdp() as watched:
         if why := watched.read().hooks[2].why:
             pytest.skip(why)
-        ends.client.call(send, "a", to, [query(1, "lost.example")])
+        ends.send(query(1, "lost.example"))
         row = watched.until_udp(ends.near, SERVED, waiting=1)
         assert row["pid"] == ends.server.pid
 
 
 def test_a_translated_address(watched: WatchedUdp, ends: Ends) -> None:
     """A connected socket's requests count for the service that it asks, whatever the firewall makes of the address."""
-    to, real = ("127.0.0.11", DNS), ("127.0.0.1", OTHER)
+    ends.to, real = ("127.0.0.11", DNS), ("127.0.0.1", OTHER)
     tool("nft")
     ends.near.run("nft", "add table ip t; add chain ip t c { type nat hook output priority -100; }")
-    ends.near.run("nft", f"add rule ip t c ip daddr {to[0]} udp dport {DNS} dnat to {real[0]}:{real[1]}")
+    ends.near.run("nft", f"add rule ip t c ip daddr {ends.to[0]} udp dport {DNS} dnat to {real[0]}:{real[1]}")
     ends.server.call(bind, *real)
-    ends.server.start(answer, 3)
-    ends.client.call(open_client, "a", to, CONNECTED)
-    ends.client.call(ask, "a", to, [query(number, "good.example") for number in range(3)])
-    ends.server.result()
-    watched.until_udp(ends.near, USED, responses=3, waiting=0, address=to[0])
+    ends.client.call(open_client, "a", ends.to, CONNECTED)
+    ends.ask(*(query(number, "good.example") for number in range(3)))
+    watched.until_udp(ends.near, USED, responses=3, waiting=0, address=ends.to[0])
     assert len(watched.udp(ends.near)) == 1
 
 
@@ -349,11 +358,9 @@ def test_a_translated_address(watched: WatchedUdp, ends: Ends) -> None:
 @pytest.mark.parametrize("how", [CONNECTED, UNCONNECTED])
 def test_a_lost_answer(watched: WatchedUdp, ends: Ends, how: str, record: Callable[..., None]) -> None:
     """A request without a response waits, with its age, until it counts as unanswered, once, at both ends."""
-    to = "127.0.0.1", DNS
-    ends.server.call(bind, "127.0.0.1")
-    ends.client.call(open_client, "a", to, how)
+    ends.open(how=how)
     before_ns = time.monotonic_ns()
-    ends.client.call(send, "a", to, [query(1, "lost.example"), query(2, "lost.example")])
+    ends.send(query(1, "lost.example"), query(2, "lost.example"))
     sent_ns = time.monotonic_ns()
     ends.server.call(answer, 2)
     spin(0.1)
@@ -379,19 +386,14 @@ def test_a_lost_answer(watched: WatchedUdp, ends: Ends, how: str, record: Callab
 
 def test_a_late_answer(watched: WatchedUdp, ends: Ends) -> None:
     """A response after the timeout is none, whether or not nettop has read meanwhile."""
-    to = "127.0.0.1", DNS
-    ends.server.call(bind, "127.0.0.1")
-    ends.client.call(open_client, "a", to, CONNECTED)
-    ends.server.start(take, 1)
-    ends.client.call(send, "a", to, [query(1, "good.example")])
-    ends.server.result()
+    ends.open(how=CONNECTED)
+    ends.send_taken(query(1, "good.example"))
     late = time.monotonic() + TIMEOUT_S + 0.1
     until(lambda: time.monotonic() > late, "the request has timed out")
     ends.server.call(answer_taken, [0])
     ends.client.call(receive, "a", 1)
     watched.until_both(ends.near, responses=0, unanswered=1, waiting=0)
-    ends.server.start(answer, 1)
-    ends.client.call(ask, "a", to, [query(1, "good.example")])
+    ends.ask(query(1, "good.example"))
     watched.until_both(ends.near, responses=1, unanswered=1, waiting=0)
 
 
@@ -417,15 +419,13 @@ def test_sockets_closed_while_waiting(watched: WatchedUdp, ends: Ends) -> None:
 
 def test_a_request_that_is_sent_again(watched: WatchedUdp, ends: Ends) -> None:
     """A request that is sent again is the same one, and waits since it was first sent."""
-    to = "127.0.0.1", DNS
-    ends.server.call(bind, "127.0.0.1")
-    ends.client.call(open_client, "a", to, CONNECTED)
+    ends.open(how=CONNECTED)
     ends.server.start(answer, 2)
     before_ns = time.monotonic_ns()
-    ends.client.call(send, "a", to, [query(9, "lost.example")])
+    ends.send(query(9, "lost.example"))
     sent_ns = time.monotonic_ns()
     spin(0.05)
-    ends.client.call(ask, "a", to, [query(9, "good.example")])
+    ends.client.call(ask, "a", ends.to, [query(9, "good.example")])
     ended_ns = time.monotonic_ns()
     for side in (USED, SERVED):
         row = watched.until_udp(ends.near, side, responses=1, unanswered=0, waiting=0)
@@ -434,12 +434,11 @@ def test_a_request_that_is_sent_again(watched: WatchedUdp, ends: Ends) -> None:
 
 def test_too_many(watched: WatchedUdp, ends: Ends) -> None:
     """Each request that finds no room is lost, and no other; those of the rest of the machine take room too."""
-    to, count = ("127.0.0.1", DNS), REQUESTS_MAX + 101
+    count = REQUESTS_MAX + 101
     before = watched.read().lost[UNTIMED]
-    ends.client.call(open_client, "a", to)
+    ends.client.call(open_client, "a", ends.to)
     for first in range(0, count, 500):
-        numbers = range(first, min(first + 500, count))
-        ends.client.call(send, "a", to, [query(number, "lost.example") for number in numbers])
+        ends.send(*(query(number, "lost.example") for number in range(first, min(first + 500, count))))
     waiting = watched.udp(ends.near)[USED, DNS, "client"]["waiting"]
     assert REQUESTS_MAX - 101 <= waiting <= REQUESTS_MAX
     assert waiting + watched.read().lost[UNTIMED] - before == count
@@ -455,14 +454,9 @@ def test_other_protocols(watched: WatchedUdp, lab: Lab, port: int, source: int) 
     """At other ports, also at that of the user and between two of them, a datagram answers the oldest request."""
     near, far = lab.pair()
     ends = Ends(lab, near.namespace, far.namespace)
-    to = far.v4, port
     requests = [struct.pack(">HH", number, 0) + b"\0" * 44 for number in range(13)]
-    ends.server.call(bind, far.v4, port)
-    ends.client.call(open_client, "a", to, CONNECTED if source == NTP else UNCONNECTED, source)
-    ends.server.start(answer_plainly, 13)
-    took = ends.client.call(ask, "a", to, requests)
-    held = ends.server.result()
-    assert held == 13
+    ends.open((far.v4, port), CONNECTED if source == NTP else UNCONNECTED, source)
+    took, _ = ends.ask(*requests, by=answer_plainly)
     for namespace, side in ((ends.near, USED), (ends.far, SERVED)):
         row = watched.until_udp(namespace, side, port, responses=13, waiting=0, unanswered=0)
         assert row["response_ns"] <= sum(took)
@@ -470,28 +464,22 @@ def test_other_protocols(watched: WatchedUdp, lab: Lab, port: int, source: int) 
         assert len(watched.udp(namespace)) == 1
 
 
-def answer_plainly(memory: Memory, count: int) -> int:
-    """Send every datagram back; return their number."""
+def answer_plainly(memory: Memory, count: int) -> None:
+    """Send every datagram back."""
     for _ in range(count):
         memory["server"].sendto(*memory["server"].recvfrom(4096))
-    return count
 
 
 def test_the_oldest_request_is_answered_first(watched: WatchedUdp, ends: Ends) -> None:
     """Requests without numbers are answered in their order; what follows unanswered ones is timed again."""
-    to, count = ("127.0.0.1", SNMP), 7
-    ends.server.call(bind, *to)
-    ends.client.call(open_client, "a", to)
-    ends.server.start(take, count)
-    ends.client.call(send, "a", to, [b"get"] * count)
-    ends.server.result()
+    count = 7
+    ends.open(("127.0.0.1", SNMP))
+    ends.send_taken(*[b"get"] * count)
     ends.server.call(answer_taken, [0, 1, 2])
     ends.client.call(receive, "a", 3)
     watched.until_both(ends.near, SNMP, responses=3, waiting=count - 3)
     watched.until_both(ends.near, SNMP, responses=3, waiting=0, unanswered=count - 3)
-    ends.server.start(answer_plainly, 2)
-    took = ends.client.call(ask, "a", to, [b"get one", b"get two"])
-    ends.server.result()
+    took, _ = ends.ask(b"get one", b"get two", by=answer_plainly)
     for side in (USED, SERVED):
         before = watched.until_udp(ends.near, side, SNMP, responses=5, waiting=0, unanswered=count - 3)
         assert quantile(before, "response", 0.2) <= max(took) * 17 / 16
@@ -499,10 +487,8 @@ def test_the_oldest_request_is_answered_first(watched: WatchedUdp, ends: Ends) -
 
 def test_other_ports_are_not_timed(watched: WatchedUdp, ends: Ends) -> None:
     """Datagrams of other ports, and those that are too short for DNS, are no requests."""
-    ends.server.call(bind, "127.0.0.1", OTHER)
-    ends.server.start(answer_plainly, 3)
-    ends.client.call(open_client, "a", ("127.0.0.1", OTHER))
-    ends.client.call(ask, "a", ("127.0.0.1", OTHER), [b"one", b"two", b"three"])
+    ends.open(("127.0.0.1", OTHER))
+    ends.ask(b"one", b"two", b"three", by=answer_plainly)
     ends.client.call(send, "a", ("127.0.0.1", DNS), [b"", b"short"])
     assert not watched.udp(ends.near)
 
@@ -517,12 +503,8 @@ def test_other_ports_are_not_timed(watched: WatchedUdp, ends: Ends) -> None:
 )
 def test_the_last_question(watched: WatchedUdp, ends: Ends, name: str, kind: int, text: str | None) -> None:
     """A row's details tell the last question; a long one is cut."""
-    to = "127.0.0.1", DNS
-    ends.server.call(bind, "127.0.0.1")
-    ends.server.start(answer, 2)
-    ends.client.call(open_client, "a", to, CONNECTED)
-    ends.client.call(ask, "a", to, [query(1, "good.first"), query(2, name, kind)])
-    ends.server.result()
+    ends.open(how=CONNECTED)
+    ends.ask(query(1, "good.first"), query(2, name, kind))
     for side in (USED, SERVED):
         row = watched.until_udp(ends.near, side, responses=2)
         details = watched.probe.describe(row["id"])
