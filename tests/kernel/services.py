@@ -10,7 +10,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Self
 
@@ -28,7 +28,7 @@ from tests.options import source_options
 from .command import Row
 from .lab import Lab, Namespace, NotInTimeError, Worker, die_with_parent, until
 from .test_events import decoded
-from .traffic import Memory, listen, receive
+from .traffic import Memory, linger, listen, receive
 
 SERVED, USED = SIDES.values()
 REQUEST, ANSWER = SIZES = 101, 503
@@ -200,6 +200,47 @@ def receive_each(memory: Memory, names: list[int], size: int) -> None:
     """Read `size` bytes from each of these connections."""
     for name in names:
         receive(memory[name], size)
+
+
+def send_and_close(memory: Memory, names: list[int], size: int) -> None:
+    """Send a message on each connection, and close it."""
+    for name in names:
+        memory[name].sendall(b"n" * size)
+        memory.pop(name).close()
+
+
+def send_and_wait(memory: Memory, names: list[int], size: int) -> None:
+    """Send a message on each connection, and close it after the peer."""
+    for name in names:
+        memory[name].sendall(b"n" * size)
+        with memory.pop(name) as held, suppress(ConnectionResetError):
+            assert not held.recv(1)
+
+
+def receive_and_close(memory: Memory, names: list[int], size: int, ending: str = "closed") -> None:
+    """Read a message on each connection, and close it, by a reset if requested."""
+    for name in names:
+        receive(memory[name], size)
+        if ending == "reset":
+            linger(memory, [name])
+        memory.pop(name).close()
+
+
+def receive_to_end(memory: Memory, names: list[int]) -> None:
+    """Read each connection to its end, and close it."""
+    for name in names:
+        while memory[name].recv(65536):
+            pass
+        memory.pop(name).close()
+
+
+def echo_once(listener: socket.socket, address: str) -> None:
+    """Exchange a request and a response over a connection to a listener of this process."""
+    to = address, listener.getsockname()[1]
+    with socket.create_connection(to) as made, listener.accept()[0] as accepted:
+        for sender, receiver in ((made, accepted), (accepted, made)):
+            sender.sendall(b"q")
+            receiver.recv(1)
 
 
 @contextmanager

@@ -33,13 +33,18 @@ from .services import (
     answer_by,
     answer_each,
     close_each,
+    echo_once,
     opened,
+    receive_and_close,
     receive_each,
+    receive_to_end,
     request_each,
+    send_and_close,
+    send_and_wait,
     send_each,
 )
 from .test_events import decoded
-from .traffic import Memory, exchange, linger, listen, receive
+from .traffic import Memory, exchange, linger, listen
 
 pytestmark = pytest.mark.kernel
 
@@ -149,22 +154,6 @@ def test_every_kind_of_calls(watches: list[Watched], host: Host, answerer: Path,
     )
 
 
-def test_a_server_that_speaks_first(watches: list[Watched], host: Host) -> None:
-    """A server's greeting is no response, and the client's next message is no response to the greeting."""
-    with opened(host.client, host.server, host.port, "::1") as names:
-        host.server.call(send_each, names, 64)
-        host.client.call(receive_each, names, 64)
-        host.exchange(names, 19)
-    check_both(watches, host, responses=19, request_bytes=19 * REQUEST, unanswered=0)
-
-
-def receive_all(memory: Memory, names: list[int]) -> None:
-    """Read to the end."""
-    for name in names:
-        while memory[name].recv(65536):
-            pass
-
-
 @pytest.mark.parametrize("ending", ["reset", "closed"])
 @pytest.mark.parametrize("was_read", [True, False])
 def test_a_request_without_an_answer(
@@ -223,7 +212,7 @@ def test_goodbyes_are_no_requests(watches: list[Watched], host: Host) -> None:
         with opened(host.client, host.server, host.port, "127.0.0.1") as names:
             host.exchange(names, 1)
             host.client.call(send_and_close, names, 31)
-            host.server.call(receive_all, names)
+            host.server.call(receive_to_end, names)
     check_both(watches, host, responses=11, unanswered=0)
 
 
@@ -236,28 +225,6 @@ def test_a_server_that_closes_on_last_words(watches: list[Watched], host: Host) 
             host.client.call(send_and_wait, names, 31)
             host.server.result()
     check_both(watches, host, responses=11, unanswered=0)
-
-
-def receive_and_close(memory: Memory, names: list[int], size: int) -> None:
-    """Read the last message on each connection, and close it."""
-    for name in names:
-        receive(memory[name], size)
-        memory.pop(name).close()
-
-
-def send_and_wait(memory: Memory, names: list[int], size: int) -> None:
-    """Send a message on each connection, and close it after the peer."""
-    for name in names:
-        memory[name].sendall(b"n" * size)
-        with memory.pop(name) as held:
-            assert not held.recv(1)
-
-
-def send_and_close(memory: Memory, names: list[int], size: int) -> None:
-    """Send a message on each connection, and close it."""
-    for name in names:
-        memory[name].sendall(b"n" * size)
-        memory.pop(name).close()
 
 
 def test_both_directions_at_once_are_marked(watches: list[Watched], host: Host) -> None:
@@ -445,29 +412,16 @@ def listen_often(memory: Memory, count: int) -> None:
 def serve_at_every_address(memory: Memory) -> int:
     """Exchange a request and a response at each of two addresses of a listener; return its port."""
     with socket.create_server(("0.0.0.0", 0)) as listener:
-        port: int = listener.getsockname()[1]
         for address in ("127.0.0.1", "127.0.0.2"):
-            with socket.create_connection((address, port)) as made, listener.accept()[0] as accepted:
-                made.sendall(b"q")
-                accepted.recv(1)
-                accepted.sendall(b"a")
-                made.recv(1)
-    return port
+            echo_once(listener, address)
+        return int(listener.getsockname()[1])
 
 
 def be_many_services(memory: Memory, count: int) -> None:
     """Exchange a request and a response with each of `count` ports, from one process."""
     for _ in range(count):
-        with (
-            socket.create_server(("127.0.0.1", 0)) as listener,
-            socket.create_connection(listener.getsockname()) as made,
-        ):
-            accepted = listener.accept()[0]
-            made.sendall(b"q")
-            accepted.recv(1)
-            accepted.sendall(b"a")
-            made.recv(1)
-            accepted.close()
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            echo_once(listener, "127.0.0.1")
 
 
 def test_a_connection_is_listed_once(all_watches: WatchedByEach) -> None:

@@ -12,6 +12,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import pytest
@@ -37,13 +38,17 @@ from .services import (
     close_each,
     connect_each,
     opened,
+    receive_and_close,
     receive_each,
+    receive_to_end,
     reply,
     request_each,
+    send_and_close,
+    send_and_wait,
     send_each,
 )
 from .test_events import decoded
-from .traffic import Memory, linger, listen, receive, spin
+from .traffic import Memory, listen, receive, spin
 
 pytestmark = pytest.mark.kernel
 
@@ -153,6 +158,14 @@ def parts_held_back_by_an_acknowledgement(host: Host, names: list[int]) -> None:
         reply(host, names)
 
 
+@counts(responses=19, request_bytes=19 * REQUEST, unanswered=0)
+def a_server_that_speaks_first(host: Host, names: list[int]) -> None:
+    """A server's greeting is no response, and the client's next message is no response to the greeting."""
+    host.server.call(send_each, names, 64)
+    host.client.call(receive_each, names, 64)
+    host.exchange(names, 19)
+
+
 @counts(**ALTERNATING, responses=1, timed=1, request_bytes=90_000)
 def a_slow_upload(host: Host, names: list[int]) -> None:
     """A request larger than the initial window may arrive with pauses, and does not overlap."""
@@ -200,16 +213,7 @@ def rhythm(host: Host, names: list[int], open_at_once: int) -> None:
         reply(host, names)
 
 
-@counts(**MARKED)
-def a_steady_rhythm_of_two(host: Host, names: list[int]) -> None:
-    """Two requests are always open."""
-    rhythm(host, names, 2)
-
-
-@counts(**MARKED)
-def a_steady_rhythm_of_eight(host: Host, names: list[int]) -> None:
-    """Eight requests are always open."""
-    rhythm(host, names, 8)
+SCENARIOS.extend(pytest.param(partial(rhythm, open_at_once=n), MARKED, id=f"rhythm of {n}") for n in (2, 8))
 
 
 @counts(**MARKED, responses=5, overlaps=1)
@@ -475,28 +479,9 @@ def fail_on_request(host: Host, count: int, ending: str = "closed") -> None:
     """Open `count` connections, each of which the server closes after reading the first request."""
     for _ in range(count):
         with opened(host.client, host.server, host.port, "127.0.0.1") as names:
-            host.server.start(read_and_end, names, ending)
-            host.client.call(send_and_wait, names)
+            host.server.start(receive_and_close, names, REQUEST, ending)
+            host.client.call(send_and_wait, names, REQUEST)
             host.server.result()
-
-
-def read_and_end(memory: Memory, names: list[int], ending: str) -> None:
-    """Read a request, and close the connection, by a reset if requested."""
-    for name in names:
-        receive(memory[name], REQUEST)
-        if ending == "reset":
-            linger(memory, [name])
-        memory.pop(name).close()
-
-
-def send_and_wait(memory: Memory, names: list[int]) -> None:
-    """Send a request, and wait for the end of the connection."""
-    for name in names:
-        memory[name].sendall(b"q" * REQUEST)
-        try:
-            assert not memory[name].recv(1)
-        except ConnectionResetError:
-            continue
 
 
 @pytest.mark.parametrize("ending", ["closed", "reset"])
@@ -673,28 +658,13 @@ def test_idle_connections_from_before_do_not_wait(lab: Lab) -> None:
     ):
         for host in (idle, ended):
             host.exchange(names, 1)
-        ended.client.call(send_and_close, names)
+        ended.client.call(send_and_close, names, 7)
         spin(APART_S)
         with Watched() as watched:
             for host in (idle, ended):
                 assert waiting_on(watched, host) == []
-            idle.client.call(send_and_close, names)
+            idle.client.call(send_and_close, names, 7)
             for host in (idle, ended):
-                host.server.call(receive_and_close, names)
+                host.server.call(receive_to_end, names)
             for host in (idle, ended):
                 until(lambda host=host: not watched.services(host.namespace), "nothing is left to list")
-
-
-def send_and_close(memory: Memory, names: list[int]) -> None:
-    """Say goodbye on each connection."""
-    for name in names:
-        memory[name].sendall(b"goodbye")
-        memory.pop(name).close()
-
-
-def receive_and_close(memory: Memory, names: list[int]) -> None:
-    """Read to the end of each connection."""
-    for name in names:
-        while memory[name].recv(65536):
-            pass
-        memory.pop(name).close()
