@@ -161,8 +161,7 @@ def on_host(rows: Rows, host: str) -> Rows:
 # --- rows ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", LENSES)
-@given(seed=seeds)
+@given(name=st.sampled_from(list(LENSES)), seed=seeds)
 def test_each_row_is_there_with_its_host(name: str, seed: int) -> None:
     """Keep each host's values besides keys and references; keys are unique and sorted."""
     lens = LENSES[name]
@@ -191,8 +190,7 @@ def has_same_value(field: Field, table: Table, snapshot: Snapshot) -> bool:
     return is_number or not (field.kind is Kind.KEY or field.refers or field.name in snapshot.missing)
 
 
-@pytest.mark.parametrize("name", LENSES)
-@given(seed=seeds)
+@given(name=st.sampled_from(list(LENSES)), seed=seeds)
 def test_references_still_point_to_the_same_rows(name: str, seed: int) -> None:
     """Map references to the merged key of the same host's row."""
     lens = LENSES[name]
@@ -238,8 +236,7 @@ def test_a_cpu_keeps_its_number() -> None:
 # --- totals and rates ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", KEPT)
-@given(seed=seeds, deltas=st.booleans())
+@given(name=st.sampled_from(list(KEPT)), seed=seeds, deltas=st.booleans())
 def test_totals_are_the_sums_of_the_hosts(name: str, seed: int, deltas: bool) -> None:
     """Sum counters and rates over the hosts' own views, with rows that ended."""
     lens, table = KEPT[name]
@@ -253,8 +250,7 @@ def test_totals_are_the_sums_of_the_hosts(name: str, seed: int, deltas: bool) ->
     assert totals(merged, names) == close_to(expected)
 
 
-@pytest.mark.parametrize("name", KEPT)
-@given(seed=seeds)
+@given(name=st.sampled_from(list(KEPT)), seed=seeds)
 def test_rates_are_those_of_the_host(name: str, seed: int) -> None:
     """Compute rates over each host's own interval."""
     lens, table = KEPT[name]
@@ -273,8 +269,7 @@ def test_rates_are_those_of_the_host(name: str, seed: int) -> None:
             assert rates[0] == rates[1], (host, rate)
 
 
-@pytest.mark.parametrize("name", KEPT)
-@given(seed=seeds)
+@given(name=st.sampled_from(list(KEPT)), seed=seeds)
 def test_a_host_that_has_just_come_has_no_rates(name: str, seed: int) -> None:
     """Give no rates for a new host, and keep those of others."""
     lens, table = KEPT[name]
