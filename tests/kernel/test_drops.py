@@ -15,13 +15,14 @@ from nettop.kernel.bpf.drop_reasons import NO_REASON, DropReasons, read_drop_rea
 from nettop.kernel.bpf.program import Loader
 from nettop.probes.drops import probe
 from nettop.probes.drops.probe import HEADER_PORTS_MAX, DropCount, Drops
-from nettop.snapshots.drops import ORDINARY, REASONS, TROUBLE
-from nettop.snapshots.snapshot import Rows, Snapshot, known
+from nettop.snapshots.drops import ORDINARY, REASONS, SEVERITIES, TROUBLE
+from nettop.snapshots.snapshot import Snapshot
 
 from . import traffic
 from .command import HOUR, JSON, Running
 from .fault_oracles import nstat
 from .lab import Dropper, Lab, Namespace, Worker, until
+from .test_events import decoded
 from .traffic import Memory, two_workers
 
 pytestmark = pytest.mark.kernel
@@ -65,7 +66,7 @@ def drops() -> Iterator[Drops]:
 
 
 def send(memory: Memory, to: tuple[str, int], packets: int, port: int = 0, cpu: int | None = None) -> None:
-    """Send `count` UDP packets of SIZE bytes from that port and CPU, over a socket that ignores refusals."""
+    """Send UDP packets of SIZE bytes from that port and CPU, over a socket that ignores refusals."""
     if cpu is not None:
         os.sched_setaffinity(0, {cpu})
     with socket.socket(traffic.V6 if ":" in to[0] else traffic.V4, socket.SOCK_DGRAM) as sender:
@@ -100,7 +101,7 @@ def read_waiting(memory: Memory) -> int:
 
 
 def refused(memory: Memory, to: tuple[str, int], times: int) -> int:
-    """Connect `count` times to a closed port; return the number of refusals."""
+    """Connect repeatedly to a closed port; return the number of refusals."""
     refusals = 0
     for _ in range(times):
         with socket.socket(traffic.V6 if ":" in to[0] else traffic.V4) as caller:
@@ -175,28 +176,16 @@ def take(source: Drops) -> Snapshot:
     return source.read(time.monotonic_ns())
 
 
-def as_dicts(rows: Rows) -> list[Row]:
-    """Return rows as dicts by name, with None for unknown."""
-    columns: dict[str, list[Any]] = {}
-    for field in rows.table.stored:
-        texts, column = rows.texts.get(field.name), rows.array[field.name]
-        values = zip(column.tolist(), known(column).tolist(), strict=True)
-        columns[field.name] = [
-            (texts[value] if texts else value) if there else None for value, there in values
-        ]
-    return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
-
-
 def packets_in(snapshot: Snapshot, namespace: Namespace, reason: str | None) -> list[Row]:
     """Return the rows of the table of packets with that reason in that namespace."""
-    rows = as_dicts(snapshot.tables["packets"])
-    return [row for row in rows if (row["netns"], row["reason"]) == (namespace.inode, reason)]
+    rows = decoded(snapshot.tables["packets"], namespace.inode)
+    return [row for row in rows if row["reason"] == reason]
 
 
 def counter(snapshot: Snapshot, namespace: Namespace, name: str) -> int:
     """Return a counter of a namespace in the table of counters."""
-    rows = as_dicts(snapshot.tables["counters"])
-    (row,) = [row for row in rows if (row["netns"], row["name"]) == (namespace.inode, name)]
+    rows = decoded(snapshot.tables["counters"], namespace.inode)
+    (row,) = [row for row in rows if row["name"] == name]
     return int(row["packets"])
 
 
@@ -302,34 +291,30 @@ def test_closed_ports(lab: Lab, drops: Drops, version: str, family: str, prefix:
     assert counter(snapshot, far.namespace, f"{prefix}NoPorts") == SOME
 
 
-@pytest.mark.parametrize("version", ["v4", "v6"])
-def test_closed_ports_of_services_and_clients(lab: Lab, drops: Drops, version: str) -> None:
+def test_closed_ports_of_services_and_clients(lab: Lab, drops: Drops) -> None:
     """A service may listen at a port that clients are given too (WireGuard, gRPC); what a service sends to such a port
     is an answer that comes too late."""
     _, far, sender, _ = two_workers(lab)
-    address = getattr(far, version)
-    sender.call(send, (address, HIGH_PORT), SOME)
-    sender.call(send, (address, HIGH_PORT + 1), FEW, SERVICE_PORT)
+    sender.call(send, (far.v6, HIGH_PORT), SOME)
+    sender.call(send, (far.v6, HIGH_PORT + 1), FEW, SERVICE_PORT)
     until(lambda: counted(drops, far.namespace, "NO_SOCKET") == SOME + FEW, "every packet is dropped")
     rows = packets_in(take(drops), far.namespace, "NO_SOCKET")
     assert {row["port"]: row["packets"] for row in rows} == {HIGH_PORT: SOME, None: FEW}
 
 
-@pytest.mark.parametrize("version", ["v4", "v6"])
-def test_a_scan_of_ports(lab: Lab, drops: Drops, version: str) -> None:
+def test_a_scan_of_ports(lab: Lab, drops: Drops) -> None:
     """Many closed ports between two readings: some are named, and every packet is counted."""
     _, far, sender, _ = two_workers(lab)
     take(drops)
     ports = range(1, 1 + 3 * HEADER_PORTS_MAX)
-    sender.call(scan, getattr(far, version), ports)
-    prefix = "Udp6" if version == "v6" else "Udp"
-    until(lambda: nstat(far.namespace, f"{prefix}NoPorts") == len(ports), "every packet arrives")
+    sender.call(scan, far.v6, ports)
+    until(lambda: nstat(far.namespace, "Udp6NoPorts") == len(ports), "every packet arrives")
     rows = packets_in(take(drops), far.namespace, "NO_SOCKET")
     assert sum(row["packets"] for row in rows) == len(ports)
     assert {row["port"] for row in rows} <= {None, *ports}
     assert FEW < len(rows) <= HEADER_PORTS_MAX + 1
-    sender.call(scan, getattr(far, version), ports[-1:])
-    until(lambda: nstat(far.namespace, f"{prefix}NoPorts") == len(ports) + 1, "one more arrives")
+    sender.call(scan, far.v6, ports[-1:])
+    until(lambda: nstat(far.namespace, "Udp6NoPorts") == len(ports) + 1, "one more arrives")
     rows = packets_in(take(drops), far.namespace, "NO_SOCKET")
     assert [row["packets"] for row in rows if row["port"] == ports[-1]] == [1]
 
@@ -373,7 +358,7 @@ def test_syn_at_a_full_accept_queue(lab: Lab, drops: Drops) -> None:
         rows = packets_in(snapshot, far.namespace, "TCP_LISTEN_OVERFLOW")
         assert sum(row["packets"] for row in rows) == expected
         assert {(row["port"], row["severity"]) for row in rows if row["place"] == "tcp_conn_request"} == {
-            (port, TROUBLE)
+            (port, SEVERITIES[TROUBLE])
         }
 
 
@@ -402,9 +387,8 @@ def test_a_connection_that_ends_is_ordinary(lab: Lab, drops: Drops) -> None:
             worker.call(traffic.close, [number])
 
     def dropped() -> list[Row]:
-        rows = as_dicts(take(drops).tables["packets"])
-        ours = (near.namespace.inode, far.namespace.inode)
-        return [row for row in rows if row["netns"] in ours and row["protocol"] == "tcp"]
+        rows = decoded(take(drops).tables["packets"], near.namespace.inode, far.namespace.inode)
+        return [row for row in rows if row["protocol"] == "tcp"]
 
     if read_drop_reasons().number("QUEUE_PURGE") != NO_REASON:
         until(
@@ -412,7 +396,9 @@ def test_a_connection_that_ends_is_ordinary(lab: Lab, drops: Drops) -> None:
             "the ends of connections are dropped",
         )
     # Of some the kernel says nothing.
-    assert {row["severity"] for row in dropped() if row["reason"] != "NOT_SPECIFIED"} <= {ORDINARY}
+    assert {row["severity"] for row in dropped() if row["reason"] != "NOT_SPECIFIED"} <= {
+        SEVERITIES[ORDINARY]
+    }
 
 
 def test_handshakes_that_fail(lab: Lab, drops: Drops) -> None:
@@ -462,18 +448,10 @@ def test_all_cpus_at_once(lab: Lab, drops: Drops) -> None:
     assert snapshot.lost["untracked"] == 0
 
 
-@contextlib.contextmanager
-def hooked(kinds_max: int) -> Iterator[DropCount]:
-    """Yield the program alone, with room for `kinds` kinds of drops."""
-    loader = Loader()
-    try:
-        hook = DropCount(loader, kinds_max)
-    finally:
-        loader.close()
-    try:
-        yield hook
-    finally:
-        hook.close()
+def hooked(kinds_max: int) -> contextlib.closing[DropCount]:
+    """Return the program alone, with room for so many kinds of drops."""
+    with contextlib.closing(Loader()) as loader:
+        return contextlib.closing(DropCount(loader, kinds_max))
 
 
 def all_of(hook: DropCount) -> int:
@@ -556,8 +534,8 @@ def test_devices_count(lab: Lab, drops: Drops) -> None:
         )
         shown = {
             row["name"]: row["packets"]
-            for row in as_dicts(snapshot.tables["counters"])
-            if (row["netns"], row["interface"]) == (end.namespace.inode, end.device)
+            for row in decoded(snapshot.tables["counters"], end.namespace.inode)
+            if row["interface"] == end.device
         }
         # iproute2 leaves the two youngest out where they are zero.
         assert {_of_iproute2(name) for name in shown} - expected.keys() <= {"rx_nohandler", "rx_otherhost"}
@@ -573,7 +551,7 @@ def _of_iproute2(name: str) -> str:
 def test_cpus_count(drops: Drops) -> None:
     """Each CPU's backlog drops equal those in softnet_stat."""
     snapshot, expected = when_quiet(lambda: take(drops), softnet_drops)
-    rows = as_dicts(snapshot.tables["counters"])
+    rows = decoded(snapshot.tables["counters"])
     assert {row["cpu"]: row["packets"] for row in rows if row["name"] == "softnet_dropped"} == expected
 
 
@@ -667,7 +645,7 @@ def test_reading_drops_nothing(drops: Drops) -> None:
     """nettop's own queries to the kernel cause no drops."""
 
     def socket_drops() -> int:
-        rows = as_dicts(take(drops).tables["packets"])
+        rows = decoded(take(drops).tables["packets"])
         return sum(row["packets"] for row in rows if row["family"] in ("netlink", "unix"))
 
     def twenty() -> int:
