@@ -78,9 +78,9 @@ class Kernel:
         self.now_ns += _NS
         count = min(FIRST_SLOT + self.taken, SERVICES_MAX)
         services = np.frombuffer(self.services, SERVICE, count).copy()
-        each = np.frombuffer(self.tallies, TALLY, count * partitions()).reshape(count, partitions())
+        by_partition = np.frombuffer(self.tallies, TALLY, count * partitions()).reshape(count, partitions())
         tallies = np.zeros(count, TALLY)
-        tallies["response_ns"] = each["response_ns"].sum(axis=1)
+        tallies["response_ns"] = by_partition["response_ns"].sum(axis=1)
         numbers = self.places.numbers(count)
         left: Index = self.places.choose_leaving(
             services, tallies, np.array(connected, np.uint32), taken=self.taken, now_ns=self.now_ns

@@ -167,8 +167,8 @@ class DropCount:
     def read(self) -> tuple[Array, Array]:
         """Return every kind of drop so far, and its counts summed over all CPUs. From now on, new ports are named."""
         bpf.set_element(self.program.maps["header_ports"], bytes(4), bytes(_HEADER_PORTS.itemsize))
-        each = np.dtype((COUNT, (maps.possible_cpus(),)))
-        kinds, counts = maps.read_all(self.program.maps["counted"], KIND, each)
+        counts_by_cpu = np.dtype((COUNT, (maps.possible_cpus(),)))
+        kinds, counts = maps.read_all(self.program.maps["counted"], KIND, counts_by_cpu)
         return kinds, maps.sum_last_axis(counts)
 
     def lost(self) -> dict[str, int]:
@@ -286,7 +286,9 @@ class Drops(Probe):
         if self._count:
             self._add_unseen(by_namespace, is_first=False)
         self._name_devices(by_namespace)
-        read = ((netns, each.counters, each.links or ()) for netns, each in by_namespace.items())
+        read = (
+            (netns, namespace.counters, namespace.links or ()) for netns, namespace in by_namespace.items()
+        )
         # None if the user switched them off.
         measures = read_measures(read, self._host.proc) if self._hooks[-1].mechanism else np.zeros(0, MEASURE)
         snapshot = Snapshot(
@@ -460,10 +462,8 @@ class Drops(Probe):
         """Return the severities of reasons, as u1."""
         distinct, groups = np.unique(numbers, return_inverse=True)
         reasons = (spec.REASONS.get(self._reason(number) or "") for number in as_list(distinct))
-        severities = [
-            _NO_SEVERITY if why is None or why.severity is None else why.severity for why in reasons
-        ]
-        return np.array(severities, "u1")[groups]
+        severities = (why.severity if why else None for why in reasons)
+        return np.array([_NO_SEVERITY if n is None else n for n in severities], "u1")[groups]
 
     def _counts(self, measures: Array) -> dict[str, int]:
         by_name = np.zeros(len(NAMES), "u8")

@@ -65,8 +65,8 @@ class CountsTable:
         counted = rows[:COUNTED_STAGES]
         counted["waiting"] = self._read_waiting()
         places = np.arange(COUNTED_STAGES * CLASSES, dtype=np.uint32)
-        each = np.dtype((COUNTS, (maps.possible_cpus(),)))
-        by_cpu, _ = maps.read_each(self._program.maps["counted"], places, each)
+        counts_by_cpu = np.dtype((COUNTS, (maps.possible_cpus(),)))
+        by_cpu, _ = maps.read_each(self._program.maps["counted"], places, counts_by_cpu)
         copy_columns(counted, maps.sum_last_axis(by_cpu).reshape(_SHAPE), COUNTS.names or ())
         counted["unmatched"] += self._stale
         return rows

@@ -180,9 +180,9 @@ class Services(Probe):
         taken = int(np.frombuffer(self._whole, programs.TOTALS)[0]["taken"])
         count, parts = min(programs.FIRST_SLOT + taken, programs.SERVICES_MAX), programs.partitions()
         services = np.frombuffer(self._services, programs.SERVICE, count).copy()
-        each = np.frombuffer(self._tallies, programs.TALLY, count * parts)
-        tallies = maps.sum_last_axis(each.reshape(count, parts))
-        del each
+        by_partition = np.frombuffer(self._tallies, programs.TALLY, count * parts).reshape(count, parts)
+        tallies = maps.sum_last_axis(by_partition)
+        del by_partition  # the mapping cannot be closed before
         requests = self._read_requests(tallies)
         connections = self._rows.read()
         # Several descriptors may lead to one connection, and the kernel goes on with a walk over socket storage by the
