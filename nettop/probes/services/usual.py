@@ -35,6 +35,9 @@ class _UsualValues(NamedTuple):
         return values
 
 
+_NO_HISTOGRAMS = _UsualValues(0, np.zeros(0, np.uint64), np.zeros((0, spec.BUCKETS.count), np.uint64))
+
+
 class UsualTimes:
     """Response times of services in the last minutes."""
 
@@ -43,12 +46,11 @@ class UsualTimes:
         """Cumulative histograms."""
         self._recent: deque[_UsualValues] = deque()
         """The p99 in the seconds before a reading, or the usual one in a spell: ns, NaN if unknown."""
-        self._last: _UsualValues | None = None
+        self._last = _NO_HISTOGRAMS
         """The histograms of the previous reading."""
-        self._slow: _UsualValues | None = None
-        """When a reading last had slow responses: ns, CLOCK_MONOTONIC; 0 if never."""
-        self._spells: _UsualValues | None = None
-        """Since when a service has been slower, or has answered nothing: ns, CLOCK_MONOTONIC; 0 otherwise."""
+        self._slow = self._spells = _UsualValues(0, np.zeros(0, np.uint64), np.zeros(0, np.int64))
+        """When a reading last had slow responses; since when a service has been slower, or has answered nothing: ns,
+        CLOCK_MONOTONIC; 0 if never, or not now."""
 
     def set_columns(self, rows: Array, taken_ns: int) -> None:
         """Set the columns recent_p99, usual_p99 and speed of rows, which are sorted by ID.
@@ -79,18 +81,18 @@ class UsualTimes:
     def _recent_p99(self, rows: Array, taken_ns: int) -> Array:
         """Return the p99 of each service in the last seconds, or since it was first seen."""
         earlier = [kept for kept in self._histograms if taken_ns - kept.taken_ns >= spec.RECENT_S * 1e9]
-        return _p99_since(rows, earlier[-1] if earlier else None, _RECENT_MIN_RESPONSES)
+        return _p99_since(rows, [_NO_HISTOGRAMS, *earlier][-1], _RECENT_MIN_RESPONSES)
 
     def _was_slow(self, rows: Array, usual: Array, taken_ns: int) -> Mask:
         """Return whether the responses between two readings were slow within the last SLOWER_FOR_S seconds."""
-        slow_at = np.zeros(len(rows), np.int64) if self._slow is None else self._slow.of(rows["id"], 0)
+        slow_at = self._slow.of(rows["id"], 0)
         slow_at[_exceeds(_p99_since(rows, self._last, 1), usual)] = taken_ns
         self._slow = _UsualValues(taken_ns, rows["id"].copy(), slow_at)
         return slow_at > taken_ns - spec.SLOWER_FOR_S * 1e9
 
     def _is_spell(self, ids: Array, is_bad: Mask, taken_ns: int) -> Mask:
         """Return which services are slower or answer nothing, and have been so for less than SPELL_S."""
-        began_at = np.zeros(len(ids), np.int64) if self._spells is None else self._spells.of(ids, 0)
+        began_at = self._spells.of(ids, 0)
         began_at[began_at == 0] = taken_ns
         began_at[~is_bad] = 0
         self._spells = _UsualValues(taken_ns, ids.copy(), began_at)
@@ -108,11 +110,9 @@ class UsualTimes:
             return np.asarray(np.nanmedian(table, axis=0))
 
 
-def _p99_since(rows: Array, earlier: _UsualValues | None, least: int) -> Array:
+def _p99_since(rows: Array, earlier: _UsualValues, least: int) -> Array:
     """Return the p99 of each service's responses since earlier histograms: ns, NaN if there are fewer than `least`."""
-    added = rows["response"]
-    if earlier is not None:
-        added = growth(added, earlier.of(rows["id"], 0))
+    added = growth(rows["response"], earlier.of(rows["id"], 0))
     p99 = np.full(len(rows), np.nan)
     is_enough = added.sum(axis=1) >= least
     p99[is_enough] = spec.BUCKETS.quantiles(added[is_enough], 0.99)
