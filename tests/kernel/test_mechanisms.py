@@ -34,7 +34,7 @@ from .command import NETTOP, Row
 from .lab import Lab, Namespace, Worker, until
 from .socket_sharing import accepted_by, prefork, serve_by_children, serve_by_workers
 from .test_diag_table import MOVING
-from .test_drops import as_dicts, counter, nstat, send, take
+from .test_drops import counter, nstat, send, take
 from .test_events import (
     CLOSED_NET6,
     ENDED,
@@ -542,7 +542,7 @@ def test_each_mechanism_counts_the_same_drops(
         lab.worker(home).call(send, ("127.0.0.1", 9), DROPPED)
         until(lambda: nstat(home, "UdpNoPorts") == DROPPED, "every datagram finds the port closed")
         snapshot = take(source)
-        rows = [row for row in as_dicts(snapshot.tables["packets"]) if row["netns"] == home.inode]
+        rows = decoded(snapshot.tables["packets"], home.inode)
         assert sum(row["packets"] for row in rows if row["protocol"] == "udp") == DROPPED
         assert counter(snapshot, home, "UdpNoPorts") == DROPPED
     finally:
