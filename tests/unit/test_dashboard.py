@@ -406,7 +406,7 @@ def test_queries(page: Page, server: Scripted) -> None:
         view, _, text = query.partition("?")
         _, table = find_table(view)
         parameters = dict(parse_qsl(text))
-        columns = checked_columns(parameters.pop("columns").split(","), table.names)
+        columns = checked_columns(parameters.pop("columns").split(","), table)
         assert columns
         parse_filter(table, parameters.pop("filter", ""))
         parse_sort(table, parameters.pop("sort", table.sort))
