@@ -257,7 +257,7 @@ def _refusals(runs: list[Run]) -> list[str]:
 def _refused(run: Run) -> set[tuple[str, str, str]]:
     refused = {(proof.hook, proof.mechanism, proof.why) for proof in run.proofs if proof.verdict == "refused"}
     for lens in _lens_reports(run):
-        for hook in (each for each in lens["hooks"] if each["hook"] not in ANY_KERNEL):
+        for hook in (hook for hook in lens["hooks"] if hook["hook"] not in ANY_KERNEL):
             refused |= {(hook["hook"], refusal["mechanism"], refusal["why"]) for refusal in hook["refused"]}
         if (why := _refusal(run, lens["id"])) is not None:
             refused.add((lens["id"], "every mechanism", why))

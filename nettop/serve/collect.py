@@ -133,14 +133,14 @@ def _opened_inputs(
     inputs: dict[int, Callable[[Wait], Input]] = {}
     places: list[str] = []
 
-    def opened(each: OpenSocket) -> OpenSocket:
-        resources.callback(each.socket.close)
-        place = str(each.endpoint)
+    def opened(receiver: OpenSocket) -> OpenSocket:
+        resources.callback(receiver.socket.close)
+        place = str(receiver.endpoint)
         if place not in places:
             places.append(place)
-            if each.warning:
-                report(each.warning)
-        return each
+            if receiver.warning:
+                report(receiver.warning)
+        return receiver
 
     room = settings.receive_buffer_bytes
     ports: list[UdpPort] = [endpoint_of(word) for word in settings.listen]
@@ -151,7 +151,7 @@ def _opened_inputs(
             break
         sockets = [opened(open_socket(port, room, shared_port=settings.workers > 1)) for port in ports]
         # For port 0 the kernel has chosen a number; the other workers share it.
-        ports = [each.endpoint for each in sockets if isinstance(each.endpoint, UdpPort)]
+        ports = [receiver.endpoint for receiver in sockets if isinstance(receiver.endpoint, UdpPort)]
         backlog = Path(settings.directory) / f"backlog-{number}"
         open_backlog = partial(Backlog, backlog, settings.spool_bytes // settings.workers)
         inputs[number] = partial(Exports, sockets, open_backlog)

@@ -102,10 +102,10 @@ def test_dashboards_have_unique_names() -> None:
     """Uids and titles are unique, and a uid has at most 40 characters."""
     made = [dashboard(file) for file in FILES]
     for name in ("uid", "title"):
-        values = [each[name] for each in made]
+        values = [overview[name] for overview in made]
         assert len(set(values)) == len(values)
-    assert all(len(each["uid"]) <= 40 for each in made)
-    assert all(each["tags"] == each["links"][0]["tags"] for each in made)
+    assert all(len(overview["uid"]) <= 40 for overview in made)
+    assert all(overview["tags"] == overview["links"][0]["tags"] for overview in made)
 
 
 @EACH

@@ -119,7 +119,7 @@ class Filled:
     def chosen(self, span_s: int) -> dict[str, str]:
         """Return the variables' values if the user has chosen none."""
         if span_s not in self._chosen:
-            chosen = {each["name"]: "" for each in DASHBOARD["templating"]["list"]}
+            chosen = {variable["name"]: "" for variable in DASHBOARD["templating"]["list"]}
             for variable in variables(DASHBOARD):
                 values = self.rows(sql(variable["query"], chosen, self.time(span_s)))
                 assert values, variable["name"]

@@ -45,9 +45,9 @@ def needed(extra: str) -> list[Requirement]:
     """Return the requirements in pyproject.toml with an extra, resolving nettop's own extras."""
     wanted = map(Requirement, PROJECT["project"]["dependencies"] + EXTRAS[extra])
     return [
-        each
+        resolved
         for requirement in wanted
-        for each in (
+        for resolved in (
             [inner for name in requirement.extras for inner in needed(name)]
             if requirement.name == PROJECT["project"]["name"]
             else [requirement]

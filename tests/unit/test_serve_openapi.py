@@ -89,7 +89,7 @@ def test_it_has_a_path_for_each_table_that_is_served() -> None:
     assert set(every) == {f"/api/v1/{view}" for view in VIEWS} | OTHERS
     assert len({operation["operationId"] for operation in every.values()}) == len(every)
     few = operations(description((CPU, SELF), "1", without=(SUMMARY,)))
-    of_cpu = {f"/api/v1/{view_name(CPU, each)}" for each in CPU.tables}
+    of_cpu = {f"/api/v1/{view_name(CPU, other)}" for other in CPU.tables}
     assert set(few) == of_cpu | {"/api/v1/self"} | OTHERS - {SUMMARY}
 
 
@@ -120,8 +120,8 @@ def test_the_parameters_are_those_that_are_read(view: str) -> None:
     _, declared = find_table(view)
     operation = DESCRIPTION["paths"][f"/api/v1/{view}"]["get"]
     given = {
-        each["name"]: each
-        for each in (resolved(DESCRIPTION, parameter) for parameter in operation["parameters"])
+        declared_parameter["name"]: declared_parameter
+        for declared_parameter in (resolved(DESCRIPTION, parameter) for parameter in operation["parameters"])
     }
     assert set(given) == set(PARAMETERS)
     assert {name.removeprefix("-") for name in given["sort"]["schema"]["enum"]} == set(declared.sortable)

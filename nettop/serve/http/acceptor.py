@@ -107,7 +107,8 @@ class Acceptor:
             next(iter(self._connections.idle)).evict()
             return
         late = self._loop.time() - self._limits.crowded_s
-        for connection in [each for each, since in self._connections.receiving.items() if since <= late]:
+        receiving = self._connections.receiving
+        for connection in [connection for connection, since in receiving.items() if since <= late]:
             connection.evict()
 
     async def _serve(self, client: socket.socket, connection: Connection) -> None:
