@@ -2,8 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Write what the overviews in deploy/grafana/dashboards have in common, and their links to the tables of Details.
 
-All else is kept by hand, the common part in the overview of MODEL. With --check, write nothing, and exit with 1 if a
-file differs.
+All else is kept by hand, the common part in the overview of MODEL.
 """
 
 from __future__ import annotations
@@ -102,11 +101,5 @@ def _link(title: str, url: str, tooltip: str) -> Json:
 
 
 if __name__ == "__main__":
-    files = {FOLDER / name: content for name, content in overviews().items()}
-    if sys.argv[1:] == ["--check"]:
-        stale = [
-            str(file) for file, content in files.items() if not file.exists() or file.read_text() != content
-        ]
-        sys.exit("\n".join(stale) or None)
-    for file, content in files.items():
-        file.write_text(content, encoding="utf-8")
+    for name, content in overviews().items():
+        (FOLDER / name).write_text(content, encoding="utf-8")

@@ -17,6 +17,7 @@ from nettop.collector.columns import COLUMNS  # noqa: E402
 from nettop.collector.protobuf import PACKAGE, protobuf_type  # noqa: E402
 from nettop.collector.store.schema import TABLES  # noqa: E402
 from nettop.query.findings import threshold  # noqa: E402
+from nettop.serve.metrics.exposition import OWN  # noqa: E402
 from nettop.serve.metrics.families import (  # noqa: E402
     Family,
     SeriesSet,
@@ -199,21 +200,8 @@ KNOWN = (
 )  # fmt: skip
 """Metrics of other tools and their equivalents in nettop."""
 
-OF_NETTOP = """## nettop itself
-
-| metric | labels | meaning |
-|---|---|---|
-| `nettop_build_info` | `version` | the version |
-| `nettop_namespace_info` | `namespace`, `netns` | the inode number of a network namespace, as in `lsns` |
-| `nettop_lens_up` | `lens` | whether a lens is read on time |
-| `nettop_reading_timestamp_seconds` | `lens` | time of the last read |
-| `nettop_hook_info` | `lens`, `hook`, `mechanism` | the mechanism that provides a hook, or `n/a` |
-| `nettop_lost_total` | `lens`, `what` | data missing from its numbers: the losses in [fields](fields.md) |
-| `nettop_http_connections` | | open connections |
-| `nettop_http_answers_total` | `status` | responses by status class, such as `2xx` |
-| `nettop_http_refused_total` | `reason` | connections and requests refused, by the limit that they reached |
-| `process_start_time_seconds`, `process_cpu_seconds_total`, … | | the process, as in Prometheus itself |
-"""
+PROCESS = "| `process_start_time_seconds`, `process_cpu_seconds_total`, … | | the process, as in Prometheus itself |"
+LOST = "The kinds in `nettop_lost_total` are the losses in [fields](fields.md)."
 
 
 def metrics_page() -> str:
@@ -226,7 +214,12 @@ def metrics_page() -> str:
         ]
         parts += [f"| `{family.sample_name}` | | | {family.help} |" for family in count_families(lens)]
         parts.append("")
-    parts += [OF_NETTOP, "## Names in other tools\n\n| tool | name | nettop |\n|---|---|---|"]
+    parts.append("## nettop itself\n\n| metric | labels | meaning |\n|---|---|---|")
+    parts += [
+        f"| `{family.sample_name}` | {', '.join(f'`{label}`' for label in labels)} | {family.help} |"
+        for family, labels in OWN.values()
+    ]
+    parts += [PROCESS, "", LOST, "", "## Names in other tools\n\n| tool | name | nettop |\n|---|---|---|"]
     parts += [f"| {tool} | {name} | {here} |" for tool, name, here in KNOWN]
     return "\n".join([*parts, ""])
 

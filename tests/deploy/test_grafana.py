@@ -15,6 +15,7 @@ import yaml
 from nettop.collector.columns import PROTOCOL_NAMES
 from nettop.collector.store.schema import DATABASE, as_names_query
 from nettop.collector.top import REST, ROLLUPS, key_expression
+from nettop.serve.metrics.exposition import OWN
 from nettop.serve.metrics.families import count_families, series_sets
 from nettop.serve.metrics.series import EVICTED
 from nettop.settings import DEFAULT_QUERY_LISTEN
@@ -45,16 +46,9 @@ from .grafana import (
 
 EACH = pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
 OF_SERVER = {
-    "nettop_build_info": {"version"},
-    "nettop_lens_up": {"lens"},
-    "nettop_reading_timestamp_seconds": {"lens"},
-    "nettop_hook_info": {"lens", "hook", "mechanism"},
-    "nettop_lost_total": {"lens", "what"},
-    "nettop_http_connections": set[str](),
-    "nettop_http_answers_total": {"status"},
-    "nettop_http_refused_total": {"reason"},
+    family.sample_name: set(labels) for name, (family, labels) in OWN.items() if name != "namespace_info"
 }
-"""Metrics that belong to no lens, as listed in docs/reference/metrics.md, with their labels."""
+"""Metrics of nettop itself with their labels, besides the one by which queries may translate names."""
 OF_FLOWS = "flows-from-routers.json"
 OF_TARGET = {"instance", "job"}
 """Labels that Prometheus adds."""

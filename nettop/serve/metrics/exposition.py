@@ -29,20 +29,24 @@ from nettop.snapshots.schema import Kind
 from nettop.snapshots.snapshot import Rows
 
 METRICS_PATH = "/metrics"
-_OWN = {
-    "build_info": (Kind.GAUGE, "the version of nettop"),
-    "namespace_info": (Kind.GAUGE, "a network namespace: its inode number, as lsns shows it, by its name"),
-    "hook_info": (Kind.GAUGE, f"the mechanism that provides a hook of a lens, or {NOT_AVAILABLE}"),
-    "lens_up": (Kind.GAUGE, "whether a lens is read on time"),
-    "reading_timestamp_seconds": (Kind.GAUGE, "when a lens was last read"),
-    "lost": (Kind.COUNTER, "events and rows missing from a lens's numbers, by kind"),
-    "http_connections": (Kind.GAUGE, "open connections to nettop's own server"),
-    "http_answers": (Kind.COUNTER, "responses of nettop's own server, by status class"),
-    "http_refused": (
-        Kind.COUNTER,
-        "connections and requests that nettop's own server refused or closed, by reason",
-    ),
-}
+OWN = {
+    name: (Family(f"{NAMESPACE}_{name}", text, kind, ()), labels)
+    for name, kind, labels, text in (
+        ("build_info", Kind.GAUGE, ("version",), "the version of nettop"),
+        ("namespace_info", Kind.GAUGE, ("namespace", "netns"),
+         "a network namespace: its inode number, as lsns shows it, by its name"),
+        ("hook_info", Kind.GAUGE, ("lens", "hook", "mechanism"),
+         f"the mechanism that provides a hook of a lens, or {NOT_AVAILABLE}"),
+        ("lens_up", Kind.GAUGE, ("lens",), "whether a lens is read on time"),
+        ("reading_timestamp_seconds", Kind.GAUGE, ("lens",), "when a lens was last read"),
+        ("lost", Kind.COUNTER, ("lens", "what"), "events and rows missing from a lens's numbers, by kind"),
+        ("http_connections", Kind.GAUGE, (), "open connections to nettop's own server"),
+        ("http_answers", Kind.COUNTER, ("status",), "responses of nettop's own server, by status class"),
+        ("http_refused", Kind.COUNTER, ("reason",),
+         "connections and requests that nettop's own server refused or closed, by reason"),
+    )
+}  # fmt: skip
+"""Metrics of nettop itself, each with its labels."""
 _REFUSED = ("timeouts", "too_large", "evicted", "handshake_failures")
 
 
@@ -99,15 +103,14 @@ class _Exposition(Collector):
 
     def _of_nettop(self) -> Iterator[Metric]:
         for name, samples in self._samples().items():
-            kind, text = _OWN[name]
-            family = Family(f"{NAMESPACE}_{name}", text, kind, ())
+            family, labels = OWN[name]
             metric = Metric(family.name, family.help, family.kind.value)
-            for labels, value in samples:
-                metric.add_sample(family.sample_name, labels, value)
+            for values, number in samples:
+                metric.add_sample(family.sample_name, dict(zip(labels, values, strict=True)), number)
             yield metric
 
-    def _samples(self) -> dict[str, Iterable[tuple[dict[str, str], float]]]:
-        """Return labels and values of nettop's own metrics."""
+    def _samples(self) -> dict[str, Iterable[tuple[tuple[str, ...], float]]]:
+        """Return the values of labels and the numbers of nettop's own metrics."""
         ids = [lens.id for lens in self._served.lenses]
         last = {lens: self._totals.last[lens] for lens in ids if lens in self._totals.last}
         hooks = [(lens, hook) for lens, snapshot in last.items() for hook in snapshot.hooks]
@@ -115,19 +118,18 @@ class _Exposition(Collector):
         namespaces = sorted({pair for rows in tables for pair in _named(rows)})
         counts, failure = self._counts, self._served.failure
         return {
-            "build_info": [({"version": __version__}, 1)],
-            "namespace_info": [({"namespace": name, "netns": str(netns)}, 1) for name, netns in namespaces],
-            "hook_info": [
-                ({"lens": lens, "hook": hook.hook, "mechanism": hook.mechanism or NOT_AVAILABLE}, 1)
-                for lens, hook in hooks
+            "build_info": [((__version__,), 1)],
+            "namespace_info": [((name, str(netns)), 1) for name, netns in namespaces],
+            "hook_info": [((lens, hook.hook, hook.mechanism or NOT_AVAILABLE), 1) for lens, hook in hooks],
+            "lens_up": [((lens,), lens in last and failure(lens) is None) for lens in ids],
+            "reading_timestamp_seconds": [
+                ((lens,), snapshot.wall_ns / 1e9) for lens, snapshot in last.items()
             ],
-            "lens_up": [({"lens": lens}, lens in last and failure(lens) is None) for lens in ids],
-            "reading_timestamp_seconds": [({"lens": lens}, last[lens].wall_ns / 1e9) for lens in last],
-            "lost": [({"lens": lens, "what": what}, n) for (lens, what), n in self._totals.lost.items()],
-            "http_connections": [({}, counts.open_connections)],
+            "lost": self._totals.lost.items(),
+            "http_connections": [((), counts.open_connections)],
             # A copy, because the event loop keeps counting.
-            "http_answers": [({"status": status}, n) for status, n in dict(counts.responses).items()],
-            "http_refused": [({"reason": reason}, getattr(counts, reason)) for reason in _REFUSED],
+            "http_answers": [((status,), n) for status, n in dict(counts.responses).items()],
+            "http_refused": [((reason,), getattr(counts, reason)) for reason in _REFUSED],
         }
 
 
