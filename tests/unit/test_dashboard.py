@@ -474,8 +474,7 @@ def test_a_lens_that_fails(page: Page, server: Scripted) -> None:
     expect(page.locator("#trouble")).to_be_hidden()
 
 
-@pytest.mark.parametrize("width", [1280, 390])
-@pytest.mark.parametrize("scheme", ["dark", "light"])
+@pytest.mark.parametrize(("scheme", "width"), [("dark", 1280), ("light", 390)])
 def test_layout(browser: Browser, server: Scripted, messages: list[str], scheme: str, width: int) -> None:
     """Keep everything within the window, whatever the names, in the colours of the theme."""
     server.tables["connections"].append(connection(5, "long" * 60, 1.0, remote=f"[{'2001:' * 7}1]:65535"))

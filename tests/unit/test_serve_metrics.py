@@ -258,7 +258,6 @@ READINGS = st.lists(
 
 
 @given(READINGS, st.integers(1, 4))
-@settings(max_examples=200)
 def test_series_add_up_and_never_fall(readings: list[Any], most: int) -> None:
     """At each scrape all series sum up to the counts, the limit of series holds, and none decreases.
 
@@ -340,11 +339,18 @@ LISTED = Metrics(("user",), ("bytes_sent", "bytes_received", "waits", "open"), "
 HOSTILE = 'a"b\\c\n<img src=x onerror=alert(1)>{}'
 
 
-async def get(app: Starlette, accept: str) -> httpx.Response:
+async def get(app: Starlette, **headers: str) -> httpx.Response:
     """Return the response to a scrape."""
     transport = httpx.ASGITransport(app)
     async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
-        return await client.get("/metrics", headers={"Accept": accept} if accept else {})
+        return await client.get("/metrics", headers=headers)
+
+
+def unread(lens: Lens, *published: Snapshot) -> tuple[Served, Starlette]:
+    """Return a lens of which a session that does not run has published this, and the metrics."""
+    served = make_served(*published, lenses=(lens,))
+    totals = Totals(served, {}, SourceOptions())
+    return served, application(metrics_routes(served, totals, ServerCounts()))
 
 
 def scraped(*snapshots: Snapshot, lens: Lens, accept: str = "") -> tuple[str, str]:
@@ -356,7 +362,8 @@ def scraped(*snapshots: Snapshot, lens: Lens, accept: str = "") -> tuple[str, st
             for snapshot in snapshots:
                 until(lambda: totals.last.get(lens.id) is snapshot)  # noqa: B023 - called at once
                 session.sample_now().result(DEADLINE_S)
-            answer = asyncio.run(get(application(metrics_routes(served, totals, ServerCounts())), accept))
+            app = application(metrics_routes(served, totals, ServerCounts()))
+            answer = asyncio.run(get(app, **({"Accept": accept} if accept else {})))
     assert answer.status_code == 200
     return answer.text, answer.headers["content-type"]
 
@@ -417,26 +424,20 @@ def test_unavailable_fields_have_no_series() -> None:
 def test_not_before_every_lens_was_read() -> None:
     """Until every lens was read there are no metrics: missing series would look ended."""
     lens = lens_of(LISTED)
-    served = make_served(lenses=(lens,))
-    app = application(metrics_routes(served, Totals(served, {}, SourceOptions()), ServerCounts()))
-    answer = asyncio.run(get(app, ""))
+    served, app = unread(lens)
+    answer = asyncio.run(get(app))
     assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
     served.session.bus.publish(reading(lens, [], 0))
-    assert asyncio.run(get(app, "")).status_code == 200
+    assert asyncio.run(get(app)).status_code == 200
 
 
 def test_compression() -> None:
     """The text is compressed only on request, as by Prometheus."""
     lens = lens_of(LISTED)
-    served = make_served(reading(lens, [], 0), lenses=(lens,))
-    app = application(metrics_routes(served, Totals(served, {}, SourceOptions()), ServerCounts()))
-    transport = httpx.ASGITransport(app)
-
-    async def scrape(encoding: str) -> httpx.Response:
-        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
-            return await client.get("/metrics", headers={"Accept-Encoding": encoding})
-
-    compressed, plain = (asyncio.run(scrape(encoding)) for encoding in ("gzip", "identity"))
+    _, app = unread(lens, reading(lens, [], 0))
+    compressed, plain = (
+        asyncio.run(get(app, **{"Accept-Encoding": encoding})) for encoding in ("gzip", "identity")
+    )
     assert (compressed.headers["content-encoding"], compressed.headers["vary"]) == ("gzip", "Accept-Encoding")
     assert "content-encoding" not in plain.headers
     assert compressed.num_bytes_downloaded < plain.num_bytes_downloaded / 2
