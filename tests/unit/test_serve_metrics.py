@@ -189,6 +189,15 @@ def test_counters() -> None:
     assert values(in_all) == {"1": 16, "2": 5, "3": 1, "4": 8}
 
 
+def test_counts_of_a_group_that_is_gone() -> None:
+    """Move the counts of a group that is gone for a whole window to those of evicted series."""
+    adding = Adding(lens_of(IN_ALL), 9)
+    adding.add([job(1, "ann", 10)])
+    adding.add([])
+    adding.add([job(2, "bob", 3)], at_s=2 * WINDOW_S)
+    assert values(adding.totals[0]) == {"2": 3, EVICTED: 10}
+
+
 def test_sockets_that_ended_between_readings_are_counted() -> None:
     """Connections that end between readings count under their labels if listed, else under nobody's."""
     adding = Adding(lens_of(TOP), 9)
