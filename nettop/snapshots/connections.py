@@ -10,6 +10,7 @@ from nettop.errors import UsageError
 from nettop.snapshots.schema import (
     NAMESPACE,
     NETNS,
+    NO_GROUP,
     ROWS,
     Certainty,
     Field,
@@ -853,8 +854,6 @@ WITHOUT_ROW = "sockets without a row"
 WITHOUT_GROUP = "groups without a row"
 OTHER_GROUPS, ENDED_GROUPS = "(others)", "(ended)"
 """The rows that sum up groups beyond the maximum, and groups without a socket for a while."""
-NO_GROUP = "(none)"
-"""The group of sockets without a value to group by."""
 UNATTRIBUTED = "(unattributed)"
 """Process name for a socket without an owner."""
 KERNEL_OWNER = "(kernel)"

@@ -525,6 +525,8 @@ class Hook:
     remedy: str = ""
 
 
+NO_GROUP = "(none)"
+"""The group of rows without a value to group by."""
 OWN_NAMESPACE = "own"
 """The name of nettop's own network namespace."""
 

@@ -25,9 +25,9 @@ from nettop.query.view import View
 from nettop.serve.metrics.families import series_sets
 from nettop.serve.metrics.series import CountedView, GroupIncrements, group_increments
 from nettop.snapshots import lenses, view_name
-from nettop.snapshots.connections import NO_GROUP, SOCKETS
+from nettop.snapshots.connections import SOCKETS
 from nettop.snapshots.histograms import histogram_text
-from nettop.snapshots.schema import Field, Kind, Lens, Metrics, Table
+from nettop.snapshots.schema import NO_GROUP, Field, Kind, Lens, Metrics, Table
 from nettop.widgets.cells import RowStyle, whole_texts
 from nettop.widgets.columns import plan
 from tests.unit.build import make_view

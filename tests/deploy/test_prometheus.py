@@ -18,10 +18,9 @@ import yaml
 from nettop.query.filter import parse_filter
 from nettop.serve.metrics.series import EVICTED, OTHERS
 from nettop.snapshots import bandwidth, collector, connections, cpu, drops, find_table, findings, lenses
-from nettop.snapshots.connections import NO_GROUP
 from nettop.snapshots.hooks import NOT_AVAILABLE
 from nettop.snapshots.own_cost import SELF
-from nettop.snapshots.schema import Kind, Spread, Table
+from nettop.snapshots.schema import NO_GROUP, Kind, Spread, Table
 
 from .tools import CHECKOUT, DEPLOY, debian_package
 

@@ -11,7 +11,8 @@ import pytest
 from nettop.query.filter import parse_filter
 from nettop.query.query import screen_query
 from nettop.query.view import View
-from nettop.snapshots.connections import EVENTS, FAILURES, GROUP, GROUPS, LENS, NO_GROUP, SOCKETS
+from nettop.snapshots.connections import EVENTS, FAILURES, GROUP, GROUPS, LENS, SOCKETS
+from nettop.snapshots.schema import NO_GROUP
 from nettop.snapshots.snapshot import Frame, Snapshot
 from nettop.widgets.table import LiveTable
 from tests.builders.driving import on_eventful_host, press, running, shown, text_of, tick

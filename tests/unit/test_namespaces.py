@@ -23,8 +23,8 @@ from nettop.query.filter import parse_filter
 from nettop.query.query import text_query
 from nettop.query.view import View
 from nettop.snapshots import all_views
-from nettop.snapshots.connections import NO_GROUP, SOCKETS
-from nettop.snapshots.schema import Kind, Table
+from nettop.snapshots.connections import SOCKETS
+from nettop.snapshots.schema import NO_GROUP, Kind, Table
 from nettop.snapshots.snapshot import (
     NAMESPACES_PARTLY_SEEN,
     PARTLY_SEEN,

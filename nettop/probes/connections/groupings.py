@@ -12,7 +12,8 @@ import numpy as np
 from nettop.query.address import address_halves, address_text, distinct_addresses, is_link_local
 from nettop.query.view import View
 from nettop.snapshots.arrays import Array, Index
-from nettop.snapshots.connections import DIRECTIONS, NO_GROUP, PROTOCOLS, STATES
+from nettop.snapshots.connections import DIRECTIONS, PROTOCOLS, STATES
+from nettop.snapshots.schema import NO_GROUP
 from nettop.snapshots.snapshot import known
 
 _INBOUND = [number for number, name in DIRECTIONS.items() if name.startswith("inbound")]

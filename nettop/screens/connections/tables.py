@@ -23,7 +23,6 @@ from nettop.snapshots.connections import (
     EVENTS,
     FAILURES,
     GRACEFUL,
-    NO_GROUP,
     NOT_LISTED,
     OTHER_GROUPS,
     RETRANSMITS_WARN_ABOVE,
@@ -32,7 +31,7 @@ from nettop.snapshots.connections import (
     UNATTRIBUTED,
     WITHOUT_ROOT,
 )
-from nettop.snapshots.schema import RATE
+from nettop.snapshots.schema import NO_GROUP, RATE
 from nettop.snapshots.snapshot import known
 from nettop.widgets.bar import BarItem, item
 from nettop.widgets.cells import WARNING, Apart, RowFlags, RowStyle, flags_of

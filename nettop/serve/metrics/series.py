@@ -22,8 +22,7 @@ from nettop.query.view import View
 from nettop.serve.metrics.families import ROWS, SeriesSet, chosen_edges
 from nettop.serve.metrics.places import Key, SeriesPlaces
 from nettop.snapshots.arrays import Array, Index, Mask, as_list, distinct_rows
-from nettop.snapshots.connections import NO_GROUP
-from nettop.snapshots.schema import Field, Kind, Table
+from nettop.snapshots.schema import NO_GROUP, Field, Kind, Table
 from nettop.snapshots.snapshot import Frame, Snapshot
 
 OTHERS, EVICTED = "other", "evicted"
