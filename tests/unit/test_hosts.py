@@ -278,21 +278,21 @@ def test_why_a_command_has_ended(remote: MakeRemote, says: str, code: int, cause
     assert found[1].startswith(remedy)
 
 
-FLOODS = {
-    "errors": ("yes error | head -c 2000000 >&2; exec sleep 1000", r"it wrote [\d,]+ bytes of errors: er"),
-    "no recording": ("exec yes", r"what it sends is no recording|it sent 4 MiB more than was read"),
-    "a recording": (
-        'cat "$0"; exec cat /dev/zero',
-        r"what it sends is no recording|it sent 4 MiB more than was read",
-    ),
-}
+NO_RECORDING = r"what it sends is no recording|it sent 4 MiB more than was read"
 
 
-@pytest.mark.parametrize("flood", FLOODS)
-def test_a_flood_is_bounded(flood: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("script", "cause"),
+    [
+        ("yes error | head -c 2000000 >&2; exec sleep 1000", r"it wrote [\d,]+ bytes of errors: er"),
+        ("exec yes", NO_RECORDING),
+        ('cat "$0"; exec cat /dev/zero', NO_RECORDING),
+    ],
+    ids=["errors", "no recording", "a recording"],
+)
+def test_a_flood_is_bounded(script: str, cause: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """End a command that sends too much, keep little of it, and show the reason."""
     monkeypatch.setattr(stream_module, "_HELD_MAX", 4 << 20)
-    script, cause = FLOODS[flood]
     begin = record(tmp_path / "r.nettop", [make_frame([{"id": 1}]).now])
     streams, held = set[HostStream](), 0
 
@@ -575,12 +575,13 @@ def test_a_line_for_each_host(remote: MakeRemote) -> None:
 @pytest.mark.parametrize(
     "name", ["", "-oProxyCommand=x", "-", "web 1", "web\n1", "web\t1", "\x1b[2J", "a\u202eb"]
 )
-def test_names_that_are_no_host(name: str) -> None:
-    """Refuse names that ssh would take as options or as several words."""
+def test_names_of_hosts(name: str) -> None:
+    """Refuse names that ssh would take as options or as several words, and drop hosts that are named twice."""
     with pytest.raises(UsageError) as failure:
         checked_hosts(["web1", name])
     assert repr(name) in failure.value.what
     assert failure.value.remedy
+    assert checked_hosts(["web1", "admin@web1", "web1", "größer"]) == ("web1", "admin@web1", "größer")
 
 
 def test_options_pass_to_the_hosts() -> None:
@@ -595,23 +596,18 @@ def test_options_pass_to_the_hosts() -> None:
     assert recorded_arguments(settings, (LENS.id, FINDINGS_LENS.id))[-1] == "--group=remote"
 
 
-@pytest.mark.parametrize("words", [["--host", "web1", "--demo"], ["--host-command", "sudo -n nettop"]])
-def test_options_that_have_no_effect(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    """Name options without an effect, with the remedy."""
-    assert cli.run([*words, "--once"]) == 2
-    assert words[-2 if "--demo" not in words else -1] in capsys.readouterr().err
-
-
 @pytest.mark.parametrize(
     ("words", "said"),
     [
+        (["--host", "web1", "--demo"], "--demo"),
+        (["--host-command", "sudo -n nettop"], "--host-command"),
         (["--host", "web1", "--view", "collector.ledger"], "not about a host\n  leave out --host"),
         (["--host", "web1", "--view", "flows"], "not about a host\n  leave out --host"),
         (["--view", "hosts"], "--view hosts shows other hosts\n  name them with --host"),
     ],
 )
-def test_views_of_other_hosts(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """Report what an existing view needs, rather than calling it unknown."""
+def test_options_without_effect(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Name options without an effect, and what an existing view needs, with the remedy."""
     assert cli.run([*words, "--once"]) == 2
     assert said in capsys.readouterr().err
 
@@ -642,11 +638,6 @@ def test_text_of_findings_watches_all_lenses_together(
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     assert cli.run(["--host", "web1", "--view", view, "--once"]) == SourceFailed("").exit_code
     assert set(re.findall("--lenses ([a-z,]+)", (tmp_path / "words").read_text())) == {recorded}
-
-
-def test_hosts_are_named_once() -> None:
-    """Drop hosts that are named twice."""
-    assert checked_hosts(["web1", "admin@web1", "web1", "größer"]) == ("web1", "admin@web1", "größer")
 
 
 SSH = 'for word; do last="$word"; printf "%s\\0" "$word"; done >"$PRINTED"; exec sh -c "$last"\n'
@@ -684,21 +675,21 @@ def test_arguments_pass_all_shells(stubs: Path, arguments: list[str]) -> None:
     assert "BatchMode=yes" in ssh
 
 
-@pytest.mark.parametrize("command", ["nettop", "env A=1 nettop", shlex.quote("my nettop")])
-def test_a_command_of_the_user(stubs: Path, command: str) -> None:
-    """Run a given command by a shell, without sudo."""
-    (stubs / "ran.sudo").unlink(missing_ok=True)
-    _, nettop = run(stubs, ssh_words("web1", command, ("--lenses", "connections,findings")))
-    assert nettop == ["record", "-", "--lenses", "connections,findings"]
-    assert not (stubs / "ran.sudo").exists()
-
-
-@pytest.mark.parametrize("uid", ["0", "1000"])
-def test_sudo_unless_root(stubs: Path, uid: str) -> None:
-    """Use sudo unless the user there is root."""
+@pytest.mark.parametrize(
+    ("uid", "command", "is_by_sudo"),
+    [
+        ("0", "", False),
+        ("1000", "", True),
+        ("1000", "nettop", False),
+        ("1000", "env A=1 nettop", False),
+        ("1000", shlex.quote("my nettop"), False),
+    ],
+)
+def test_who_runs_nettop(stubs: Path, uid: str, command: str, is_by_sudo: bool) -> None:
+    """Run a given command by a shell, or nettop by sudo unless the user there is root."""
     (stubs / "ran.sudo").unlink(missing_ok=True)
     (stubs / "id").write_text(f"#!/bin/sh\necho {uid}\n")
     (stubs / "id").chmod(0o755)
-    _, nettop = run(stubs, ssh_words("web1", "", ()))
-    assert nettop == ["record", "-"]
-    assert (stubs / "ran.sudo").exists() == (uid != "0")
+    _, nettop = run(stubs, ssh_words("web1", command, ("--lenses", "connections,findings")))
+    assert nettop == ["record", "-", "--lenses", "connections,findings"]
+    assert (stubs / "ran.sudo").exists() == is_by_sudo
