@@ -110,7 +110,8 @@ def test_any_header_is_judged(value: bytes) -> None:
 OWN = ("localhost", "LOCALHOST:9471", "localhost.", "nettop.localhost:80", "127.0.0.1:9471", "192.0.2.7", "[::1]:9471",
        "[2001:db8::1]", "monitor:9471", "Monitor.Example.")  # fmt: skip
 OTHER = ("evil.example", "evil.example:9471", "localhost.evil.example", "127.0.0.1.evil.example",
-         "monitor.evil.example", "evillocalhost", "[::1]evil.example", "[::1", "[evil.example]", "::1", "", "ü")  # fmt: skip
+         "monitor.evil.example", "evillocalhost", "[::1]evil.example", "[::1", "[evil.example]", "::1", "",
+         "ü")  # fmt: skip
 
 
 @pytest.mark.parametrize("host", [*OWN, *OTHER])
