@@ -6,11 +6,15 @@ import os
 import re
 import subprocess
 from collections.abc import Callable, Iterator
+from functools import cache
 from typing import TYPE_CHECKING, Literal
 
 import pytest
 
+from nettop.errors import Unsupported
 from nettop.kernel.bpf import program_cache
+from nettop.kernel.bpf.program import Loader
+from nettop.probes.connections.programs import table_text
 
 from . import bpf_objects
 from .command import nettop
@@ -47,6 +51,22 @@ def too_old(item: pytest.Item) -> str | None:
         if version_numbers(os.uname().release) < version_numbers(version):
             return f"before Linux {version}: {why}"
     return None
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip a test marked `walks` where the kernel refuses the walk over descriptors."""
+    if item.get_closest_marker("walks") and (why := why_no_walk()):
+        pytest.skip(f"walk: {why}")
+
+
+@cache
+def why_no_walk() -> str:
+    """Return why the kernel refuses the walk over the sockets of all descriptors; empty if it does not."""
+    try:
+        Loader().load(table_text()).close()
+    except Unsupported as error:
+        return error.what
+    return ""
 
 
 def version_numbers(version: str) -> tuple[int, int]:

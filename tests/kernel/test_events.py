@@ -723,6 +723,7 @@ def test_a_process_that_only_inherits_is_not_the_last_owner(lab: Lab, watch: Wat
     assert [row["pid"] for row in reported if row["direction"] == "outbound"] == [pid, pid]
 
 
+@pytest.mark.walks
 @pytest.mark.core
 def test_opened_by_data(lab: Lab, watch: Watch) -> None:
     """With TCP_DEFER_ACCEPT the kernel takes the client's pause for a round trip.
@@ -1310,6 +1311,7 @@ def sums(snapshot: Snapshot, *workers: Worker) -> list[tuple[int, ...]]:
     return [part(rows[worker.pid], "connections", "closed", "failed", *MOVED) for worker in workers]
 
 
+@pytest.mark.walks
 @pytest.mark.core
 def test_open_and_closed_connections_add_up(lab: Lab, watch: Watch) -> None:
     """A process's bytes are those of its open and its closed connections, at each reading."""

@@ -77,6 +77,7 @@ def test_an_interval_that_begins_when_the_hooks_work(talking: socket.socket) -> 
         assert len(closed) >= 7
 
 
+@pytest.mark.walks
 def test_hooked_values_are_unknown_in_the_first_interval(talking: socket.socket) -> None:
     """While hooks are being attached, a socket's messages and the totals are unknown, never partial."""
     with closing(Connections()) as probe:

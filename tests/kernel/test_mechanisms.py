@@ -493,6 +493,7 @@ def messages(watches: list[Watch]) -> Iterator[Messages]:
         yield Messages(worker.pid, expected, [(snapshot, listed(snapshot, home)) for snapshot in snapshots])
 
 
+@pytest.mark.walks
 @EVENTS_AVAILABLE
 @pytest.mark.core
 @pytest.mark.parametrize("mechanism", UDP_FALLBACKS.mechanisms, ids=name_of)

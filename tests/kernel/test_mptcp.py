@@ -46,6 +46,7 @@ def owners(listed: list[Row], protocol: str) -> dict[int, tuple[int | None, str 
     return {row["id"]: part(row, "pid", "process") for row in listed if row["protocol"] == protocol}
 
 
+@pytest.mark.walks
 @pytest.mark.core
 def test_sockets_and_subflows(lab: Lab) -> None:
     """The socket held by a process and its subflow are two rows with one owner; the subflow has the numbers."""

@@ -268,6 +268,7 @@ def test_a_nettop_that_its_user_may_not_read(tmp_path: Path) -> None:
     assert [path.name for path in home.iterdir()] == ["token"]
 
 
+@pytest.mark.walks
 @REASONS_OF_DROPS
 @pytest.mark.core
 def test_screens_keep_what_later_lenses_take(neighbour: Worker, monkeypatch: pytest.MonkeyPatch) -> None:

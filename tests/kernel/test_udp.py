@@ -440,6 +440,7 @@ def open_raw(memory: Memory) -> dict[int, tuple[str, int, str]]:
     return expected
 
 
+@pytest.mark.walks
 @pytest.mark.core
 def test_raw_sockets_are_no_udp_sockets(lab: Lab, watch: Watch) -> None:
     """A raw socket is shown as such, with its protocol number; its bytes are unknown, not 0.
@@ -472,6 +473,7 @@ def send_through(memory: Memory, target: tuple[str, int]) -> None:
         out.sendto(b"n" * 1000, target)
 
 
+@pytest.mark.walks
 @pytest.mark.core
 def test_datagrams_moved_by_the_kernel_are_unknown(lab: Lab, watch: Watch) -> None:
     """Datagrams of a tunnel pass no call of a process: its socket's bytes are unknown.
