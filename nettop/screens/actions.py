@@ -12,6 +12,8 @@ from textual.binding import Binding, BindingType
 
 from nettop.snapshots import lenses
 from nettop.snapshots.schema import Kind
+from nettop.widgets.bar import BarItem, item
+from nettop.widgets.themes import Role
 
 Condition = Callable[[Any], object]
 """Function that returns something true if a key does something on a LensScreen now."""
@@ -43,19 +45,6 @@ class Action:
     argument: str = ""
     method: str = ""
     other_keys: tuple[str, ...] = ()
-
-    def is_available(self, screen: Any) -> bool:
-        """Return whether the key does something on this screen now."""
-        condition = self.available or _GROUPS.get(self.group)
-        return condition is None or bool(condition(screen))
-
-    def label_on(self, screen: Any) -> str:
-        """Return the current label on this screen."""
-        return self.label if isinstance(self.label, str) else self.label(screen)
-
-    def help_on(self, screen: Any) -> str:
-        """Return a line about the key on this screen."""
-        return self.help if isinstance(self.help, str) else self.help(screen)
 
 
 GRAPH = "Flame graph"
@@ -290,6 +279,46 @@ def call(action: Action) -> str:
     method = action.method or action.id
     name = f"app.{method}" if action.by_app else method
     return f"{name}({action.argument})" if action.argument else name
+
+
+_WHILE_TYPING = {"refresh_now": "apply and refresh", "clear": "cancel"}
+"""Labels of the keys that work while the filter box is open; all others are typed into it."""
+
+
+class Keys:
+    """The keys of a screen in its current state. `own` are the actions that differ on it, by id."""
+
+    def __init__(self, screen: Any, own: Mapping[str, Action]) -> None:
+        self._screen, self._own = screen, own
+
+    def is_available(self, action: Action) -> bool:
+        """Return whether a key would do something now."""
+        if self._screen.has_class("-small"):
+            return action.id in ("quit", "interrupt", "suspend")
+        if self._screen.has_class("-typing"):
+            return action.id in _WHILE_TYPING or action.everywhere
+        action = self._own.get(action.id, action)
+        condition = action.available or _GROUPS.get(action.group)
+        return condition is None or bool(condition(self._screen))
+
+    def label_of(self, action: Action) -> str:
+        """Return the current label of a key."""
+        if self._screen.has_class("-typing") and action.id in _WHILE_TYPING:
+            return _WHILE_TYPING[action.id]
+        return self._text(self._own.get(action.id, action).label)
+
+    def help_of(self, action: Action) -> str:
+        """Return a line about a key."""
+        return self._text(self._own.get(action.id, action).help)
+
+    def _text(self, text: Text) -> str:
+        return text if isinstance(text, str) else text(self._screen)
+
+    def footer(self) -> list[BarItem]:
+        """Return the available keys; the least important are dropped first."""
+        shown = [action for action in ACTIONS if action.footer and self.is_available(action)]
+        texts = [((key_name(a.keys[0]), Role.KEY), (f" {self.label_of(a)}", Role.DIM)) for a in shown]
+        return [item(*t, importance=a.footer, action=call(a)) for a, t in zip(shown, texts, strict=True)]
 
 
 def bindings(*, everywhere: bool) -> list[BindingType]:

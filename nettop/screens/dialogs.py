@@ -335,12 +335,12 @@ def palette_entries(screen: LensScreen) -> list[PaletteEntry]:
     column."""
     actions = [
         (
-            screen.label_of(a).capitalize(),
-            f"{screen.own(a).help_on(screen)}  [{key_name(a.keys[0])}]",
+            screen.keys.label_of(a).capitalize(),
+            f"{screen.keys.help_of(a)}  [{key_name(a.keys[0])}]",
             call(a),
         )
         for a in ACTIONS
-        if a.palette and screen.is_available(a)
+        if a.palette and screen.keys.is_available(a)
     ]
     tables = [(f"Show {t.name}", about, f"app.table('{t.name}')") for t, about in _tables(screen)]
     elsewhere = [
@@ -367,8 +367,8 @@ def help_lines(screen: LensScreen, width: int = 80) -> list[Line]:
         actions = [
             (" ".join(map(key_name, action.keys)), help_)
             for action in ACTIONS
-            if action.group == group and (screen.is_available(action) or action.id in ("back", "clear"))
-            if (help_ := screen.own(action).help_on(screen))
+            if action.group == group and (screen.keys.is_available(action) or action.id in ("back", "clear"))
+            if (help_ := screen.keys.help_of(action))
         ]
         lines += _section(group.upper(), actions, width)
     lines += _section("TABLES", [(t.name, about) for t, about in _tables(screen)], width)
@@ -428,7 +428,7 @@ def filter_help(table: Table) -> list[tuple[str, str]]:
 
 def _tables(screen: LensScreen) -> list[tuple[Table, str]]:
     """Return the tables of the lens, if it has several, with their descriptions."""
-    if not screen.is_available(BY_ID["next_table"]):
+    if not screen.keys.is_available(BY_ID["next_table"]):
         return []
     tables = []
     for table in screen.lens.tables:

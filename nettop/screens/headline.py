@@ -3,12 +3,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import timedelta
 
 from nettop.query.units import RATIO, UNKNOWN, human, plural, unit_of
 from nettop.query.view import View
-from nettop.screens.actions import ACTIONS, BY_ID, Action, call, key_name
+from nettop.screens.actions import BY_ID, key_name
 from nettop.screens.context import ScreenContext
 from nettop.screens.history import TotalsHistory, sparkline_of
 from nettop.screens.shown_frame import ShownFrame
@@ -248,10 +248,3 @@ def rows_left(view: View) -> str:
     alive = ~view.gone
     newest = "the newest " if view.is_full else ""
     return f"{alive[view.order].sum():,} of {newest}{(view.scope & alive).sum():,}"
-
-
-def footer(is_available: Callable[[Action], bool], label_of: Callable[[Action], str]) -> list[BarItem]:
-    """Return the available keys; the least important are dropped first."""
-    shown = [action for action in ACTIONS if action.footer and is_available(action)]
-    texts = [((key_name(a.keys[0]), Role.KEY), (f" {label_of(a)}", Role.DIM)) for a in shown]
-    return [item(*t, importance=a.footer, action=call(a)) for a, t in zip(shown, texts, strict=True)]

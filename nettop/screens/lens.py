@@ -20,7 +20,7 @@ from nettop.query.filter import Filter, parse_filter
 from nettop.query.units import show_rates
 from nettop.query.view import View
 from nettop.screens import headline
-from nettop.screens.actions import BY_ID, Action, bindings
+from nettop.screens.actions import BY_ID, bindings
 from nettop.screens.context import ScreenContext, TableRef, beside
 from nettop.screens.playback import Playback
 from nettop.screens.table_screen import TableScreen
@@ -31,14 +31,11 @@ from nettop.snapshots.arrays import Index
 from nettop.snapshots.schema import Table
 from nettop.snapshots.snapshot import Frame
 from nettop.snapshots.source import SourceOptions
-from nettop.widgets.bar import BarItem
 from nettop.widgets.cells import whole_texts
 from nettop.widgets.page import Page
 from nettop.widgets.table import LiveTable
 
 INTERVALS_S = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 300.0)
-_WHILE_TYPING = {"refresh_now": "apply and refresh", "clear": "cancel"}
-"""Labels of the keys that work while the filter box is open; all others are typed into it."""
 _SHARED_METHODS = {"move": "{}", "next_option_value": "option_{}", "replay": "{}"}
 """Methods that serve several actions, whose ids follow from the first argument."""
 
@@ -57,9 +54,6 @@ class LensScreen(TableScreen, inherit_bindings=False):
     """True if rows are shown, which `/` filters and columns sort."""
     members: ClassVar[Table | None] = None
     """The table whose rows each row groups, if any."""
-
-    own_actions: ClassVar[Mapping[str, Action]] = {}
-    """Actions that differ on this screen, by id."""
 
     class ColumnsChosen(Message):
         """A change of the columns."""
@@ -93,36 +87,15 @@ class LensScreen(TableScreen, inherit_bindings=False):
 
     # --- which keys work ----------------------------------------------------------------------------------
 
-    def is_available(self, action: Action) -> bool:
-        """Return whether a key would do something now."""
-        if self.has_class("-small"):
-            return action.id in ("quit", "interrupt", "suspend")
-        if self.has_class("-typing"):
-            return action.id in _WHILE_TYPING or action.everywhere
-        return self.own(action).is_available(self)
-
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """Return whether a key works now; called by Textual."""
         known = BY_ID.get(_SHARED_METHODS.get(action, action).format(*parameters))
-        return known is None or self.is_available(known)
-
-    def own(self, action: Action) -> Action:
-        """Return an action as it is on this screen."""
-        return self.own_actions.get(action.id, action)
-
-    def label_of(self, action: Action) -> str:
-        """Return the current label of a key."""
-        is_typing = self.has_class("-typing") and action.id in _WHILE_TYPING
-        return _WHILE_TYPING[action.id] if is_typing else self.own(action).label_on(self)
+        return known is None or self.keys.is_available(known)
 
     @property
     def next_table_name(self) -> str:
         """Name of the table after this one, or after the one from which this was opened."""
         return TableRef(self.lens, self.opened_from or self.table).neighbour(1).table.name
-
-    def footer_items(self) -> list[BarItem]:
-        """Return the keys that work now."""
-        return headline.footer(self.is_available, self.label_of)
 
     def on_screen_resume(self) -> None:
         """Take over the columns chosen on another screen of the table. Textual then calls TableScreen's handler."""

@@ -161,7 +161,7 @@ class NettopApp(TerminalApp, inherit_bindings=False):
     async def action_table(self, name: str) -> None:
         """Show a table of this lens; if it is current already, close the screens opened from it."""
         for table in self._shown.lens.tables:
-            if table.name == name and self.lens_screen.is_available(BY_ID["next_table"]):
+            if table.name == name and self.lens_screen.keys.is_available(BY_ID["next_table"]):
                 await self.show(TableRef(self._shown.lens, table))
 
     async def action_view(self, name: str) -> None:
@@ -313,7 +313,7 @@ class NettopApp(TerminalApp, inherit_bindings=False):
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:  # noqa: ARG002
         """Return whether a key works now; called by Textual."""
         known = BY_ID.get(action)
-        return known is None or known.everywhere or self.lens_screen.is_available(known)
+        return known is None or known.everywhere or self.lens_screen.keys.is_available(known)
 
     async def on_lines_pressed(self, message: Lines.Pressed) -> None:
         """Run the action of a clicked span."""

@@ -20,6 +20,7 @@ from nettop.query.found import causes_of
 from nettop.query.units import human, unit_of
 from nettop.query.view import View
 from nettop.screens import headline
+from nettop.screens.actions import Action, Keys
 from nettop.screens.context import ScreenContext, TableRef
 from nettop.screens.finding_strip import FindingStrip
 from nettop.screens.history import HistogramHistory, TotalsHistory
@@ -60,6 +61,8 @@ class TableScreen(MeasuredScreen[None], inherit_bindings=False):
     row_style: ClassVar[RowStyle] = RowStyle()
     describable: ClassVar[bool | None] = None
     """True if the source has further details of a row; None: only for rows of the main table."""
+    own_actions: ClassVar[Mapping[str, Action]] = {}
+    """Actions that differ on this screen, by id."""
     closed_rows: Rows | None = None
     """Rows that have left the table and are still shown."""
     recent: Snapshot | None = None
@@ -83,6 +86,7 @@ class TableScreen(MeasuredScreen[None], inherit_bindings=False):
         self.lens_state = context.lens_state(lens)
         if settings is not None and opened_from is None:
             self.lens_state.filter_text = self.state.query.filter.text
+        self.keys = Keys(self, self.own_actions)
         self.view: View | None = None
         self.totals_history = self.lens_state.totals
         self.histories: list[TotalsHistory | HistogramHistory] = [self.totals_history]
@@ -139,10 +143,6 @@ class TableScreen(MeasuredScreen[None], inherit_bindings=False):
     def third_items(self, width: int) -> list[BarItem]:
         """Return the third line."""
         return headline.third_line(self.lens, self.table, self.opened_from, self.view, width)
-
-    def footer_items(self) -> list[BarItem]:
-        """Return the last line: the keys, if the screen has any."""
-        return []
 
     def source_key(self, view: View, key: int) -> int | None:
         """Return the source's key for the row `key`, or None if the source has no details of it."""
@@ -294,7 +294,7 @@ class TableScreen(MeasuredScreen[None], inherit_bindings=False):
         self.set_class(bool(self.state.query.filter.text), "-filtered")
         if self.time_line is not None:
             self.time_line.redraw()
-        self.footer.show(self.footer_items())
+        self.footer.show(self.keys.footer())
 
     def draw_body(self) -> None:
         """Draw everything that depends on the newest view or the size of the body."""

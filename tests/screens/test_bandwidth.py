@@ -146,9 +146,9 @@ async def test_the_key_of_another_lens_does_nothing() -> None:
 async def test_bytes_everywhere() -> None:
     """`B` shows each rate in bytes, also in tables that are opened later, and bits again."""
     async with on_interfaces() as (run, screen):
-        assert screen.label_of(BY_ID["unit"]) == "bytes"
+        assert screen.keys.label_of(BY_ID["unit"]) == "bytes"
         await press(run, "B")
-        assert screen.label_of(BY_ID["unit"]) == "bits"
+        assert screen.keys.label_of(BY_ID["unit"]) == "bits"
         shown_now = [screen.headline_bar.text, screen.third_line.text, *text_of(screen.rows)]
         shown_now += [*lines(screen.graph), *lines(screen.shares)]
         assert "33.4 MB/s" in "".join(text_of(screen.rows))

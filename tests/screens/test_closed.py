@@ -66,7 +66,7 @@ async def test_closed_connections_stay_until_the_key_is_pressed_again() -> None:
         assert "closed kept 3" in shown(run).headline_bar.text
         assert "dropped" not in shown(run).headline_bar.text
         assert "total 1 " in "\n".join(text_of(shown(run).rows))
-        assert shown(run).label_of(BY_ID["keep_closed"]) == "drop closed"
+        assert shown(run).keys.label_of(BY_ID["keep_closed"]) == "drop closed"
         await press(run, "slash", *"wget", "enter")
         assert kept(run) == ["wget"]
         await press(run, "escape", "x")

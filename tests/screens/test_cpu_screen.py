@@ -127,7 +127,7 @@ async def test_zoom_by_keys() -> None:
         assert screen.graph.zoom == HOT
         await press(run, "left")
         assert (screen.graph.zoom, screen.graph.chosen) == ((), HOT)
-        assert not screen.is_available(next(a for a in ACTIONS if a.id == "back"))
+        assert not screen.keys.is_available(next(a for a in ACTIONS if a.id == "back"))
 
 
 async def test_zoom_by_mouse() -> None:
@@ -349,7 +349,7 @@ async def test_escape_clears_one_thing_after_the_other() -> None:
         await press(run, "escape")
         assert screen.graph.chosen is None
         assert "most time in  copy_user_generic" in screen.frame_bar.text
-        assert not screen.is_available(next(a for a in ACTIONS if a.id == "clear"))
+        assert not screen.keys.is_available(next(a for a in ACTIONS if a.id == "clear"))
 
 
 # --- sizes ------------------------------------------------------------------------------------------------------
@@ -435,7 +435,7 @@ async def test_why_there_is_no_graph(
         await press(run, *key)
         assert screen.graph_notice.text.startswith(notice)
         assert not screen.graph.region and not screen.categories.region
-        keys = {a.id for a in ACTIONS if screen.is_available(a)}
+        keys = {a.id for a in ACTIONS if screen.keys.is_available(a)}
         assert not keys & {"details", "move_down", "sort_next", "categories"}
         assert (screen.bars.arrangement.shown == ()) == (options == NOTHING_PASSES)
         unknown = len(steps) == 1
@@ -474,7 +474,7 @@ async def test_every_key_of_a_graph_is_pressed_here() -> None:
     """Keys of a graph work, and are in help and palette, on this screen alone."""
     async with on_cpu() as (run, screen):
         await press(run, "down")
-        working = {a.id for a in ACTIONS if screen.is_available(a)}
+        working = {a.id for a in ACTIONS if screen.keys.is_available(a)}
         assert {a.id for a in ACTIONS if a.group == GRAPH} <= working
         assert not working & {"sort_left", "sort_right", "totals", "all_rows", "back"}
         words = "\n".join("".join(span.text for span in help_line) for help_line in help_lines(screen, 200))
@@ -487,7 +487,7 @@ async def test_every_key_of_a_graph_is_pressed_here() -> None:
         assert not any(label.startswith("Sort by") for label in labels)
         await press(run, "p")
         assert shown(run).table is STACKS
-        assert not any(shown(run).is_available(a) for a in ACTIONS if a.group == GRAPH)
+        assert not any(shown(run).keys.is_available(a) for a in ACTIONS if a.group == GRAPH)
 
 
 async def test_out_of_sight() -> None:

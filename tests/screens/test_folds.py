@@ -124,8 +124,8 @@ async def test_opening_a_fold_lists_its_rows() -> None:
         await press(run, "down")
         assert shown(run).rows.chosen_fold is not None
         for name in ("copy", "copy_command"):
-            assert not shown(run).is_available(BY_ID[name])
-        assert shown(run).label_of(BY_ID["details"]) == "sockets"
+            assert not shown(run).keys.is_available(BY_ID[name])
+        assert shown(run).keys.label_of(BY_ID["details"]) == "sockets"
         await press(run, "right")
         assert shown(run).state.query.filter.text == 'process="curl"'
         assert len(shown(run).rows.order) == 340
@@ -133,8 +133,8 @@ async def test_opening_a_fold_lists_its_rows() -> None:
         assert shown(run).details.lines[0][0].text.startswith("340 closed rows")
         await press(run, "left", "down")
         assert shown(run).rows.chosen_fold is None
-        assert shown(run).is_available(BY_ID["copy"])
-        assert shown(run).label_of(BY_ID["details"]) == "details"
+        assert shown(run).keys.is_available(BY_ID["copy"])
+        assert shown(run).keys.label_of(BY_ID["details"]) == "details"
         await press(run, "x")
         assert len(marked(run)) > LISTED_CLOSED
         await press(run, "x")

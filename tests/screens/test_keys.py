@@ -262,4 +262,4 @@ def test_lone_lens_shows_no_lens_keys() -> None:
     """With one lens of one table nothing can be switched, and no key is shown for it."""
     alone = replace(lenses()[0], tables=lenses()[0].tables[:1])
     screen = harness_of(busy_host()).app(lens_set=(alone,)).lens_screen
-    assert not any(screen.is_available(a) for a in ACTIONS if a.group == "Lenses")
+    assert not any(screen.keys.is_available(a) for a in ACTIONS if a.group == "Lenses")

@@ -85,7 +85,7 @@ async def test_play_pause_and_speed(path: Path) -> None:
         clock.now += 60
         await keys(run, "enter")
         assert time_line(run).startswith(" ■ ×2  2026-11-28 14:00:29 UTC")
-        assert shown(run).label_of(BY_ID["freeze"]) == "play"
+        assert shown(run).keys.label_of(BY_ID["freeze"]) == "play"
         await keys(run, "space")
         assert time_line(run).startswith(" ▶ ×2  2026-11-28 14:00:00 UTC")
 

@@ -79,7 +79,7 @@ async def test_an_average_is_longer_than_the_interval() -> None:
         run[2].session._pace.set_interval(60.0)
         await press(run, "A")
         assert run[1].context.average_s == 0.0
-        assert not run[1].is_available(BY_ID["average"])
+        assert not run[1].keys.is_available(BY_ID["average"])
 
 
 async def test_walking_goes_line_by_line() -> None:
@@ -401,8 +401,8 @@ async def test_host_names_appear_as_they_are_resolved() -> None:
         await press(run, "r")
         assert text_of(screen.rows) == addresses
     async with running(busy_host(), view="cpu.categories", lens_set=lenses()) as run:
-        assert not run[1].is_available(BY_ID["host_names"])
+        assert not run[1].keys.is_available(BY_ID["host_names"])
     settings = Settings(view=ViewSettings(resolve=True))
     async with running(busy_host(), settings=settings, resolver=lambda _: "web.example") as run:
         assert "web.example:39139" in text_of(run[1].rows)[1]
-        assert run[1].label_of(BY_ID["host_names"]) == "addresses"
+        assert run[1].keys.label_of(BY_ID["host_names"]) == "addresses"
