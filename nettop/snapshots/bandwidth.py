@@ -13,13 +13,13 @@ from nettop.snapshots.schema import (
     NETNS,
     Certainty,
     Field,
+    FieldRole,
     Hook,
     Kind,
     Lens,
     Measure,
     Metrics,
     Option,
-    Role,
     Rule,
     Severity,
     Table,
@@ -157,7 +157,7 @@ INTERFACES = Table(
         Field("id", Kind.KEY, "ID", "number made of its namespace and index", importance=2),
         _INTERFACE,
         Field("kind", Kind.TEXT, "KIND", "kind of interface, as in `ip -d link`; ether for a network card", width=8,
-              importance=45, role=Role.DECLARED),
+              importance=45, role=FieldRole.DECLARED),
         NETNS,
         replace(NAMESPACE, importance=30),
         Field("backing", Kind.ENUM, "BACKING", "uplink: a device or, if there is none, a link to another namespace; "
@@ -324,7 +324,7 @@ PROTOCOL_TABLE = _split_table(
 SERVICE_TABLE = _split_table(
     "services",
     Field("service", Kind.TEXT, "SERVICE", "the service by port, the lower port first; (other) is everything else",
-          importance=99, role=Role.SERVICE),
+          importance=99, role=FieldRole.SERVICE),
 )  # fmt: skip
 
 FLOWS = Table(
@@ -333,7 +333,7 @@ FLOWS = Table(
         Field("id", Kind.KEY, "ID", "number made of the flow's addresses, ports, protocol and interface", importance=2),
         replace(_INTERFACE, importance=60),
         Field("protocol", Kind.TEXT, "PROTO", "the protocol in the IP header, or the network protocol if not IP",
-              width=7, importance=80, role=Role.DECLARED),
+              width=7, importance=80, role=FieldRole.DECLARED),
         Field("local", Kind.ENDPOINT, "LOCAL", "destination of received packets, source of sent ones", width=21,
               importance=88, parts=("local_address", "local_port")),
         Field("remote", Kind.ENDPOINT, "REMOTE", "source of received packets, destination of sent ones", width=21,
@@ -349,7 +349,7 @@ FLOWS = Table(
         _BYTES,
         _PACKETS_RECEIVED,
         _PACKETS_SENT,
-        Field("tcp_flags", Kind.TEXT, "FLAGS", "TCP flags seen: F S R P A U E C", width=8, role=Role.TCP_FLAGS),
+        Field("tcp_flags", Kind.TEXT, "FLAGS", "TCP flags seen: F S R P A U E C", width=8, role=FieldRole.TCP_FLAGS),
         Field("first_seen", Kind.TIME, "FIRST", "the first packet since counting of the flow began", importance=15),
         Field("last_seen", Kind.TIME, "LAST", "the last packet", importance=18),
     ),

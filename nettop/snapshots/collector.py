@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from nettop.snapshots.schema import Field, Hook, Kind, Lens, Metrics, Option, Role, Table
+from nettop.snapshots.schema import Field, FieldRole, Hook, Kind, Lens, Metrics, Option, Table
 
 PROTOCOLS = {
     0: "unknown",
@@ -78,10 +78,10 @@ EXPORTERS = Table(
 LEDGER = Table(
     name="ledger",
     fields=(
-        Field("id", Kind.KEY, "ID", "position in the ledger", "u8", width=4, importance=1, role=Role.NUMBER),
-        Field("of", Kind.TEXT, "OF", "what is counted", "u4", width=22, importance=90, role=Role.DECLARED),
+        Field("id", Kind.KEY, "ID", "position in the ledger", "u8", width=4, importance=1, role=FieldRole.NUMBER),
+        Field("of", Kind.TEXT, "OF", "what is counted", "u4", width=22, importance=90, role=FieldRole.DECLARED),
         Field("term", Kind.TEXT, "TERM", "its fate; the first term is the sum of the others", "u4", width=18,
-              importance=100, role=Role.DECLARED),
+              importance=100, role=FieldRole.DECLARED),
         # Not `count`: metric names with that ending belong to histograms and summaries.
         Field("items", Kind.GAUGE, "COUNT", "items since the collector started", "u8", width=14, importance=95),
     ),

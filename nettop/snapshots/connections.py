@@ -14,13 +14,13 @@ from nettop.snapshots.schema import (
     ROWS,
     Certainty,
     Field,
+    FieldRole,
     Hook,
     Kind,
     Lens,
     Measure,
     Metrics,
     Option,
-    Role,
     Rule,
     Severity,
     Table,
@@ -103,7 +103,8 @@ connection: at a round-trip time of 50 ms it alone keeps a flow below 9 Mb/s (Ma
 the TCP Congestion Avoidance Algorithm, 1997)."""
 
 _FIELDS = (
-    Field("id", Kind.KEY, "ID", "the kernel's socket cookie, never reused", width=12, importance=3, role=Role.NUMBER),
+    Field("id", Kind.KEY, "ID", "the kernel's socket cookie, never reused", width=12, importance=3,
+          role=FieldRole.NUMBER),
     Field("protocol", Kind.ENUM, "PROTO", "transport protocol; the subflows of an MPTCP socket are tcp", "u2",
           importance=49, labels=PROTOCOLS),
     Field("family", Kind.ENUM, "FAMILY", "address family; IPv4 on an IPv6 socket is IPv4", importance=8,
@@ -612,7 +613,7 @@ EVENTS = Table(
     name="events",
     fields=(
         Field("event_id", Kind.KEY, "EVENT ID", "sequence number of the event; lost ones leave gaps", width=10,
-              importance=2, role=Role.NUMBER),
+              importance=2, role=FieldRole.NUMBER),
         Field("time", Kind.TIME, "TIME", "when the kernel changed the connection's state", width=27, importance=96),
         Field("event", Kind.ENUM, "EVENT", "what happened; fail: the connection never opened", importance=99,
               labels=EVENT_KINDS),
@@ -644,7 +645,7 @@ _WITHOUT_IPV6 = f'(reason="{_ERRORS[errno.ENETUNREACH]}" remote_address!=0.0.0.0
 FAILURES = Table(
     name="failures",
     fields=(
-        Field("id", Kind.KEY, "ID", "sequence number of the group", width=8, importance=2, role=Role.NUMBER),
+        Field("id", Kind.KEY, "ID", "sequence number of the group", width=8, importance=2, role=FieldRole.NUMBER),
         Field("reason", Kind.ENUM, "REASON", "why connections failed or were reset", "u2", importance=99,
               labels=REASONS),
         Field("remote_address", Kind.ADDRESS, "REMOTE ADDRESS", "address of the peer", importance=95),
@@ -774,9 +775,9 @@ _SUMMED = ("bytes_sent", "bytes_received", "packets_sent", "packets_received", "
 GROUPS = Table(
     name="groups",
     fields=(
-        Field("id", Kind.KEY, "ID", "sequence number of the group", width=8, importance=2, role=Role.NUMBER),
+        Field("id", Kind.KEY, "ID", "sequence number of the group", width=8, importance=2, role=FieldRole.NUMBER),
         Field("group", Kind.TEXT, "GROUP", "what its sockets have in common: a process, remote, network, port …",
-              width=24, importance=100, role=Role.PLACE),
+              width=24, importance=100, role=FieldRole.PLACE),
         Field("pid", Kind.LABEL, "PID", "for a process, its thread group", importance=40),
         Field("protocol", Kind.ENUM, "PROTO", "for a port, its protocol", "u2", importance=8, labels=PROTOCOLS),
         Field("port", Kind.LABEL, "PORT", "for a port, its number", importance=8),

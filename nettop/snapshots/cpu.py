@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from nettop.errors import UsageError
 from nettop.snapshots.schema import (
     Field,
+    FieldRole,
     Hook,
     Kind,
     Lens,
     Measure,
     Metrics,
     Option,
-    Role,
     Spread,
     Table,
 )
@@ -195,7 +195,7 @@ _VECTOR_HELP = {
 CPUS = Table(
     name="cpus",
     fields=(
-        Field("cpu", Kind.KEY, "CPU", "the processor", "u4", importance=100, role=Role.NUMBER),
+        Field("cpu", Kind.KEY, "CPU", "the processor", "u4", importance=100, role=FieldRole.NUMBER),
         *_OF_ENTRIES,
         _time("tx_softirq_ns", "TX SOFT", "CPU time in the softirq NET_TX", 75),
         _time("rx_softirq_ns", "RX SOFT", "CPU time in the softirq NET_RX; 7–11 % too low if senders sleep between "
@@ -230,7 +230,7 @@ CPUS = Table(
 STACKS = Table(
     name="stacks",
     fields=(
-        Field("id", Kind.KEY, "ID", "sequence number of the stack", importance=2, role=Role.NUMBER),
+        Field("id", Kind.KEY, "ID", "sequence number of the stack", importance=2, role=FieldRole.NUMBER),
         _ENTRY,
         Field("cpu", Kind.LABEL, "CPU", "the processor", importance=60),
         Field("process", Kind.TEXT, "PROCESS", "name of the process that made the call; none in softirqs",
@@ -239,7 +239,7 @@ STACKS = Table(
         _SAMPLES,
         _TIME,
         Field("stack", Kind.TEXT, "STACK", "kernel functions from the entry point inwards, separated by ;", width=60,
-              importance=100, role=Role.SYMBOLS),
+              importance=100, role=FieldRole.SYMBOLS),
     ),
     screen=("entry", "cpu", "process", "category", "time_ns_per_s", "samples", "stack"),
     text=("entry", "cpu", "process", "category", "samples", "time_ns", "stack"),
@@ -253,7 +253,7 @@ STACKS = Table(
 CATEGORY_SHARES = Table(
     name="categories",
     fields=(
-        Field("id", Kind.KEY, "ID", "entry point and category, as one number", importance=2, role=Role.NUMBER),
+        Field("id", Kind.KEY, "ID", "entry point and category, as one number", importance=2, role=FieldRole.NUMBER),
         _ENTRY,
         _CATEGORY,
         _SAMPLES,
@@ -261,7 +261,7 @@ CATEGORY_SHARES = Table(
         Field("share", Kind.RATIO, "OF ENTRY", "share of the entry point's samples", importance=92,
               parts=("samples", "entry_samples"), formula="samples / entry_samples"),
         _TIME,
-        Field("note", Kind.TEXT, "NOTE", "why a number is missing", width=40, importance=40, role=Role.PROSE),
+        Field("note", Kind.TEXT, "NOTE", "why a number is missing", width=40, importance=40, role=FieldRole.PROSE),
     ),
     screen=("entry", "category", "share", "time_ns_per_s", "samples", "note"),
     text=("entry", "category", "samples", "share", "time_ns", "note"),
@@ -283,7 +283,7 @@ NO_PROCESS = "(no process)"
 PROCESSES = Table(
     name="processes",
     fields=(
-        Field("id", Kind.KEY, "ID", "sequence number of the process", importance=2, role=Role.NUMBER),
+        Field("id", Kind.KEY, "ID", "sequence number of the process", importance=2, role=FieldRole.NUMBER),
         Field("process", Kind.TEXT, "PROCESS", f"name of the process. {NO_PROCESS} stands for softirqs that served no "
               "socket of a known process: they forward, bridge, drop or reply, or ran before the socket was known. "
               "They are charged to no process", importance=100),

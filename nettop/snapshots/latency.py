@@ -9,13 +9,13 @@ from nettop.snapshots.histograms import Buckets
 from nettop.snapshots.schema import (
     SUM_ONLY,
     Field,
+    FieldRole,
     Hook,
     Kind,
     Lens,
     Measure,
     Metrics,
     Option,
-    Role,
     Table,
 )
 
@@ -75,7 +75,7 @@ _STAGE = Field("stage", Kind.ENUM, "STAGE", "what is measured", importance=100, 
 _PROTOCOL = Field("protocol", Kind.ENUM, "PROTO", "the protocol in the IP header", width=6, importance=99,
                   labels=PROTOCOLS)  # fmt: skip
 _FAMILY = Field("family", Kind.ENUM, "FAMILY", "IP version", importance=99, labels=FAMILIES)
-_ID = Field("id", Kind.KEY, "ID", "number of the row", importance=2, role=Role.NUMBER)
+_ID = Field("id", Kind.KEY, "ID", "number of the row", importance=2, role=FieldRole.NUMBER)
 _SEEN = Field("seen", Kind.COUNTER, "SEEN", "packets that entered the stage, extrapolated from the followed ones "
               "(sampling)", unit="packets", importance=80, rate_title="SEEN/s")  # fmt: skip
 _MATCHED = Field("matched", Kind.COUNTER, "MATCHED", "packets also seen at the end of the stage", unit="packets",
@@ -160,7 +160,7 @@ PROTOCOL_TABLE = Table(
 PAIR_TABLE = Table(
     name="pairs",
     fields=(
-        replace(_ID, help="number made of the pair, its protocol and stage", role=Role.ID),
+        replace(_ID, help="number made of the pair, its protocol and stage", role=FieldRole.ID),
         _STAGE,
         Field("source", Kind.ADDRESS, "SOURCE", "source address of the packets", width=16, importance=99),
         Field("destination", Kind.ADDRESS, "DESTINATION", "their destination address", width=16, importance=99),

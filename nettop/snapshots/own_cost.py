@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from nettop.snapshots.schema import Field, Hook, Kind, Lens, Metrics, Role, Table
+from nettop.snapshots.schema import Field, FieldRole, Hook, Kind, Lens, Metrics, Table
 
 KINDS = {
     1: "total",
@@ -22,12 +22,12 @@ that have exited, `maps` a lens's kernel memory; a `step` is a recurring task of
 COSTS = Table(
     name="costs",
     fields=(
-        Field("id", Kind.KEY, "ID", "number of the row", importance=2, role=Role.NUMBER),
+        Field("id", Kind.KEY, "ID", "number of the row", importance=2, role=FieldRole.NUMBER),
         Field("kind", Kind.ENUM, "KIND", "kind of cost; the time of an iterator or a step is part of its thread's",
               importance=90, labels=KINDS),
         Field("name", Kind.TEXT, "NAME", "the program's hook, or the step's task", width=30, importance=100,
-              role=Role.PROSE),
-        Field("lens", Kind.TEXT, "LENS", "the lens it belongs to, if any", importance=60, role=Role.DECLARED),
+              role=FieldRole.PROSE),
+        Field("lens", Kind.TEXT, "LENS", "the lens it belongs to, if any", importance=60, role=FieldRole.DECLARED),
         Field("runs", Kind.COUNTER, "RUNS", "number of runs; for programs, since statistics were enabled", width=9,
               importance=70),
         Field("time_ns", Kind.COUNTER, "TIME", "CPU time; its rate is a share of one CPU", unit="ns", importance=95,
@@ -40,7 +40,7 @@ COSTS = Table(
               importance=30),
         Field("lost", Kind.COUNTER, "LOST", "events or rows lost to full tables and races", width=6, importance=40),
         Field("note", Kind.TEXT, "NOTE", "the effect of --max-overhead, or why a number is missing", width=40,
-              importance=45, role=Role.PROSE),
+              importance=45, role=FieldRole.PROSE),
     ),
     screen=("kind", "name", "lens", "time_ns_per_s", "runs_per_s", "mean_ns", "longest_ns", "memory", "note"),
     text=("kind", "name", "lens", "runs", "time_ns", "mean_ns", "longest_ns", "memory", "late", "lost", "note"),

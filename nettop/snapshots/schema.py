@@ -54,7 +54,7 @@ class Kind(Enum):
     """Composite that shows its parts side by side in one column of a screen."""
 
 
-class Role(Enum):
+class FieldRole(Enum):
     """What a text or an id says about the host; what stands for it in a redacted recording follows from that."""
 
     NAME = "name"
@@ -88,8 +88,9 @@ class Role(Enum):
 
 
 _ROLES_OF_NAMES = {
-    "process": Role.PROCESS, "container": Role.CONTAINER, "cgroup": Role.CGROUP, "namespace": Role.NAMESPACE,
-    "interface": Role.INTERFACE, "device": Role.INTERFACE,
+    "process": FieldRole.PROCESS, "container": FieldRole.CONTAINER, "cgroup": FieldRole.CGROUP,
+    "namespace": FieldRole.NAMESPACE,
+    "interface": FieldRole.INTERFACE, "device": FieldRole.INTERFACE,
 }  # fmt: skip
 """The usual roles of texts."""
 
@@ -159,7 +160,7 @@ class Field:
     share: bool = False
     refers: bool = False
     former: str = ""
-    role: Role | None = None
+    role: FieldRole | None = None
 
     def __post_init__(self) -> None:
         """Set what is not given."""
@@ -174,11 +175,11 @@ class Field:
         usual = _WIDTHS_OF_NAMES.get(self.name, of_kind)
         return max(usual, len(self.title), *map(len, self.labels.values()))
 
-    def _usual_role(self) -> Role | None:
+    def _usual_role(self) -> FieldRole | None:
         if self.kind is Kind.TEXT:
-            return _ROLES_OF_NAMES.get(self.name, Role.NAME)
+            return _ROLES_OF_NAMES.get(self.name, FieldRole.NAME)
         is_id = self.kind is Kind.KEY or (self.kind is Kind.LABEL and self.dtype == "u8")
-        return Role.ID if is_id else None
+        return FieldRole.ID if is_id else None
 
     @property
     def is_composite(self) -> bool:

@@ -14,13 +14,13 @@ from nettop.snapshots.schema import (
     SUM_ONLY,
     Certainty,
     Field,
+    FieldRole,
     Hook,
     Kind,
     Lens,
     Measure,
     Metrics,
     Option,
-    Role,
     Rule,
     Severity,
     Table,
@@ -434,7 +434,7 @@ CLIENTS = Table(
 
 _CONNECTION_FIELDS = (
     Field("id", Kind.KEY, "ID", "the kernel's socket cookie, as in connections", width=12, importance=3,
-          role=Role.NUMBER),
+          role=FieldRole.NUMBER),
     Field("service", Kind.LABEL, "SERVICE", "the ID of the service", "u8", importance=4, refers=True),
     _PROCESS,
     replace(_PID, help="its thread group", importance=60),

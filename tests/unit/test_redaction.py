@@ -41,7 +41,7 @@ from nettop.snapshots.connections import SOCKETS
 from nettop.snapshots.findings import FINDINGS
 from nettop.snapshots.ip_protocols import IP_PROTOCOLS
 from nettop.snapshots.own_cost import SELF
-from nettop.snapshots.schema import Field, Kind, Lens, Role, Rule, Table
+from nettop.snapshots.schema import Field, FieldRole, Kind, Lens, Rule, Table
 from nettop.snapshots.snapshot import Frame, rows_from
 from tests.builders.recording import record_to
 from tests.unit.build import Row, example_rows, make_frame
@@ -73,7 +73,9 @@ def stored_fields() -> Iterator[tuple[str, Table, Field]]:
 def test_every_id_is_declared() -> None:
     """Ids that may be hashes of what is replaced, and references to them, are replaced."""
     found = {
-        f"{lens}.{table.name}.{field.name}" for lens, table, field in stored_fields() if field.role is Role.ID
+        f"{lens}.{table.name}.{field.name}"
+        for lens, table, field in stored_fields()
+        if field.role is FieldRole.ID
     }
     assert found == REPLACED_IDS
 
@@ -385,7 +387,7 @@ def test_the_rest_is_unchanged(lens: Lens, seed: int) -> None:
                      for at in range(len(rows))]  # fmt: skip
             places = np.searchsorted(key, np.array(order, key.dtype)) if order else np.zeros(0, int)
             for field in table.stored:
-                if field.kind not in (Kind.TEXT, Kind.ADDRESS, Kind.KEY) and field.role is not Role.ID:
+                if field.kind not in (Kind.TEXT, Kind.ADDRESS, Kind.KEY) and field.role is not FieldRole.ID:
                     assert other.array[field.name][places].tobytes() == rows.array[field.name].tobytes()
             for before, after in zip(rows.array[table.key].tolist(), order, strict=True):
                 assert keys.setdefault((name, before), int(after)) == after

@@ -18,7 +18,7 @@ from nettop.snapshots.arrays import Array, as_list, take_rows
 from nettop.snapshots.findings import FINDINGS
 from nettop.snapshots.findings import LENS as FINDINGS_LENS
 from nettop.snapshots.hooks import HookStatus
-from nettop.snapshots.schema import Field, Kind, Role
+from nettop.snapshots.schema import Field, FieldRole, Kind
 from nettop.snapshots.snapshot import Ended, Rows, Snapshot, TextTable, known, unknown_value
 
 _ID_BITS = {4: 31, 8: 53}
@@ -75,7 +75,7 @@ class Redactor:
         for field in table.stored:
             if field.kind is Kind.ADDRESS:
                 array[field.name] = self._addresses(array[field.name])
-            elif field.role is Role.ID:
+            elif field.role is FieldRole.ID:
                 array[field.name] = self._ids(array[field.name])
         redacted = replace(rows, array=array, variant=self.texts.scrubbed(rows.variant))
         if lens == FINDINGS_LENS.id and table.name == FINDINGS.name:

@@ -22,7 +22,7 @@ from nettop.snapshots import lenses
 from nettop.snapshots.findings import LATE, LOCAL_PORTS_TO
 from nettop.snapshots.left_rows import ENDED
 from nettop.snapshots.own_cost import SELF
-from nettop.snapshots.schema import OWN_NAMESPACE, Field, Lens, Role, Table
+from nettop.snapshots.schema import OWN_NAMESPACE, Field, FieldRole, Lens, Table
 from nettop.snapshots.snapshot import NAMESPACES_PARTLY_SEEN, PARTLY_SEEN
 
 _INTERFACE = re.compile(
@@ -298,21 +298,21 @@ def symbols(texts: Texts, text: str) -> str:
 
 # --- texts of tables ------------------------------------------------------------------------------------------
 
-_TREATMENTS: dict[Role | None, Treatment] = {
-    Role.PROCESS: process,
-    Role.CONTAINER: container,
-    Role.CGROUP: cgroup,
-    Role.NAMESPACE: namespace,
-    Role.INTERFACE: interface,
-    Role.SERVICE: service,
-    Role.PLACE: place,
-    Role.RULESET: nft,
-    Role.RESOURCE: resource,
-    Role.SYMBOLS: symbols,
-    Role.REASON: reason,
-    Role.TCP_FLAGS: tcp_flags,
-    Role.DECLARED: declared,
-    Role.PROSE: scrubbed,
+_TREATMENTS: dict[FieldRole | None, Treatment] = {
+    FieldRole.PROCESS: process,
+    FieldRole.CONTAINER: container,
+    FieldRole.CGROUP: cgroup,
+    FieldRole.NAMESPACE: namespace,
+    FieldRole.INTERFACE: interface,
+    FieldRole.SERVICE: service,
+    FieldRole.PLACE: place,
+    FieldRole.RULESET: nft,
+    FieldRole.RESOURCE: resource,
+    FieldRole.SYMBOLS: symbols,
+    FieldRole.REASON: reason,
+    FieldRole.TCP_FLAGS: tcp_flags,
+    FieldRole.DECLARED: declared,
+    FieldRole.PROSE: scrubbed,
 }
 
 
