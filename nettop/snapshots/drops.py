@@ -85,6 +85,7 @@ REASONS: Mapping[str, Reason] = {
     "ICMP_CSUM": Reason("damaged: wrong ICMP checksum", TROUBLE),
     "SKB_CSUM": Reason("the checksum could not be computed", TROUBLE),
     "SKB_GSO_SEG": Reason("it could not be segmented", TROUBLE),
+    "SKB_RX_HEADROOM": Reason("a received packet has no room for the headers before it", TROUBLE),
     "SKB_UCOPY_FAULT": Reason("the program's memory could not be read", TROUBLE),
     "DEV_HDR": Reason("the device's own header is invalid", TROUBLE),
     "HDR_TRUNC": Reason("its headers could not be read: out of memory, or too short", TROUBLE),
