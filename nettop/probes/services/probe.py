@@ -56,6 +56,7 @@ class Services(Probe):
         self._hooks: tuple[HookStatus, ...] = ()
         self._processes = Processes(self._host)
         self._usual = UsualTimes()
+        self._is_by_namespace, self._searched = False, 0
         self._withheld = Withheld()
         self._ended = LeftRows(spec.SERVICES, "process", ENDED)
 
@@ -79,20 +80,20 @@ class Services(Probe):
         """Load and attach the mechanism's programs, and start to watch existing connections."""
         self._host.require_bpf()
         with ExitStack() as opened:
-            loader.request(programs.program_text(mechanism in programs.BY_ADDRESS))
+            text = programs.program_text(mechanism in programs.BY_ADDRESS)
+            loader.request(text)
             program = opened.enter_context(closing(loader.answer()))
             self._open_maps(program, opened)
-            self._rows = walk = opened.enter_context(
-                closing(Iterator(program.functions[programs.WALK], programs.CONNECTION))
-            )
+            listeners, self._rows = self._open_walks(loader, text, program, opened)
+            self._is_by_namespace = listeners is not self._rows
             # Whether a connection is served or used must be known before a call on it is seen.
             attach_program(program, loader, programs.CHANGES, opened)
             _set_phase(program, programs.LISTENERS_PHASE)
-            walk.read()
+            listeners.read()
             for name in mechanism.programs:
                 attach_program(program, loader, name, opened)
             _set_phase(program, programs.CONNECTIONS_PHASE)
-            walk.read()
+            self._walk()
             _set_phase(program, programs.ROWS_PHASE)
             program.keep_only(
                 [programs.CHANGES, programs.WALK, programs.ROWS, *map(loaded_as, mechanism.programs)]
@@ -100,6 +101,31 @@ class Services(Probe):
             self._opened.push(opened.pop_all())
         self._program = program
         self._programs.append(program)
+
+    def _open_walks(
+        self, loader: Loader, text: ProgramText, program: Program, opened: ExitStack
+    ) -> tuple[Iterator, Iterator]:
+        """Return the walks to listeners and to connections: the one over descriptors is both. Where the kernel passes
+        none of its sockets to a helper, another finds listeners, and one over hash tables the connections."""
+
+        def walk(function: int) -> Iterator:
+            return opened.enter_context(closing(Iterator(function, programs.CONNECTION)))
+
+        if programs.WALK in program.functions:
+            both = walk(program.functions[programs.WALK])
+            return both, both
+        loader.request(programs.walks_text(text))
+        functions = opened.enter_context(closing(loader.answer())).functions
+        return walk(functions[programs.LISTENERS]), walk(functions[programs.HASHED])
+
+    def _walk(self) -> Array:
+        """Walk over the connections; hash tables are those of a namespace, and searched for at once in new ones."""
+        if not self._is_by_namespace:
+            return self._rows.read()
+        before, self._searched = self._searched, int(np.frombuffer(self._whole, programs.TOTALS)[0]["taken"])
+        inodes = np.frombuffer(self._services, programs.SERVICE)["netns"].tolist()
+        new = frozenset(inodes) - {0} if self._searched != before else frozenset()
+        return np.concatenate([*self.namespaces.run_in_each(self._rows.read, new).values()])
 
     def _walk_storage(self, calls: HookStatus, mechanism: Mechanism) -> None:
         """Read connections from socket storage instead of through descriptors. Raise Refused and OSError."""
@@ -109,6 +135,7 @@ class Services(Probe):
             raise Refused(program.refused.get(name, "kprobes cannot use socket storage"))
         self._rows = Iterator(program.functions[name], programs.CONNECTION, program.maps["turns"])
         self._opened.callback(self._rows.close)
+        self._is_by_namespace = False
 
     def _attach_udp(self, loader: Loader, calls: HookStatus, _: Mechanism) -> None:
         """Time UDP requests, with the tables of the program for TCP. Raise what UdpRequests raises."""
@@ -172,6 +199,7 @@ class Services(Probe):
             counts=counts,
             lost=lost,
             hooks=self._required(self._hooks or None),
+            gaps=self.namespaces.gaps(unseen=True) if self._is_by_namespace else {},
         )
 
     def _read_counts(self) -> ProgramCounts:
@@ -184,7 +212,7 @@ class Services(Probe):
         tallies = maps.sum_last_axis(by_partition)
         del by_partition  # the mapping cannot be closed before
         requests = self._read_requests(tallies)
-        connections = self._rows.read()
+        connections = self._walk()
         # Several descriptors may lead to one connection, and the kernel goes on with a walk over socket storage by the
         # number of elements seen in a bucket (bpf_sk_storage_map_seq_find_next): new ones have it repeat others, and
         # for those that leave meanwhile it skips others until the next reading.

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -154,6 +155,9 @@ _MAPS = (*SLOTS_MAPS, "turns", "listening", "clients", "phase")
 
 CHANGES = "tp_btf__inet_sock_set_state"
 WALK, ROWS = "bpf_iter__task_file", "bpf_iter__bpf_sk_storage_map"
+LISTENERS, HASHED = "bpf_iter__listeners@task_file", "bpf_iter__tcp"
+"""Walks in place of WALK, where the kernel passes no socket of a descriptor to a helper: to listeners, and over the
+hash tables of a namespace."""
 _TRACEPOINTS = ("tp_btf__sock_send_length", "tp_btf__sock_recv_length", "tp_btf__sk_data_ready")
 # Every call on a TCP socket ends in release_sock, including those that splice. Its tcp_release_cb is not enough:
 # since Linux 7.0 it is called only if work was deferred (tcp_release_cb_cond).
@@ -198,5 +202,10 @@ def program_text(by_address: bool = False) -> ProgramText:
             "PHASE_ROWS": ROWS_PHASE,
             **({"BY_ADDRESS": 1} if by_address else {}),
         },
-        optional=(*hooks, ROWS),
+        optional=(*hooks, WALK, ROWS),
     )
+
+
+def walks_text(text: ProgramText) -> ProgramText:
+    """Return the walks in place of WALK, with the tables of the programs that watch connections."""
+    return replace(text, functions=with_types((LISTENERS, HASHED)), maps=(), shared=_MAPS, optional=())

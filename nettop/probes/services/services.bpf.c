@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0
-// Measures how long requests wait for their responses. On a connection where requests and responses alternate,
-// each one reverses the direction of the data: a response has begun as soon as more is written than when its
-// request arrived. Data written, received and read is compared by TCP's sequence numbers, because the order
-// of hooks is not reliable: a call that sends a request may end after the response has arrived. Where requests
-// overlap, or the service sends unsolicited data, turns are counted, but not timed. struct client_key, struct
-// client, struct connection, struct listener, the structs of slots.bpf.h, the -D numbers, the slices of
-// kernel structs, pid_namespace.bpf.h, process.bpf.h and slots.bpf.h are prepended to this file.
+// Measures how long requests wait for their responses. On a connection where requests and responses
+// alternate, each one reverses the direction of the data: a response has begun as soon as more is written
+// than when its request arrived. Data written, received and read is compared by TCP's sequence numbers,
+// because the order of hooks is not reliable: a call that sends a request may end after the response has
+// arrived. Where requests overlap, or the service sends unsolicited data, turns are counted, but not timed.
+// struct client_key, struct client, struct connection, struct listener, the structs of slots.bpf.h, the -D
+// numbers, the slices of kernel structs, pid_namespace.bpf.h, process.bpf.h and slots.bpf.h are prepended to
+// this file.
 
 #include <nettop/address.h>
 #include <nettop/namespace.h>
@@ -57,7 +58,7 @@ struct turn {
   // not known yet, though it may have been written.
   u64 open_since;
   u64 read_at;      // when the start of the open request was read; 0: not yet, or not seen
-  u64 responded_at;  // when the last response began
+  u64 responded_at; // when the last response began
   u64 moved_at;     // when more of it was sent or arrived
   u64 asked_at;     // when more of a request was sent, arrived or was read
   u32 sent_seq;     // written before the open request arrived; used: before the last response arrived
@@ -68,19 +69,19 @@ struct turn {
   u32 service;
   u32 busy_before; // ticks for which TCP had had data to send when the turn began
   u8 mode, side, is_final, has_client, has_owner;
-  u8 has_asked;    // the client has sent data
-  u8 has_responded; // the service has sent data after that
-  u8 is_rest;      // the open request is data that was unread when the last response was written
-  u8 is_inferred;  // the open request was derived from TCP's timestamps
-  u8 was_timed;    // the last response was timed
-  u8 has_service;  // known once the connection is established
-  u8 ended_by;     // the end that closed first: 1 + its side; 0: none yet
-  u8 parts;        // how the parts of the open request follow each other: the latest
-  u8 was_split;    // a request had a part that was sent LATER: a request of its own, perhaps still open
-  u8 owes_ack;     // this end had not yet acknowledged all data when a hook last ran
-  u8 pings;        // turns that look like an HTTP/2 PING
+  u8 has_asked;      // the client has sent data
+  u8 has_responded;  // the service has sent data after that
+  u8 is_rest;        // the open request is data that was unread when the last response was written
+  u8 is_inferred;    // the open request was derived from TCP's timestamps
+  u8 was_timed;      // the last response was timed
+  u8 has_service;    // known once the connection is established
+  u8 ended_by;       // the end that closed first: 1 + its side; 0: none yet
+  u8 parts;          // how the parts of the open request follow each other: the latest
+  u8 was_split;      // a request had a part that was sent LATER: a request of its own, perhaps still open
+  u8 owes_ack;       // this end had not yet acknowledged all data when a hook last ran
+  u8 pings;          // turns that look like an HTTP/2 PING
   u32 response_size; // bytes of the last response's first part
-  u64 goodbye_at;  // the `open_since` of data that came right before the end
+  u64 goodbye_at;    // the `open_since` of data that came right before the end
   u64 responses, response_ns, queued_ns, queued_responses;
   u32 final_seq; // written when this end was closed: a FIN takes a number too
   u32 client;
@@ -184,7 +185,7 @@ static __always_inline void on_more_response_data(struct turn *turn, u32 how) {
   }
 }
 
-// --- responses -----------------------------------------------------------------------------------------------
+// --- responses ---------------------------------------------------------------------------------------------
 
 // Counts a response that began at `began_at`, to a request open since `open_since`; `read_at`: when the start
 // of the request was read, on the serving side.
@@ -232,7 +233,7 @@ static __always_inline void check_turn(struct turn *turn, u32 bytes, u32 respons
 
 // Counts a response, timed if it is known to answer the open request.
 static __always_inline void count_response(struct turn *turn, u64 open_since, u64 read_at, u64 began_at,
-                                         u64 bytes, u64 response_bytes, u64 is_push) {
+                                           u64 bytes, u64 response_bytes, u64 is_push) {
   u64 unknown = turn->asked_at; // all paths through a turn meet here
   FORGET(response_bytes, unknown);
   FORGET(open_since, unknown);
@@ -300,9 +301,10 @@ static __always_inline bool has_response(struct turn *turn, struct progress *tcp
   return false;
 }
 
-// Handles the start of the response to the request that arrived at `open_since`. Both the end of the call that
-// sends it and the arrival of the next request detect it: the first one counts it. The response is to the data
-// that was read. What TCP has received but no hook has noted may be the next request, already, on another CPU.
+// Handles the start of the response to the request that arrived at `open_since`. Both the end of the call
+// that sends it and the arrival of the next request detect it: the first one counts it. The response is to
+// the data that was read. What TCP has received but no hook has noted may be the next request, already, on
+// another CPU.
 static __always_inline void on_response(struct turn *turn, struct progress *tcp, u64 open_since) {
   u64 read_at = turn->read_at;
   u64 began_at = first_left_at(turn, tcp, read_at ? read_at : open_since);
@@ -324,7 +326,8 @@ static __always_inline void on_response(struct turn *turn, struct progress *tcp,
   turn->sent_seq = tcp->written;
   IN_ORDER();
   turn->request_seq = request_end;
-  // Opened last: data that arrives meanwhile, on another CPU, would find this response again. It opens itself.
+  // Opened last: data that arrives meanwhile, on another CPU, would find this response again. It opens
+  // itself.
   __sync_val_compare_and_swap(&turn->open_since, 0, still_open);
 }
 
@@ -924,7 +927,7 @@ static __always_inline void end(struct turn *turn, struct progress *tcp) {
       ADD(tally->closed, 1);
   }
   count_whole_response(turn, turn->side == SIDE_SERVED ? tcp->written - turn->sent_seq
-                                                     : tcp->received - turn->request_seq);
+                                                       : tcp->received - turn->request_seq);
   leave_client(turn);
 }
 
@@ -1045,6 +1048,12 @@ struct bpf_iter__task_file {
   void *file;
 };
 
+struct bpf_iter__tcp {
+  struct bpf_iter_meta *meta;
+  void *sk_common;
+  u32 uid;
+};
+
 struct bpf_iter__bpf_sk_storage_map {
   struct bpf_iter_meta *meta;
   void *map;
@@ -1125,6 +1134,33 @@ BPF_ITER(task_file) {
   } else if (*now == PHASE_ROWS && turn) {
     write_row(ctx->meta, sk, turn);
   }
+  return 0;
+}
+
+// Some kernels let a walk over descriptors read a socket, but not pass it to a helper. There, it only finds
+// listeners, and walks over the hash tables of each namespace do the rest.
+int bpf_iter__listeners(struct bpf_iter__task_file *ctx) {
+  struct task_struct *task = ctx->task;
+  void *file = ctx->file;
+  struct socket *socket = file ? (struct socket *)bpf_sock_from_file(file) : NULL;
+  struct sock *sk = socket ? (struct sock *)socket->sk : NULL;
+  if (task && sk && (sk->skc_family == AF_INET || sk->skc_family == AF_INET6) &&
+      sk->sk_protocol == IPPROTO_TCP && sk->skc_state == TCP_LISTEN)
+    note_listener(sk, task);
+  return 0;
+}
+
+BPF_ITER(tcp) {
+  int first = 0;
+  u32 *now = phase.lookup(&first);
+  struct sock *sk = ctx->sk_common ? (struct sock *)bpf_skc_to_tcp_sock(ctx->sk_common) : NULL;
+  if (!now || !sk)
+    return 0;
+  struct turn *turn = turn_of(sk);
+  if (*now == PHASE_CONNECTIONS && !turn)
+    begin_late(sk, NULL, true);
+  else if (*now == PHASE_ROWS && turn)
+    write_row(ctx->meta, sk, turn);
   return 0;
 }
 

@@ -81,6 +81,7 @@ def program_text() -> ProgramText:
         + row_header("question", QUESTION),
         slices=_SLICES,
         functions=with_types((*HOOKS, WALK)),
+        optional=(WALK,),
         maps=("requests", "closed", "ports", "questions", "ends", "queues"),
         defines={
             **slots_defines(),

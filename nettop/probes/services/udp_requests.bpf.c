@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0
 // Times requests and responses of UDP services at the control group's hooks for packets, which see each
 // datagram once, with its socket: where it leaves in the context of the process that sends it, where it
-// arrives just before it is queued. A DNS response has the number of its request; another response belongs to the
-// oldest open request of the same socket and peer. struct request_key, struct request, struct question, the
-// structs of slots.bpf.h, the -D numbers, the slices of kernel structs, pid_namespace.bpf.h, process.bpf.h
-// and slots.bpf.h are prepended to this file.
+// arrives just before it is queued. A DNS response has the number of its request; another response belongs to
+// the oldest open request of the same socket and peer. struct request_key, struct request, struct question,
+// the structs of slots.bpf.h, the -D numbers, the slices of kernel structs, pid_namespace.bpf.h,
+// process.bpf.h and slots.bpf.h are prepended to this file.
 
 #include <nettop/namespace.h>
 
@@ -253,7 +253,8 @@ static __always_inline void ask(struct datagram *datagram, struct request_key *k
 }
 
 // Counts a response for the process that sends it, which may not be the one that bound the socket.
-static __always_inline void on_response(struct datagram *datagram, struct request *request, u8 side, u64 now) {
+static __always_inline void on_response(struct datagram *datagram, struct request *request, u8 side,
+                                        u64 now) {
   struct end *end = end_of(datagram->sk);
   if (!end)
     return;

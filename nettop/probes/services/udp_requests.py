@@ -48,14 +48,14 @@ class UdpRequests:
             self._questions = opened.enter_context(
                 mmap.mmap(self.program.maps["questions"], SERVICES_MAX * udp_programs.QUESTION.itemsize)
             )
-            walk = opened.enter_context(closing(Iterator(self.program.functions[udp_programs.WALK], _NUMBER)))
             self._set_ports(ports)
             for name in udp_programs.HOOKS:
                 # Unlike other programs, the kernel attaches those for packets only with CAP_NET_ADMIN.
                 link = loader.call(bpf.link, self.program.functions[name], bpf.CGROUP_HOOKS[name], cgroup)
                 opened.callback(os.close, link)
-                if name == udp_programs.LAST_BIND:
-                    walk.read()
+                if name == udp_programs.LAST_BIND and udp_programs.WALK in self.program.functions:
+                    with closing(Iterator(self.program.functions[udp_programs.WALK], _NUMBER)) as walk:
+                        walk.read()
             self._opened = opened.pop_all()
 
     def close(self) -> None:
