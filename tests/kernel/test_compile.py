@@ -69,6 +69,7 @@ def test_what_is_cached_needs_no_compiler(tmp_path: Path, lens: str) -> None:
         assert "bcc" not in running.errors()
 
 
+@pytest.mark.walks
 def test_damaged_programs_are_compiled_again(nothing_cached: None) -> None:
     """Each damaged entry is replaced by the next nettop that needs it; until then, doctor names it."""
     assert nettop("--table", "--once").returncode == ExitCode.DONE

@@ -171,6 +171,7 @@ def states(rows: dict[int, Row]) -> set[str]:
     return {name for name, number in STATE.items() if number in {row["state"] for row in rows.values()}}
 
 
+@pytest.mark.walks
 def test_every_field_equals_the_iterators(tables: Tables, mesh: Mesh) -> None:
     """Every field is equal over 2,000 sockets of IPv4, IPv6 and both in all lasting states, hundreds with lost
     segments."""
@@ -184,6 +185,7 @@ def test_every_field_equals_the_iterators(tables: Tables, mesh: Mesh) -> None:
     assert {name: number for name, number in distinct.items() if number < 50} == {}
 
 
+@pytest.mark.walks
 def test_states_that_no_process_holds(tables: Tables, lab: Lab) -> None:
     """Both tables have requests, minisockets, orphans, a backlog, a listener, and sockets that are only bound."""
     near, far = lab.pair()
@@ -220,6 +222,7 @@ def only_bind(memory: traffic.Memory, name: object, address: str) -> None:
     memory[name].bind((address, 0))
 
 
+@pytest.mark.walks
 def test_counters_of_busy_connections(tables: Tables, lab: Lab) -> None:
     """While bytes move, no counter decreases and no unsent byte is acknowledged; at the end all bytes are reported."""
     near, far = lab.pair()
@@ -250,6 +253,7 @@ def test_counters_of_busy_connections(tables: Tables, lab: Lab) -> None:
     tables.compare(near.namespace, far.namespace)
 
 
+@pytest.mark.walks
 def test_time_wait_is_counted_alike(tables: Tables, lab: Lab) -> None:
     """TIME_WAIT has a row only on request; both mechanisms count it, and list it completely."""
     home = lab.namespace()
@@ -273,6 +277,7 @@ def test_time_wait_is_counted_alike(tables: Tables, lab: Lab) -> None:
     assert states(tables.second.read(home)) == {"LISTEN", "TIME_WAIT"}
 
 
+@pytest.mark.walks
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
 def test_udp_equals_the_iterators(tables: Tables, lab: Lab, host: str) -> None:
     """UDP sockets, connected or not, have equal queues and drops."""
@@ -301,6 +306,7 @@ def shared(tables: Tables, namespace: Namespace) -> dict[int, list[tuple[int, in
     return reported[1]
 
 
+@pytest.mark.walks
 def test_several_holders(tables: Tables, lab: Lab) -> None:
     """A socket that many processes hold has the same owner, and the same processes, by both mechanisms."""
     home = lab.namespace()
@@ -320,6 +326,7 @@ def duplicate(memory: traffic.Memory, name: object) -> None:
     memory["copy"] = memory[name].dup()
 
 
+@pytest.mark.walks
 def test_an_owner_stays(tables: Tables, lab: Lab) -> None:
     """A socket keeps its owner when a younger child holds it too."""
     home = lab.namespace()
@@ -330,6 +337,7 @@ def test_an_owner_stays(tables: Tables, lab: Lab) -> None:
     assert {row["pid"] for row in tables.compare(home).values()} == {worker.pid}
 
 
+@pytest.mark.walks
 def test_socket_that_no_descriptor_holds(tables: Tables, lab: Lab) -> None:
     """A socket that only an unread message holds has a row, and no owner."""
     home = lab.namespace()
@@ -340,6 +348,7 @@ def test_socket_that_no_descriptor_holds(tables: Tables, lab: Lab) -> None:
     assert (row["pid"], row["descriptor"], row["process"], row["owner_source"]) == (None, None, None, None)
 
 
+@pytest.mark.walks
 def test_process_whose_first_thread_has_ended(tables: Tables, lab: Lab) -> None:
     """A process whose first thread has ended lives on in its other threads, and still holds its sockets."""
     home = lab.namespace()

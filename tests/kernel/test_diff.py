@@ -55,6 +55,7 @@ def span(path: Path) -> str:
     return time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(begin + 1))
 
 
+@pytest.mark.walks
 def test_what_changed_on_this_host_comes_first(tmp_path: Path) -> None:
     """A new talker, drops by a firewall, and a service that gets slower: each among the first three changes."""
     path = tmp_path / "a.nettop"

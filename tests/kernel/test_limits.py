@@ -92,6 +92,7 @@ def small_send_buffer(lab: Lab) -> Path:
     return Path(lab.worker(path.near), lab.worker(path.far), ADDRESSES[4][1], send_buffer=SMALL)
 
 
+@pytest.mark.walks
 @pytest.mark.parametrize(
     ("cause", "limit"),
     [

@@ -79,6 +79,7 @@ def test_a_compiler_that_is_killed_before_it_reads(nothing_cached: None) -> None
                 loader.answer()
 
 
+@pytest.mark.walks
 def test_loading_is_cancelled_from_another_thread(nothing_cached: None) -> None:
     """Cancelling from another thread gives waiters an error, not a refusal; later requests load as usual."""
     with closing(Loader()) as loader, ThreadPoolExecutor(1) as sampler:
@@ -94,6 +95,7 @@ def test_loading_is_cancelled_from_another_thread(nothing_cached: None) -> None:
         Loader().load(table_text()).close()
 
 
+@pytest.mark.walks
 def test_the_end_waits_for_one_program_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
     """The verifier takes seconds for all programs of a lens: those that remain are not loaded while nettop exits."""
     load, loaded = compiled._load, []
@@ -113,6 +115,7 @@ def test_the_end_waits_for_one_program_at_most(monkeypatch: pytest.MonkeyPatch) 
     assert len(loaded) == 1
 
 
+@pytest.mark.walks
 def test_programs_share_tables_and_have_their_own_values(nothing_cached: None) -> None:
     """A text loaded later uses the tables of earlier ones; the size of a table and a number are set at the load."""
     with closing(Loader()) as loader:

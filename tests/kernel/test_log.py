@@ -147,6 +147,7 @@ def test_losses_are_reported_and_totals_exact(lab: Lab, inside: Namespace, tmp_p
     assert written + lost == sum(reported[kind] for kind in KINDS)
 
 
+@pytest.mark.walks
 @pytest.mark.usefixtures("peer")
 def test_files_belong_to_who_called_sudo(lab: Lab, inside: Namespace) -> None:
     """In the sudo caller's directory, the caller owns the log's directory and files; nettop runs as the caller, without

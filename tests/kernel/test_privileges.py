@@ -105,6 +105,7 @@ def neighbour(lab: Lab) -> Worker:
 # --- frontends ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.walks
 @pytest.mark.usefixtures("neighbour")
 @pytest.mark.parametrize(("environment", "user"), [(SUDO, AS_NOBODY), (None, AS_ROOT)], ids=["sudo", "root"])
 @pytest.mark.parametrize("view", ["connections", "drops.counters", "services"])
@@ -168,6 +169,7 @@ def mechanisms_in(banner: str) -> list[str]:
     return [hook for name, hook in hooks.items() if not name.startswith("namespace")]
 
 
+@pytest.mark.walks
 @pytest.mark.parametrize(("environment", "user"), [(SUDO, AS_NOBODY), (None, AS_ROOT)], ids=["sudo", "root"])
 def test_run_is_who_the_command_is(environment: dict[str, str] | None, user: User, tmp_path: Path) -> None:
     """`nettop run` runs as the command's user, so that it may signal it, and without capabilities."""
@@ -311,6 +313,7 @@ def assert_closed_to_its_user(pid: int) -> None:
     assert "Permission denied" in run(*BECOME_NOBODY, "cat", f"/proc/{pid}/mem").stderr
 
 
+@pytest.mark.walks
 @pytest.mark.usefixtures("neighbour")
 def test_a_right_user_needs_no_root() -> None:
     """A user with two ambient capabilities, as in a systemd unit, sees root's sockets and their owners."""
@@ -329,6 +332,7 @@ def test_a_right_user_needs_no_root() -> None:
 # --- namespaces ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.walks
 @pytest.mark.usefixtures("neighbour")
 def test_a_namespace_that_appears_later_is_not_entered(lab: Lab) -> None:
     """A namespace that appears later is named and counted, not entered; sockets owned by processes are listed."""

@@ -67,6 +67,7 @@ def ask(_: Memory, address: str) -> None:
         select.select([], [], [], 0.02)
 
 
+@pytest.mark.walks
 @pytest.mark.parametrize("table", DATES)
 @pytest.mark.parametrize("offset_s", OFFSETS_S)
 @pytest.mark.since("5.12", "events need programs that its verifier refuses")

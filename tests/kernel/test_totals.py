@@ -277,6 +277,7 @@ def connect_and_send(memory: Memory, name: object, target: tuple[str, int], amou
     memory[name].sendall(b"n" * amount)
 
 
+@pytest.mark.walks
 def test_a_socket_is_listed_before_it_is_open(lab: Lab) -> None:
     """A socket listed before it connected, or while its SYN was unanswered, counts its first packets."""
     near, far = lab.pair()
@@ -299,6 +300,7 @@ def test_a_socket_is_listed_before_it_is_open(lab: Lab) -> None:
         assert meter.sums(near.namespace, SUMMED) == part(row, *SUMMED)
 
 
+@pytest.mark.walks
 def test_the_rest_holds_what_a_small_ring_has_no_room_for(lab: Lab) -> None:
     """Through a ring for a few events, rows and rest together are still the bytes sent and received.
 
@@ -453,6 +455,7 @@ def sums(listed: Iterable[Row]) -> Moved:
     return sent, received
 
 
+@pytest.mark.walks
 def test_the_program_s_rows_add_up(lab: Lab) -> None:
     """`nettop --table --deltas` prints each byte in one row of one interval."""
     home = lab.namespace()

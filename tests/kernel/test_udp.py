@@ -395,6 +395,7 @@ def send_by_many(memory: Memory, count: int) -> None:
         memory[number].sendto(b"n" * 101, ("127.0.0.1", port))
 
 
+@pytest.mark.walks
 def test_switched_off(lab: Lab) -> None:
     """With --udp off nothing is loaded for it, and its fields give that as the reason."""
     home = lab.namespace()

@@ -327,6 +327,7 @@ def test_without_the_hook(ends: Ends) -> None:
         assert not watched.udp(ends.near)
 
 
+@pytest.mark.walks
 def test_a_server_that_was_there_before(ends: Ends) -> None:
     """The process of a socket that is older than the watch is known before its first response."""
     ends.open(how=CONNECTED)

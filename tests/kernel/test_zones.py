@@ -56,6 +56,7 @@ def links_here(_: Memory) -> dict[str, int | None]:
     return {link.name: link.negotiated().speed for link in read_links()}
 
 
+@pytest.mark.walks
 @pytest.mark.parametrize("sockets", ["iter/task_file", "sock_diag + /proc"])
 @pytest.mark.since("5.12", "there are no iterators of sockets")
 def test_sockets_of_two_links_differ(lab: Lab, sockets: str) -> None:
