@@ -12,7 +12,7 @@ ONLY_HERE = "EXPECTED_SKIPS_ONLY"
 REASONS = {
     r"^this kernel has no (vlan|qinq|gre|ipip|sit|ip6tnl|geneve) device": "it is built without; others have them",
     r"^unowned: the kernel refuses it": "a machine may forbid the walk over socket storage; a virtual machine has it",
-    r"^walk: the kernel refuses": "a machine may pass no socket of a descriptor to helpers; a virtual machine does",
+    r"^(walk|iter/task_file): the kernel refuses": "helpers may refuse sockets of descriptors; elsewhere not",
     r"^routes: the kernel refuses it": "no functions can be hooked; in a virtual machine they can",
     r"\b(fexit|fentry|kretprobe|kprobe)/": "no functions can be hooked; in a virtual machine they can",
     r"^this kernel lets no program see (UDP's reads|who sends)": "as above",
