@@ -212,7 +212,7 @@ class Pipeline:
         self._learn()
         if self._kafka is not None:
             self._kafka.close()
-            self.write_block()  # deliveries confirmed at the end
+            self.write_block(is_last=True)  # deliveries confirmed at the end
 
     def _flow_columns(self) -> Columns:
         """Return the flows for the next block, enriched and filtered."""

@@ -25,6 +25,7 @@ from nettop.collector.enrichment.enrich import FlowSide
 from nettop.collector.enrichment.lookups import LookupFiles
 from nettop.collector.enrichment.networks import Intervals, parsed_networks
 from nettop.collector.exporters import SAVED_NS
+from nettop.collector.kafka import Topic
 from nettop.collector.pipeline import Columns, Pipeline, WorkerOutput
 from nettop.collector.spool import DROPPED, Spool
 from nettop.errors import NettopError
@@ -404,11 +405,15 @@ def test_outdated_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: 
     assert again.reported == []
 
 
+@pytest.mark.parametrize("kafka", [None, Topic("127.0.0.1:1", "flows")])
 def test_numbers_outlive_the_host_if_it_is_stopped_in_order(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kafka: Topic | None
 ) -> None:
-    """The state saved on exit is synced to disk."""
-    run = Run(tmp_path)
+    """The state saved on exit is synced to disk, also with the flows that no Kafka broker has accepted by then."""
+    if kafka:
+        pytest.importorskip("confluent_kafka")
+        monkeypatch.setattr("nettop.collector.kafka.END_S", 0.0)
+    run = Run(tmp_path, kafka=kafka)
     run.add(*numbered(0, 1, 2))
     run.pipeline.finish()
     monkeypatch.setattr(kept_numbers, "_BOOT_ID", another_boot(tmp_path))
