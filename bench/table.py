@@ -37,16 +37,20 @@ def table(scale: Scale) -> Iterator[Turns]:
     hash tables where they are expensive; in its whole snapshot the last walk is backdated, so that each walks them.
     """
     from nettop.probes.connections.probe import Connections
+    from nettop.probes.connections.socket_table import SocketTable
 
     own_namespace()
     with closing(Connections()) as probe, connections(scale.size):
         probe.start()
         snapshot = probe.read(time.monotonic_ns())
         array = next(iter(snapshot.tables.values())).array
+        # If the kernel refuses the walk over descriptors, sock_diag lists the sockets.
+        walks = isinstance(probe.table, SocketTable)
 
         def read_whole() -> None:
-            walks = probe.table._last_walks
-            probe.table._last_walks = {inode: replace(walk, begun_ns=0) for inode, walk in walks.items()}
+            if walks:
+                last = probe.table._last_walks
+                probe.table._last_walks = {inode: replace(walk, begun_ns=0) for inode, walk in last.items()}
             probe.read(time.monotonic_ns())
 
         def read_descriptors() -> None:
@@ -57,8 +61,7 @@ def table(scale: Scale) -> Iterator[Turns]:
 
             psutil.net_connections("tcp")
 
-        yield {
-            DESCRIPTORS: milliseconds(read_descriptors),
+        yield ({DESCRIPTORS: milliseconds(read_descriptors)} if walks else {}) | {
             WHOLE: milliseconds(read_whole),
             "ss -tin": milliseconds(lambda: run(*SS)),
             "ss -tinp": milliseconds(lambda: run(*SS_OWNERS)),
