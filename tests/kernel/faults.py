@@ -148,7 +148,7 @@ class Scene:
     def is_shown(self) -> bool:
         """Return whether the kernel's numbers show the fault; raise WorkerError if a process has failed."""
         for name, worker in self.processes.items():
-            assert not worker.has_responded(), f"{name} has ended: {worker.result()}"
+            assert not worker.has_answered(), f"{name} has ended: {worker.result()}"
         return self.proof()
 
     def __str__(self) -> str:

@@ -1122,6 +1122,7 @@ def connect_again(memory: dict[Any, Any], port: int, again: bool) -> int:
 # --- how open connections end ---------------------------------------------------------------------------------
 
 
+@pytest.mark.walks
 def test_let_go_of_by_a_reader(lab: Lab, watch: Watch) -> None:
     """Reading the table briefly holds each file; closing the last reference this way does not make the reader its
     owner."""
@@ -1346,6 +1347,7 @@ def test_reset_by_the_peer_and_not_yet_closed(lab: Lab, watch: Watch) -> None:
     watch.wait(home, connect=1, accept=1, close=2)
 
 
+@pytest.mark.walks
 def test_half_closed_orphans(lab: Lab, watch: Watch) -> None:
     """A half-closed orphan stays its process's, at every reading, until it ends once."""
     near, far = lab.pair()

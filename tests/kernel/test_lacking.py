@@ -18,6 +18,7 @@ CANNOT = 3
 ALL_ONCE = ("--table", "--once", "--all")
 
 
+@pytest.mark.walks
 @pytest.mark.parametrize("missing", ["bpf", "perfmon", "bpf perfmon", ""])
 def test_missing_capability(lab: Lab, missing: str) -> None:
     """The missing capabilities are named, and the sockets come from sock_diag; without CAP_SYS_ADMIN nettop enters no

@@ -99,6 +99,7 @@ def check_rows(listed: list[Row], home: Namespace, client: Worker, server: Worke
     assert {by_id[cookie][name] for cookie in held for name in COUNTERS} == {None}
 
 
+@pytest.mark.walks
 def test_listener(lab: Lab) -> None:
     """An MPTCP listener and its TCP listener belong to the process."""
     home = lab.namespace()

@@ -101,6 +101,7 @@ def test_self_test(namespaces: list[tuple[str, ...]]) -> None:
     assert [trial for trial in trials if trial["ok"] is False] == []
 
 
+@pytest.mark.walks
 @pytest.mark.parametrize("mechanism", ["iter", "sock_diag"])
 @pytest.mark.parametrize("around", [PID, USER], ids=["root", "user namespace"])
 def test_table(around: tuple[str, ...], mechanism: str) -> None:
@@ -136,6 +137,7 @@ def test_processes_outside() -> None:
     assert {(row["pid"], row["process"]) for row in rows} == {(None, f"{name} (outside)")}
 
 
+@pytest.mark.walks
 @pytest.mark.parametrize("listens", [True, False])
 def test_sides_of_connections_outside(*, listens: bool) -> None:
     """An older connection between outside processes has its server and client side, and its opener.

@@ -149,6 +149,7 @@ def test_default_rows(lab: Lab) -> None:
     assert kinds(everything=True) == sorted([*usual, ("tcp", "LISTEN"), ("udp", "UNCONN")])
 
 
+@pytest.mark.walks
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
 def test_udp_queue_and_drops(lab: Lab, host: str) -> None:
     """UDP rows have ss's queue, drops, user and addresses, connected or not, dropping or not."""

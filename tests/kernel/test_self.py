@@ -94,6 +94,7 @@ def ask_and_wait(running: Running) -> None:
     until(lambda: len(running.refreshes()) > before, "another refresh")
 
 
+@pytest.mark.walks
 def test_programs_are_what_the_kernel_counts(shown: Running) -> None:
     """Runs and time of each program lie between the kernel's values before and after."""
     with statistics_on():

@@ -115,6 +115,7 @@ def test_serve_of_root_becomes_a_service_user(tmp_path: Path) -> None:
         assert serving.get("/metrics")[0] == HTTPStatus.UNAUTHORIZED
 
 
+@pytest.mark.walks
 def test_metrics_are_what_the_kernel_counted(lab: Lab, tmp_path: Path) -> None:
     """A device's bytes and packets are its own; a process's are those it sent; every top set has the whole sum."""
     near, far = lab.pair()
@@ -173,6 +174,7 @@ def test_metrics_are_what_the_kernel_counted(lab: Lab, tmp_path: Path) -> None:
         assert total_bytes == moved[1]["bytes_received"] + moved[1]["bytes_sent"]
 
 
+@pytest.mark.walks
 def test_no_rights_are_left_and_nothing_stays(lab: Lab, tmp_path: Path) -> None:
     """Every lens is served as the sudo caller, without capabilities in any thread; SIGTERM leaves nothing."""
     objects = bpf_objects.existing()
